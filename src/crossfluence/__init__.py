@@ -1,0 +1,47 @@
+"""Which training samples made a model behave as it does, for any loss and any question, checked by training again."""
+
+from ._compare import Agreement, Estimate, compare
+from ._data import Batches, batches
+from ._errors import CrossfluenceError
+from ._influence import influence, self_influence
+from ._losses import FieldLoss, OnOutputs, WeightedLoss
+from ._objective import each_of, mean_over
+from ._risk import Risk
+from ._scores import Scores, SolveReport
+from .curvature.base import Relative
+from .curvature.field import FieldJacobian
+from .curvature.gauss_newton import GaussNewton
+from .curvature.hessian import Hessian
+from .solvers.auto import Auto
+from .solvers.cg import CG
+from .solvers.exact import Exact
+from .solvers.gmres import GMRES
+from .solvers.identity import Identity
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "Agreement",
+    "Auto",
+    "Batches",
+    "CrossfluenceError",
+    "Estimate",
+    "Exact",
+    "FieldJacobian",
+    "FieldLoss",
+    "GaussNewton",
+    "Hessian",
+    "Identity",
+    "OnOutputs",
+    "Relative",
+    "Risk",
+    "Scores",
+    "SolveReport",
+    "WeightedLoss",
+    "batches",
+    "compare",
+    "each_of",
+    "influence",
+    "mean_over",
+    "self_influence",
+]

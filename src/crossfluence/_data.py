@@ -1,0 +1,134 @@
+"""Batches that come back in the same order, and the probe that makes sure they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from ._errors import DataError
+from ._losses import length_of
+from ._params import digest_tensors
+from ._types import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches in order, again and again.
+
+    Attributes:
+        source: Tensors of one length, or one map-style dataset.
+        size: Samples in a batch; the last may hold fewer.
+    """
+
+    source: tuple[Any, ...]
+    size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self.samples, self.size):
+            rows = range(start, min(start + self.size, self.samples))
+            if not isinstance(self.source[0], Tensor):
+                yield default_collate([self.source[0][row] for row in rows])
+            elif len(self.source) == 1:
+                yield self.source[0][rows.start : rows.stop]
+            else:
+                yield tuple(tensor[rows.start : rows.stop] for tensor in self.source)
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.size)
+
+    @property
+    def samples(self) -> int:
+        """The number n of samples."""
+        return len(self.source[0])
+
+
+def batches(*source: Tensor | Dataset[Any], size: int = 256) -> Batches:
+    """Batches in order, from tensors or a map-style dataset.
+
+    Args:
+        source: Tensors whose first dimensions agree (one tensor gives batches that are tensors, several give tuples),
+            or one dataset with `__len__` and `__getitem__` (collated as PyTorch's `DataLoader` does).
+        size: Samples in a batch.
+
+    Returns:
+        An iterable that yields the same batches every time.
+
+    Raises:
+        DataError: If there is nothing, the lengths differ or the size is not positive.
+
+    Example:
+        >>> x, y = torch.arange(5), torch.arange(5) * 10
+        >>> [len(batch_x) for batch_x, batch_y in batches(x, y, size=2)]
+        [2, 2, 1]
+    """
+    if size < 1:
+        raise DataError(f"Got size={size}; needed at least 1.")
+    if not source:
+        raise DataError("Got no tensors; needed at least one tensor or a map-style dataset.")
+    if all(isinstance(part, Tensor) for part in source):
+        lengths = [len(part) if part.ndim else 0 for part in source if isinstance(part, Tensor)]
+        if len(set(lengths)) > 1:
+            raise DataError(f"Got tensors of lengths {lengths}; needed one length: the number of samples.")
+    elif len(source) > 1 or not (hasattr(source[0], "__len__") and hasattr(source[0], "__getitem__")):
+        kinds = [type(part).__name__ for part in source]
+        raise DataError(f"Got {kinds}; needed tensors, or one dataset with __len__ and __getitem__.")
+    return Batches(source, size)
+
+
+def probe(data: Iterable[Batch]) -> list[int]:
+    """Reads the data and makes sure that it comes back in the same order.
+
+    Args:
+        data: An iterable of batches.
+
+    Returns:
+        The number of samples in each batch.
+
+    Raises:
+        DataError: If there is none, it can be read only once, or it changes from one reading to the next.
+    """
+    if isinstance(data, Tensor):
+        raise DataError("Got a tensor as data; needed batches. Type: crossfluence.batches(tensor, size=256).")
+    if iter(data) is iter(data):
+        raise DataError(
+            f"The data is a {type(data).__name__} that can be read only once; needed an iterable that starts again, "
+            f"such as a list of batches or crossfluence.batches(x, y)."
+        )
+    if isinstance(data, Batches) and isinstance(data.source[0], Tensor):  # the same by construction
+        first = [min(data.size, data.samples - start) for start in range(0, data.samples, data.size)]
+    else:
+        readings = [[(length_of(batch), digest(batch)) for batch in data] for _ in range(2)]
+        _refuse_changes(*readings)
+        first = [length for length, _ in readings[0]]
+    if not sum(first):
+        raise DataError("The data holds no samples; needed at least one batch.")
+    return first
+
+
+def _refuse_changes(first: Sequence[tuple[int, str]], second: Sequence[tuple[int, str]]) -> None:
+    if len(first) != len(second):
+        raise DataError(f"The data gave {len(first)} batches at first and {len(second)} the second time.")
+    for index, (before, after) in enumerate(zip(first, second, strict=True)):
+        if before != after:
+            raise DataError(
+                f"The data changes from one reading to the next: batch {index} differs. Scores belong to samples in "
+                f"order, so needed DataLoader(shuffle=False) without random augmentation, or crossfluence.batches(x, y)."
+            )
+
+
+def digest(batch: Batch) -> str:
+    """A content hash of all tensors in a batch.
+
+    Args:
+        batch: Any structure that `torch.utils._pytree` understands.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    leaves = torch.utils._pytree.tree_leaves(dict(batch) if hasattr(batch, "keys") else batch)
+    return digest_tensors((str(place), leaf) for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))

@@ -1,0 +1,125 @@
+"""Modules as functions of their parameters, and derivatives of such functions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ._types import Params
+
+Point = TypeVar("Point", bound=Any)
+VECTORS_AT_ONCE = 32  # directions that share one vectorised pass: activations are held this many times
+
+
+class _Holder(nn.Module):
+    """Calls a plain function with modules whose tensors `functional_call` can exchange."""
+
+    def __init__(self, function: Callable[..., Any], *modules: nn.Module) -> None:
+        super().__init__()
+        self.modules_held = nn.ModuleList(modules)
+        self.functions = (function,)  # in a tuple: a module here must not be registered
+
+    def forward(self, *args: Any) -> Any:
+        return self.functions[0](*self.modules_held, *args)
+
+
+def bind(function: Callable[..., Any], *modules: nn.Module) -> Callable[..., Any]:
+    """Turns `function(*modules, *args)` into a function of the modules' parameters.
+
+    Any method or attribute of a module may be used inside, not only `forward`. Parameters that are not
+    passed stay as the module has them.
+
+    Args:
+        function: Takes the modules first, then any other arguments.
+        modules: Their parameters become arguments; they are not changed.
+
+    Returns:
+        `call(*params, *args)`, with one dictionary of named tensors for each module.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> norm = bind(lambda model: model.weight.square().sum(), net)
+        >>> norm({"weight": torch.tensor([[3.0, 4.0]])})
+        tensor(25.)
+    """
+    holder = _Holder(function, *modules)
+    count = len(modules)
+
+    def call(*arguments: Any) -> Any:
+        swapped = {
+            f"modules_held.{position}.{name}": tensor
+            for position, params in enumerate(arguments[:count])
+            for name, tensor in params.items()
+        }
+        return functional_call(holder, swapped, arguments[count:])
+
+    return call
+
+
+def jvp(function: Callable[[Point], Tensor], at: Point, direction: Point) -> Tensor:
+    """The derivative of `function` at a point along one direction, in one forward-mode pass.
+
+    Operations without a forward-mode rule fall back to two reverse-mode passes, with the same result.
+
+    Args:
+        function: Of one argument (a tensor or a dictionary of tensors).
+        at: Where to differentiate.
+        direction: Same structure as `at`.
+
+    Returns:
+        Same shape as the value of `function`.
+
+    Example:
+        >>> jvp(lambda x: x ** 3, torch.tensor(2.0), torch.tensor(1.0))
+        tensor(12.)
+
+    References:
+        Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6(1), 1994.
+    """
+    try:
+        return torch.func.jvp(function, (at,), (direction,))[1]
+    except NotImplementedError:  # "Trying to use forward AD with ... that does not support it"
+        value, pull = vjp(function, at)
+        _, push = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(value))
+        return push(direction)[0]
+
+
+def each_direction(
+    function: Callable[[Tensor], Tensor], directions: Shaped[Tensor, "m p"]
+) -> Shaped[Tensor, "m *out"]:
+    """Applies a function of one vector to many, vectorised in chunks where the user's code allows it."""
+    if len(directions) == 1:
+        return function(directions[0]).unsqueeze(0)
+    try:
+        return vmap(function, chunk_size=VECTORS_AT_ONCE)(directions)
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        return torch.stack([function(direction) for direction in directions])  # `.item()` and the like: one by one
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Differentiates twice and in forward mode safely, and leaves no trace.
+
+    The fused attention kernels and the transformer fast path have no second derivative: they are switched off
+    inside and back on afterwards. The global random state is put back, and no graph is recorded for parameters
+    that are not differentiated.
+
+    Yields:
+        Nothing.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -1,0 +1,153 @@
+"""The verb: which training samples made the model answer as it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from ._errors import UnsupportedError
+from ._functional import undisturbed
+from ._objective import Questions, questions
+from ._risk import Risk
+from ._scores import Scores, SolveReport
+from ._types import Batch, Objective
+from .solvers.auto import Auto
+from .solvers.base import AbstractInverse, AbstractSolver, Solution, inverse_of
+
+
+def influence(
+    risk: Risk,
+    objective: Objective,
+    solver: AbstractSolver | AbstractInverse | None = None,
+    *,
+    candidates: Iterable[Batch] | None = None,
+) -> Scores:
+    r"""What each training sample did to each objective.
+
+    $$\text{scores}_i = -\nabla m^\top J^{-1}\,\partial g/\partial w_i \approx
+    m(\text{trained on all}) - m(\text{trained without sample } i)$$
+
+    Positive: having the sample in the training set raised the objective. The unit is that of the objective; n stays
+    fixed when a sample is left out, and the l2 term is not reweighted.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        objective: `model -> scalar`, `(m,)` values or `{name: scalar}`; or from `mean_over`, `each_of`.
+        solver: How to solve with the curvature, or an inverse computed earlier. Default `Auto()`.
+        candidates: Batches of samples that were not trained on; the scores are then the effect of adding each,
+            with ids 0, 1, ... in order. Per-sample losses only.
+
+    Returns:
+        One score for each sample and objective.
+
+    Raises:
+        StaleError: If the model changed since the risk was made.
+        ObjectiveError: If the objective does not depend on the trained parameters.
+        NonFiniteError: If a batch gives a NaN, with its number.
+        SolveError: If the curvature cannot be inverted as asked.
+
+    Example:
+        >>> from crossfluence import Exact, batches
+        >>> class Mean(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.at = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> x = torch.tensor([[0.0], [2.0], [4.0]])  # the minimiser of the squared distances is the mean
+        >>> risk = Risk(Mean(), lambda model, batch: (batch[:, 0] - model.at) ** 2 / 2, batches(x))
+        >>> influence(risk, lambda model: model.at, Exact()).values[:, 0]
+        tensor([-0.6667,  0.0000,  0.6667])
+
+    References:
+        Koh and Liang, "Understanding black-box predictions via influence functions", ICML 2017; Silva, Chopra and
+        Gombolay, "Cross-loss influence functions to explain deep network representations", AISTATS 2022.
+    """
+    started = time.perf_counter()
+    with undisturbed():
+        risk.check()
+        _ = risk.gradient  # first of all: it finds a NaN and names its batch
+        inverse = inverse_of(solver or Auto(), risk)
+        asked, solved, columns = [], [], []
+        for chunk in questions(objective, risk.model, risk.theta):
+            solution = inverse.solve(chunk.gradients)
+            reached = (
+                risk.sensitivity(solution.vectors)
+                if candidates is None
+                else risk.sensitivity_of(candidates, solution.vectors)
+            )
+            asked.append(chunk)
+            solved.append(solution)
+            columns.append(-reached)
+        report = _report(risk, inverse, asked, solved, started)
+    values = torch.cat(columns, dim=1)
+    ids = tuple(risk.ids or ()) if candidates is None else tuple(range(len(values)))
+    names = tuple(name for chunk in asked for name in chunk.names)
+    return Scores(values, ids, names, inverse.solver, report)
+
+
+def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None = None) -> Scores:
+    r"""What each training sample did to its own loss: large in size for outliers and mislabelled samples.
+
+    The objective of sample i is its own loss $\ell_i$ (for coupled losses $n\,\partial F/\partial w_i$), so scores are
+    negative where a sample lowered its own loss, as samples do.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        solver: How to solve with the curvature, or an inverse computed earlier. Default `Auto()`.
+
+    Returns:
+        Shape `(n, 1)`, in units of the loss.
+
+    Raises:
+        UnsupportedError: For stop-gradient losses, where a sample has no loss of its own.
+
+    Example:
+        >>> from crossfluence import Exact, batches
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(net.weight, 1.0)
+        >>> x, y = torch.ones(3, 1), torch.tensor([[1.0], [1.0], [1.0]])
+        >>> risk = Risk(net, lambda model, batch: (model(batch[0]) - batch[1])[:, 0] ** 2, batches(x, y))
+        >>> self_influence(risk, Exact()).values.abs().max().item()
+        0.0
+    """
+    if not risk.kind.symmetric:
+        raise UnsupportedError(
+            "self_influence needs every sample to have a loss of its own; a FieldLoss trains along a field that is no "
+            "gradient. Ask influence(risk, objective) about a quantity of the sample instead."
+        )
+    started = time.perf_counter()
+    with undisturbed():
+        risk.check()
+        _ = risk.gradient
+        inverse = inverse_of(solver or Auto(), risk)
+        parts, solved = [], []
+        for rows in risk.influences():
+            solution = inverse.solve(rows)
+            parts.append(-risk.n * (solution.vectors * rows).sum(1, keepdim=True))
+            solved.append(solution)
+        report = _report(risk, inverse, [], solved, started)
+    return Scores(torch.cat(parts), tuple(risk.ids or ()), ("own loss",), inverse.solver, report)
+
+
+def _report(
+    risk: Risk, inverse: AbstractInverse, asked: list[Questions], solved: list[Solution], started: float
+) -> SolveReport:
+    drifts: list[Shaped[Tensor, " m"]] = [-(solution.vectors @ risk.gradient) for solution in solved]
+    notes = [note for solution in solved for note in solution.notes]
+    return SolveReport(
+        solver=inverse.solver,
+        damping=inverse.damping,
+        steps=tuple(step for solution in solved for step in solution.steps),
+        residuals=tuple(share for solution in solved for share in solution.residuals),
+        values=tuple(value for chunk in asked for value in chunk.values.tolist()),
+        drift=tuple(value for drift in drifts for value in drift.tolist()) if asked else (),
+        gradient_norm=float(risk.gradient.norm()),
+        smallest_eigenvalue=inverse.smallest_eigenvalue,
+        coverage=risk.coverage,
+        seconds=time.perf_counter() - started,
+        fingerprint=risk.fingerprint,
+        notes=tuple(dict.fromkeys([*inverse.notes, *notes])),
+    )

@@ -1,0 +1,215 @@
+"""What is asked: objectives as plain callables, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.func import grad, vjp
+
+from ._errors import NonFiniteError, ObjectiveError
+from ._functional import bind
+from ._losses import _checked_losses, length_of
+from ._params import Layout
+from ._types import Batch, Objective, Params, SampleLoss
+
+QUESTIONS_AT_ONCE = 256  # gradients held together when every test sample is a question
+DEFAULT_NAME = "objective"
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Some objectives at the trained parameters.
+
+    Attributes:
+        names: m labels.
+        values: Shape `(m,)`.
+        gradients: Shape `(m, p)`.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    gradients: Shaped[Tensor, "m p"]
+
+
+@dataclass(frozen=True, eq=False)
+class MeanOver:
+    """The mean of a per-sample quantity over a data set: one question. Made by `mean_over`."""
+
+    batches: Iterable[Batch] = field(repr=False)
+    loss: SampleLoss
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """The mean, a scalar."""
+        parts = [_checked_losses(self.loss(model, batch), batch) for batch in self.batches]
+        return torch.cat(parts).mean()
+
+
+@dataclass(frozen=True, eq=False)
+class EachOf:
+    """A per-sample quantity for every sample of a data set: one question each. Made by `each_of`."""
+
+    batches: Iterable[Batch] = field(repr=False)
+    loss: SampleLoss
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        """Shape `(m,)`."""
+        return torch.cat([_checked_losses(self.loss(model, batch), batch) for batch in self.batches])
+
+
+def mean_over(batches: Iterable[Batch], loss: SampleLoss) -> MeanOver:
+    """One question over a whole test set: the mean of `loss`, differentiated batch by batch.
+
+    Args:
+        batches: The test samples, in batches that come back.
+        loss: `(model, batch) -> (b,)`.
+
+    Returns:
+        An objective.
+
+    Example:
+        >>> net, x = nn.Linear(1, 1), [torch.ones(2, 1), torch.ones(3, 1)]
+        >>> mean_over(x, lambda model, batch: model(batch)[:, 0])(net).shape
+        torch.Size([])
+    """
+    return MeanOver(batches, loss)
+
+
+def each_of(batches: Iterable[Batch], loss: SampleLoss) -> EachOf:
+    """One question per test sample, named "0", "1", ..., answered in chunks.
+
+    Args:
+        batches: The test samples, in batches that come back.
+        loss: `(model, batch) -> (b,)`.
+
+    Returns:
+        An objective with one value for each test sample.
+
+    Example:
+        >>> net, x = nn.Linear(1, 1), [torch.ones(2, 1), torch.ones(3, 1)]
+        >>> each_of(x, lambda model, batch: model(batch)[:, 0])(net).shape
+        torch.Size([5])
+    """
+    return EachOf(batches, loss)
+
+
+def evaluate(objective: Objective, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:
+    """Names and values of an objective at a model.
+
+    Args:
+        objective: Any callable `model -> scalar, (m,) or {name: scalar}`.
+        model: Not changed.
+
+    Returns:
+        m names and a float64 tensor `(m,)` on the CPU.
+    """
+    with torch.no_grad():
+        names, values = _named(objective(model))
+    return names, values.detach().cpu().double()
+
+
+def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator[Questions]:
+    """Values and gradients of an objective, in chunks that fit in memory.
+
+    Args:
+        objective: Any callable, or what `mean_over` and `each_of` make.
+        model: The trained module.
+        theta: The parameters to differentiate by.
+
+    Yields:
+        At most 256 questions at a time.
+
+    Raises:
+        ObjectiveError: If the objective has another form or does not depend on the parameters.
+        NonFiniteError: If a value or a gradient is not finite.
+    """
+    if isinstance(objective, MeanOver):
+        chunks = iter([_mean_questions(objective, model, theta)])
+    elif isinstance(objective, EachOf):
+        chunks = _each_question(objective, model, theta)
+    else:
+        chunks = iter([_plain_questions(objective, model, theta)])
+    dependent = False
+    for chunk in chunks:
+        if not (chunk.values.isfinite().all() and chunk.gradients.isfinite().all()):
+            bad = next(
+                name
+                for name, value, row in zip(chunk.names, chunk.values, chunk.gradients, strict=True)
+                if not (value.isfinite() and row.isfinite().all())
+            )
+            raise NonFiniteError(f"The objective {bad!r} or its gradient is NaN or infinite at the trained model.")
+        dependent = dependent or bool(chunk.gradients.any())
+        yield chunk
+    if not dependent:
+        raise ObjectiveError(
+            f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
+            f"Compute it from the model that is passed in, without .detach(), .item(), argmax or rounding."
+        )
+
+
+def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Questions:
+    names: list[tuple[str, ...]] = []
+
+    def stacked(params: Params) -> Tensor:
+        found, values = _named(bind(objective, model)(params))
+        names.append(found)
+        return values
+
+    values, pull = vjp(stacked, theta)
+    eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
+    layout = Layout.of(theta)
+    return Questions(names[-1], values, torch.stack([layout.flatten(pull(row)[0]) for row in eye]))
+
+
+def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Questions:
+    layout, count = Layout.of(theta), 0
+    values, gradients = torch.zeros(()), torch.zeros(())
+    bound = bind(objective.loss, model)
+    for batch in objective.batches:
+        total, pull = vjp(lambda params, batch=batch: _checked_losses(bound(params, batch), batch).sum(), theta)
+        values, gradients = values + total, gradients + layout.flatten(pull(torch.ones_like(total))[0])
+        count += length_of(batch)
+    if not count:
+        raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
+    return Questions((DEFAULT_NAME,), values.reshape(1) / count, gradients.reshape(1, -1) / count)
+
+
+def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterator[Questions]:
+    layout, start = Layout.of(theta), 0
+    bound = bind(objective.loss, model)
+    for batch in objective.batches:
+        values, pull = vjp(lambda params, batch=batch: _checked_losses(bound(params, batch), batch), theta)
+        eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
+        for rows in eye.split(QUESTIONS_AT_ONCE):
+            stop = start + len(rows)
+            gradients = torch.stack([layout.flatten(pull(row)[0]) for row in rows])
+            chunk = values[rows.argmax(1)]
+            yield Questions(tuple(str(position) for position in range(start, stop)), chunk, gradients)
+            start = stop
+    if not start:
+        raise ObjectiveError("each_of got no batches; needed at least one that comes back every time.")
+
+
+def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:
+    if isinstance(answer, Mapping) and answer:
+        parts = {str(name): torch.as_tensor(value) for name, value in answer.items()}
+        wrong = {name: tuple(value.shape) for name, value in parts.items() if value.numel() != 1}
+        if wrong:
+            raise ObjectiveError(f"The objectives {wrong} are not scalars; needed one number for each name.")
+        return tuple(parts), torch.stack([value.reshape(()) for value in parts.values()])
+    if not isinstance(answer, Tensor):
+        raise ObjectiveError(
+            f"The objective returned {type(answer).__name__}; needed a scalar tensor, a tensor of shape (m,), "
+            f"or a dict of scalar tensors."
+        )
+    if answer.ndim == 0:
+        return (DEFAULT_NAME,), answer.reshape(1)
+    if answer.ndim == 1 and len(answer):
+        return tuple(str(position) for position in range(len(answer))), answer
+    raise ObjectiveError(
+        f"The objective returned shape {tuple(answer.shape)}; needed a scalar, (m,) or a dict of scalars. "
+        f"Reduce it: .mean(), .sum() or .flatten()."
+    )

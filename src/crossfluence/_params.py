@@ -1,0 +1,113 @@
+"""Which parameters count as trained, and the way between named tensors and one flat vector."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from ._errors import ParameterError
+from ._types import Params
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the trained parameters, in the order of `model.named_parameters()`."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(cls, params: Params) -> Layout:
+        """Returns the layout of named tensors."""
+        tensors = params.values()
+        return cls(tuple(params), tuple(t.shape for t in tensors), tuple(t.dtype for t in tensors))
+
+    @property
+    def size(self) -> int:
+        """The number p of scalars."""
+        return sum(shape.numel() for shape in self.shapes)
+
+    def flatten(self, params: Params) -> Shaped[Tensor, "*lead p"]:
+        """One vector from named tensors; leading dimensions that all tensors share are kept."""
+        lead = params[self.names[0]].shape[: params[self.names[0]].ndim - len(self.shapes[0])]
+        return torch.cat([params[name].reshape(*lead, -1) for name in self.names], dim=-1)
+
+    def unflatten(self, vector: Shaped[Tensor, "*lead p"]) -> Params:
+        """Named tensors from one vector; the inverse of `flatten`."""
+        parts = vector.split([shape.numel() for shape in self.shapes], dim=-1)
+        return {
+            name: part.reshape(*vector.shape[:-1], *shape).to(dtype)
+            for name, shape, dtype, part in zip(self.names, self.shapes, self.dtypes, parts, strict=True)
+        }
+
+
+def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> Params:
+    """The parameters of `model` that require gradients and match one of the globs, detached and sharing memory.
+
+    Args:
+        model: Any module.
+        patterns: Glob or globs over the names of `model.named_parameters()`.
+
+    Returns:
+        Named tensors; tied weights appear once.
+
+    Raises:
+        ParameterError: If nothing matches.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> list(trained_parameters(net, "1.*"))
+        ['1.weight', '1.bias']
+    """
+    globs = [patterns] if isinstance(patterns, str) else list(patterns)
+    named = dict(model.named_parameters())
+    chosen = {
+        name: tensor.detach()
+        for name, tensor in named.items()
+        if tensor.requires_grad and tensor.is_floating_point() and any(fnmatchcase(name, glob) for glob in globs)
+    }
+    if chosen:
+        return chosen
+    frozen = sum(not tensor.requires_grad for tensor in named.values())
+    raise ParameterError(
+        f"No trained parameter of {type(model).__name__} matches params={patterns!r}: it has {len(named)} parameter "
+        f"tensors {list(named)[:5]}, of which {frozen} have requires_grad=False. Choose names with globs such as "
+        f"params='encoder.*', or call model.requires_grad_(True) if they were trained."
+    )
+
+
+def digest_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
+    """A content hash of named tensors: names, shapes, dtypes and every byte."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in named:
+        state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if tensor.numel():
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            state.update(flat.view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A content hash of a model's parameters and buffers.
+
+    Args:
+        model: Any module, on any device.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> before = fingerprint(net)
+        >>> _ = net.weight.data.add_(1)
+        >>> before == fingerprint(net)
+        False
+    """
+    return digest_tensors([*model.named_parameters(), *model.named_buffers()])

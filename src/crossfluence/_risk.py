@@ -1,0 +1,329 @@
+"""What training minimised, and where it ended."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.func import grad, vjp, vmap
+
+from ._data import probe
+from ._errors import DataError, LossShapeError, NondeterministicError, NonFiniteError, StaleError, UnsupportedError
+from ._functional import bind, each_direction, jvp, undisturbed
+from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, as_loss, frozen_copy, length_of
+from ._params import Layout, fingerprint, trained_parameters
+from ._scores import row_of
+from ._types import Batch, Id, Params, SampleLoss
+
+
+@dataclass(frozen=True, eq=False)
+class Risk:
+    r"""What training minimised, and where it ended.
+
+    The risk is $F(\theta, w) = \frac{1}{n}\sum_i w_i \ell_i(\theta) + \frac{\text{l2}}{2}\lVert\theta\rVert^2$ with
+    all weights 1, and training ended where its field $g = \partial F/\partial\theta$ vanished. Losses that couple
+    samples or stop gradients fit in as `WeightedLoss` and `FieldLoss`: their scalar is the weighted *sum* over a
+    batch; the library divides by n and adds the l2 term.
+
+    Attributes:
+        model: The trained module, on any device; it is never changed. Put it in the mode in which the loss is
+            deterministic: `model.eval()` if it has dropout or batch normalisation.
+        loss: `(model, batch) -> (b,)`, or `WeightedLoss`, `FieldLoss`, `OnOutputs`.
+        data: Batches that come back in the same order; see `batches`.
+        l2: Coefficient of half the squared norm of the parameters, per mean loss. PyTorch's `weight_decay` in SGD.
+        ids: n labels for the samples, default 0 to n-1.
+        params: Glob or globs over parameter names: which count as trained.
+
+    Raises:
+        LossShapeError: If the loss is of another kind than it seems.
+        DataError: If the data is empty, shuffled or readable only once.
+        NondeterministicError: If dropout or batch statistics were left on.
+        ParameterError: If no parameter matches `params`.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> x, y = torch.randn(10, 2), torch.randn(10, 1)
+        >>> from crossfluence import batches
+        >>> risk = Risk(net, lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1), batches(x, y), l2=0.1)
+        >>> risk.n, risk.p
+        (10, 3)
+    """
+
+    model: nn.Module
+    loss: SampleLoss | AbstractLoss
+    data: Iterable[Batch] = field(repr=False)
+    _: KW_ONLY
+    l2: float = 0.0
+    ids: Sequence[Id] | None = field(default=None, repr=False)
+    params: str | Sequence[str] = "*"
+
+    def __post_init__(self) -> None:
+        if not self.l2 >= 0:
+            raise ValueError(f"Got l2={self.l2}; needed zero or more.")
+        kind = as_loss(self.loss)
+        sizes = probe(self.data)
+        n = sum(sizes)
+        ids = tuple(range(n)) if self.ids is None else tuple(_plain(label) for label in self.ids)
+        if len(ids) != n:
+            raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
+        rows = {label: row for row, label in enumerate(ids)}
+        if len(rows) != n:
+            raise DataError(f"Got {n} ids of which only {len(rows)} differ; needed unique ones.")
+        theta = trained_parameters(self.model, self.params)
+        made = {
+            "ids": ids, "rows": rows, "sizes": sizes, "theta": theta, "layout": Layout.of(theta),
+            "weights": torch.ones(n, dtype=_working_dtype(theta), device=next(iter(theta.values())).device),
+            "fingerprint": fingerprint(self.model), "total": _bound_total(kind, self.model),
+        }  # fmt: skip
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+        _probe_loss(self)
+
+    # Set in __post_init__, derived from the fields above.
+    rows: dict[Id, int] = field(init=False, repr=False)
+    """Row number of each id."""
+    sizes: list[int] = field(init=False, repr=False)
+    """Number of samples in each batch."""
+    theta: Params = field(init=False, repr=False)
+    """The trained parameters, sharing memory with the model."""
+    layout: Layout = field(init=False, repr=False)
+    """Names and shapes of the trained parameters."""
+    weights: Tensor = field(init=False, repr=False)
+    """Sample weights (n,); ones, but for `without`."""
+    fingerprint: str = field(init=False, repr=False)
+    """Content hash of the trained model."""
+    total: Callable[[Params, Params, Batch, Tensor], Tensor] = field(init=False, repr=False)
+    """`(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses."""
+
+    @property
+    def n(self) -> int:
+        """Number of training samples."""
+        return len(self.weights)
+
+    @property
+    def p(self) -> int:
+        """Number of trained parameters."""
+        return self.layout.size
+
+    @property
+    def coverage(self) -> float:
+        """Share of the model's parameters that count as trained."""
+        return self.p / sum(tensor.numel() for tensor in self.model.parameters())
+
+    @property
+    def kind(self) -> AbstractLoss:
+        """The loss as one of the four kinds."""
+        return as_loss(self.loss)
+
+    def check(self) -> None:
+        """Makes sure that the model is the one the risk was made for.
+
+        Raises:
+            StaleError: If a parameter or a buffer changed.
+        """
+        now = fingerprint(self.model)
+        if now != self.fingerprint:
+            raise StaleError(
+                f"The model changed after the risk was made (content hash {self.fingerprint[:8]}, now {now[:8]}). "
+                f"Make a new Risk from the model as it is, or train a copy: copy.deepcopy(model)."
+            )
+
+    def without(self, ids: Iterable[Id]) -> Risk:
+        """The same point and the same n, with the weights of some samples set to zero.
+
+        Args:
+            ids: Samples to leave out.
+
+        Returns:
+            A risk whose field no longer vanishes at the trained parameters.
+
+        Raises:
+            IdError: If an id is unknown.
+        """
+        rows = [row_of(label, self.rows) for label in ids]
+        weights = self.weights.clone()
+        weights[rows] = 0
+        other = copy.copy(self)
+        other.__dict__.pop("gradient", None)
+        object.__setattr__(other, "weights", weights)
+        return other
+
+    def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
+        """One reading of the data.
+
+        Yields:
+            The batch's number, the batch, and the weights of its samples.
+
+        Raises:
+            DataError: If the data is not what it was when the risk was made.
+        """
+        seen = 0
+        for index, batch in enumerate(self.data):
+            if index >= len(self.sizes) or length_of(batch) != self.sizes[index]:
+                raise DataError(f"Batch {index} of the data is not what it was when the risk was made.")
+            yield index, batch, self.weights[seen : seen + self.sizes[index]]
+            seen += self.sizes[index]
+        if seen != self.n:
+            raise DataError(f"The data gave {seen} samples; it had {self.n} when the risk was made.")
+
+    @cached_property
+    def gradient(self) -> Shaped[Tensor, " p"]:
+        """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
+        total = self.l2 * self.layout.flatten(self.theta)
+        for index, batch, weights in self.passes():
+            part = self.layout.flatten(grad(self.total)(self.theta, self.theta, batch, weights))
+            if not part.isfinite().all():
+                raise NonFiniteError(self._blame(index, batch))
+            total = total + part / self.n
+        return total
+
+    def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+        r"""How the field along each direction depends on each weight: $\partial(u^\top g)/\partial w_i$.
+
+        One forward-mode pass over the data for each direction; no per-sample gradient is formed.
+
+        Args:
+            directions: Vectors in parameter space, one in each row.
+
+        Returns:
+            Shape `(n, m)`.
+
+        Raises:
+            NonFiniteError: If a batch gives a NaN, with its number.
+        """
+        parts = []
+        for index, batch, weights in self.passes():
+            part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
+            if not part.isfinite().all():
+                raise NonFiniteError(self._blame(index, batch))
+            parts.append(part.T)
+        return torch.cat(parts) / self.n
+
+    def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
+        """As `sensitivity`, for samples that were not trained on.
+
+        Args:
+            candidates: Batches like those of the training data.
+            directions: Vectors in parameter space, one in each row.
+
+        Returns:
+            Shape `(c, m)`.
+
+        Raises:
+            UnsupportedError: If the loss couples samples: then a new sample's effect depends on its batch.
+            DataError: If there are no candidates.
+        """
+        if not self.kind.per_sample:
+            raise UnsupportedError(
+                f"candidates= needs a per-sample loss; this risk has a {type(self.kind).__name__}, where a new sample's "
+                f"effect depends on the samples beside it. Put the candidates into the data with weight 0 instead."
+            )
+        parts = []
+        for index, batch in enumerate(candidates):
+            ones = self.weights.new_ones(length_of(batch))
+            part = each_direction(self._batch_sensitivity(batch, ones), directions)
+            if not part.isfinite().all():
+                raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
+            parts.append(part.T)
+        if not parts:
+            raise DataError("Got no candidates; needed batches like those of the training data.")
+        return torch.cat(parts) / self.n
+
+    def _batch_sensitivity(self, batch: Batch, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        def field_along(direction: Tensor, w: Tensor) -> Tensor:
+            along = self.layout.unflatten(direction)
+            return jvp(lambda theta: self.total(theta, self.theta, batch, w), self.theta, along)
+
+        if isinstance(self.kind, (PerSample, OnOutputs)):
+            losses = bind(self.kind.losses, self.model)
+            return lambda u: jvp(lambda theta: losses(theta, batch), self.theta, self.layout.unflatten(u))
+        return lambda u: grad(field_along, argnums=1)(u, weights)
+
+    def influences(self) -> Iterator[Shaped[Tensor, "b p"]]:
+        r"""The rows $\partial g/\partial w_i$ of every sample, batch by batch; needs memory for b times p numbers.
+
+        Yields:
+            Shape `(b, p)` for each batch.
+
+        Raises:
+            NonFiniteError: If a batch gives a NaN, with its number.
+        """
+        for index, batch, weights in self.passes():
+            _, pull = vjp(lambda theta, batch=batch, w=weights: self._terms(theta, batch, w), self.theta)
+            eye = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
+            rows = self.layout.flatten(vmap(lambda e, pull=pull: pull(e)[0])(eye)) / self.n
+            if not rows.isfinite().all():
+                raise NonFiniteError(self._blame(index, batch))
+            yield rows
+
+    def _terms(self, theta: Params, batch: Batch, weights: Tensor) -> Tensor:
+        if isinstance(self.kind, (PerSample, OnOutputs)):
+            return bind(self.kind.losses, self.model)(theta, batch).to(weights)
+        return grad(self.total, argnums=3)(theta, self.theta, batch, weights)
+
+    def _blame(self, index: int, batch: Batch) -> str:
+        start = sum(self.sizes[:index])
+        ids = self.ids[start : start + self.sizes[index]] if self.ids else ()
+        culprit = ""
+        if isinstance(self.kind, (PerSample, OnOutputs)):
+            bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
+            culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are, gradients not"
+        return (
+            f"The risk gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
+            f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
+        )
+
+
+def _bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
+    if isinstance(kind, FieldLoss):
+        return bind(kind.total, model, frozen_copy(model))
+    one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
+    return lambda theta, frozen, batch, weights: one(theta, batch, weights)
+
+
+def _probe_loss(risk: Risk) -> None:
+    """Evaluates the first batch twice: shapes, determinism, and whether the weights matter."""
+    with undisturbed():
+        _refuse_batch_statistics(risk.model)
+        _, batch, weights = next(risk.passes())
+        values = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)  # inside undisturbed(): the global state comes back
+            values.append(risk.total(risk.theta, risk.theta, batch, weights))
+        if not torch.equal(*values) and values[0].isfinite() and values[1].isfinite():
+            raise NondeterministicError(
+                f"The loss of one batch came out as {values[0].item():.6g} and then {values[1].item():.6g}: something "
+                f"in it is random. Call model.eval() to switch dropout off, and draw augmentations once, beforehand."
+            )
+        if not risk.kind.per_sample:
+            slopes = grad(risk.total, argnums=3)(risk.theta, risk.theta, batch, weights)
+            if not slopes.any():
+                raise LossShapeError(
+                    f"The {type(risk.kind).__name__} does not depend on its weights, so every score would be zero. "
+                    f"Multiply each sample's terms by its weight: (weights * losses).sum()."
+                )
+
+
+def _refuse_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise NondeterministicError(
+                f"{type(module).__name__} {name or type(model).__name__!r} is in training mode: its statistics would "
+                f"couple the samples and change while looking. Call model.eval() first."
+            )
+
+
+def _working_dtype(theta: Params) -> torch.dtype:
+    dtype = torch.bfloat16
+    for tensor in theta.values():
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def _plain(label: Id) -> Id:
+    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label  # numpy and torch scalars

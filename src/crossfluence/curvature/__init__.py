@@ -1,0 +1,1 @@
+"""Products with the curvature of the risk: what a solver inverts."""

@@ -1,0 +1,109 @@
+"""What every curvature offers, and damping in its one unit."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._errors import SolveError
+from .._risk import Risk
+
+PROBES = 64  # of Hutchinson's trace estimate; with at most this many parameters the trace is exact
+
+
+class AbstractCurvature(ABC):
+    """A p x p matrix that is never formed, l2 term included."""
+
+    @abstractmethod
+    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """The matrix times each row of `vectors`: passes over the data, in units of mean loss per parameter."""
+
+    def transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """The transpose times each row of `vectors`; the same for symmetric curvatures."""
+        return self.product(risk, vectors)
+
+
+@dataclass(frozen=True)
+class Relative:
+    """Damping as a multiple of the mean eigenvalue of the curvature of the mean loss.
+
+    Attributes:
+        factor: How many mean eigenvalues; 0.1 is common for layer-wise solvers.
+
+    Example:
+        >>> Relative(0.1)
+        Relative(factor=0.1)
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not self.factor >= 0:
+            raise ValueError(f"Got Relative({self.factor}); needed zero or more.")
+
+
+def absolute(damping: float | Relative, mean_eigenvalue: float) -> float:
+    """Damping as the number that is added to every eigenvalue.
+
+    Args:
+        damping: Absolute, or `Relative`.
+        mean_eigenvalue: Of the curvature, l2 term included.
+
+    Returns:
+        A number in units of mean loss per squared parameter.
+
+    Raises:
+        SolveError: If a relative damping meets a mean eigenvalue that is not positive.
+        ValueError: If the damping is negative.
+    """
+    if not isinstance(damping, Relative):
+        if not damping >= 0:
+            raise ValueError(f"Got damping={damping}; needed zero or more, or Relative(x).")
+        return float(damping)
+    if damping.factor and mean_eigenvalue <= 0:
+        raise SolveError(
+            f"{damping} needs a positive mean eigenvalue; this curvature has {mean_eigenvalue:.3g}. "
+            f"Give an absolute damping, or curvature=GaussNewton()."
+        )
+    return damping.factor * mean_eigenvalue
+
+
+def mean_eigenvalue(curvature: AbstractCurvature, risk: Risk) -> float:
+    """The trace over p, estimated with random signs; exact for at most 64 parameters.
+
+    Args:
+        curvature: Of what.
+        risk: Where.
+
+    Returns:
+        In units of mean loss per squared parameter.
+
+    References:
+        Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
+    """
+    like = risk.layout.flatten(risk.theta)
+    if risk.p <= PROBES:
+        probes = torch.eye(risk.p, dtype=like.dtype, device=like.device)
+        return float((probes * curvature.product(risk, probes)).sum() / risk.p)
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (PROBES, risk.p), generator=generator) * 2 - 1
+    probes = signs.to(like)
+    return float((probes * curvature.product(risk, probes)).sum() / (PROBES * risk.p))
+
+
+def plain_damping(damping: float | Relative, curvature: AbstractCurvature, risk: Risk) -> float:
+    """`absolute`, asking for the mean eigenvalue only when it matters.
+
+    Args:
+        damping: Absolute, or `Relative`.
+        curvature: What is damped.
+        risk: Where.
+
+    Returns:
+        The number that is added to every eigenvalue.
+    """
+    return absolute(damping, mean_eigenvalue(curvature, risk) if isinstance(damping, Relative) else 1.0)

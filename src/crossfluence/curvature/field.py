@@ -1,0 +1,70 @@
+"""The Jacobian of the training field, for every kind of loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Shaped
+from torch import Tensor
+from torch.func import grad
+
+from .._functional import each_direction, jvp
+from .._risk import Risk
+from .._types import Batch, Params
+from .base import AbstractCurvature
+
+
+@dataclass(frozen=True)
+class FieldJacobian(AbstractCurvature):
+    r"""$J = \partial g/\partial\theta$: how the training field changes with the parameters.
+
+    Defined for all four kinds of loss. It equals the Hessian when the field is a gradient; for stop-gradient losses it
+    is not symmetric, and influence solves with its transpose.
+
+    Example:
+        >>> FieldJacobian()
+        FieldJacobian()
+    """
+
+    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """J v for each row, forward over reverse."""
+
+        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+            def training_field(theta: Params) -> Tensor:
+                return risk.layout.flatten(grad(risk.total)(theta, theta, batch, weights))
+
+            return jvp(training_field, risk.theta, risk.layout.unflatten(direction))
+
+        return accumulate(along, risk, vectors)
+
+    def transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Jᵀ v for each row, reverse over forward."""
+        if risk.kind.symmetric:
+            return self.product(risk, vectors)
+
+        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+            tangent = risk.layout.unflatten(direction)
+
+            def field_along(theta: Params) -> Tensor:
+                return jvp(lambda t: risk.total(t, theta, batch, weights), theta, tangent)
+
+            return risk.layout.flatten(grad(field_along)(risk.theta))
+
+        return accumulate(along, risk, vectors)
+
+
+def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:  # noqa: ANN001
+    """Sums a product over the batches, divides by n and adds the l2 term.
+
+    Args:
+        along: `(direction, batch, weights) -> (p,)`.
+        risk: Gives the batches.
+        vectors: One direction in each row.
+
+    Returns:
+        One product in each row.
+    """
+    total = risk.l2 * vectors
+    for _, batch, weights in risk.passes():
+        total = total + each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors) / risk.n
+    return total

@@ -1,0 +1,55 @@
+"""The generalised Gauss-Newton matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Shaped
+from torch import Tensor
+from torch.func import grad, vjp
+
+from .._errors import UnsupportedError
+from .._functional import bind, jvp
+from .._losses import OnOutputs
+from .._risk import Risk
+from .._types import Batch
+from .base import AbstractCurvature
+from .field import accumulate
+
+
+@dataclass(frozen=True)
+class GaussNewton(AbstractCurvature):
+    r"""$\frac{1}{n}\sum_i w_i J_{z_i}^\top H_{\ell_i} J_{z_i}$ + l2: never negative if the criterion is convex.
+
+    Needs a loss that is split at the model's outputs: `OnOutputs(outputs, criterion)`.
+
+    Example:
+        >>> GaussNewton()
+        GaussNewton()
+
+    References:
+        Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
+    """
+
+    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """G v for each row: forward through the outputs, across the criterion, and back."""
+        loss = risk.kind
+        if not isinstance(loss, OnOutputs):
+            raise UnsupportedError(
+                f"GaussNewton needs to know where the outputs are; this risk has a {type(loss).__name__}. "
+                f"Write the loss as OnOutputs(outputs, criterion), or use curvature=Hessian()."
+            )
+        outputs = bind(loss.outputs, risk.model)
+
+        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+            def forward(theta: dict[str, Tensor]) -> Tensor:
+                return outputs(theta, batch)
+
+            def weighted(z: Tensor) -> Tensor:
+                return (weights * loss.criterion(z, batch)).sum()
+
+            z, pull = vjp(forward, risk.theta)
+            moved = jvp(forward, risk.theta, risk.layout.unflatten(direction))
+            return risk.layout.flatten(pull(jvp(grad(weighted), z, moved))[0])
+
+        return accumulate(along, risk, vectors)

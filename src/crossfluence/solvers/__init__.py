@@ -1,0 +1,1 @@
+"""Solvers: what `J⁻¹` means, one algorithm in each file."""

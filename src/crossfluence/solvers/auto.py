@@ -1,0 +1,96 @@
+"""The library's choice of solver, and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._errors import NegativeCurvatureError
+from .._losses import OnOutputs
+from .._risk import Risk
+from ..curvature.base import Relative
+from ..curvature.gauss_newton import GaussNewton
+from .base import AbstractInverse, AbstractSolver, Solution
+from .cg import CG
+from .exact import Exact
+from .gmres import GMRES
+
+DENSE_PARAMETERS = 3_000  # 72 MB and some seconds of factorising
+DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matrix, well under a minute on a laptop
+
+
+@dataclass(frozen=True)
+class Auto(AbstractSolver):
+    """Chooses a solver by a plain rule; what it chose, and why, stands in `scores.report`.
+
+    `Exact` if the model has at most 3,000 trained parameters and n times p is at most 20 million; else `GMRES` for
+    a `FieldLoss`, `CG` with `GaussNewton` for an `OnOutputs` loss, and `CG` with the Hessian otherwise; if that meets
+    negative curvature, `GMRES`.
+
+    Attributes:
+        damping: Passed on to the chosen solver.
+
+    Example:
+        >>> Auto()
+        Auto(damping=0.0)
+    """
+
+    damping: float | Relative = 0.0
+
+    def invert(self, risk: Risk) -> AbstractInverse:
+        """Chooses, and inverts.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            The chosen solver's inverse.
+        """
+        solver, reason = self.choose(risk)
+        inverse = solver.invert(risk)
+        noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
+        if not (isinstance(solver, CG) and not isinstance(risk.kind, OnOutputs)):
+            return noted
+        return FallbackInverse(noted, risk, self.damping, noted.solver, noted.fingerprint, noted.damping, notes=noted.notes)
+
+    def choose(self, risk: Risk) -> tuple[AbstractSolver, str]:
+        """The solver for a risk, and the reason as a clause.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            A solver with this damping, and why.
+        """
+        if risk.p <= DENSE_PARAMETERS and risk.n * risk.p <= DENSE_WORK:
+            return Exact(self.damping), f"{risk.p} parameters and {risk.n} samples are few enough for the dense matrix"
+        if not risk.kind.symmetric:
+            return GMRES(self.damping), "the field's Jacobian is not symmetric, and too large to write out"
+        if isinstance(risk.kind, OnOutputs):
+            return CG(self.damping, curvature=GaussNewton()), f"{risk.p} parameters are too many for the dense matrix"
+        return CG(self.damping), f"{risk.p} parameters are too many for the dense matrix"
+
+
+@dataclass(frozen=True, eq=False)
+class FallbackInverse(AbstractInverse):
+    """Conjugate gradients, and GMRES for a question that meets negative curvature."""
+
+    first: AbstractInverse
+    risk: Risk
+    wanted_damping: float | Relative
+    solver: str
+    fingerprint: str
+    damping: float
+    smallest_eigenvalue: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+        """Tries CG first."""
+        try:
+            return self.first.solve(vectors, transposed=transposed)
+        except NegativeCurvatureError as error:
+            solution = GMRES(self.wanted_damping).invert(self.risk).solve(vectors, transposed=transposed)
+            reason = str(error).partition(".  ")[0].partition(": ")[0]
+            return replace(solution, notes=(f"{reason}; GMRES took over, which does not need it positive.",))

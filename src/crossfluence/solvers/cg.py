@@ -1,0 +1,143 @@
+"""Conjugate gradients, for one and for many right-hand sides at once."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .._errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
+from .._risk import Risk
+from ..curvature.base import AbstractCurvature, Relative, plain_damping
+from ..curvature.hessian import Hessian
+from .base import AbstractInverse, AbstractSolver, Solution
+
+
+@dataclass(frozen=True)
+class CG(AbstractSolver):
+    """Conjugate gradients: a few products with the curvature for each question, no matrix.
+
+    Attributes:
+        damping: Added to the eigenvalues; a number, or `Relative`.
+        rtol: Stops when the residual is this share of the right-hand side.
+        max_steps: Stops here at the latest, with a warning and the residual in the report.
+        curvature: A symmetric curvature that is positive once damped.
+        preconditioner: A solver whose symmetric positive inverse is close to the wanted one.
+
+    Example:
+        >>> CG(damping=1e-3).rtol
+        1e-05
+
+    References:
+        Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952.
+    """
+
+    damping: float | Relative = 0.0
+    rtol: float = 1e-5
+    max_steps: int = 200
+    curvature: AbstractCurvature = field(default_factory=Hessian)
+    preconditioner: AbstractSolver | None = None
+
+    def invert(self, risk: Risk) -> CGInverse:
+        """Settles the damping and the preconditioner; the products come with each question.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            An inverse bound to the risk.
+
+        Raises:
+            UnsupportedError: If the loss trains along a field that is not a gradient.
+        """
+        if not risk.kind.symmetric:
+            raise UnsupportedError(
+                "CG needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
+                "Use GMRES(damping), or Exact(damping) for a small model; Auto() does."
+            )
+        damping = plain_damping(self.damping, self.curvature, risk)
+        preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
+        return CGInverse(repr(self), risk.fingerprint, self, risk, damping, preconditioner)
+
+
+@dataclass(frozen=True, eq=False)
+class CGInverse(AbstractInverse):
+    """Conjugate gradients at one trained model."""
+
+    solver: str
+    fingerprint: str
+    settings: CG
+    risk: Risk
+    damping: float
+    preconditioner: AbstractInverse | None
+    smallest_eigenvalue: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+        """Runs until every right-hand side has converged; one that has stays as it is."""
+        wanted = vectors.norm(dim=1)
+        x, residual = torch.zeros_like(vectors), vectors.clone()
+        z = self._precondition(residual)
+        direction, rho = z.clone(), _dots(residual, z)
+        active = wanted > 0
+        steps = torch.zeros(len(vectors), dtype=torch.long)
+        with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
+            for step in range(self.settings.max_steps):
+                active = active & (residual.norm(dim=1) > self.settings.rtol * wanted)
+                if not active.any():
+                    break
+                d = direction[active]
+                product = self.settings.curvature.product(self.risk, d) + self.damping * d
+                bend = _dots(d, product)
+                self._refuse_negative(step, bend / _dots(d, d))
+                length = (rho[active] / bend).unsqueeze(1)
+                x[active] += length * d
+                residual[active] -= length * product
+                z = self._precondition(residual[active])
+                new_rho = _dots(residual[active], z)
+                direction[active] = z + (new_rho / rho[active]).unsqueeze(1) * d
+                rho[active] = new_rho
+                steps += active.cpu()
+                bar.update()
+        shares = residual.norm(dim=1) / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
+        warn_unconverged("CG", shares, self.settings.rtol, self.settings.max_steps)
+        return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()))
+
+    def _precondition(self, residual: Tensor) -> Tensor:
+        return residual if self.preconditioner is None else self.preconditioner.solve(residual).vectors
+
+    def _refuse_negative(self, step: int, quotients: Tensor) -> None:
+        quotient = float(quotients.min())
+        if quotient <= 0:
+            raise NegativeCurvatureError(
+                f"CG met negative curvature at step {step}: v'(H + {self.damping:g} I)v / v'v = {quotient:.3g}. "
+                f"Raise damping above {self.damping - quotient:.3g}, use curvature=GaussNewton(), or solver GMRES, "
+                f"which does not need positive curvature."
+            )
+
+
+def warn_unconverged(solver: str, residuals: Tensor, rtol: float, max_steps: int) -> None:
+    """Says that a solve stopped at its limit.
+
+    Args:
+        solver: Its name.
+        residuals: Shares of the right-hand sides that are left.
+        rtol: What was asked for.
+        max_steps: The limit.
+    """
+    worst = float(residuals.max())
+    if worst > rtol * 1.01:
+        warnings.warn(
+            f"{solver} stopped after {max_steps} steps with a residual of {worst:.2g} of the right-hand side; asked for "
+            f"rtol={rtol:g}. Raise max_steps or damping, give a preconditioner, or accept it with rtol={worst:.1g}.",
+            NotConvergedWarning,
+            stacklevel=2,
+        )
+
+
+def _dots(x: Shaped[Tensor, "m p"], y: Shaped[Tensor, "m p"]) -> Shaped[Tensor, " m"]:
+    return (x * y).sum(1)

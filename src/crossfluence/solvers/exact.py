@@ -1,0 +1,122 @@
+"""The dense matrix, written out and factorised: the reference for every other solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .._errors import SingularCurvatureError
+from .._functional import VECTORS_AT_ONCE
+from .._risk import Risk
+from ..curvature.base import AbstractCurvature, Relative, absolute
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+
+
+@dataclass(frozen=True)
+class Exact(AbstractSolver):
+    """Forms the p x p curvature and factorises it in float64; p products with the data, 8 p² bytes.
+
+    An indefinite matrix is inverted as it is, with the damping added and no absolute values; the report gives its
+    smallest eigenvalue.
+
+    Attributes:
+        damping: Added to the eigenvalues; a number, or `Relative`.
+        curvature: Default: the Hessian, or the field's Jacobian for a `FieldLoss`.
+
+    Example:
+        >>> Exact(damping=1e-3)
+        Exact(damping=0.001, curvature=None)
+    """
+
+    damping: float | Relative = 0.0
+    curvature: AbstractCurvature | None = None
+
+    def invert(self, risk: Risk) -> ExactInverse:
+        """Forms and factorises the matrix.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            An inverse that solves for any vector in p² operations.
+
+        Raises:
+            SingularCurvatureError: If the damped matrix is singular to working precision.
+        """
+        curvature = natural_curvature(self.curvature, risk)
+        matrix = dense(curvature, risk)
+        damping = absolute(self.damping, float(matrix.diagonal().mean()))
+        symmetric = risk.kind.symmetric
+        if symmetric:
+            matrix = (matrix + matrix.T) / 2
+        smallest = float(torch.linalg.eigvalsh(matrix)[0]) if symmetric else None
+        matrix.diagonal().add_(damping)
+        factors, pivots = torch.linalg.lu_factor(matrix)
+        _refuse_singular(matrix, factors, pivots, torch.finfo(risk.weights.dtype).eps)
+        return ExactInverse(repr(self), risk.fingerprint, matrix, factors, pivots, damping, smallest)
+
+
+@dataclass(frozen=True, eq=False)
+class ExactInverse(AbstractInverse):
+    """A damped curvature with its LU factors, in float64."""
+
+    solver: str
+    fingerprint: str
+    matrix: Float[Tensor, "p p"]
+    factors: Float[Tensor, "p p"]
+    pivots: Tensor
+    damping: float
+    smallest_eigenvalue: float | None
+    notes: tuple[str, ...] = ()
+
+    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+        """Two triangular solves for each vector."""
+        wanted = vectors.to(self.matrix).T
+        matrix = self.matrix.T if transposed else self.matrix
+        found = torch.linalg.lu_solve(self.factors, self.pivots, wanted, adjoint=transposed)
+        residuals = (matrix @ found - wanted).norm(dim=0) / wanted.norm(dim=0).clamp_min(1e-300)
+        return Solution(found.T.to(vectors), residuals=tuple(residuals.tolist()))
+
+
+def dense(curvature: AbstractCurvature, risk: Risk) -> Float[Tensor, "p p"]:
+    """The matrix in full, in float64, from products with unit vectors.
+
+    Args:
+        curvature: Which matrix.
+        risk: Where.
+
+    Returns:
+        Shape `(p, p)`.
+    """
+    like = risk.layout.flatten(risk.theta)
+    matrix = torch.empty(risk.p, risk.p, dtype=torch.float64, device=like.device)
+    starts = range(0, risk.p, VECTORS_AT_ONCE)
+    for start in tqdm(starts, desc="curvature", unit="block", disable=None, leave=False):
+        stop = min(start + VECTORS_AT_ONCE, risk.p)
+        units = like.new_zeros(stop - start, risk.p)
+        units[:, start:stop].fill_diagonal_(1)
+        matrix[:, start:stop] = curvature.product(risk, units).T.double()
+    return matrix
+
+
+def _refuse_singular(matrix: Tensor, factors: Tensor, pivots: Tensor, eps: float) -> None:
+    """Estimates the smallest singular value by inverse iteration; eps is that of the model's own precision."""
+    largest = float(matrix.norm())
+    vector = torch.ones(len(matrix), 1, dtype=matrix.dtype, device=matrix.device)
+    growth = 0.0
+    for _ in range(4):
+        vector = vector / vector.norm()
+        vector = torch.linalg.lu_solve(factors, pivots, torch.linalg.lu_solve(factors, pivots, vector, adjoint=True))
+        growth = float(vector.norm())
+        if not growth < float("inf"):
+            break
+    smallest = growth**-0.5 if 0 < growth < float("inf") else 0.0
+    if smallest <= 8 * eps * largest:
+        raise SingularCurvatureError(
+            f"The curvature is singular to working precision: smallest singular value {smallest:.3g} beside a norm of "
+            f"{largest:.3g}. Raise damping above {1e3 * eps * largest:.2g}, or train with l2 and say so: Risk(..., l2=...)."
+        )

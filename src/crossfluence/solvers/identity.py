@@ -1,0 +1,42 @@
+"""No curvature at all: the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._risk import Risk
+from .base import AbstractInverse, AbstractSolver, Solution
+
+
+@dataclass(frozen=True)
+class Identity(AbstractSolver):
+    """Plain gradient similarity: how much the gradients of sample and question point the same way.
+
+    The cheapest baseline. Its sign is that of every estimate; its size has no meaning.
+
+    Example:
+        >>> Identity()
+        Identity()
+    """
+
+    def invert(self, risk: Risk) -> IdentityInverse:
+        """Needs no work."""
+        return IdentityInverse(repr(self), risk.fingerprint)
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityInverse(AbstractInverse):
+    """Returns what it gets."""
+
+    solver: str
+    fingerprint: str
+    damping: float = 0.0
+    smallest_eigenvalue: float | None = None
+    notes: tuple[str, ...] = ("Gradient similarity: signs and ranks mean something, sizes do not.",)
+
+    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+        """The vectors themselves."""
+        return Solution(vectors)
