@@ -8,6 +8,10 @@ from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._objective import each_of, mean_over
 from ._risk import Risk
 from ._scores import Scores, SolveReport
+from .actions.outcome import Outcome
+from .actions.remove import remove
+from .actions.steps import amplify, undo
+from .actions.unlearn import unlearn
 from .curvature.base import Relative
 from .curvature.field import FieldJacobian
 from .curvature.gauss_newton import GaussNewton
@@ -17,10 +21,15 @@ from .solvers.cg import CG
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
+from .training.optimizers import SGD, Adam
+from .training.recipe import Recipe, cosine
+from .training.retrain import leave_out
 
 __all__ = [
     "CG",
     "GMRES",
+    "SGD",
+    "Adam",
     "Agreement",
     "Auto",
     "Batches",
@@ -33,15 +42,23 @@ __all__ = [
     "Hessian",
     "Identity",
     "OnOutputs",
+    "Outcome",
+    "Recipe",
     "Relative",
     "Risk",
     "Scores",
     "SolveReport",
     "WeightedLoss",
+    "amplify",
     "batches",
     "compare",
+    "cosine",
     "each_of",
     "influence",
+    "leave_out",
     "mean_over",
+    "remove",
     "self_influence",
+    "undo",
+    "unlearn",
 ]

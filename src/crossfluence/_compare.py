@@ -95,7 +95,10 @@ class Agreement:
             )
             for column, name in enumerate(self.objectives)
         ]  # fmt: skip
-        ends = [float(min(self.predicted.min(), self.actual.min())), float(max(self.predicted.max(), self.actual.max()))]
+        ends = [
+            float(min(self.predicted.min(), self.actual.min())),
+            float(max(self.predicted.max(), self.actual.max())),
+        ]
         line = go.Scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
         layout = go.Layout(
             title=f"Predicted against retrained: Pearson {self.pearson}, slope {self.slope}",

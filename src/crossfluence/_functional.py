@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ._types import Params
-
 Point = TypeVar("Point", bound=Any)
 VECTORS_AT_ONCE = 32  # directions that share one vectorised pass: activations are held this many times
 
@@ -91,9 +89,7 @@ def jvp(function: Callable[[Point], Tensor], at: Point, direction: Point) -> Ten
         return push(direction)[0]
 
 
-def each_direction(
-    function: Callable[[Tensor], Tensor], directions: Shaped[Tensor, "m p"]
-) -> Shaped[Tensor, "m *out"]:
+def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m *out"]:
     """Applies a function of one vector to many, vectorised in chunks where the user's code allows it."""
     if len(directions) == 1:
         return function(directions[0]).unsqueeze(0)

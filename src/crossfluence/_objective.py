@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import grad, vjp
+from torch.func import vjp
 
 from ._errors import NonFiniteError, ObjectiveError
 from ._functional import bind

@@ -145,9 +145,27 @@ class Risk:
         Raises:
             IdError: If an id is unknown.
         """
-        rows = [row_of(label, self.rows) for label in ids]
         weights = self.weights.clone()
-        weights[rows] = 0
+        weights[[row_of(label, self.rows) for label in ids]] = 0
+        return self._reweighted(weights)
+
+    def only(self, ids: Iterable[Id]) -> Risk:
+        """The same point and the same n, with the weights of all other samples set to zero.
+
+        Args:
+            ids: Samples to keep.
+
+        Returns:
+            A risk made of these samples' losses.
+
+        Raises:
+            IdError: If an id is unknown.
+        """
+        weights = torch.zeros_like(self.weights)
+        weights[[row_of(label, self.rows) for label in ids]] = 1
+        return self._reweighted(weights)
+
+    def _reweighted(self, weights: Tensor) -> Risk:
         other = copy.copy(self)
         other.__dict__.pop("gradient", None)
         object.__setattr__(other, "weights", weights)
@@ -272,7 +290,9 @@ class Risk:
         culprit = ""
         if isinstance(self.kind, (PerSample, OnOutputs)):
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
-            culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are, gradients not"
+            culprit = (
+                f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are, gradients not"
+            )
         return (
             f"The risk gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
             f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
@@ -291,10 +311,7 @@ def _probe_loss(risk: Risk) -> None:
     with undisturbed():
         _refuse_batch_statistics(risk.model)
         _, batch, weights = next(risk.passes())
-        values = []
-        for seed in (0, 1):
-            torch.manual_seed(seed)  # inside undisturbed(): the global state comes back
-            values.append(risk.total(risk.theta, risk.theta, batch, weights))
+        values = [risk.total(risk.theta, risk.theta, batch, weights) for _ in range(2)]
         if not torch.equal(*values) and values[0].isfinite() and values[1].isfinite():
             raise NondeterministicError(
                 f"The loss of one batch came out as {values[0].item():.6g} and then {values[1].item():.6g}: something "
@@ -326,4 +343,6 @@ def _working_dtype(theta: Params) -> torch.dtype:
 
 
 def _plain(label: Id) -> Id:
-    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label  # numpy and torch scalars
+    return (
+        label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
+    )  # numpy and torch scalars

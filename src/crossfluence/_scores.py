@@ -94,7 +94,9 @@ class Scores:
                 f"{len(self.objectives)} objectives; needed ({len(self.ids)}, {len(self.objectives)})."
             )
         if len(self._rows) != len(self.ids):
-            raise ValueError(f"Scores got {len(self.ids)} ids of which only {len(self._rows)} differ; needed unique ids.")
+            raise ValueError(
+                f"Scores got {len(self.ids)} ids of which only {len(self._rows)} differ; needed unique ids."
+            )
 
     @cached_property
     def _rows(self) -> dict[Id, int]:

@@ -53,7 +53,7 @@ class FieldJacobian(AbstractCurvature):
         return accumulate(along, risk, vectors)
 
 
-def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:  # noqa: ANN001
+def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
     """Sums a product over the batches, divides by n and adds the l2 term.
 
     Args:

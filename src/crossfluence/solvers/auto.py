@@ -53,7 +53,9 @@ class Auto(AbstractSolver):
         noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
         if not (isinstance(solver, CG) and not isinstance(risk.kind, OnOutputs)):
             return noted
-        return FallbackInverse(noted, risk, self.damping, noted.solver, noted.fingerprint, noted.damping, notes=noted.notes)
+        return FallbackInverse(
+            noted, risk, self.damping, noted.solver, noted.fingerprint, noted.damping, notes=noted.notes
+        )
 
     def choose(self, risk: Risk) -> tuple[AbstractSolver, str]:
         """The solver for a risk, and the reason as a clause.

@@ -1,0 +1,36 @@
+"""What an action was predicted to do, and what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A new model, with what was predicted and what happened.
+
+    Attributes:
+        model: The new model; the user's own is untouched.
+        objectives: m labels; empty if nothing was watched.
+        before: Shape `(m,)`, the objectives at the trained model.
+        after: Shape `(m,)`, the objectives at the new model.
+        predicted: Shape `(m,)`, the change that was predicted; `None` where no prediction was asked for.
+        history: Shape `(steps + 1, m)`, the objectives after each step, for actions that take steps.
+        method: The action.
+    """
+
+    model: nn.Module = field(repr=False)
+    objectives: tuple[str, ...]
+    before: Float[Tensor, " m"]
+    after: Float[Tensor, " m"]
+    predicted: Float[Tensor, " m"] | None = None
+    history: Float[Tensor, "t m"] | None = field(default=None, repr=False)
+    method: str = ""
+
+    @property
+    def achieved(self) -> Float[Tensor, " m"]:
+        """The change that happened, in units of the objectives."""
+        return self.after - self.before

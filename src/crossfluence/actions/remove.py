@@ -1,0 +1,70 @@
+"""Training again without some samples, beside what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from .._errors import DataError
+from .._functional import undisturbed
+from .._influence import influence
+from .._objective import evaluate
+from .._scores import Scores, row_of
+from .._types import Id, Objective, Train
+from ..training.recipe import Recipe
+from .outcome import Outcome
+
+
+def remove(
+    train: Train | Recipe,
+    ids: Iterable[Id],
+    objective: Objective,
+    *,
+    scores: Scores | None = None,
+    n: int | None = None,
+) -> Outcome:
+    """Trains with and without the samples, and sets the predicted change beside the achieved one.
+
+    Args:
+        train: Sample weights `(n,)` to a trained model, or a `Recipe`.
+        ids: The samples to remove.
+        objective: The question.
+        scores: Influences on the same objectives, from which the change is predicted (minus their sum). A recipe
+            computes them itself if they are not given.
+        n: Number of samples; needed only for a training function without scores.
+
+    Returns:
+        The model trained without the samples.
+
+    Raises:
+        DataError: If the number of samples is unknown.
+        IdError: If an id is unknown.
+        ValueError: If there is nothing to remove.
+
+    Example:
+        >>> from crossfluence import Recipe, SGD
+        >>> x, y = torch.tensor([[1.0], [1.0], [1.0]]), torch.tensor([[0.0], [0.0], [3.0]])
+        >>> loss = lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1)
+        >>> recipe = Recipe(torch.nn.Linear(1, 1, bias=False), loss, (x, y), optimizer=SGD(0.3), epochs=40)
+        >>> outcome = remove(recipe, [2], lambda model: model.weight[0, 0])
+        >>> round(outcome.achieved.item(), 3), round(outcome.predicted.item(), 3)
+        (-1.0, -0.667)
+    """
+    chosen = list(ids)
+    if not chosen:
+        raise ValueError("Got no samples to remove; needed at least one id.")
+    count = train.n if isinstance(train, Recipe) else len(scores) if scores is not None else n
+    if count is None:
+        raise DataError("remove needs to know how many samples there are: pass scores= or n=.")
+    rows = {label: row for row, label in enumerate(scores.ids if scores is not None else range(count))}
+    weights = torch.ones(2, count)
+    weights[1, [row_of(label, rows) for label in chosen]] = 0
+    with undisturbed(), torch.enable_grad():
+        whole, rest = train.retrain(weights) if isinstance(train, Recipe) else (train(weights[0]), train(weights[1]))
+        names, before = evaluate(objective, whole)
+        _, after = evaluate(objective, rest)
+    if scores is None and isinstance(train, Recipe):
+        scores = influence(train.risk(whole), objective)
+    predicted = None if scores is None else -scores.select(chosen).values.double().sum(0).cpu()
+    return Outcome(rest, names, before, after, predicted, None, f"remove({len(chosen)} samples)")

@@ -1,0 +1,114 @@
+"""Gradient steps on the loss of chosen samples: away from them (`undo`) or towards them (`amplify`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+from tqdm.auto import tqdm
+
+from .._functional import undisturbed
+from .._objective import evaluate, questions
+from .._params import trained_parameters
+from .._risk import Risk
+from .._types import Id, Objective, Params
+from ..training.optimizers import Adam
+from .outcome import Outcome
+
+
+def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
+    """Ascends the loss of the chosen samples with Adam: the paper's mitigation.
+
+    It stops nowhere by itself: too many steps ruin the model, so watch a measure of quality beside the question.
+    `unlearn` and `remove` need no such care.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        ids: The samples to undo.
+        steps: How many.
+        lr: Adam's learning rate.
+        watch: An objective to record after every step.
+
+    Returns:
+        The new model; `predicted` is the first-order change of the watched objective along the way that was gone.
+
+    Raises:
+        IdError: If an id is unknown.
+        ValueError: If there is nothing to undo, or no step to take.
+
+    References:
+        Silva, Chopra and Gombolay, AISTATS 2022, section 5.
+    """
+    return _walk(risk, ids, steps, -lr, watch, f"undo(steps={steps}, lr={lr:g})")
+
+
+def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
+    """Descends the loss of the chosen samples with Adam: the paper's augmentation.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        ids: The samples to amplify.
+        steps: How many.
+        lr: Adam's learning rate.
+        watch: An objective to record after every step.
+
+    Returns:
+        The new model; `predicted` is the first-order change of the watched objective along the way that was gone.
+
+    Raises:
+        IdError: If an id is unknown.
+        ValueError: If there is nothing to amplify, or no step to take.
+    """
+    return _walk(risk, ids, steps, lr, watch, f"amplify(steps={steps}, lr={lr:g})")
+
+
+def _walk(risk: Risk, ids: Iterable[Id], steps: int, lr: float, watch: Objective | None, method: str) -> Outcome:
+    chosen = list(ids)
+    if not chosen or steps < 1:
+        raise ValueError(f"Got {len(chosen)} samples and {steps} steps; needed at least one of each.")
+    model = copy.deepcopy(risk.model)
+    optimizer = Adam(abs(lr))
+    with undisturbed():
+        risk.check()
+        only = risk.only(chosen)
+        start = theta = dict(risk.theta)
+        state, history = optimizer.start(theta), [_watched(watch, model)]
+        for count in tqdm(range(1, steps + 1), desc=method.partition("(")[0], unit="step", disable=None, leave=False):
+            gradient = _mean_gradient(only, theta, len(chosen))
+            gradient = gradient if lr > 0 else {name: -tensor for name, tensor in gradient.items()}
+            theta, state = optimizer.step(theta, gradient, state, count, 1.0)
+            put(theta, model)
+            history.append(_watched(watch, model))
+        predicted = _first_order(risk, watch, start, theta)
+    names = history[0][0]
+    values = torch.stack([value for _, value in history])
+    return Outcome(model, names, values[0], values[-1], predicted, values, method)
+
+
+def _mean_gradient(only: Risk, theta: Params, count: int) -> Params:
+    total = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+    for _, batch, weights in only.passes():
+        if weights.any():
+            part = grad(only.total)(theta, theta, batch, weights)
+            total = {name: total[name] + part[name] / count for name in total}
+    return total
+
+
+def put(theta: Params, model: nn.Module) -> None:
+    """Writes parameters into a model in place."""
+    for name, tensor in trained_parameters(model, list(theta)).items():
+        tensor.copy_(theta[name])
+
+
+def _watched(watch: Objective | None, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:
+    return ((), torch.zeros(0, dtype=torch.float64)) if watch is None else evaluate(watch, model)
+
+
+def _first_order(risk: Risk, watch: Objective | None, start: Params, end: Params) -> Tensor | None:
+    if watch is None:
+        return None
+    moved = risk.layout.flatten(end) - risk.layout.flatten(start)
+    return torch.cat([chunk.gradients @ moved for chunk in questions(watch, risk.model, risk.theta)]).cpu().double()

@@ -1,0 +1,77 @@
+"""One Newton step to where training without some samples would have ended."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+
+from .._functional import undisturbed
+from .._objective import evaluate, questions
+from .._risk import Risk
+from .._types import Id, Objective
+from ..solvers.auto import Auto
+from ..solvers.base import AbstractInverse, AbstractSolver, inverse_of
+from .outcome import Outcome
+from .steps import put
+
+
+def unlearn(
+    risk: Risk,
+    ids: Iterable[Id],
+    solver: AbstractSolver | AbstractInverse | None = None,
+    *,
+    watch: Objective | None = None,
+) -> Outcome:
+    r"""The parameters predicted without the samples: one Newton step on the risk that leaves them out.
+
+    $\theta = \hat\theta - J_w^{-1}\,(g(\hat\theta, w) - g(\hat\theta, 1))$ with weight 0 for the samples. With a
+    solver, $J_w$ is the curvature without them, which stays accurate for large groups; an inverse computed earlier
+    is that of all samples, the plain influence step.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        ids: The samples to forget.
+        solver: How to solve with the curvature, or an inverse computed earlier. Default `Auto()`.
+        watch: An objective to compare before and after.
+
+    Returns:
+        The new model; `predicted` is the first-order change of the watched objective, minus the sum of the scores
+        when the inverse is that of all samples.
+
+    Raises:
+        IdError: If an id is unknown.
+        ValueError: If there is nothing to forget.
+
+    Example:
+        >>> from crossfluence import Exact, Risk, batches
+        >>> class Mean(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.at = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> x = torch.tensor([[0.0], [2.0], [4.0]])
+        >>> risk = Risk(Mean(), lambda model, batch: (batch[:, 0] - model.at) ** 2 / 2, batches(x))
+        >>> unlearn(risk, [0], Exact()).model.at  # the mean of what is left
+        Parameter containing:
+        tensor([3.], requires_grad=True)
+    """
+    chosen = list(ids)
+    if not chosen:
+        raise ValueError("Got no samples to unlearn; needed at least one id.")
+    model = copy.deepcopy(risk.model)
+    with undisturbed():
+        risk.check()
+        rest = risk.without(chosen)
+        inverse = inverse_of(solver or Auto(), rest)
+        change = (rest.gradient - risk.gradient).unsqueeze(0)
+        moved = -inverse.solve(change, transposed=False).vectors[0]
+        put(risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved), model)
+        method = f"unlearn({inverse.solver})"
+        if watch is None:
+            nothing = torch.zeros(0, dtype=torch.float64)
+            return Outcome(model, (), nothing, nothing, None, None, method)
+        names, before = evaluate(watch, risk.model)
+        _, after = evaluate(watch, model)
+        slopes = torch.cat([chunk.gradients @ moved for chunk in questions(watch, risk.model, risk.theta)])
+    return Outcome(model, names, before, after, slopes.cpu().double(), None, method)

@@ -1,0 +1,1 @@
+"""Training that can be run again: recipes, retraining, the ground truth."""

@@ -1,0 +1,97 @@
+"""Optimisers as pure functions: parameters, gradients and state in; parameters and state out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from .._types import Params
+
+State: TypeAlias = dict[str, Params]
+
+
+class AbstractOptimizer(ABC):
+    """A first-order method; leading dimensions of the tensors are separate trainings."""
+
+    @abstractmethod
+    def start(self, theta: Params) -> State:
+        """The state before the first step."""
+
+    @abstractmethod
+    def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
+        """One step, the `count`-th from 1, with the learning rate times `scale`."""
+
+
+@dataclass(frozen=True)
+class SGD(AbstractOptimizer):
+    """Gradient descent with heavy-ball momentum, as `torch.optim.SGD`.
+
+    Attributes:
+        lr: Learning rate.
+        momentum: Share of the last step that is kept.
+
+    Example:
+        >>> sgd = SGD(0.5)
+        >>> theta, _ = sgd.step({"w": torch.ones(1)}, {"w": torch.ones(1)}, {}, 1, 1.0)
+        >>> theta["w"]
+        tensor([0.5000])
+    """
+
+    lr: float
+    momentum: float = 0.0
+
+    def start(self, theta: Params) -> State:
+        """Zero velocity."""
+        return {"velocity": {name: torch.zeros_like(tensor) for name, tensor in theta.items()}} if self.momentum else {}
+
+    def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
+        """Moves against the gradient, or the velocity."""
+        if self.momentum:
+            velocity = state["velocity"]
+            gradient = {name: self.momentum * velocity[name] + gradient[name] for name in theta}
+            state = {"velocity": gradient}
+        return {name: theta[name] - self.lr * scale * gradient[name] for name in theta}, state
+
+
+@dataclass(frozen=True)
+class Adam(AbstractOptimizer):
+    """Adam, as `torch.optim.Adam`.
+
+    Attributes:
+        lr: Learning rate.
+        betas: Decay of the running means of the gradient and of its square.
+        eps: Added to the root of the second.
+
+    Example:
+        >>> adam = Adam(0.1)
+        >>> start = {"w": torch.ones(1)}
+        >>> theta, _ = adam.step(start, {"w": torch.full((1,), 5.0)}, adam.start(start), 1, 1.0)
+        >>> theta["w"]
+        tensor([0.9000])
+
+    References:
+        Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def start(self, theta: Params) -> State:
+        """Zero means."""
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+        return {"mean": zeros, "square": zeros}
+
+    def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
+        """Moves along the mean gradient over its root mean square, corrected for the zero start."""
+        first, second = self.betas
+        mean = {name: first * state["mean"][name] + (1 - first) * gradient[name] for name in theta}
+        square = {name: second * state["square"][name] + (1 - second) * gradient[name] ** 2 for name in theta}
+        rate, correction = self.lr * scale / (1 - first**count), (1 - second**count) ** 0.5
+        moved = {
+            name: theta[name] - rate * mean[name] / (square[name].sqrt() / correction + self.eps) for name in theta
+        }
+        return moved, {"mean": mean, "square": square}

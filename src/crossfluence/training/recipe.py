@@ -1,0 +1,208 @@
+"""A training run as a value: the same weights give the same model, and many run at once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.func import grad, vmap
+from torch.utils.data import Dataset, default_collate
+from tqdm.auto import tqdm
+
+from .._data import batches
+from .._errors import DataError
+from .._functional import undisturbed
+from .._losses import AbstractLoss
+from .._risk import Risk
+from .._types import Batch, Params, SampleLoss
+from .optimizers import AbstractOptimizer
+
+
+def constant(progress: float) -> float:
+    """The full learning rate throughout."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """From the full learning rate to zero along half a cosine.
+
+    Args:
+        progress: Share of the steps that are done.
+
+    Returns:
+        A multiplier of the learning rate.
+
+    Example:
+        >>> [round(cosine(t), 3) for t in (0.0, 0.5, 1.0)]
+        [1.0, 0.5, 0.0]
+    """
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A training run that can be repeated with other sample weights.
+
+    Call it with weights `(n,)` to get a trained model: a recipe is itself a training function for `leave_out`.
+
+    Attributes:
+        init: The untrained module; it is copied, never changed.
+        loss: Any of the four kinds, as in `Risk`.
+        data: A tensor, a tuple of tensors, or a map-style dataset; the recipe makes the batches itself.
+        optimizer: `SGD` or `Adam`.
+        epochs: Passes over the data.
+        batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
+        seed: Of the shuffling.
+        l2: As in `Risk`.
+        schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
+        hold: Steps between two refreshes of the frozen copy that a `FieldLoss` sees (a target held for T steps).
+        at_once: Models that `retrain` trains together.
+
+    Example:
+        >>> from crossfluence import SGD
+        >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [2.0]])
+        >>> loss = lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1)
+        >>> recipe = Recipe(nn.Linear(1, 1, bias=False), loss, (x, y), optimizer=SGD(0.1), epochs=50)
+        >>> round(recipe.train().weight.item(), 4)
+        1.0
+    """
+
+    init: nn.Module
+    loss: SampleLoss | AbstractLoss
+    data: Tensor | tuple[Tensor, ...] | Dataset[Any]
+    _: KW_ONLY
+    optimizer: AbstractOptimizer
+    epochs: int
+    batch_size: int | None = None
+    seed: int = 0
+    l2: float = 0.0
+    schedule: Callable[[float], float] = constant
+    hold: int = 1
+    at_once: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "hold", "at_once", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Got {name}={value}; needed at least 1.")
+        _ = self._start  # a wrong loss or a random model is refused here, not after an hour
+
+    @cached_property
+    def n(self) -> int:
+        """Number of training samples."""
+        source = self.data[0] if isinstance(self.data, tuple) else self.data
+        return len(source)  # pyright: ignore[reportArgumentType]  # map-style datasets have a length
+
+    @cached_property
+    def _start(self) -> Risk:
+        return self.risk(self.init)
+
+    def __call__(self, weights: Tensor) -> nn.Module:
+        """Trains with sample weights; see `train`."""
+        return self.train(weights)
+
+    def train(self, weights: Tensor | None = None) -> nn.Module:
+        """One model.
+
+        Args:
+            weights: Shape `(n,)`; default: ones.
+
+        Returns:
+            A new module, in the mode of `init`.
+        """
+        return next(self.retrain(torch.ones(1, self.n) if weights is None else weights.unsqueeze(0)))
+
+    def retrain(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
+        """Many models, `at_once` together.
+
+        Args:
+            weights: Sample weights, one training in each row.
+
+        Yields:
+            One new module for each row, in order.
+
+        Raises:
+            DataError: If the rows are not n long.
+        """
+        if weights.ndim != 2 or weights.shape[1] != self.n:
+            raise DataError(f"Got weights of shape {tuple(weights.shape)} for {self.n} samples; needed (r, {self.n}).")
+        for chunk in weights.split(self.at_once):
+            with undisturbed():  # closed before each yield: it changes global settings
+                theta = self._fit(chunk.to(self._start.weights))
+            for row in range(len(chunk)):
+                model = copy.deepcopy(self.init)
+                with torch.no_grad():
+                    for name, parameter in model.named_parameters():
+                        if name in theta:
+                            parameter.copy_(theta[name][row])
+                yield model
+
+    def risk(self, model: nn.Module) -> Risk:
+        """What this recipe minimises, at a model.
+
+        Args:
+            model: Usually what `train` returned.
+
+        Returns:
+            A risk with the recipe's loss, data and l2. Losses that couple samples see the batches in order.
+        """
+        if isinstance(self.data, Tensor):
+            source: tuple[Any, ...] = (self.data,)
+        else:
+            source = self.data if isinstance(self.data, tuple) else (self.data,)
+        coupled = isinstance(self.loss, AbstractLoss) and not self.loss.per_sample
+        size = (self.batch_size or self.n) if coupled else min(self.n, 1024)
+        return Risk(model, self.loss, batches(*source, size=size), l2=self.l2)
+
+    def _fit(self, weights: Shaped[Tensor, "r n"]) -> Params:
+        """Trained parameters, with one leading dimension for the rows of `weights`."""
+        together = len(weights) > 1
+        theta = {name: tensor.expand(len(weights), *tensor.shape) for name, tensor in self._start.theta.items()}
+        descent = vmap(self._field, in_dims=(0, 0, None, 0)) if together else _unbatched(self._field)
+        state, frozen = self.optimizer.start(theta), theta
+        steps = list(self._schedule())
+        label = f"training {len(weights)}" if together else "training"
+        for count, rows in enumerate(tqdm(steps, desc=label, unit="step", disable=None, leave=False)):
+            if count % self.hold == 0:
+                frozen = theta
+            batch, w = self._batch(rows), weights if rows is None else weights[:, rows]
+            gradient = descent(theta, frozen, batch, w)
+            theta, state = self.optimizer.step(theta, gradient, state, count + 1, self.schedule(count / len(steps)))
+        return theta
+
+    def _field(self, theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
+        part = grad(self._start.total)(theta, frozen, batch, weights)
+        return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
+
+    def _schedule(self) -> Iterator[Tensor | None]:
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epochs):
+            if self.batch_size is None or self.batch_size >= self.n:
+                yield None
+            else:
+                yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
+
+    def _batch(self, rows: Tensor | None) -> Batch:
+        if isinstance(self.data, Tensor):
+            return self.data if rows is None else self.data[rows]
+        if isinstance(self.data, tuple):
+            return self.data if rows is None else tuple(tensor[rows] for tensor in self.data)
+        picked = range(self.n) if rows is None else rows.tolist()
+        return default_collate([self.data[row] for row in picked])
+
+
+def _unbatched(function: Callable[..., Params]) -> Callable[..., Params]:
+    """The function for one training, on tensors that have a leading dimension of one."""
+
+    def call(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
+        one = function({k: v[0] for k, v in theta.items()}, {k: v[0] for k, v in frozen.items()}, batch, weights[0])
+        return {name: tensor.unsqueeze(0) for name, tensor in one.items()}
+
+    return call

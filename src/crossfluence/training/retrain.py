@@ -1,0 +1,201 @@
+"""The ground truth: train again without some samples, and ask again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .._errors import DataError, ObjectiveError
+from .._files import write_atomically
+from .._functional import undisturbed
+from .._objective import evaluate
+from .._scores import Scores, row_of
+from .._types import Id, Objective, Train
+from .contents import content_hash
+from .recipe import Recipe
+
+Answer: TypeAlias = tuple[tuple[str, ...], list[float]]
+"""Names and values of the objectives at one retrained model."""
+
+
+def leave_out(
+    train: Train | Recipe,
+    objective: Objective,
+    drop: Iterable[Id] | Mapping[Id, Iterable[Id]],
+    *,
+    n: int | None = None,
+    ids: Sequence[Id] | None = None,
+    executor: Executor | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> Scores:
+    r"""The ground truth: $m(\text{trained on all}) - m(\text{trained without})$, by training again.
+
+    Each dropped sample or group gets weight 0 in one retraining; n stays fixed. A `Recipe` trains many models at once.
+
+    Args:
+        train: Sample weights `(n,)` to a trained model, the same way every time; or a `Recipe`. Every call begins
+            with the same state of PyTorch's global generator.
+        objective: The question, asked of each retrained model.
+        drop: Ids, each left out alone; or `{group name: ids}`, each group left out together.
+        n: Number of training samples; needed unless `train` is a recipe.
+        ids: n labels, default 0 to n-1.
+        executor: Runs retrainings side by side: threads, processes, loky, dask, MPI. What it sends to other
+            processes must be picklable.
+        store: A folder that keeps every finished retraining under a content hash of training, question and weights.
+            A run that was stopped goes on where it was; what changed is trained anew, never mixed up.
+
+    Returns:
+        One score for each id or group, with the sign and unit of `influence`.
+
+    Raises:
+        DataError: If n is missing or does not fit.
+        IdError: If an id is unknown.
+        ObjectiveError: If the objective's names differ from model to model.
+
+    Example:
+        >>> from crossfluence import Recipe, SGD
+        >>> class Mean(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.at = nn.Parameter(torch.zeros(1))
+        >>> x = torch.tensor([[0.0], [2.0], [4.0]])
+        >>> loss = lambda model, batch: (batch[:, 0] - model.at) ** 2 / 2
+        >>> recipe = Recipe(Mean(), loss, x, optimizer=SGD(0.5), epochs=60)
+        >>> leave_out(recipe, lambda model: model.at[0], [0, 2]).values[:, 0].round(decimals=3)
+        tensor([-1.,  1.], dtype=torch.float64)
+    """
+    n = _count(train, n, ids)
+    rows = {label: row for row, label in enumerate(range(n) if ids is None else ids)}
+    groups = _groups(drop, rows)
+    weights = torch.ones(len(groups) + 1, n)  # row 0: nothing left out
+    for position, members in enumerate(groups.values(), start=1):
+        weights[position, members] = 0
+    with undisturbed(), torch.enable_grad():
+        answers = _answers(train, objective, weights, executor, None if store is None else Path(store))
+    names, whole = answers[0]
+    if any(found != names for found, _ in answers):
+        raise ObjectiveError(f"The objective's names differ between retrained models; the first gave {names}.")
+    values = torch.tensor(whole, dtype=torch.float64) - torch.tensor([v for _, v in answers[1:]], dtype=torch.float64)
+    return Scores(values.reshape(len(groups), len(names)), tuple(groups), names, "retraining")
+
+
+def _count(train: Train | Recipe, n: int | None, ids: Sequence[Id] | None) -> int:
+    known = train.n if isinstance(train, Recipe) else n
+    if known is None:
+        raise DataError("leave_out needs n, the number of training samples, when train is a function. Type: n=len(x).")
+    if n is not None and n != known:
+        raise DataError(f"Got n={n}, but the recipe has {known} samples.")
+    if ids is not None and len(ids) != known:
+        raise DataError(f"Got {len(ids)} ids for {known} samples; needed one each.")
+    return known
+
+
+def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, int]) -> dict[Id, list[int]]:
+    named = drop if isinstance(drop, Mapping) else {_plain(label): [label] for label in drop}
+    groups = {name: [row_of(_plain(label), rows) for label in members] for name, members in named.items()}
+    if not groups:
+        raise DataError("Got nothing to leave out; needed ids, or {group name: ids}.")
+    return groups
+
+
+def _plain(label: Any) -> Id:
+    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
+
+
+def _answers(
+    train: Train | Recipe,
+    objective: Objective,
+    weights: Float[Tensor, "r n"],
+    executor: Executor | None,
+    store: Path | None,
+) -> list[Answer]:
+    files = _files(train, objective, weights, store)
+    found = {row: answer for row, file in enumerate(files) if file and (answer := _read(file)) is not None}
+    missing = [row for row in range(len(weights)) if row not in found]
+    size = train.at_once if isinstance(train, Recipe) else 1
+    jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
+    with tqdm(total=len(weights), initial=len(found), desc="retraining", unit="model", disable=None) as bar:
+        for job, answers in _run(train, objective, weights, jobs, executor):
+            for row, answer in zip(job, answers, strict=True):
+                found[row] = answer
+                if (file := files[row]) is not None:
+                    write_atomically(file, json.dumps({"names": answer[0], "values": answer[1]}).encode())
+            bar.update(len(job))
+    return [found[row] for row in range(len(weights))]
+
+
+def _run(
+    train: Train | Recipe,
+    objective: Objective,
+    weights: Float[Tensor, "r n"],
+    jobs: list[list[int]],
+    executor: Executor | None,
+) -> Iterator[tuple[list[int], list[Answer]]]:
+    if executor is None:
+        for job in jobs:
+            yield job, retrained_answers(train, objective, weights[job])
+        return
+    futures = {executor.submit(retrained_answers, train, objective, weights[job]): job for job in jobs}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        for future in futures:  # stopped or failed: what has not begun is not begun
+            future.cancel()
+
+
+def retrained_answers(train: Train | Recipe, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:
+    """Trains once for each row and asks; runs wherever the executor puts it.
+
+    Args:
+        train: As in `leave_out`.
+        objective: As in `leave_out`.
+        weights: Sample weights, one training in each row.
+
+    Returns:
+        Names and values for each row.
+
+    Raises:
+        TypeError: If the training function does not return a module.
+    """
+    if isinstance(train, Recipe):
+        return [_asked(objective, model) for model in train.retrain(weights)]
+    answers = []
+    start = torch.Generator().manual_seed(0).get_state()
+    for row in weights:
+        torch.set_rng_state(start)  # the caller puts the global state back
+        model = train(row)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"The training function returned {type(model).__name__}; needed a torch.nn.Module.")
+        answers.append(_asked(objective, model))
+    return answers
+
+
+def _asked(objective: Objective, model: nn.Module) -> Answer:
+    names, values = evaluate(objective, model)
+    return names, values.tolist()
+
+
+def _files(train: Train | Recipe, objective: Objective, weights: Tensor, store: Path | None) -> list[Path | None]:
+    if store is None:
+        return [None] * len(weights)
+    store.mkdir(parents=True, exist_ok=True)
+    what = content_hash(train, objective)
+    return [store / f"{content_hash(what, row)}.json" for row in weights]
+
+
+def _read(file: Path) -> Answer | None:
+    try:
+        content = json.loads(file.read_bytes())
+        return tuple(content["names"]), [float(value) for value in content["values"]]
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: train again
+        return None
