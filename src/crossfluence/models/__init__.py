@@ -1,0 +1,1 @@
+"""Small models of the paper's experiments."""

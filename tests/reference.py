@@ -1,0 +1,120 @@
+"""Slow, obvious and dense: the field, its derivatives and the scores, from one flat vector of parameters in float64."""
+
+from __future__ import annotations
+
+import copy
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacfwd
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import crossfluence as cf
+
+
+class Pair(nn.Module):
+    """A model and a copy of it, so that both branches of a stop-gradient loss are arguments."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.live, self.still = model, copy.deepcopy(model)
+
+    def forward(self, function, *args):
+        return function(self.live, self.still, *args)
+
+
+def weighted_sum(loss, live, still, batch, weights):
+    if isinstance(loss, cf.FieldLoss):
+        return loss.fn(live, still, batch, weights)
+    if isinstance(loss, cf.WeightedLoss):
+        return loss.fn(live, batch, weights)
+    if isinstance(loss, cf.OnOutputs):
+        return (weights * loss.criterion(loss.outputs(live, batch), batch)).sum()
+    return (weights * loss(live, batch)).sum()
+
+
+class Dense:
+    """All of the mathematics of one problem at one model, written out."""
+
+    def __init__(self, model, loss, tensors, l2=0.0, params="*"):
+        self.loss, self.l2 = loss, l2
+        self.batch = tensors[0] if len(tensors) == 1 else tuple(tensors)
+        self.pair = Pair(copy.deepcopy(model))
+        named = {name: t.detach() for name, t in model.named_parameters() if fnmatchcase(name, params)}
+        self.shapes = {name: tensor.shape for name, tensor in named.items()}
+        self.theta = torch.cat([tensor.reshape(-1) for tensor in named.values()])
+        self.ones = torch.ones(len(tensors[0]), dtype=self.theta.dtype)
+
+    def call(self, live: Tensor, still: Tensor, function, *args):
+        swapped = {}
+        for prefix, flat in (("live", live), ("still", still)):
+            parts = flat.split([shape.numel() for shape in self.shapes.values()])
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True):
+                swapped[f"{prefix}.{name}"] = part.reshape(shape)
+        return functional_call(self.pair, swapped, (function, *args))
+
+    def field(self, theta: Tensor, weights: Tensor) -> Tensor:
+        """g(theta, w): the stopped branch moves with theta, but is not differentiated through."""
+
+        def total(live: Tensor) -> Tensor:
+            return self.call(live, theta, lambda m, s: weighted_sum(self.loss, m, s, self.batch, weights))
+
+        with sdpa_kernel(SDPBackend.MATH):
+            return grad(total)(theta) / len(weights) + self.l2 * theta
+
+    def jacobian(self, theta: Tensor, weights: Tensor) -> Tensor:
+        return jacfwd(self.field)(theta, weights)
+
+    @cached_property
+    def J(self) -> Tensor:
+        return self.jacobian(self.theta, self.ones)
+
+    @cached_property
+    def K(self) -> Tensor:
+        return jacfwd(self.field, argnums=1)(self.theta, self.ones)
+
+    def slope(self, objective) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            return grad(lambda theta: self.call(theta, theta, lambda live, _: objective(live)))(self.theta)
+
+    def scores(self, objective, damping: float = 0.0) -> Tensor:
+        damped = self.J + damping * torch.eye(len(self.J), dtype=self.J.dtype)
+        return -self.slope(objective) @ torch.linalg.solve(damped, self.K)
+
+
+def newton_train(problem, weights: Tensor, start: nn.Module, tolerance: float = 1e-10, steps: int = 300) -> nn.Module:
+    """Follows the training field to where it vanishes: implicit steps that grow as the field shrinks."""
+    dense = Dense(start, problem.loss, problem.tensors, problem.l2)
+    theta, pace = dense.theta, problem.pace
+    field = dense.field(theta, weights)
+    for _ in range(steps):
+        if field.norm() < tolerance:
+            break
+        jacobian = dense.jacobian(theta, weights)
+        lowest = float(torch.linalg.eigvals(jacobian).real.min())
+        shift = max(1 / pace, -2 * lowest if lowest < -1e-9 else 0.0)
+        step = torch.linalg.solve(jacobian + shift * torch.eye(len(theta), dtype=theta.dtype), field)
+        moved = dense.field(theta - step, weights)
+        if moved.norm() > 2 * field.norm():
+            pace /= 4
+            continue
+        pace = min(pace * max(2.0, float(field.norm() / moved.norm())), 1e12)
+        theta, field = theta - step, moved
+    assert field.norm() < tolerance, f"{problem.name}: the reference training stopped at a field of {field.norm():.2g}"
+    trained = copy.deepcopy(start)
+    nn.utils.vector_to_parameters(theta, trained.parameters())
+    return trained
+
+
+def retrained(problem, objective, drop) -> Tensor:
+    """m(trained on all) - m(trained without each of `drop`)."""
+    model = problem.model
+    effects = []
+    for row in drop:
+        weights = torch.ones(problem.n, dtype=torch.float64)
+        weights[row] = 0
+        with torch.no_grad():
+            effects.append(objective(model) - objective(newton_train(problem, weights, model)))
+    return torch.stack(effects)
