@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("crossfluence", "beartype.beartype")
+install_import_hook("crossfluence", "shapes.check")
 
 import torch  # noqa: E402
 

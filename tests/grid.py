@@ -1,4 +1,4 @@
-"""The problems: small, in float64, of every kind of loss, trained until the field vanishes."""
+"""One table, hence the length: small problems of every kind of loss, in float64, trained until the field vanishes."""
 
 from __future__ import annotations
 
@@ -123,9 +123,7 @@ ON_OUTPUTS = replace(
 SOFTMAX_ON_OUTPUTS = Problem(
     "network on outputs",
     lambda: seeded(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))),
-    cf.OnOutputs(
-        lambda model, batch: model(batch[0]), lambda z, batch: F.cross_entropy(z, batch[1], reduction="none")
-    ),
+    cf.OnOutputs(lambda model, batch: model(batch[0]), lambda z, batch: F.cross_entropy(z, batch[1], reduction="none")),
     (normal(40, 3, seed=4), integers(3, 40, seed=5)),
     {"margin": lambda m: m(normal(3, seed=6))[0]},
     l2=0.05,
@@ -154,9 +152,12 @@ AUTOENCODER = Problem(
     lambda: seeded(Coder(4, 2, 0)),
     lambda model, x: model.error(x),
     (MANIFOLD,),
-    {"distance": lambda m: (m.encode(MANIFOLD[0]) - m.encode(MANIFOLD[1])).norm(), "error": lambda m: m.error(MANIFOLD[:3]).mean()},
+    {
+        "distance": lambda m: (m.encode(MANIFOLD[0]) - m.encode(MANIFOLD[1])).norm(),
+        "error": lambda m: m.error(MANIFOLD[:3]).mean(),
+    },
     l2=0.05,
-)  # fmt: skip
+)
 
 
 def mixed_loss(model: Coder, batch: tuple[Tensor, ...]) -> Tensor:

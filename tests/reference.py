@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacfwd
+from torch.func import functional_call, grad, jacrev
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import crossfluence as cf
@@ -65,15 +65,16 @@ class Dense:
             return grad(total)(theta) / len(weights) + self.l2 * theta
 
     def jacobian(self, theta: Tensor, weights: Tensor) -> Tensor:
-        return jacfwd(self.field)(theta, weights)
+        """Reverse over reverse: the library goes forward over reverse, and reverse over forward."""
+        return jacrev(self.field)(theta, weights)
 
     @cached_property
-    def J(self) -> Tensor:
+    def J(self) -> Tensor:  # noqa: N802  # the mathematics' own name
         return self.jacobian(self.theta, self.ones)
 
     @cached_property
-    def K(self) -> Tensor:
-        return jacfwd(self.field, argnums=1)(self.theta, self.ones)
+    def K(self) -> Tensor:  # noqa: N802
+        return jacrev(self.field, argnums=1)(self.theta, self.ones)
 
     def slope(self, objective) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
@@ -106,15 +107,3 @@ def newton_train(problem, weights: Tensor, start: nn.Module, tolerance: float = 
     trained = copy.deepcopy(start)
     nn.utils.vector_to_parameters(theta, trained.parameters())
     return trained
-
-
-def retrained(problem, objective, drop) -> Tensor:
-    """m(trained on all) - m(trained without each of `drop`)."""
-    model = problem.model
-    effects = []
-    for row in drop:
-        weights = torch.ones(problem.n, dtype=torch.float64)
-        weights[row] = 0
-        with torch.no_grad():
-            effects.append(objective(model) - objective(newton_train(problem, weights, model)))
-    return torch.stack(effects)

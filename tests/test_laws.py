@@ -5,7 +5,7 @@ import dataclasses
 import grid
 import pytest
 import torch
-from reference import Dense, retrained
+from reference import Dense, newton_train
 
 import crossfluence as cf
 
@@ -19,20 +19,26 @@ def solvers(problem):
     d = problem.damping
     found = [cf.Exact(d), cf.Auto(d), cf.Identity(), cf.GMRES(d, rtol=1e-12), cf.Exact(d, curvature=cf.FieldJacobian())]
     if problem.symmetric:
-        found += [cf.CG(d, rtol=1e-11, max_steps=2000), cf.CG(d, rtol=1e-11, max_steps=2000, curvature=cf.FieldJacobian())]
+        found += [
+            cf.CG(d, rtol=1e-11, max_steps=2000),
+            cf.CG(d, rtol=1e-11, max_steps=2000, curvature=cf.FieldJacobian()),
+        ]
     if isinstance(problem.loss, cf.OnOutputs):
         found += [cf.Exact(d, curvature=cf.GaussNewton()), cf.CG(d, rtol=1e-12, curvature=cf.GaussNewton())]
     return found
 
 
 GRID = [
-    pytest.param(problem, solver, id=f"{problem.name}-{solver}") for problem in grid.PROBLEMS for solver in solvers(problem)
+    pytest.param(problem, solver, id=f"{problem.name}-{solver}")
+    for problem in grid.PROBLEMS
+    for solver in solvers(problem)
 ]
 TRUE_INVERSES = [
     case
     for case in GRID
-    if not isinstance(case.values[1], cf.Identity) and not isinstance(getattr(case.values[1], "curvature", 0), cf.GaussNewton)
-]  # fmt: skip
+    if not isinstance(case.values[1], cf.Identity)
+    and not isinstance(getattr(case.values[1], "curvature", None), cf.GaussNewton)
+]
 
 
 def close(found, wanted, share=1e-7):
@@ -42,6 +48,12 @@ def close(found, wanted, share=1e-7):
 
 def ask(problem, solver, **changes):
     return cf.influence(problem.risk(**changes), problem.ask, solver).values
+
+
+def retrained(problem, drop):
+    return cf.leave_out(
+        lambda w: newton_train(problem, w.double(), problem.model), problem.objective, drop, n=problem.n
+    )
 
 
 # 1 and 5: what the formula says, written out.
@@ -102,9 +114,9 @@ def test_self_influence_asks_every_sample_about_its_own_loss(problem):
 
 @pytest.mark.parametrize("problem", PER_SAMPLE)
 def test_the_training_samples_as_candidates_score_as_they_did(problem):
-    risk, inverse = problem.risk(), cf.Exact(problem.damping).invert(problem.risk())
-    trained_on = cf.influence(risk, problem.ask, inverse)
-    candidates = cf.influence(risk, problem.ask, inverse, candidates=cf.batches(*problem.tensors, size=9))
+    risk, solver = problem.risk(), cf.Exact(problem.damping)
+    trained_on = cf.influence(risk, problem.ask, solver)
+    candidates = cf.influence(risk, problem.ask, solver, candidates=cf.batches(*problem.tensors, size=9))
     close(candidates.values, trained_on.values)
 
 
@@ -156,17 +168,14 @@ def test_the_unit_of_the_objective_is_the_unit_of_the_scores(solver, scale):
 def test_scores_agree_with_training_again(problem):
     drop = list(range(0, 24, 2))
     predicted = cf.influence(problem.risk(), problem.objective, cf.Exact(problem.damping))
-    achieved = cf.Scores(
-        retrained(problem, problem.objective, drop)[:, None], tuple(drop), predicted.objectives, "retraining"
-    )
-    agreement = cf.compare(predicted, achieved)
+    agreement = cf.compare(predicted, retrained(problem, drop))
     assert agreement.pearson > 0.95
     assert 0.8 < agreement.slope < 1.6
 
 
 def test_a_moving_target_taken_as_fixed_agrees_less():
     problem, drop = grid.DEC_MOVING, list(range(0, 24, 2))
-    achieved = retrained(problem, problem.objective, drop)
+    achieved = retrained(problem, drop).values[:, 0]
     target = grid.sharpened(problem.model.assign(grid.MIXTURE).detach(), torch.ones(problem.n, dtype=torch.float64))
     fixed = dataclasses.replace(grid.DEC_FIXED, tensors=(grid.MIXTURE, target))
     risk = cf.Risk(problem.model, fixed.loss, cf.batches(*fixed.tensors), l2=fixed.l2)
@@ -184,7 +193,7 @@ def test_the_slope_tends_to_one_as_n_grows():
     for n in (20, 80, 320):
         problem, drop = grid.logistic(n), range(10)
         predicted = cf.influence(problem.risk(), problem.objective, cf.Exact()).values[:10, 0]
-        achieved = retrained(problem, problem.objective, drop)
+        achieved = retrained(problem, drop).values[:, 0]
         gaps.append(abs(float(predicted @ achieved / predicted.square().sum()) - 1))
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 0.02
@@ -204,9 +213,9 @@ def test_sum_by_then_top_is_grouping_by_hand(problem):
     assert [value for _, value in found] == pytest.approx([value for _, value in wanted])
 
 
-@pytest.mark.parametrize(("problem", "solver"), GRID)
-def test_scores_survive_saving(problem, solver, tmp_path):
-    scores = cf.influence(problem.risk(), problem.ask, solver)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_scores_survive_saving(problem, tmp_path):
+    scores = cf.influence(problem.risk(), problem.ask, cf.GMRES(problem.damping))
     scores.save(tmp_path / "scores")
     loaded = cf.Scores.load(tmp_path / "scores")
     assert torch.equal(loaded.values, scores.values)
@@ -221,7 +230,7 @@ def test_scores_survive_saving(problem, solver, tmp_path):
 def test_the_report_tells_values_residuals_and_how_far_training_came(problem, solver):
     dense = Dense(problem.model, problem.loss, problem.tensors, problem.l2)
     report = cf.influence(problem.risk(), problem.ask, solver).report
-    assert report.values == pytest.approx([float(value) for value in problem.ask(problem.model).values()])
+    assert report.values == pytest.approx([value.item() for value in problem.ask(problem.model).values()])
     assert max(report.residuals) < 1e-8
     field = dense.field(dense.theta, dense.ones)
     assert report.gradient_norm == pytest.approx(float(field.norm()), abs=1e-12)

@@ -39,8 +39,8 @@ class Estimate(float):
         made.low, made.high = float(low), float(high)
         return made
 
-    def __getnewargs__(self) -> tuple[float, float, float]:
-        return float(self), self.low, self.high
+    def __reduce__(self) -> tuple[type, tuple[float, float, float]]:
+        return Estimate, (float(self), self.low, self.high)
 
     def __repr__(self) -> str:
         return f"{float(self):.3f} [{self.low:.3f}, {self.high:.3f}]"

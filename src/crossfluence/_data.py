@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, default_collate
 
 from ._errors import DataError
@@ -62,6 +62,7 @@ def batches(*source: Tensor | Dataset[Any], size: int = 256) -> Batches:
         DataError: If there is nothing, the lengths differ or the size is not positive.
 
     Example:
+        >>> import torch
         >>> x, y = torch.arange(5), torch.arange(5) * 10
         >>> [len(batch_x) for batch_x, batch_y in batches(x, y, size=2)]
         [2, 2, 1]
@@ -117,7 +118,7 @@ def _refuse_changes(first: Sequence[tuple[int, str]], second: Sequence[tuple[int
         if before != after:
             raise DataError(
                 f"The data changes from one reading to the next: batch {index} differs. Scores belong to samples in "
-                f"order, so needed DataLoader(shuffle=False) without random augmentation, or crossfluence.batches(x, y)."
+                f"order: use DataLoader(shuffle=False) without random augmentation, or crossfluence.batches(x, y)."
             )
 
 
@@ -130,5 +131,5 @@ def digest(batch: Batch) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    leaves = torch.utils._pytree.tree_leaves(dict(batch) if hasattr(batch, "keys") else batch)
+    leaves = tree_leaves(dict(batch) if hasattr(batch, "keys") else batch)
     return digest_tensors((str(place), leaf) for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ._types import Params
+
 Point = TypeVar("Point", bound=Any)
 VECTORS_AT_ONCE = 32  # directions that share one vectorised pass: activations are held this many times
 
@@ -84,9 +86,23 @@ def jvp(function: Callable[[Point], Tensor], at: Point, direction: Point) -> Ten
     try:
         return torch.func.jvp(function, (at,), (direction,))[1]
     except NotImplementedError:  # "Trying to use forward AD with ... that does not support it"
-        value, pull = vjp(function, at)
-        _, push = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(value))
+        value, pull = vjp(function, at)[:2]
+        _, push = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(value))[:2]
         return push(direction)[0]
+
+
+def pullback(function: Callable[[Params], Tensor], theta: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
+    """The value of `function` and its derivative in reverse mode.
+
+    Args:
+        function: Of named tensors.
+        theta: Where to differentiate.
+
+    Returns:
+        The value, and the map from a cotangent of its shape to named tensors.
+    """
+    value, pull = vjp(function, theta)[:2]
+    return value, lambda cotangent: pull(cotangent)[0]
 
 
 def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m *out"]:

@@ -83,7 +83,7 @@ def influence(
             columns.append(-reached)
         report = _report(risk, inverse, asked, solved, started)
     values = torch.cat(columns, dim=1)
-    ids = tuple(risk.ids or ()) if candidates is None else tuple(range(len(values)))
+    ids = risk.labels if candidates is None else tuple(range(len(values)))
     names = tuple(name for chunk in asked for name in chunk.names)
     return Scores(values, ids, names, inverse.solver, report)
 
@@ -129,7 +129,7 @@ def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None =
             parts.append(-risk.n * (solution.vectors * rows).sum(1, keepdim=True))
             solved.append(solution)
         report = _report(risk, inverse, [], solved, started)
-    return Scores(torch.cat(parts), tuple(risk.ids or ()), ("own loss",), inverse.solver, report)
+    return Scores(torch.cat(parts), risk.labels, ("own loss",), inverse.solver, report)
 
 
 def _report(

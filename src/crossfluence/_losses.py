@@ -48,7 +48,7 @@ class PerSample(AbstractLoss):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
-        return _checked_losses(self.fn(model, batch), batch)
+        return checked_losses(self.fn(model, batch), batch)
 
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
@@ -70,6 +70,7 @@ class OnOutputs(AbstractLoss):
         criterion: `(outputs, batch) -> (b,)`, convex in the outputs, not reduced.
 
     Example:
+        >>> import torch
         >>> mse = OnOutputs(lambda model, batch: model(batch[0]), lambda z, batch: (z - batch[1]).square().sum(1))
         >>> mse.losses(nn.Identity(), (torch.ones(2, 3), torch.zeros(2, 3)))
         tensor([3., 3.])
@@ -80,7 +81,7 @@ class OnOutputs(AbstractLoss):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
-        return _checked_losses(self.criterion(self.outputs(model, batch), batch), batch)
+        return checked_losses(self.criterion(self.outputs(model, batch), batch), batch)
 
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
@@ -104,6 +105,7 @@ class WeightedLoss(AbstractLoss):
             sample is absent, everywhere it appears.
 
     Example:
+        >>> import torch
         >>> pairs = WeightedLoss(lambda model, x, w: (w[:, None] * w * torch.cdist(x, x)).sum())
         >>> pairs(nn.Identity(), torch.tensor([[0.0], [3.0]]), torch.ones(2))
         tensor(6.)
@@ -137,6 +139,7 @@ class FieldLoss(AbstractLoss):
             module with gradients blocked.
 
     Example:
+        >>> import torch
         >>> net = nn.Linear(1, 1)
         >>> chase = FieldLoss(lambda model, frozen, x, w: (w * (model(x) - frozen(x) - 1).square().sum(1)).sum())
         >>> chase(net, torch.ones(3, 1), torch.ones(3)).item()
@@ -230,7 +233,19 @@ def _first_tensor(batch: Any) -> Tensor | None:
     return next((found for part in batch if (found := _first_tensor(part)) is not None), None)
 
 
-def _checked_losses(losses: Tensor, batch: Batch) -> Tensor:
+def checked_losses(losses: Tensor, batch: Batch) -> Tensor:
+    """One loss per sample, or a sentence that says what came instead.
+
+    Args:
+        losses: What the user's function returned.
+        batch: What it was given.
+
+    Returns:
+        The same, of shape `(b,)`.
+
+    Raises:
+        LossShapeError: If it is anything else.
+    """
     if not isinstance(losses, Tensor):
         raise LossShapeError(
             f"The loss returned {type(losses).__name__}; needed a tensor of shape (b,), one loss per sample."

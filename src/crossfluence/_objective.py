@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import vjp
 
 from ._errors import NonFiniteError, ObjectiveError
-from ._functional import bind
-from ._losses import _checked_losses, length_of
+from ._functional import bind, pullback
+from ._losses import checked_losses, length_of
 from ._params import Layout
 from ._types import Batch, Objective, Params, SampleLoss
 
@@ -44,7 +43,7 @@ class MeanOver:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The mean, a scalar."""
-        parts = [_checked_losses(self.loss(model, batch), batch) for batch in self.batches]
+        parts = [checked_losses(self.loss(model, batch), batch) for batch in self.batches]
         return torch.cat(parts).mean()
 
 
@@ -57,7 +56,7 @@ class EachOf:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Shape `(m,)`."""
-        return torch.cat([_checked_losses(self.loss(model, batch), batch) for batch in self.batches])
+        return torch.cat([checked_losses(self.loss(model, batch), batch) for batch in self.batches])
 
 
 def mean_over(batches: Iterable[Batch], loss: SampleLoss) -> MeanOver:
@@ -158,10 +157,10 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
         names.append(found)
         return values
 
-    values, pull = vjp(stacked, theta)
+    values, pull = pullback(stacked, theta)
     eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
     layout = Layout.of(theta)
-    return Questions(names[-1], values, torch.stack([layout.flatten(pull(row)[0]) for row in eye]))
+    return Questions(names[-1], values, torch.stack([layout.flatten(pull(row)) for row in eye]))
 
 
 def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Questions:
@@ -169,8 +168,8 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
     values, gradients = torch.zeros(()), torch.zeros(())
     bound = bind(objective.loss, model)
     for batch in objective.batches:
-        total, pull = vjp(lambda params, batch=batch: _checked_losses(bound(params, batch), batch).sum(), theta)
-        values, gradients = values + total, gradients + layout.flatten(pull(torch.ones_like(total))[0])
+        total, pull = pullback(lambda params, batch=batch: checked_losses(bound(params, batch), batch).sum(), theta)
+        values, gradients = values + total, gradients + layout.flatten(pull(torch.ones_like(total)))
         count += length_of(batch)
     if not count:
         raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
@@ -181,11 +180,11 @@ def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterat
     layout, start = Layout.of(theta), 0
     bound = bind(objective.loss, model)
     for batch in objective.batches:
-        values, pull = vjp(lambda params, batch=batch: _checked_losses(bound(params, batch), batch), theta)
+        values, pull = pullback(lambda params, batch=batch: checked_losses(bound(params, batch), batch), theta)
         eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
         for rows in eye.split(QUESTIONS_AT_ONCE):
             stop = start + len(rows)
-            gradients = torch.stack([layout.flatten(pull(row)[0]) for row in rows])
+            gradients = torch.stack([layout.flatten(pull(row)) for row in rows])
             chunk = values[rows.argmax(1)]
             yield Questions(tuple(str(position) for position in range(start, stop)), chunk, gradients)
             start = stop

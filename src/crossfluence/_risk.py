@@ -10,14 +10,14 @@ from functools import cached_property
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import grad, vjp, vmap
+from torch.func import grad, vmap
 
 from ._data import probe
 from ._errors import DataError, LossShapeError, NondeterministicError, NonFiniteError, StaleError, UnsupportedError
-from ._functional import bind, each_direction, jvp, undisturbed
+from ._functional import bind, each_direction, jvp, pullback, undisturbed
 from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, as_loss, frozen_copy, length_of
 from ._params import Layout, fingerprint, trained_parameters
-from ._scores import row_of
+from ._scores import plain_id, row_of
 from ._types import Batch, Id, Params, SampleLoss
 
 
@@ -68,7 +68,7 @@ class Risk:
         kind = as_loss(self.loss)
         sizes = probe(self.data)
         n = sum(sizes)
-        ids = tuple(range(n)) if self.ids is None else tuple(_plain(label) for label in self.ids)
+        ids = tuple(range(n)) if self.ids is None else tuple(plain_id(label) for label in self.ids)
         if len(ids) != n:
             raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
         rows = {label: row for row, label in enumerate(ids)}
@@ -114,6 +114,11 @@ class Risk:
     def coverage(self) -> float:
         """Share of the model's parameters that count as trained."""
         return self.p / sum(tensor.numel() for tensor in self.model.parameters())
+
+    @property
+    def labels(self) -> tuple[Id, ...]:
+        """The n ids."""
+        return tuple(self.rows)
 
     @property
     def kind(self) -> AbstractLoss:
@@ -235,11 +240,12 @@ class Risk:
         Raises:
             UnsupportedError: If the loss couples samples: then a new sample's effect depends on its batch.
             DataError: If there are no candidates.
+            NonFiniteError: If a candidate gives a NaN, with its batch.
         """
         if not self.kind.per_sample:
             raise UnsupportedError(
-                f"candidates= needs a per-sample loss; this risk has a {type(self.kind).__name__}, where a new sample's "
-                f"effect depends on the samples beside it. Put the candidates into the data with weight 0 instead."
+                f"candidates= needs a per-sample loss; this risk has a {type(self.kind).__name__}, where a new "
+                f"sample's effect depends on the samples beside it."
             )
         parts = []
         for index, batch in enumerate(candidates):
@@ -272,9 +278,9 @@ class Risk:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
         for index, batch, weights in self.passes():
-            _, pull = vjp(lambda theta, batch=batch, w=weights: self._terms(theta, batch, w), self.theta)
+            _, pull = pullback(lambda theta, batch=batch, w=weights: self._terms(theta, batch, w), self.theta)
             eye = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
-            rows = self.layout.flatten(vmap(lambda e, pull=pull: pull(e)[0])(eye)) / self.n
+            rows = self.layout.flatten(vmap(pull)(eye)) / self.n
             if not rows.isfinite().all():
                 raise NonFiniteError(self._blame(index, batch))
             yield rows
@@ -286,7 +292,7 @@ class Risk:
 
     def _blame(self, index: int, batch: Batch) -> str:
         start = sum(self.sizes[:index])
-        ids = self.ids[start : start + self.sizes[index]] if self.ids else ()
+        ids = self.labels[start : start + self.sizes[index]]
         culprit = ""
         if isinstance(self.kind, (PerSample, OnOutputs)):
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
@@ -340,9 +346,3 @@ def _working_dtype(theta: Params) -> torch.dtype:
     for tensor in theta.values():
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def _plain(label: Id) -> Id:
-    return (
-        label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
-    )  # numpy and torch scalars

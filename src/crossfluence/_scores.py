@@ -156,7 +156,7 @@ class Scores:
         Raises:
             IdError: If an id is unknown.
         """
-        wanted = tuple(ids)
+        wanted = tuple(plain_id(label) for label in ids)
         rows = [row_of(label, self._rows) for label in wanted]
         return replace(self, values=self.values[rows], ids=wanted)
 
@@ -287,9 +287,15 @@ class Scores:
             raise ResultFileError(f"{os.fspath(path)} has format {header.get('format')!r}; needed {FORMAT!r}.")
         report = json.loads(header["report"])
         if report is not None:
-            report = SolveReport(**{key: tuple(v) if isinstance(v, list) else v for key, v in report.items()})
+            content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in report.items()}
+            report = SolveReport(**content)
         ids = tuple(_from_json(label) for label in json.loads(header["ids"]))
         return cls(values, ids, tuple(json.loads(header["objectives"])), header["method"], report)
+
+
+def plain_id(label: Any) -> Id:
+    """A label as Python has it, where NumPy, pandas or PyTorch gave a scalar of theirs."""
+    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
 
 
 def row_of(label: Id, rows: Mapping[Id, int]) -> int:

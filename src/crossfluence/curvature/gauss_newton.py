@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.func import grad, vjp
+from torch.func import grad
 
 from .._errors import UnsupportedError
-from .._functional import bind, jvp
+from .._functional import bind, jvp, pullback
 from .._losses import OnOutputs
 from .._risk import Risk
 from .._types import Batch
@@ -48,8 +48,8 @@ class GaussNewton(AbstractCurvature):
             def weighted(z: Tensor) -> Tensor:
                 return (weights * loss.criterion(z, batch)).sum()
 
-            z, pull = vjp(forward, risk.theta)
+            z, pull = pullback(forward, risk.theta)
             moved = jvp(forward, risk.theta, risk.layout.unflatten(direction))
-            return risk.layout.flatten(pull(jvp(grad(weighted), z, moved))[0])
+            return risk.layout.flatten(pull(jvp(grad(weighted), z, moved)))
 
         return accumulate(along, risk, vectors)

@@ -42,7 +42,8 @@ class DEC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Soft assignments `(b, k)`: Student's t kernel with one degree of freedom, normalised."""
-        away = (self.embed(x).unsqueeze(1) - self.centres).square().sum(2)  # (b, k)
+        z, c = self.embed(x), self.centres
+        away = z.square().sum(1, keepdim=True) - 2 * z @ c.T + c.square().sum(1)  # (b, k); never forms (b, k, d)
         closeness = 1 / (1 + away)
         return closeness / closeness.sum(1, keepdim=True)
 
@@ -115,7 +116,9 @@ def encoder(sizes: Sequence[int], *, activation: Callable[[], nn.Module] = nn.Ta
     return nn.Sequential(*layers[:-1])
 
 
-def pretrain(network: nn.Sequential, x: Float[Tensor, "n f"], *, epochs: int, lr: float = 1e-2, seed: int = 0) -> nn.Module:
+def pretrain(
+    network: nn.Sequential, x: Float[Tensor, "n f"], *, epochs: int, lr: float = 1e-2, seed: int = 0
+) -> nn.Module:
     """Trains the encoder to keep what a mirrored decoder needs to give the input back.
 
     Args:

@@ -132,8 +132,8 @@ def warn_unconverged(solver: str, residuals: Tensor, rtol: float, max_steps: int
     worst = float(residuals.max())
     if worst > rtol * 1.01:
         warnings.warn(
-            f"{solver} stopped after {max_steps} steps with a residual of {worst:.2g} of the right-hand side; asked for "
-            f"rtol={rtol:g}. Raise max_steps or damping, give a preconditioner, or accept it with rtol={worst:.1g}.",
+            f"{solver} stopped after {max_steps} steps with a residual of {worst:.2g} of the right-hand side; asked "
+            f"for rtol={rtol:g}. Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}.",
             NotConvergedWarning,
             stacklevel=2,
         )

@@ -60,7 +60,7 @@ class Exact(AbstractSolver):
         singular = float(info) > 0 or _smallest_singular_value(factors, pivots) <= noise
         if singular:
             factors, pivots = torch.linalg.lu_factor(matrix + noise * torch.eye(risk.p).to(matrix))
-            notes = ("The curvature is singular: training leaves some directions undetermined, a symmetry of the model.",)
+            notes = ("The curvature is singular: training leaves some directions undetermined (symmetries).",)
         tolerance = torch.finfo(risk.weights.dtype).eps ** 0.5
         return ExactInverse(
             repr(self), risk.fingerprint, matrix, factors, pivots, singular, tolerance, damping, smallest, notes

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from .._errors import DataError, ObjectiveError
 from .._files import write_atomically
 from .._functional import undisturbed
 from .._objective import evaluate
-from .._scores import Scores, row_of
+from .._scores import Scores, plain_id, row_of
 from .._types import Id, Objective, Train
 from .contents import content_hash
 from .recipe import Recipe
@@ -100,15 +100,11 @@ def _count(train: Train | Recipe, n: int | None, ids: Sequence[Id] | None) -> in
 
 
 def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, int]) -> dict[Id, list[int]]:
-    named = drop if isinstance(drop, Mapping) else {_plain(label): [label] for label in drop}
-    groups = {name: [row_of(_plain(label), rows) for label in members] for name, members in named.items()}
+    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in drop}
+    groups = {name: [row_of(plain_id(label), rows) for label in members] for name, members in named.items()}
     if not groups:
         raise DataError("Got nothing to leave out; needed ids, or {group name: ids}.")
     return groups
-
-
-def _plain(label: Any) -> Id:
-    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
 
 
 def _answers(

@@ -1,0 +1,179 @@
+"""The command line: bad input gets one sentence and exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from ._errors import CrossfluenceError, MissingExtraError
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table as RichTable
+except ImportError as error:
+    raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
+
+if TYPE_CHECKING:
+    from .report.page import Samples
+    from .studies.clusters import ClusterSettings, Explanation
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+study = typer.Typer(no_args_is_help=True, help="Reproduce an experiment.")
+app.add_typer(study, name="study")
+console = Console()
+
+Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists already.")]
+Seed = Annotated[int, typer.Option(help="Of the weights, k-means and random groups.", min=0)]
+Check = Annotated[int, typer.Option(help="Samples to leave out one by one.", min=3)]
+
+
+@app.callback()
+def describe() -> None:
+    """Which training samples made a model behave as it does, checked by training again."""
+
+
+@app.command()
+def demo(
+    out: Out = Path("crossfluence-demo.html"),
+    force: Force = False,
+    seed: Seed = 0,
+    check: Check = 100,
+) -> None:
+    """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
+    from .report.page import Samples
+    from .studies.digits import SETTINGS, digits
+
+    x = digits()
+    samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8).float())
+    settings = replace(SETTINGS, seed=seed, check=check)
+    _answer(x, tuple(range(len(x))), settings, samples, None, out, force)
+
+
+@app.command()
+def clusters(
+    table: Annotated[Path, typer.Argument(help="A .csv or .tsv with a header, a .parquet, or a two-dimensional .npy.")],
+    k: Annotated[int, typer.Option("--k", help="How many clusters.", min=2)],
+    query: Annotated[str, typer.Option(help="The row to explain: its id, or its number from 0 without --id.")],
+    id_column: Annotated[str | None, typer.Option("--id", help="The column that names the rows.")] = None,
+    out: Out = Path("crossfluence-clusters.html"),
+    force: Force = False,
+    seed: Seed = 0,
+    check: Check = 100,
+) -> None:
+    """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
+    from .report.page import Samples
+    from .studies.clusters import ClusterSettings
+    from .studies.tables import TableError, read_table
+
+    with _plainly():
+        data = read_table(table, id_column=id_column)
+        row = data.row(query)
+        if k > len(data.ids):
+            raise TableError(f"--k {k} is more than the {len(data.ids)} rows of {table.name}.")
+        if len(data.ids) < 8:
+            raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
+    if data.ignored:
+        console.print(f"Not used, as they hold text or only one value: {', '.join(data.ignored)}.")
+    samples = Samples(f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values)
+    settings = ClusterSettings(k=k, seed=seed, check=check)
+    _answer(data.standardised(), data.ids, settings, samples, row, out, force)
+
+
+@study.command()
+def mixture(
+    out: Annotated[Path, typer.Option(help="The folder for results.csv and figure.html.")] = Path("study-mixture"),
+    force: Force = False,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.", min=1)] = 5,
+) -> None:
+    """The paper's first experiment: a mixture of Gaussians, each estimate beside its own leave-one-out."""
+    from .studies.mixture import mixture_study
+
+    with _plainly():
+        rows = mixture_study(out, seeds=seeds, force=force)
+    shown = RichTable(title="Pearson with leave-one-out")
+    for column in rows[0]:
+        shown.add_column(column.replace("_", " "), justify="right" if column not in {"setting", "estimate"} else "left")
+    for row in rows:
+        shown.add_row(*[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()])
+    console.print(shown)
+    console.print(f"Wrote {out / 'results.csv'} and {out / 'figure.html'}.")
+
+
+def _answer(
+    x, ids: tuple, settings: ClusterSettings, samples: Samples, query: int | None, out: Path, force: bool
+) -> None:
+    """Explains, prints the table and writes page and scores; a stopped run goes on when it is started again."""
+    from ._files import write_atomically
+    from .report.page import cluster_page, frame_csv
+    from .studies.clusters import explain
+
+    sheet = out.with_suffix(".csv")
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    with _plainly():
+        _refuse_existing([out, sheet], force)
+        try:
+            found = explain(x, ids, settings, query=query, store=unfinished)
+        except KeyboardInterrupt:
+            sys.exit(f"\nStopped. Finished retrainings are kept in {unfinished}; the same command goes on from there.")
+        page = cluster_page(found, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+        write_atomically(out, page.encode())
+        write_atomically(sheet, frame_csv(found.scores))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _print(found, samples)
+    console.print(f"Wrote {out} and {sheet}.")
+
+
+def _print(found: Explanation, samples: Samples) -> None:
+    label = found.ids[found.query]
+    console.print(
+        f"\n{samples.noun.capitalize()} {label} is in cluster {found.first}, next to cluster {found.second}: "
+        f"margin {found.margin:.3f} nats."
+    )
+    for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
+        listed = ", ".join(f"{name} ({value:+.4f})" for name, value in found.strongest(5, raises=raises))
+        console.print(f"{text}: {listed or 'none'}.")
+    agreement = RichTable(title=f"Predicted against {len(found.agreement.ids)} retrainings, one sample left out in each")
+    for column in ("", "value", "95 % interval"):
+        agreement.add_column(column, justify="right" if column else "left")
+    for name in ("pearson", "spearman", "slope"):
+        value = getattr(found.agreement, name)
+        agreement.add_row(name.capitalize(), f"{value:.3f}", f"{value.low:.3f} to {value.high:.3f}")
+    console.print(agreement)
+    removal = RichTable(title="Change of the margin when a group is removed, in nats")
+    for column in ("removed together", "predicted", "achieved"):
+        removal.add_column(column, justify="left" if column.startswith("removed") else "right")
+    for group in found.removals:
+        removal.add_row(group.name, f"{group.predicted:+.4f}", f"{group.achieved:+.4f}")
+    console.print(removal)
+
+
+def _refuse_existing(paths: list[Path], force: bool) -> None:
+    for path in paths:
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} exists already. Choose another --out, or add --force to overwrite it.")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it first, or choose another --out.")
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """One sentence and exit code 2 for what a person can mend."""
+    try:
+        yield
+    except (CrossfluenceError, FileExistsError, FileNotFoundError) as error:
+        typer.echo(f"crossfluence: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script."""
+    run: Callable[..., object] = app
+    run(argv)

@@ -1,0 +1,1 @@
+"""Reproducible experiments: what the command line runs and the README quotes."""

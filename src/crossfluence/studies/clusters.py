@@ -1,0 +1,260 @@
+"""Why is this sample in its cluster? Train, ask, and check the answer by training again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .._compare import Agreement, compare
+from .._influence import influence
+from .._scores import Scores
+from .._types import Id
+from ..models.dec import DEC, encoder, moving_target, pretrain, start_centres
+from ..objectives.clusters import margin
+from ..training.optimizers import Adam
+from ..training.recipe import Recipe, cosine
+from ..training.retrain import leave_out
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Everything that decides a clustering and its check.
+
+    Attributes:
+        k: Clusters.
+        hidden: Units of the encoder's hidden layer.
+        embedding: Size of the space in which clusters are found.
+        l2: Strength of the l2 term while the clusters sharpen; it makes the solution well determined.
+        pretraining: Full-batch steps of the autoencoder.
+        steps: Full-batch steps of the clustering.
+        lr: Adam's learning rate, falling along a cosine.
+        hold: Steps for which the target is held.
+        check: Samples that are left out one by one.
+        group: Samples that are removed together.
+        draws: Random groups that stand beside it.
+        seed: Of the weights, k-means and random groups.
+    """
+
+    k: int
+    hidden: int = 32
+    embedding: int = 8
+    l2: float = 1e-2
+    pretraining: int = 300
+    steps: int = 600
+    lr: float = 1e-2
+    hold: int = 1
+    check: int = 100
+    group: int = 20
+    draws: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """A group of samples removed together.
+
+    Attributes:
+        name: Which group.
+        ids: Its members.
+        predicted: Change of the margin, from the scores.
+        achieved: Change of the margin, from training again.
+    """
+
+    name: str
+    ids: tuple[Id, ...] = field(repr=False)
+    predicted: float
+    achieved: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The answer for one sample, with its check.
+
+    Attributes:
+        settings: What was asked for.
+        ids: n labels.
+        query: The row asked about.
+        first: Its cluster.
+        second: The cluster it is nearest to otherwise.
+        margin: How much more it belongs to the first, in nats.
+        assignments: Soft assignments `(n, k)`.
+        embedding: Shape `(n, d)`.
+        centres: Shape `(k, d)`.
+        scores: What every sample did to the margin.
+        agreement: The scores of the checked samples beside leave-one-out.
+        removals: The strongest group, then the random ones.
+        gradient_norm: Of the trained model.
+        seconds: Of each phase.
+    """
+
+    settings: ClusterSettings
+    ids: tuple[Id, ...] = field(repr=False)
+    query: int
+    first: int
+    second: int
+    margin: float
+    assignments: Float[Tensor, "n k"] = field(repr=False)
+    embedding: Float[Tensor, "n d"] = field(repr=False)
+    centres: Float[Tensor, "k d"] = field(repr=False)
+    scores: Scores = field(repr=False)
+    agreement: Agreement
+    removals: tuple[Removal, ...]
+    gradient_norm: float
+    seconds: dict[str, float]
+
+    def strongest(self, k: int, *, raises: bool) -> list[tuple[Id, float]]:
+        """The k other samples that pulled the sample into its cluster, or pushed it out."""
+        listed = self.scores.top(k + 1, effect="raises" if raises else "lowers")
+        return [(label, value) for label, value in listed if label != self.ids[self.query]][:k]
+
+
+def clustering(x: Float[Tensor, "n f"], settings: ClusterSettings) -> Recipe:
+    """Deep Embedded Clustering up to its last stage, which is the recipe that is trained and retrained.
+
+    Args:
+        x: Features of comparable size.
+        settings: Sizes and lengths.
+
+    Returns:
+        The sharpening of the clusters, from a pre-trained encoder and k-means centres.
+    """
+    start = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
+    network = pretrain(start, x, epochs=settings.pretraining, seed=settings.seed)
+    centres = start_centres(network, x, settings.k, seed=settings.seed)
+    return Recipe(
+        DEC(network, centres),
+        moving_target,
+        x,
+        optimizer=Adam(settings.lr),
+        epochs=settings.steps,
+        l2=settings.l2,
+        schedule=cosine,
+        hold=settings.hold,
+    )
+
+
+def explain(
+    x: Float[Tensor, "n f"],
+    ids: Sequence[Id],
+    settings: ClusterSettings,
+    *,
+    query: int | None = None,
+    store: Path | None = None,
+) -> Explanation:
+    """Clusters the data, explains one sample's membership and checks the explanation by training again.
+
+    Args:
+        x: Features of comparable size, float64.
+        ids: n labels.
+        settings: Sizes, lengths and the extent of the check.
+        query: The row asked about; default: one that lies between two clusters, see `between_clusters`.
+        store: Keeps finished retrainings, so that a stopped run goes on.
+
+    Returns:
+        Scores, their agreement with leave-one-out, and the removal of the strongest group beside random ones.
+    """
+    clock = _Clock()
+    recipe = clustering(x, settings)
+    clock.lap("pre-training and k-means")
+    model = recipe.train()
+    assert isinstance(model, DEC)
+    with torch.no_grad():
+        q, z = model(x), model.embed(x)
+    clock.lap("clustering")
+    row = between_clusters(q) if query is None else query
+    first, second = q[row].topk(2).indices.tolist()
+    question = margin(x[row], first, second)
+    risk = replace(recipe.risk(model), ids=tuple(ids))
+    scores = influence(risk, question)
+    clock.lap("influence of all samples")
+    groups = _groups(scores, tuple(ids), row, settings)
+    alone = {label: [label] for label in checked_ids(scores, settings.check)}
+    truth = leave_out(recipe, question, alone | groups, ids=tuple(ids), store=store)
+    clock.lap(f"{len(alone) + len(groups) + 1} retrainings")
+    predicted, achieved = scores.sum_by(groups), truth.select(groups)
+    removals = [
+        Removal(str(name[1]), tuple(members), -float(predicted.values[place, 0]), -float(achieved.values[place, 0]))
+        for place, (name, members) in enumerate(groups.items())
+    ]
+    report = scores.report
+    assert report is not None
+    return Explanation(
+        settings, tuple(ids), row, first, second, report.values[0], q, z, model.centres.detach(), scores,
+        compare(scores, truth.select(alone)), tuple(removals), report.gradient_norm, clock.laps,
+    )  # fmt: skip
+
+
+def between_clusters(q: Float[Tensor, "n k"]) -> int:
+    """The sample at the fifth percentile of the margin between its two most likely clusters.
+
+    Ambiguous, but not on the edge, where any change tips it over.
+
+    Args:
+        q: Soft assignments.
+
+    Returns:
+        A row number.
+
+    Example:
+        >>> between_clusters(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]))
+        1
+    """
+    best = q.log().topk(2, dim=1).values
+    order = (best[:, 0] - best[:, 1]).argsort(stable=True)
+    return int(order[len(order) // 20])
+
+
+def checked_ids(scores: Scores, count: int) -> list[Id]:
+    """Which samples to leave out: the strongest third of `count`, and the rest evenly spaced down to the weakest.
+
+    Args:
+        scores: Of one objective.
+        count: How many; all, if there are fewer.
+
+    Returns:
+        Ids, strongest first.
+
+    Example:
+        >>> scores = Scores(torch.arange(10.0).unsqueeze(1), range(10), ("m",), "by hand")
+        >>> checked_ids(scores, 6)
+        [9, 8, 7, 5, 2, 0]
+    """
+    order = scores.values[:, 0].abs().argsort(descending=True, stable=True).tolist()
+    strong = min(count // 3, len(order))
+    rest = order[strong:]
+    wanted = min(count - strong, len(rest))
+    spaced = [rest[round(place)] for place in torch.linspace(0, len(rest) - 1, wanted).tolist()] if wanted else []
+    return [scores.ids[row] for row in order[:strong] + spaced]
+
+
+def _groups(
+    scores: Scores, ids: tuple[Id, ...], query: int, settings: ClusterSettings
+) -> dict[tuple[str, str], list[Id]]:
+    others = [label for label in ids if label != ids[query]]
+    size = min(settings.group, len(others) // 4)
+    strongest = [label for label, _ in scores.top(size + 1) if label != ids[query]][:size]
+    groups = {("group", f"top {len(strongest)}"): strongest}
+    generator = torch.Generator().manual_seed(settings.seed)
+    for draw in range(1, settings.draws + 1):
+        rows = torch.randperm(len(others), generator=generator)[: len(strongest)].tolist()
+        groups["group", f"random {len(strongest)}, draw {draw}"] = [others[row] for row in rows]
+    return groups
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now

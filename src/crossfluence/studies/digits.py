@@ -1,0 +1,18 @@
+"""Real data that comes with scikit-learn: 1,797 handwritten digits."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .clusters import ClusterSettings
+
+SETTINGS = ClusterSettings(k=10)
+
+
+def digits() -> Float[Tensor, "n 64"]:
+    """The 8 x 8 grey values in [0, 1], float64."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().data) / 16

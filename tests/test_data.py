@@ -1,0 +1,133 @@
+"""Batches of every form a user brings."""
+
+from collections import OrderedDict, UserDict, namedtuple
+from types import SimpleNamespace
+
+import grid
+import pytest
+import torch
+from grid import normal
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import crossfluence as cf
+
+X, Y = normal(20, 3, seed=0), normal(20, seed=1)
+Pair = namedtuple("Pair", "x y")
+
+
+class Rows(Dataset):
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, row):
+        return self.make(X[row], Y[row])
+
+
+def test_batches_put_together_are_the_data():
+    for size in (1, 3, 20, 1000):
+        parts = list(cf.batches(X, Y, size=size))
+        assert len(parts) == len(cf.batches(X, Y, size=size))
+        assert torch.equal(torch.cat([x for x, _ in parts]), X)
+        assert torch.equal(torch.cat([y for _, y in parts]), Y)
+
+
+def test_one_tensor_gives_tensors_and_batches_share_its_memory():
+    first = next(iter(cf.batches(X, size=4)))
+    assert torch.equal(first, X[:4])
+    assert first.data_ptr() == X.data_ptr()
+
+
+def test_a_dataset_is_collated_as_a_loader_does():
+    dataset = Rows(lambda x, y: {"x": x, "y": y, "name": "row"})
+    for mine, theirs in zip(cf.batches(dataset, size=6), DataLoader(dataset, 6), strict=True):
+        assert torch.equal(mine["x"], theirs["x"])
+        assert mine["name"] == theirs["name"]
+
+
+def by_pair(model, batch):
+    return (model(batch[0])[:, 0] - batch[1]).square()
+
+
+def by_name(model, batch):
+    return (model(batch["x"])[:, 0] - batch["y"]).square()
+
+
+def by_attribute(model, batch):
+    return (model(batch.x)[:, 0] - batch.y).square()
+
+
+FORMS = {
+    "tensors": (by_pair, cf.batches(X, Y, size=6)),
+    "list of tuples": (by_pair, [(X[:7], Y[:7]), (X[7:], Y[7:])]),
+    "list of lists": (by_pair, [[X, Y]]),
+    "loader": (by_pair, DataLoader(TensorDataset(X, Y), 6)),
+    "dataset": (by_pair, cf.batches(TensorDataset(X, Y), size=6)),
+    "loader of dicts": (by_name, DataLoader(Rows(lambda x, y: {"x": x, "y": y}), 6)),
+    "dict beside text": (by_name, [{"text": ["a"] * 20, "temperature": torch.tensor(1.0), "x": X, "y": Y}]),
+    "ordered dict": (by_name, [OrderedDict(x=X, y=Y)]),
+    "user dict": (by_name, [UserDict(x=X, y=Y)]),
+    "named tuple": (by_attribute, [Pair(X[:5], Y[:5]), Pair(X[5:], Y[5:])]),
+    "namespace": (by_attribute, [SimpleNamespace(x=X, y=Y)]),
+    "nested": (lambda model, batch: by_pair(model, batch["in"]), [{"in": (X, Y)}]),
+}
+
+
+@pytest.mark.parametrize(("loss", "data"), FORMS.values(), ids=list(FORMS))
+def test_the_form_of_a_batch_does_not_matter(loss, data):
+    model = grid.seeded(torch.nn.Linear(3, 1))
+    found = cf.influence(cf.Risk(model, loss, data, l2=0.1), lambda m: m.weight.sum(), cf.Exact())
+    wanted = cf.influence(cf.Risk(model, by_pair, [(X, Y)], l2=0.1), lambda m: m.weight.sum(), cf.Exact())
+    assert found.ids == tuple(range(20))
+    assert torch.allclose(found.values, wanted.values, rtol=1e-10)
+
+
+def test_a_loader_that_shuffles_in_the_same_way_every_time_is_allowed():
+    class Reshuffled:
+        def __iter__(self):
+            generator = torch.Generator().manual_seed(5)
+            return iter(DataLoader(TensorDataset(X, Y), 6, shuffle=True, generator=generator))
+
+    assert cf.Risk(grid.seeded(torch.nn.Linear(3, 1)), by_pair, Reshuffled()).sizes == [6, 6, 6, 2]
+
+
+@pytest.mark.parametrize("form", [lambda x, y: (x, y), lambda x, y: {"x": x, "y": y}, lambda x, y: UserDict(x=x, y=y)])
+def test_an_augmentation_drawn_anew_is_refused(form):
+    class Noisy:
+        generator = torch.Generator().manual_seed(0)
+
+        def __iter__(self):
+            yield form(X, Y)
+            yield form(X + torch.randn(20, 3, generator=self.generator), Y)
+
+    loss = by_pair if isinstance(form(X, Y), tuple) else by_name
+    with pytest.raises(cf.CrossfluenceError, match=r"batch 1 differs.*augmentation"):
+        cf.Risk(grid.seeded(torch.nn.Linear(3, 1)), loss, Noisy())
+
+
+@pytest.mark.parametrize("ids", [torch.arange(20) * 10, (torch.arange(20) * 10).numpy(), range(0, 200, 10)])
+def test_ids_become_plain_values(ids):
+    risk = cf.Risk(grid.seeded(torch.nn.Linear(3, 1)), by_pair, cf.batches(X, Y), ids=ids)
+    assert risk.ids == tuple(range(0, 200, 10))
+    assert {type(label) for label in risk.ids} == {int}
+
+
+def test_leaving_samples_out_sets_their_weights_to_zero_and_keeps_n():
+    problem = grid.LOGISTIC
+    risk = problem.risk(ids=[f"s{k}" for k in range(40)])
+    without = risk.without(["s3", "s7"])
+    rows = [k for k in range(40) if k not in (3, 7)]
+    alone = cf.Risk(
+        problem.model, problem.loss, cf.batches(*(t[rows] for t in problem.tensors)), l2=problem.l2 * 40 / 38
+    )
+    assert torch.allclose(without.gradient, alone.gradient * 38 / 40)
+    assert without.n == 40
+    assert float(risk.gradient.norm()) < 1e-10
+    assert torch.equal(without.without(["s1"]).weights.eq(0).nonzero().flatten(), torch.tensor([1, 3, 7]))
+
+
+def test_an_unknown_id_is_refused_with_some_that_are_there():
+    with pytest.raises(KeyError, match="Unknown id 99; there are 20 ids: 0, 1, 2"):
+        cf.Risk(grid.seeded(torch.nn.Linear(3, 1)), by_pair, cf.batches(X, Y)).without([99])
