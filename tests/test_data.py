@@ -90,7 +90,7 @@ def test_a_loader_that_shuffles_in_the_same_way_every_time_is_allowed():
             generator = torch.Generator().manual_seed(5)
             return iter(DataLoader(TensorDataset(X, Y), 6, shuffle=True, generator=generator))
 
-    assert cf.Risk(grid.seeded(torch.nn.Linear(3, 1)), by_pair, Reshuffled()).sizes == [6, 6, 6, 2]
+    assert cf.Risk(grid.seeded(torch.nn.Linear(3, 1)), by_pair, Reshuffled()).reading.sizes == (6, 6, 6, 2)
 
 
 @pytest.mark.parametrize("form", [lambda x, y: (x, y), lambda x, y: {"x": x, "y": y}, lambda x, y: UserDict(x=x, y=y)])

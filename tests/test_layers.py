@@ -15,8 +15,8 @@ LAYERS = [  # from the top
     {"solvers"},
     {"curvature"},
     {"_risk"},
-    {"_losses", "_objective", "_compare", "_data"},
-    {"_params", "_functional", "_scores", "_files"},
+    {"_losses", "_objective", "_compare", "_data", "_probes"},
+    {"_params", "_functional", "_scores", "_files", "_contents"},
     {"_types", "_errors"},
 ]
 TOP_MAY = {  # within the top layer

@@ -17,10 +17,7 @@ ERRORS = [kind for kind in vars(_errors).values() if inspect.isclass(kind) and i
 
 
 def test_all_is_sorted():
-    def order(name):  # as ruff sorts: abbreviations, classes, functions
-        return (2 if name[0].islower() else not name.isupper(), name)
-
-    assert cf.__all__ == sorted(cf.__all__, key=order)
+    assert cf.__all__ == sorted(cf.__all__)
 
 
 def test_all_is_complete():

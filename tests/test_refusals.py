@@ -155,7 +155,7 @@ def test_a_nan_is_found_with_its_batch_and_sample():
 
 def test_a_gradient_of_nan_is_told_from_a_loss_of_nan():
     made = risk(loss=lambda model, batch: squared(model, batch) + (0 * model(batch[0])[:, 0]).abs().sqrt())
-    with pytest.raises(errors.NonFiniteError, match="the losses are, gradients not"):
+    with pytest.raises(errors.NonFiniteError, match="the losses are finite"):
         cf.influence(made, objective, cf.Exact(1.0))
 
 
@@ -241,7 +241,7 @@ def test_a_question_of_another_form_is_refused(question, words):
 
 
 def test_a_question_that_is_nan_is_refused_by_name():
-    with pytest.raises(errors.NonFiniteError, match="The objective 'bad'"):
+    with pytest.raises(errors.NonFiniteError, match="objective 'bad'"):
         cf.influence(risk(), lambda m: {"bad": (m.bias - m.bias).sqrt().sum()}, cf.Exact(1.0))
 
 
@@ -251,14 +251,14 @@ def test_a_question_that_is_nan_is_refused_by_name():
 @pytest.mark.parametrize("damping", [-1.0, float("nan")])
 @pytest.mark.parametrize("solver", [cf.Exact, cf.CG, cf.GMRES, cf.Auto, cf.Relative])
 def test_damping_is_never_negative(solver, damping):
-    with pytest.raises(ValueError, match=r"needed zero or more"):
+    with pytest.raises(ValueError, match="needed zero or more"):
         cf.influence(risk(), objective, solver(damping))
 
 
 def test_l2_is_never_negative():
-    with pytest.raises(ValueError, match=r"l2=-1.*needed zero or more"):
+    with pytest.raises(ValueError, match=r"l2=-1.*needed a number, zero or more"):
         risk(l2=-1)
-    with pytest.raises(ValueError, match=r"l2=nan.*needed zero or more"):
+    with pytest.raises(ValueError, match=r"l2=nan.*needed a number, zero or more"):
         risk(l2=float("nan"))
 
 
@@ -292,7 +292,7 @@ def test_candidates_need_a_per_sample_loss():
     problem = grid.CONTRASTIVE
     with pytest.raises(errors.UnsupportedError, match=r"candidates= needs a per-sample loss.*WeightedLoss"):
         cf.influence(problem.risk(), problem.objective, cf.Exact(1.0), candidates=cf.batches(*problem.tensors))
-    with pytest.raises(errors.DataError, match="Got no candidates"):
+    with pytest.raises(errors.DataError, match="candidates holds no samples"):
         cf.influence(risk(), objective, cf.Exact(1.0), candidates=[])
 
 

@@ -26,18 +26,17 @@ from .training.recipe import Recipe, cosine
 from .training.retrain import leave_out
 
 __all__ = [
-    "CG",
-    "GMRES",
-    "SGD",
     "Adam",
     "Agreement",
     "Auto",
     "Batches",
+    "CG",
     "CrossfluenceError",
     "Estimate",
     "Exact",
     "FieldJacobian",
     "FieldLoss",
+    "GMRES",
     "GaussNewton",
     "Hessian",
     "Identity",
@@ -46,6 +45,7 @@ __all__ = [
     "Recipe",
     "Relative",
     "Risk",
+    "SGD",
     "Scores",
     "SolveReport",
     "WeightedLoss",

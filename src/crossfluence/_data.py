@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, default_collate
 
 from ._errors import DataError
-from ._losses import length_of
+from ._losses import length_of, tensors_in
 from ._params import digest_tensors
 from ._types import Batch
 
@@ -25,7 +24,7 @@ class Batches:
         size: Samples in a batch; the last may hold fewer.
     """
 
-    source: tuple[Any, ...]
+    source: Sequence[Any]
     size: int
 
     def __iter__(self) -> Iterator[Batch]:
@@ -69,7 +68,7 @@ def batches(*source: Tensor | Dataset[Any], size: int = 256) -> Batches:
     """
     if size < 1:
         raise DataError(f"Got size={size}; needed at least 1.")
-    if not source:
+    if len(source) == 0:
         raise DataError("Got no tensors; needed at least one tensor or a map-style dataset.")
     if all(isinstance(part, Tensor) for part in source):
         lengths = [len(part) if part.ndim else 0 for part in source if isinstance(part, Tensor)]
@@ -81,34 +80,49 @@ def batches(*source: Tensor | Dataset[Any], size: int = 256) -> Batches:
     return Batches(source, size)
 
 
-def probe(data: Iterable[Batch]) -> list[int]:
+@dataclass(frozen=True)
+class Reading:
+    """What the data was when it was first read.
+
+    Attributes:
+        sizes: Samples in each batch.
+        digests: A content hash of each batch.
+    """
+
+    sizes: tuple[int, ...]
+    digests: tuple[str, ...]
+
+
+def probe(data: Iterable[Batch], what: str = "data") -> Reading:
     """Reads the data and makes sure that it comes back in the same order.
 
     Args:
         data: An iterable of batches.
+        what: What it is called in errors.
 
     Returns:
-        The number of samples in each batch.
+        Length and content hash of each batch.
 
     Raises:
         DataError: If there is none, it can be read only once, or it changes from one reading to the next.
     """
     if isinstance(data, Tensor):
-        raise DataError("Got a tensor as data; needed batches. Type: crossfluence.batches(tensor, size=256).")
+        raise DataError(f"Got a tensor as {what}; needed batches. Type: crossfluence.batches(tensor, size=256).")
+    if isinstance(data, Dataset) and not hasattr(data, "__iter__"):
+        raise DataError(f"Got a {type(data).__name__} as {what}; needed batches. Type: crossfluence.batches(dataset).")
+    if not isinstance(data, Iterable):
+        raise DataError(f"Got {what} of type {type(data).__name__}; needed batches. Type: crossfluence.batches(x, y).")
     if iter(data) is iter(data):
         raise DataError(
-            f"The data is a {type(data).__name__} that can be read only once; needed an iterable that starts again, "
+            f"The {what} is a {type(data).__name__} that can be read only once; needed an iterable that starts again, "
             f"such as a list of batches or crossfluence.batches(x, y)."
         )
-    if isinstance(data, Batches) and isinstance(data.source[0], Tensor):  # the same by construction
-        first = [min(data.size, data.samples - start) for start in range(0, data.samples, data.size)]
-    else:
-        readings = [[(length_of(batch), digest(batch)) for batch in data] for _ in range(2)]
-        _refuse_changes(*readings)
-        first = [length for length, _ in readings[0]]
-    if not sum(first):
-        raise DataError("The data holds no samples; needed at least one batch.")
-    return first
+    fixed = isinstance(data, Batches) and isinstance(data.source[0], Tensor)  # the same order by construction
+    readings = [[(length_of(batch), digest(batch)) for batch in data] for _ in range(1 if fixed else 2)]
+    _refuse_changes(readings[0], readings[-1])
+    if not sum(length for length, _ in readings[0]):
+        raise DataError(f"The {what} holds no samples; needed at least one batch.")
+    return Reading(tuple(length for length, _ in readings[0]), tuple(content for _, content in readings[0]))
 
 
 def _refuse_changes(first: Sequence[tuple[int, str]], second: Sequence[tuple[int, str]]) -> None:
@@ -126,10 +140,9 @@ def digest(batch: Batch) -> str:
     """A content hash of all tensors in a batch.
 
     Args:
-        batch: Any structure that `torch.utils._pytree` understands.
+        batch: As for `length_of`.
 
     Returns:
         32 hexadecimal digits.
     """
-    leaves = tree_leaves(dict(batch) if hasattr(batch, "keys") else batch)
-    return digest_tensors((str(place), leaf) for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+    return digest_tensors((str(place), tensor) for place, tensor in enumerate(tensors_in(batch)))

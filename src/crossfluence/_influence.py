@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from ._data import probe
 from ._errors import UnsupportedError
 from ._functional import undisturbed
 from ._objective import Questions, questions
@@ -69,7 +70,9 @@ def influence(
     with undisturbed():
         risk.check()
         _ = risk.gradient  # first of all: it finds a NaN and names its batch
-        inverse = inverse_of(solver or Auto(), risk)
+        if candidates is not None:
+            probe(candidates, "candidates")
+        inverse = inverse_of(Auto() if solver is None else solver, risk)
         asked, solved, columns = [], [], []
         for chunk in questions(objective, risk.model, risk.theta):
             solution = inverse.solve(chunk.gradients)
@@ -85,7 +88,7 @@ def influence(
     values = torch.cat(columns, dim=1)
     ids = risk.labels if candidates is None else tuple(range(len(values)))
     names = tuple(name for chunk in asked for name in chunk.names)
-    return Scores(values, ids, names, inverse.solver, report)
+    return Scores(values, ids, names, report.solver, report)
 
 
 def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None = None) -> Scores:
@@ -122,14 +125,14 @@ def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None =
     with undisturbed():
         risk.check()
         _ = risk.gradient
-        inverse = inverse_of(solver or Auto(), risk)
+        inverse = inverse_of(Auto() if solver is None else solver, risk)
         parts, solved = [], []
         for rows in risk.influences():
             solution = inverse.solve(rows)
             parts.append(-risk.n * (solution.vectors * rows).sum(1, keepdim=True))
             solved.append(solution)
         report = _report(risk, inverse, [], solved, started)
-    return Scores(torch.cat(parts), risk.labels, ("own loss",), inverse.solver, report)
+    return Scores(torch.cat(parts), risk.labels, ("own loss",), report.solver, report)
 
 
 def _report(
@@ -138,7 +141,7 @@ def _report(
     drifts: list[Shaped[Tensor, " m"]] = [-(solution.vectors @ risk.gradient) for solution in solved]
     notes = [note for solution in solved for note in solution.notes]
     return SolveReport(
-        solver=inverse.solver,
+        solver=next((solution.solver for solution in solved if solution.solver), inverse.solver),
         damping=inverse.damping,
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),

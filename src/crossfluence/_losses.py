@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,7 +181,7 @@ def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
     """
     if isinstance(loss, AbstractLoss):
         return loss
-    if not callable(loss):
+    if not callable(loss) or isinstance(loss, nn.modules.loss._Loss):
         raise TypeError(
             f"Got a loss of type {type(loss).__name__}; needed a callable (model, batch) -> (b,), or "
             f"WeightedLoss(fn), FieldLoss(fn) or OnOutputs(outputs, criterion)."
@@ -202,11 +202,31 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo=shared)
 
 
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Every tensor of a batch, in order.
+
+    Args:
+        batch: A tensor, or tuples, lists, mappings and plain objects that hold tensors.
+
+    Yields:
+        The tensors.
+    """
+    if isinstance(batch, Tensor):
+        yield batch
+        return
+    if isinstance(batch, Mapping):
+        batch = batch.values()
+    elif not isinstance(batch, (list, tuple)):
+        batch = vars(batch).values() if hasattr(batch, "__dict__") and not isinstance(batch, type) else ()
+    for part in batch:
+        yield from tensors_in(part)
+
+
 def length_of(batch: Batch) -> int:
     """The number of samples in a batch: the first dimension of its first tensor.
 
     Args:
-        batch: A tensor, or tuples, lists, mappings and dataclass-like objects that hold tensors.
+        batch: A tensor, or tuples, lists, mappings and plain objects that hold tensors.
 
     Returns:
         b.
@@ -214,23 +234,13 @@ def length_of(batch: Batch) -> int:
     Raises:
         DataError: If there is no tensor in it.
     """
-    tensor = _first_tensor(batch)
-    if tensor is None:
-        raise DataError(
-            f"A batch of type {type(batch).__name__} holds no tensor, so its length is unknown. "
-            f"Needed a tensor, a tuple or a dict of tensors whose first dimension counts the samples."
-        )
-    return len(tensor)
-
-
-def _first_tensor(batch: Any) -> Tensor | None:
-    if isinstance(batch, Tensor):
-        return batch if batch.ndim else None
-    if isinstance(batch, Mapping):
-        batch = batch.values()
-    elif not isinstance(batch, (list, tuple)):
-        batch = vars(batch).values() if hasattr(batch, "__dict__") else ()
-    return next((found for part in batch if (found := _first_tensor(part)) is not None), None)
+    for tensor in tensors_in(batch):
+        if tensor.ndim:
+            return len(tensor)
+    raise DataError(
+        f"A batch of type {type(batch).__name__} holds no tensor, so its length is unknown. "
+        f"Needed a tensor, a tuple or a dict of tensors whose first dimension counts the samples."
+    )
 
 
 def checked_losses(losses: Tensor, batch: Batch) -> Tensor:

@@ -133,13 +133,10 @@ def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator
         chunks = iter([_plain_questions(objective, model, theta)])
     dependent = False
     for chunk in chunks:
-        if not (chunk.values.isfinite().all() and chunk.gradients.isfinite().all()):
-            bad = next(
-                name
-                for name, value, row in zip(chunk.names, chunk.values, chunk.gradients, strict=True)
-                if not (value.isfinite() and row.isfinite().all())
-            )
-            raise NonFiniteError(f"The objective {bad!r} or its gradient is NaN or infinite at the trained model.")
+        for what, finite in (("", chunk.values.isfinite()), ("gradient of the ", chunk.gradients.isfinite().all(1))):
+            if not finite.all():
+                bad = chunk.names[int((~finite).nonzero()[0])]
+                raise NonFiniteError(f"The {what}objective {bad!r} is NaN or infinite at the trained model.")
         dependent = dependent or bool(chunk.gradients.any())
         yield chunk
     if not dependent:
@@ -196,6 +193,8 @@ def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tens
     if isinstance(answer, Mapping) and answer:
         parts = {str(name): torch.as_tensor(value) for name, value in answer.items()}
         wrong = {name: tuple(value.shape) for name, value in parts.items() if value.numel() != 1}
+        if len(parts) != len(answer):
+            raise ObjectiveError(f"Two objectives have one name: {list(answer)}. Names are compared as strings.")
         if wrong:
             raise ObjectiveError(f"The objectives {wrong} are not scalars; needed one number for each name.")
         return tuple(parts), torch.stack([value.reshape(()) for value in parts.values()])

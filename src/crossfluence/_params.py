@@ -89,7 +89,7 @@ def digest_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in named:
         state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         if tensor.numel():
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
             state.update(flat.view(torch.uint8).numpy().data)
     return state.hexdigest()
 

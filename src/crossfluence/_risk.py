@@ -12,12 +12,14 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from ._data import probe
-from ._errors import DataError, LossShapeError, NondeterministicError, NonFiniteError, StaleError, UnsupportedError
+from ._contents import content_hash
+from ._data import Reading, digest, probe
+from ._errors import DataError, NonFiniteError, StaleError, UnsupportedError
 from ._functional import bind, each_direction, jvp, pullback, undisturbed
 from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, as_loss, frozen_copy, length_of
-from ._params import Layout, fingerprint, trained_parameters
-from ._scores import plain_id, row_of
+from ._params import Layout, digest_tensors, fingerprint, trained_parameters
+from ._probes import probe_loss
+from ._scores import numbered, plain_id, row_of
 from ._types import Batch, Id, Params, SampleLoss
 
 
@@ -63,32 +65,34 @@ class Risk:
     params: str | Sequence[str] = "*"
 
     def __post_init__(self) -> None:
-        if not self.l2 >= 0:
-            raise ValueError(f"Got l2={self.l2}; needed zero or more.")
+        if not isinstance(self.l2, (int, float)) or not self.l2 >= 0:
+            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
         kind = as_loss(self.loss)
-        sizes = probe(self.data)
-        n = sum(sizes)
+        with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
+            reading = probe(self.data)
+        n = sum(reading.sizes)
         ids = tuple(range(n)) if self.ids is None else tuple(plain_id(label) for label in self.ids)
         if len(ids) != n:
             raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
-        rows = {label: row for row, label in enumerate(ids)}
-        if len(rows) != n:
-            raise DataError(f"Got {n} ids of which only {len(rows)} differ; needed unique ones.")
+        rows = numbered(ids)
         theta = trained_parameters(self.model, self.params)
         made = {
-            "ids": ids, "rows": rows, "sizes": sizes, "theta": theta, "layout": Layout.of(theta),
+            "ids": ids, "rows": rows, "reading": reading, "theta": theta, "layout": Layout.of(theta),
             "weights": torch.ones(n, dtype=_working_dtype(theta), device=next(iter(theta.values())).device),
-            "fingerprint": fingerprint(self.model), "total": _bound_total(kind, self.model),
+            "fingerprint": fingerprint(self.model), "modes": _modes(self.model),
+            "total": _bound_total(kind, self.model),
         }  # fmt: skip
         for name, value in made.items():
             object.__setattr__(self, name, value)
-        _probe_loss(self)
+        with undisturbed():
+            _, batch, weights = next(self.passes())
+            probe_loss(kind, self.model, theta, self.total, batch, weights)
 
     # Set in __post_init__, derived from the fields above.
     rows: dict[Id, int] = field(init=False, repr=False)
     """Row number of each id."""
-    sizes: list[int] = field(init=False, repr=False)
-    """Number of samples in each batch."""
+    reading: Reading = field(init=False, repr=False)
+    """Length and content hash of each batch."""
     theta: Params = field(init=False, repr=False)
     """The trained parameters, sharing memory with the model."""
     layout: Layout = field(init=False, repr=False)
@@ -97,6 +101,8 @@ class Risk:
     """Sample weights (n,); ones, but for `without`."""
     fingerprint: str = field(init=False, repr=False)
     """Content hash of the trained model."""
+    modes: tuple[bool, ...] = field(init=False, repr=False)
+    """Training mode of each module."""
     total: Callable[[Params, Params, Batch, Tensor], Tensor] = field(init=False, repr=False)
     """`(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses."""
 
@@ -137,6 +143,21 @@ class Risk:
                 f"The model changed after the risk was made (content hash {self.fingerprint[:8]}, now {now[:8]}). "
                 f"Make a new Risk from the model as it is, or train a copy: copy.deepcopy(model)."
             )
+        if _modes(self.model) != self.modes:
+            raise StaleError(
+                "A module was switched between training and evaluation mode after the risk was made. "
+                "Call model.eval(), or put it back as it was; then go on."
+            )
+
+    @cached_property
+    def signature(self) -> str:
+        """Content hash of all that decides the curvature: model, data, loss, weights, l2, choice of parameters."""
+        try:
+            loss = content_hash(self.kind)
+        except TypeError:  # it refers to something without content, such as an open file
+            loss = f"object {id(self.loss)}"
+        weights = digest_tensors([("weights", self.weights)])
+        return content_hash(self.fingerprint, self.reading.digests, loss, weights, float(self.l2), self.layout.names)
 
     def without(self, ids: Iterable[Id]) -> Risk:
         """The same point and the same n, with the weights of some samples set to zero.
@@ -151,7 +172,7 @@ class Risk:
             IdError: If an id is unknown.
         """
         weights = self.weights.clone()
-        weights[[row_of(label, self.rows) for label in ids]] = 0
+        weights[[row_of(plain_id(label), self.rows) for label in ids]] = 0
         return self._reweighted(weights)
 
     def only(self, ids: Iterable[Id]) -> Risk:
@@ -167,17 +188,21 @@ class Risk:
             IdError: If an id is unknown.
         """
         weights = torch.zeros_like(self.weights)
-        weights[[row_of(label, self.rows) for label in ids]] = 1
+        weights[[row_of(plain_id(label), self.rows) for label in ids]] = 1
         return self._reweighted(weights)
 
     def _reweighted(self, weights: Tensor) -> Risk:
         other = copy.copy(self)
-        other.__dict__.pop("gradient", None)
+        for cached in ("gradient", "signature"):
+            other.__dict__.pop(cached, None)
         object.__setattr__(other, "weights", weights)
         return other
 
-    def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
+    def passes(self, *, verify: bool = False) -> Iterator[tuple[int, Batch, Tensor]]:
         """One reading of the data.
+
+        Args:
+            verify: Whether to compare the content of each batch with the first reading, not only its length.
 
         Yields:
             The batch's number, the batch, and the weights of its samples.
@@ -185,24 +210,29 @@ class Risk:
         Raises:
             DataError: If the data is not what it was when the risk was made.
         """
-        seen = 0
+        seen, sizes = 0, self.reading.sizes
         for index, batch in enumerate(self.data):
-            if index >= len(self.sizes) or length_of(batch) != self.sizes[index]:
-                raise DataError(f"Batch {index} of the data is not what it was when the risk was made.")
-            yield index, batch, self.weights[seen : seen + self.sizes[index]]
-            seen += self.sizes[index]
+            known = index < len(sizes) and length_of(batch) == sizes[index]
+            if not known or (verify and digest(batch) != self.reading.digests[index]):
+                raise DataError(
+                    f"Batch {index} of the data is not what it was when the risk was made. "
+                    f"Make a new Risk, or give it a copy that nothing else changes."
+                )
+            yield index, batch, self.weights[seen : seen + sizes[index]]
+            seen += sizes[index]
         if seen != self.n:
             raise DataError(f"The data gave {seen} samples; it had {self.n} when the risk was made.")
 
     @cached_property
     def gradient(self) -> Shaped[Tensor, " p"]:
         """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
-        total = self.l2 * self.layout.flatten(self.theta)
-        for index, batch, weights in self.passes():
-            part = self.layout.flatten(grad(self.total)(self.theta, self.theta, batch, weights))
-            if not part.isfinite().all():
-                raise NonFiniteError(self._blame(index, batch))
-            total = total + part / self.n
+        with undisturbed():
+            total = self.l2 * self.layout.flatten(self.theta)
+            for index, batch, weights in self.passes(verify=True):
+                part = self.layout.flatten(grad(self.total)(self.theta, self.theta, batch, weights))
+                if not part.isfinite().all():
+                    raise NonFiniteError(self.blame(index, batch))
+                total = total + part / self.n
         return total
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
@@ -220,10 +250,10 @@ class Risk:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
         parts = []
-        for index, batch, weights in self.passes():
+        for index, batch, weights in self.passes(verify=True):
             part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
             if not part.isfinite().all():
-                raise NonFiniteError(self._blame(index, batch))
+                raise NonFiniteError(self.blame(index, batch))
             parts.append(part.T)
         return torch.cat(parts) / self.n
 
@@ -277,12 +307,12 @@ class Risk:
         Raises:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
-        for index, batch, weights in self.passes():
+        for index, batch, weights in self.passes(verify=True):
             _, pull = pullback(lambda theta, batch=batch, w=weights: self._terms(theta, batch, w), self.theta)
             eye = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
             rows = self.layout.flatten(vmap(pull)(eye)) / self.n
             if not rows.isfinite().all():
-                raise NonFiniteError(self._blame(index, batch))
+                raise NonFiniteError(self.blame(index, batch))
             yield rows
 
     def _terms(self, theta: Params, batch: Batch, weights: Tensor) -> Tensor:
@@ -290,17 +320,27 @@ class Risk:
             return bind(self.kind.losses, self.model)(theta, batch).to(weights)
         return grad(self.total, argnums=3)(theta, self.theta, batch, weights)
 
-    def _blame(self, index: int, batch: Batch) -> str:
-        start = sum(self.sizes[:index])
-        ids = self.labels[start : start + self.sizes[index]]
+    def blame(self, index: int, batch: Batch, what: str = "The risk") -> str:
+        """A sentence about what is not finite, and where.
+
+        Args:
+            index: The batch's number.
+            batch: The batch.
+            what: What came out as a NaN or an infinity.
+
+        Returns:
+            Names the batch, and the sample if the loss is per sample.
+        """
+        if not all(tensor.isfinite().all() for tensor in self.theta.values()):
+            return "The model's own parameters hold a NaN or an infinity: training diverged. Train it again."
+        start = sum(self.reading.sizes[:index])
+        ids = self.labels[start : start + self.reading.sizes[index]]
         culprit = ""
         if isinstance(self.kind, (PerSample, OnOutputs)):
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
-            culprit = (
-                f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are, gradients not"
-            )
+            culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
         return (
-            f"The risk gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
+            f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
             f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
         )
 
@@ -312,33 +352,8 @@ def _bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Para
     return lambda theta, frozen, batch, weights: one(theta, batch, weights)
 
 
-def _probe_loss(risk: Risk) -> None:
-    """Evaluates the first batch twice: shapes, determinism, and whether the weights matter."""
-    with undisturbed():
-        _refuse_batch_statistics(risk.model)
-        _, batch, weights = next(risk.passes())
-        values = [risk.total(risk.theta, risk.theta, batch, weights) for _ in range(2)]
-        if not torch.equal(*values) and values[0].isfinite() and values[1].isfinite():
-            raise NondeterministicError(
-                f"The loss of one batch came out as {values[0].item():.6g} and then {values[1].item():.6g}: something "
-                f"in it is random. Call model.eval() to switch dropout off, and draw augmentations once, beforehand."
-            )
-        if not risk.kind.per_sample:
-            slopes = grad(risk.total, argnums=3)(risk.theta, risk.theta, batch, weights)
-            if not slopes.any():
-                raise LossShapeError(
-                    f"The {type(risk.kind).__name__} does not depend on its weights, so every score would be zero. "
-                    f"Multiply each sample's terms by its weight: (weights * losses).sum()."
-                )
-
-
-def _refuse_batch_statistics(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise NondeterministicError(
-                f"{type(module).__name__} {name or type(model).__name__!r} is in training mode: its statistics would "
-                f"couple the samples and change while looking. Call model.eval() first."
-            )
+def _modes(model: nn.Module) -> tuple[bool, ...]:
+    return tuple(module.training for module in model.modules())
 
 
 def _working_dtype(theta: Params) -> torch.dtype:

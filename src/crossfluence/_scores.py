@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ._errors import IdError, MissingExtraError, ResultFileError
+from ._errors import DataError, IdError, MissingExtraError, ResultFileError
 from ._files import write_atomically
 from ._types import Id
 
@@ -93,14 +93,11 @@ class Scores:
                 f"Scores got values of shape {tuple(self.values.shape)} for {len(self.ids)} ids and "
                 f"{len(self.objectives)} objectives; needed ({len(self.ids)}, {len(self.objectives)})."
             )
-        if len(self._rows) != len(self.ids):
-            raise ValueError(
-                f"Scores got {len(self.ids)} ids of which only {len(self._rows)} differ; needed unique ids."
-            )
+        _ = self._rows  # labels that repeat are refused here
 
     @cached_property
     def _rows(self) -> dict[Id, int]:
-        return {label: row for row, label in enumerate(self.ids)}
+        return numbered(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -140,7 +137,7 @@ class Scores:
         if k < 0:
             raise ValueError(f"Got k={k}; needed zero or more.")
         sign = 1 if effect == "raises" else -1
-        column = self.values[:, self._column(objective)].double()
+        column = self.values[:, self._column(objective)].double().nan_to_num(0.0)  # a NaN is no effect to list
         order = torch.argsort(column * sign, descending=True, stable=True)[:k].tolist()
         return [(self.ids[row], float(column[row])) for row in order if float(column[row]) * sign > 0]
 
@@ -187,11 +184,13 @@ class Scores:
         if isinstance(groups, Mapping):
             if not groups:
                 raise ValueError("Got no groups; needed {group name: [ids]} or {id: label}.")
-            if all(isinstance(value, (list, set, frozenset, range)) for value in groups.values()):
+            several = all(isinstance(value, (list, set, frozenset, range)) for value in groups.values())
+            tuples = all(isinstance(value, tuple) for value in groups.values())
+            if several or (tuples and not all(label in groups for label in self.ids)):
                 return {name: [row_of(label, self._rows) for label in ids] for name, ids in groups.items()}
             labels = [groups[label] if label in groups else _no_group(label) for label in self.ids]
         else:
-            labels = list(groups)
+            labels = [plain_id(label) for label in groups]
         if len(labels) != len(self.ids):
             raise ValueError(f"Got {len(labels)} group labels for {len(self.ids)} samples; needed one for each.")
         members: dict[Id, list[int]] = {}
@@ -296,6 +295,27 @@ class Scores:
 def plain_id(label: Any) -> Id:
     """A label as Python has it, where NumPy, pandas or PyTorch gave a scalar of theirs."""
     return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
+
+
+def numbered(ids: Sequence[Id]) -> dict[Id, int]:
+    """Row numbers by label.
+
+    Args:
+        ids: Labels.
+
+    Returns:
+        The row of each.
+
+    Raises:
+        DataError: If labels repeat or cannot be labels.
+    """
+    try:
+        rows = {label: row for row, label in enumerate(ids)}
+    except TypeError as error:
+        raise DataError(f"An id cannot be used as a label: {error}. Use strings, numbers or tuples.") from error
+    if len(rows) != len(ids):
+        raise DataError(f"Got {len(ids)} ids of which only {len(rows)} differ; needed unique ones.")
+    return rows
 
 
 def row_of(label: Id, rows: Mapping[Id, int]) -> int:

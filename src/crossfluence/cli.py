@@ -52,7 +52,7 @@ def demo(
     from .studies.digits import SETTINGS, digits
 
     x = digits()
-    samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8).float())
+    samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
     _answer(x, tuple(range(len(x))), settings, samples, None, out, force)
 
@@ -140,7 +140,9 @@ def _print(found: Explanation, samples: Samples) -> None:
     for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
         listed = ", ".join(f"{name} ({value:+.4f})" for name, value in found.strongest(5, raises=raises))
         console.print(f"{text}: {listed or 'none'}.")
-    agreement = RichTable(title=f"Predicted against {len(found.agreement.ids)} retrainings, one sample left out in each")
+    agreement = RichTable(
+        title=f"Predicted against {len(found.agreement.ids)} retrainings, one sample left out in each"
+    )
     for column in ("", "value", "95 % interval"):
         agreement.add_column(column, justify="right" if column else "left")
     for name in ("pearson", "spearman", "slope"):

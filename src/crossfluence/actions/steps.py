@@ -39,6 +39,17 @@ def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objecti
         IdError: If an id is unknown.
         ValueError: If there is nothing to undo, or no step to take.
 
+    Example:
+        >>> from crossfluence import batches
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
+        >>> with torch.no_grad():
+        ...     _ = net.weight.fill_(0.5)  # the least-squares solution
+        >>> risk = Risk(net, lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1), batches(x, y))
+        >>> outcome = undo(risk, [1], steps=1, lr=0.1, watch=lambda model: model.weight[0, 0])
+        >>> round(outcome.achieved.item(), 3)
+        -0.1
+
     References:
         Silva, Chopra and Gombolay, AISTATS 2022, section 5.
     """
@@ -61,6 +72,17 @@ def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Obje
     Raises:
         IdError: If an id is unknown.
         ValueError: If there is nothing to amplify, or no step to take.
+
+    Example:
+        >>> from crossfluence import batches
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
+        >>> with torch.no_grad():
+        ...     _ = net.weight.fill_(0.5)  # the least-squares solution
+        >>> risk = Risk(net, lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1), batches(x, y))
+        >>> outcome = amplify(risk, [1], steps=1, lr=0.1, watch=lambda model: model.weight[0, 0])
+        >>> round(outcome.achieved.item(), 3)
+        0.1
     """
     return _walk(risk, ids, steps, lr, watch, f"amplify(steps={steps}, lr={lr:g})")
 

@@ -63,7 +63,10 @@ def unlearn(
     with undisturbed():
         risk.check()
         rest = risk.without(chosen)
-        inverse = inverse_of(solver or Auto(), rest)
+        if isinstance(solver, AbstractInverse):
+            inverse = inverse_of(solver, risk)
+        else:
+            inverse = inverse_of(Auto() if solver is None else solver, rest)
         change = (rest.gradient - risk.gradient).unsqueeze(0)
         moved = -inverse.solve(change, transposed=False).vectors[0]
         put(risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved), model)

@@ -8,6 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.func import grad
 
+from .._errors import NonFiniteError
 from .._functional import each_direction, jvp
 from .._risk import Risk
 from .._types import Batch, Params
@@ -63,8 +64,14 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
 
     Returns:
         One product in each row.
+
+    Raises:
+        NonFiniteError: If a second derivative is not finite, with its batch.
     """
     total = risk.l2 * vectors
-    for _, batch, weights in risk.passes():
-        total = total + each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors) / risk.n
+    for index, batch, weights in risk.passes():
+        part = each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors)
+        if not part.isfinite().all():
+            raise NonFiniteError(risk.blame(index, batch, "A second derivative of the loss"))
+        total = total + part / risk.n
     return total

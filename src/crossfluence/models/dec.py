@@ -167,5 +167,5 @@ def start_centres(network: nn.Module, x: Float[Tensor, "n f"], k: int, *, seed: 
         raise MissingExtraError("The k-means start", "scikit-learn", "clusters") from error
     with torch.no_grad():
         z = network(x)
-    found = KMeans(k, n_init=10, random_state=seed).fit(z.numpy())
+    found = KMeans(k, n_init=10, random_state=seed).fit(z.numpy())  # pyright: ignore[reportArgumentType]
     return torch.from_numpy(found.cluster_centers_).to(z)

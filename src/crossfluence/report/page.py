@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from .._scores import Scores
 from .._types import Id
-from ..studies.clusters import Explanation
+
+if TYPE_CHECKING:
+    from ..studies.clusters import Explanation
 
 PALETTE = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#eeca3b", "#9d755d", "#ff9da6", "#79706e")
 RAISES, LOWERS = "#c0392b", "#2c5f8a"
@@ -136,7 +138,10 @@ def _map(explanation: Explanation) -> go.Figure:
 
 def _scatter(explanation: Explanation) -> go.Figure:
     found = explanation.agreement
-    ends = [float(min(found.predicted.min(), found.actual.min())), float(max(found.predicted.max(), found.actual.max()))]
+    ends = [
+        float(min(found.predicted.min(), found.actual.min())),
+        float(max(found.predicted.max(), found.actual.max())),
+    ]
     figure = go.Figure(layout=_layout("predicted effect on the margin (nats)", "effect found by retraining (nats)"))
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
     figure.add_scatter(

@@ -39,7 +39,7 @@ class Auto(AbstractSolver):
 
     damping: float | Relative = 0.0
 
-    def invert(self, risk: Risk) -> AbstractInverse:
+    def _invert(self, risk: Risk) -> AbstractInverse:
         """Chooses, and inverts.
 
         Args:
@@ -54,7 +54,7 @@ class Auto(AbstractSolver):
         if not (isinstance(solver, CG) and not isinstance(risk.kind, OnOutputs)):
             return noted
         return FallbackInverse(
-            noted, risk, self.damping, noted.solver, noted.fingerprint, noted.damping, notes=noted.notes
+            noted, risk, self.damping, noted.solver, noted.signature, noted.damping, notes=noted.notes
         )
 
     def choose(self, risk: Risk) -> tuple[AbstractSolver, str]:
@@ -83,16 +83,17 @@ class FallbackInverse(AbstractInverse):
     risk: Risk
     wanted_damping: float | Relative
     solver: str
-    fingerprint: str
+    signature: str
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
 
-    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Tries CG first."""
         try:
             return self.first.solve(vectors, transposed=transposed)
         except NegativeCurvatureError as error:
-            solution = GMRES(self.wanted_damping).invert(self.risk).solve(vectors, transposed=transposed)
-            reason = str(error).partition(".  ")[0].partition(": ")[0]
-            return replace(solution, notes=(f"{reason}; GMRES took over, which does not need it positive.",))
+            instead = GMRES(self.wanted_damping)
+            solution = instead.invert(self.risk).solve(vectors, transposed=transposed)
+            note = f"{str(error).partition(': ')[0]}; GMRES took over, which does not need it positive."
+            return replace(solution, solver=repr(instead), notes=(note,))

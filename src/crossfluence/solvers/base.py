@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._errors import StaleError
+from .._functional import undisturbed
 from .._risk import Risk
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
@@ -24,12 +25,14 @@ class Solution:
         steps: Iterations for each right-hand side; empty for direct solvers.
         residuals: `‖J'u - a‖ / ‖a‖` for each right-hand side.
         notes: Sentences for the report.
+        solver: `repr` of what did the work, where that is not the solver asked for.
     """
 
     vectors: Shaped[Tensor, "m p"]
     steps: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    solver: str = ""
 
 
 class AbstractInverse(ABC):
@@ -37,29 +40,53 @@ class AbstractInverse(ABC):
 
     Attributes:
         solver: `repr` of what made it.
-        fingerprint: Content hash of the model it belongs to.
+        signature: Content hash of the risk it belongs to.
         damping: The absolute damping that was added.
         smallest_eigenvalue: Of the curvature before damping, where known.
         notes: Sentences for the report.
     """
 
     solver: str
-    fingerprint: str
+    signature: str
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...]
 
-    @abstractmethod
     def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
-        """Solves `(J' + damping) u = v` for each row, or with J itself."""
+        """Solves with the damped transpose of J, or with J itself.
+
+        Args:
+            vectors: Right-hand sides, one in each row.
+            transposed: Whether to solve with the transpose, as influence does.
+
+        Returns:
+            One solution in each row.
+        """
+        with undisturbed():
+            return self._solve(vectors, transposed)
+
+    @abstractmethod
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
 
 
 class AbstractSolver(ABC):
     """A setting from which an inverse is made."""
 
-    @abstractmethod
     def invert(self, risk: Risk) -> AbstractInverse:
-        """Does the work that all questions share."""
+        """Does the work that all questions share.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            An inverse, for any number of questions about this risk.
+        """
+        with undisturbed():
+            risk.check()
+            return self._invert(risk)
+
+    @abstractmethod
+    def _invert(self, risk: Risk) -> AbstractInverse: ...
 
 
 def inverse_of(solver: AbstractSolver | AbstractInverse, risk: Risk) -> AbstractInverse:
@@ -73,17 +100,18 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: Risk) -> Abstract
         An inverse at the risk's parameters.
 
     Raises:
-        StaleError: If the given inverse belongs to another model.
+        StaleError: If the given inverse belongs to another risk.
         TypeError: If it is neither.
     """
     if isinstance(solver, AbstractSolver):
         return solver.invert(risk)
     if not isinstance(solver, AbstractInverse):
         raise TypeError(f"Got a solver of type {type(solver).__name__}; needed one such as crossfluence.Auto().")
-    if solver.fingerprint != risk.fingerprint:
+    if solver.signature != risk.signature:
         raise StaleError(
-            f"This inverse was made for a model with content hash {solver.fingerprint[:8]}; the risk's model has "
-            f"{risk.fingerprint[:8]}. Make it again: solver.invert(risk)."
+            f"This inverse was made for another risk (content hash {solver.signature[:8]}, this one has "
+            f"{risk.signature[:8]}): the model, data, loss, l2, weights or params differ. Make it again: "
+            f"solver.invert(risk)."
         )
     return solver
 

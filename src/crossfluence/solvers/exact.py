@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._errors import SingularCurvatureError
+from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
 from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, absolute
@@ -37,7 +37,7 @@ class Exact(AbstractSolver):
     damping: float | Relative = 0.0
     curvature: AbstractCurvature | None = None
 
-    def invert(self, risk: Risk) -> ExactInverse:
+    def _invert(self, risk: Risk) -> ExactInverse:
         """Forms and factorises the matrix.
 
         Args:
@@ -51,6 +51,7 @@ class Exact(AbstractSolver):
         damping = absolute(self.damping, float(matrix.diagonal().mean()))
         symmetric = risk.kind.symmetric
         if symmetric:
+            _refuse_asymmetric(matrix, torch.finfo(risk.weights.dtype).eps)
             matrix = (matrix + matrix.T) / 2
         smallest = float(torch.linalg.eigvalsh(matrix)[0]) if symmetric else None
         matrix.diagonal().add_(damping)
@@ -63,7 +64,7 @@ class Exact(AbstractSolver):
             notes = ("The curvature is singular: training leaves some directions undetermined (symmetries).",)
         tolerance = torch.finfo(risk.weights.dtype).eps ** 0.5
         return ExactInverse(
-            repr(self), risk.fingerprint, matrix, factors, pivots, singular, tolerance, damping, smallest, notes
+            repr(self), risk.signature, matrix, factors, pivots, singular, tolerance, damping, smallest, notes
         )
 
 
@@ -72,7 +73,7 @@ class ExactInverse(AbstractInverse):
     """A damped curvature with its LU factors, in float64; of the slightly shifted matrix if it is singular."""
 
     solver: str
-    fingerprint: str
+    signature: str
     matrix: Float[Tensor, "p p"]
     factors: Float[Tensor, "p p"]
     pivots: Tensor
@@ -82,7 +83,7 @@ class ExactInverse(AbstractInverse):
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
 
-    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Two triangular solves for each vector, refined; refuses a question that a singular matrix cannot answer."""
         wanted = vectors.to(self.matrix).T
         matrix = self.matrix.T if transposed else self.matrix
@@ -118,6 +119,16 @@ def dense(curvature: AbstractCurvature, risk: Risk) -> Float[Tensor, "p p"]:
         units[:, start:stop].fill_diagonal_(1)
         matrix[:, start:stop] = curvature.product(risk, units).T.double()
     return matrix
+
+
+def _refuse_asymmetric(matrix: Tensor, eps: float) -> None:
+    share = float((matrix - matrix.T).norm() / matrix.norm().clamp_min(1e-300))
+    if share > eps**0.5:
+        raise SolveError(
+            f"The matrix of second derivatives is not symmetric (by {share:.2g} of its norm), so a layer of the model "
+            f"has wrong second derivatives; weight_norm on the CPU is known for it. Take that layer out, for instance "
+            f"with torch.nn.utils.parametrize.remove_parametrizations, or use curvature=GaussNewton()."
+        )
 
 
 def _smallest_singular_value(factors: Tensor, pivots: Tensor) -> float:

@@ -46,7 +46,7 @@ class GMRES(AbstractSolver):
     curvature: AbstractCurvature | None = None
     preconditioner: AbstractSolver | None = None
 
-    def invert(self, risk: Risk) -> GMRESInverse:
+    def _invert(self, risk: Risk) -> GMRESInverse:
         """Settles the damping and the preconditioner; the products come with each question.
 
         Args:
@@ -58,7 +58,7 @@ class GMRES(AbstractSolver):
         curvature = natural_curvature(self.curvature, risk)
         damping = plain_damping(self.damping, curvature, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
-        return GMRESInverse(repr(self), risk.fingerprint, self, risk, curvature, damping, preconditioner)
+        return GMRESInverse(repr(self), risk.signature, self, risk, curvature, damping, preconditioner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class GMRESInverse(AbstractInverse):
     """GMRES at one trained model."""
 
     solver: str
-    fingerprint: str
+    signature: str
     settings: GMRES
     risk: Risk
     curvature: AbstractCurvature
@@ -75,7 +75,7 @@ class GMRESInverse(AbstractInverse):
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
 
-    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """One right-hand side after another."""
         product = self.curvature.transposed_product if transposed else self.curvature.product
 
@@ -89,7 +89,7 @@ class GMRESInverse(AbstractInverse):
 
         solved = [_gmres(matrix, precondition, vector, self.settings) for vector in vectors]
         shares = torch.tensor([share for _, _, share in solved])
-        warn_unconverged("GMRES", shares, self.settings.rtol, self.settings.max_steps)
+        warn_unconverged("GMRES", shares, self.settings.rtol, max(steps for _, steps, _ in solved))
         return Solution(
             torch.stack([x for x, _, _ in solved]), tuple(steps for _, steps, _ in solved), tuple(shares.tolist())
         )
@@ -108,10 +108,11 @@ def _gmres(
             residual = wanted - matrix(x) if steps else wanted
             limit = min(settings.restart, settings.max_steps - steps)
             update, taken = _cycle(lambda v: matrix(precondition(v)), residual, settings.rtol * size, limit, bar)
-            x, steps = x + precondition(update), steps + taken
-            before, share = share, float((wanted - matrix(x)).norm()) / size
-            if share > 0.999 * before:  # no progress in a whole cycle: more cycles will not help
+            better, steps = x + precondition(update), steps + taken
+            left = float((wanted - matrix(better)).norm()) / size
+            if not left < 0.999 * share:  # no progress in a whole cycle: more cycles will not help
                 break
+            x, share = better, left
     return x, steps, share
 
 
@@ -125,9 +126,10 @@ def _cycle(
     hessenberg = torch.zeros(limit + 1, limit, dtype=torch.float64)
     target = torch.zeros(limit + 1, dtype=torch.float64)
     target[0] = float(beta)
-    small = target[:0]
+    small, eps = target[:0], torch.finfo(residual.dtype).eps
     for step in range(limit):
         image = matrix(basis[step])
+        reach = float(image.norm())
         q = basis[: step + 1]
         for _ in range(2):  # Gram-Schmidt twice: once loses orthogonality
             overlap = q @ image
@@ -138,7 +140,7 @@ def _cycle(
         bar.update()
         h, t = hessenberg[: step + 2, : step + 1], target[: step + 2]
         small = torch.linalg.lstsq(h, t.unsqueeze(1)).solution[:, 0]
-        if float((h @ small - t).norm()) <= tolerance or float(height) <= 1e-14 * float(beta):
+        if float((h @ small - t).norm()) <= tolerance or float(height) <= eps * reach:
             break
         basis[step + 1] = image / height
     return small.to(residual) @ basis[: len(small)], len(small)

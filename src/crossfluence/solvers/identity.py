@@ -22,9 +22,9 @@ class Identity(AbstractSolver):
         Identity()
     """
 
-    def invert(self, risk: Risk) -> IdentityInverse:
+    def _invert(self, risk: Risk) -> IdentityInverse:
         """Needs no work."""
-        return IdentityInverse(repr(self), risk.fingerprint)
+        return IdentityInverse(repr(self), risk.signature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +32,11 @@ class IdentityInverse(AbstractInverse):
     """Returns what it gets."""
 
     solver: str
-    fingerprint: str
+    signature: str
     damping: float = 0.0
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Gradient similarity: signs and ranks mean something, sizes do not.",)
 
-    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """The vectors themselves."""
         return Solution(vectors)

@@ -15,4 +15,5 @@ def digits() -> Float[Tensor, "n 64"]:
     """The 8 x 8 grey values in [0, 1], float64."""
     from sklearn.datasets import load_digits
 
-    return torch.from_numpy(load_digits().data) / 16
+    x, _ = load_digits(return_X_y=True)
+    return torch.as_tensor(x, dtype=torch.float64) / 16

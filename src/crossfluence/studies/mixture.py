@@ -21,7 +21,7 @@ from .._influence import influence
 from .._losses import AbstractLoss
 from .._risk import Risk
 from .._scores import Scores
-from .._types import Objective, SampleLoss
+from .._types import SampleLoss
 from ..models.dec import DEC, encoder, fixed_target_loss, moving_target, pretrain, start_centres, target
 from ..objectives.clusters import log_assignment
 from ..solvers.exact import Exact
@@ -172,9 +172,7 @@ def _start(setting: Setting, x: Tensor, seed: int) -> DEC:
     return DEC(network, centres + setting.noise * torch.randn(centres.shape, generator=generator, dtype=x.dtype))
 
 
-def _recipe(
-    setting: Setting, start: DEC, loss: SampleLoss | AbstractLoss, data: Tensor | tuple[Tensor, ...]
-) -> Recipe:
+def _recipe(setting: Setting, start: DEC, loss: SampleLoss | AbstractLoss, data: Tensor | tuple[Tensor, ...]) -> Recipe:
     return Recipe(
         start,
         loss,

@@ -92,7 +92,7 @@ def read_table(path: Path, *, id_column: str | None = None) -> Table:
         raise TableError(f"{path.name} has no numeric column; its columns are {_listed(columns)}.")
     varying = {column: numbers for column, numbers in numeric.items() if np.ptp(numbers) > 0}
     if not varying:
-        raise TableError(f"{path.name} is constant: every numeric column holds one value, so there is nothing to cluster.")
+        raise TableError(f"{path.name} is constant: every numeric column holds one value; nothing to cluster.")
     ignored = tuple(str(column) for column in columns if column not in varying)
     values = torch.from_numpy(np.stack(list(varying.values()), axis=1))
     return Table(values, tuple(str(column) for column in varying), ids, ignored)
@@ -140,7 +140,7 @@ def _ids(frame: pd.DataFrame, id_column: str | None, path: Path) -> tuple[Id, ..
 
 def _numbers(cells: pd.Series, column: str, ids: Sequence[Id]) -> np.ndarray | None:
     """A column as numbers, or nothing if it is text."""
-    parsed = pd.to_numeric(cells.replace("", None), errors="coerce").astype(float).to_numpy()
+    parsed = pd.Series(pd.to_numeric(cells.replace("", None), errors="coerce")).to_numpy(dtype=float)
     good = np.isfinite(parsed)
     named_nan = [str(cell).strip().lower() in {"", "nan", "na", "none", "inf", "-inf"} for cell in cells]
     if (good | np.array(named_nan)).mean() < 0.5 or not good.any():

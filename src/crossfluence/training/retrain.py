@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._errors import DataError, ObjectiveError
+from .._contents import content_hash
+from .._errors import DataError, NonFiniteError, ObjectiveError
 from .._files import write_atomically
 from .._functional import undisturbed
 from .._objective import evaluate
-from .._scores import Scores, plain_id, row_of
+from .._scores import Scores, numbered, plain_id, row_of
 from .._types import Id, Objective, Train
-from .contents import content_hash
 from .recipe import Recipe
 
 Answer: TypeAlias = tuple[tuple[str, ...], list[float]]
@@ -60,6 +60,7 @@ def leave_out(
         DataError: If n is missing or does not fit.
         IdError: If an id is unknown.
         ObjectiveError: If the objective's names differ from model to model.
+        NonFiniteError: If an answer is NaN or infinite.
 
     Example:
         >>> from crossfluence import Recipe, SGD
@@ -74,7 +75,7 @@ def leave_out(
         tensor([-1.,  1.], dtype=torch.float64)
     """
     n = _count(train, n, ids)
-    rows = {label: row for row, label in enumerate(range(n) if ids is None else ids)}
+    rows = numbered(range(n) if ids is None else [plain_id(label) for label in ids])
     groups = _groups(drop, rows)
     weights = torch.ones(len(groups) + 1, n)  # row 0: nothing left out
     for position, members in enumerate(groups.values(), start=1):
@@ -85,6 +86,10 @@ def leave_out(
     if any(found != names for found, _ in answers):
         raise ObjectiveError(f"The objective's names differ between retrained models; the first gave {names}.")
     values = torch.tensor(whole, dtype=torch.float64) - torch.tensor([v for _, v in answers[1:]], dtype=torch.float64)
+    if not values.isfinite().all():
+        raise NonFiniteError(
+            "The objective is NaN or infinite at a retrained model: training diverged, or the question did."
+        )
     return Scores(values.reshape(len(groups), len(names)), tuple(groups), names, "retraining")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._params import digest_tensors
+from ._params import digest_tensors
 
 Memo: TypeAlias = dict[int, tuple[Any, bytes]]
 """Digest by identity; holds the object too, so that its identity is not given away."""
