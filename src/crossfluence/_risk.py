@@ -250,11 +250,12 @@ class Risk:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
         parts = []
-        for index, batch, weights in self.passes(verify=True):
-            part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
-            if not part.isfinite().all():
-                raise NonFiniteError(self.blame(index, batch))
-            parts.append(part.T)
+        with undisturbed():
+            for index, batch, weights in self.passes(verify=True):
+                part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
+                if not part.isfinite().all():
+                    raise NonFiniteError(self.blame(index, batch))
+                parts.append(part.T)
         return torch.cat(parts) / self.n
 
     def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:

@@ -54,7 +54,7 @@ def demo(
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    _answer(x, tuple(range(len(x))), settings, samples, None, out, force)
+    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, None, out, force)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._errors import SolveError
+from .._functional import undisturbed
 from .._risk import Risk
 
 PROBES = 64  # of Hutchinson's trace estimate; with at most this many parameters the trace is exact
@@ -18,13 +19,37 @@ PROBES = 64  # of Hutchinson's trace estimate; with at most this many parameters
 class AbstractCurvature(ABC):
     """A p x p matrix that is never formed, l2 term included."""
 
-    @abstractmethod
     def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """The matrix times each row of `vectors`: passes over the data, in units of mean loss per parameter."""
+        """The matrix times vectors: one pass over the data.
+
+        Args:
+            risk: Where.
+            vectors: One in each row.
+
+        Returns:
+            One product in each row, in units of mean loss per parameter.
+        """
+        with undisturbed():
+            return self._product(risk, vectors)
 
     def transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """The transpose times each row of `vectors`; the same for symmetric curvatures."""
-        return self.product(risk, vectors)
+        """The transpose times vectors; the same for symmetric curvatures.
+
+        Args:
+            risk: Where.
+            vectors: One in each row.
+
+        Returns:
+            One product in each row.
+        """
+        with undisturbed():
+            return self._transposed_product(risk, vectors)
+
+    @abstractmethod
+    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]: ...
+
+    def _transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        return self._product(risk, vectors)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class FieldJacobian(AbstractCurvature):
         FieldJacobian()
     """
 
-    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """J v for each row, forward over reverse."""
 
         def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
@@ -38,10 +38,10 @@ class FieldJacobian(AbstractCurvature):
 
         return accumulate(along, risk, vectors)
 
-    def transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def _transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Jᵀ v for each row, reverse over forward."""
         if risk.kind.symmetric:
-            return self.product(risk, vectors)
+            return self._product(risk, vectors)
 
         def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
             tangent = risk.layout.unflatten(direction)

@@ -31,7 +31,7 @@ class GaussNewton(AbstractCurvature):
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
     """
 
-    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """G v for each row: forward through the outputs, across the criterion, and back."""
         loss = risk.kind
         if not isinstance(loss, OnOutputs):

@@ -25,7 +25,7 @@ class Hessian(AbstractCurvature):
         Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6(1), 1994.
     """
 
-    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """H v for each row."""
         if not risk.kind.symmetric:
             raise UnsupportedError(

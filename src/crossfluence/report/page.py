@@ -166,7 +166,7 @@ def _layout(x: str, y: str) -> go.Layout:
 
 
 def _embedded(figure: go.Figure) -> str:
-    config = {"displaylogo": False, "responsive": True, "showLink": False}
+    config = {"displaylogo": False, "responsive": True}
     return to_html(figure, full_html=False, include_plotlyjs=False, config=config)
 
 

@@ -15,7 +15,7 @@ from .._compare import Agreement, compare
 from .._influence import influence
 from .._scores import Scores
 from .._types import Id
-from ..models.dec import DEC, encoder, moving_target, pretrain, start_centres
+from ..models.dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from ..objectives.clusters import margin
 from ..training.optimizers import Adam
 from ..training.recipe import Recipe, cosine
@@ -30,8 +30,9 @@ class ClusterSettings:
         k: Clusters.
         hidden: Units of the encoder's hidden layer.
         embedding: Size of the space in which clusters are found.
-        l2: Strength of the l2 term while the clusters sharpen; it makes the solution well determined.
+        anchor: Strength with which sharpening is held near its start, see `anchored_target`.
         pretraining: Full-batch steps of the autoencoder.
+        pretraining_l2: Its l2 term.
         steps: Full-batch steps of the clustering.
         lr: Adam's learning rate, falling along a cosine.
         hold: Steps for which the target is held.
@@ -42,11 +43,12 @@ class ClusterSettings:
     """
 
     k: int
-    hidden: int = 32
-    embedding: int = 8
-    l2: float = 1e-2
+    hidden: int = 24
+    embedding: int = 16
+    anchor: float = 0.03
     pretraining: int = 300
-    steps: int = 600
+    pretraining_l2: float = 0.02
+    steps: int = 300
     lr: float = 1e-2
     hold: int = 1
     check: int = 100
@@ -124,16 +126,16 @@ def clustering(x: Float[Tensor, "n f"], settings: ClusterSettings) -> Recipe:
     Returns:
         The sharpening of the clusters, from a pre-trained encoder and k-means centres.
     """
-    start = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
-    network = pretrain(start, x, epochs=settings.pretraining, seed=settings.seed)
-    centres = start_centres(network, x, settings.k, seed=settings.seed)
+    fresh = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
+    trained = pretrain(fresh, x, steps=settings.pretraining, l2=settings.pretraining_l2, seed=settings.seed)
+    network = rescaled(trained, x)
+    start = DEC(network, start_centres(network, x, settings.k, seed=settings.seed))
     return Recipe(
-        DEC(network, centres),
-        moving_target,
+        start,
+        anchored_target(start, settings.anchor),
         x,
         optimizer=Adam(settings.lr),
         epochs=settings.steps,
-        l2=settings.l2,
         schedule=cosine,
         hold=settings.hold,
     )
@@ -191,9 +193,10 @@ def explain(
 
 
 def between_clusters(q: Float[Tensor, "n k"]) -> int:
-    """The sample at the fifth percentile of the margin between its two most likely clusters.
+    """A sample that clearly belongs to two clusters: ambiguous, but not on the edge, where any change tips it over.
 
-    Ambiguous, but not on the edge, where any change tips it over.
+    Among the samples with a margin of 0.2 to 0.6 nats between their two most likely clusters, the one that gives
+    these two the most probability; if there is none, the one with the margin nearest to 0.4.
 
     Args:
         q: Soft assignments.
@@ -202,12 +205,15 @@ def between_clusters(q: Float[Tensor, "n k"]) -> int:
         A row number.
 
     Example:
-        >>> between_clusters(torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]))
+        >>> between_clusters(torch.tensor([[0.9, 0.05, 0.05], [0.55, 0.4, 0.05], [0.4, 0.3, 0.3]]))
         1
     """
-    best = q.log().topk(2, dim=1).values
-    order = (best[:, 0] - best[:, 1]).argsort(stable=True)
-    return int(order[len(order) // 20])
+    best = q.topk(2, dim=1).values
+    margins = (best[:, 0] / best[:, 1]).log()
+    inside = (margins >= 0.2) & (margins <= 0.6)
+    if not inside.any():
+        return int((margins - 0.4).abs().argmin())
+    return int(best.sum(1).where(inside, -1.0).argmax())
 
 
 def checked_ids(scores: Scores, count: int) -> list[Id]:

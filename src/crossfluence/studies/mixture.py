@@ -45,6 +45,7 @@ class Setting:
         name: "paper" or "converged".
         activation: Of the encoder's hidden layer.
         l2: As in `Risk`.
+        standardised: Whether the points are scaled to deviation 1, so that no tanh saturates.
         pretraining: Full-batch steps of an autoencoder before k-means.
         noise: Standard deviation that is added to the centres of k-means.
         lr: Adam's learning rate.
@@ -56,6 +57,7 @@ class Setting:
     name: str
     activation: type[nn.Module]
     l2: float
+    standardised: bool
     pretraining: int
     noise: float
     lr: float
@@ -64,8 +66,8 @@ class Setting:
     damping: float
 
 
-PAPER = Setting("paper", nn.ReLU, 0.0, 0, 0.5, 1e-3, 2, falling=False, damping=0.01)
-CONVERGED = Setting("converged", nn.Tanh, 1e-2, 500, 0.0, 3e-3, 6000, falling=True, damping=0.0)
+PAPER = Setting("paper", nn.ReLU, 0.0, False, 0, 0.5, 1e-3, 2, falling=False, damping=0.01)
+CONVERGED = Setting("converged", nn.Tanh, 1e-2, True, 500, 0.0, 1e-2, 3000, falling=True, damping=0.0)
 
 
 def gaussians(seed: int) -> tuple[Float[Tensor, "150 2"], Int[Tensor, " 150"]]:
@@ -131,6 +133,8 @@ def estimates(
         Name of the estimate, its agreement with leave-one-out, and the gradient norm of the model.
     """
     x, labels = gaussians(seed)
+    if setting.standardised:
+        x = (x - x.mean(0)) / x.std(0)
     start = _start(setting, x, seed)
     drop = torch.linspace(0, len(x) - 1, left_out).round().long().tolist()
     with torch.no_grad():
@@ -163,10 +167,9 @@ def _label_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _start(setting: Setting, x: Tensor, seed: int) -> DEC:
-    network: nn.Module = encoder([2, 12, 12], activation=setting.activation, seed=seed)
+    network = encoder([2, 12, 12], activation=setting.activation, seed=seed)
     if setting.pretraining:
-        assert isinstance(network, nn.Sequential)
-        network = pretrain(network, x, epochs=setting.pretraining, seed=seed)
+        network = pretrain(network, x, steps=setting.pretraining, seed=seed)
     centres = start_centres(network, x, 3, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     return DEC(network, centres + setting.noise * torch.randn(centres.shape, generator=generator, dtype=x.dtype))
