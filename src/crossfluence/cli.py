@@ -98,11 +98,15 @@ def mixture(
 
     with _plainly():
         rows = mixture_study(out, seeds=seeds, force=force)
-    shown = RichTable(title="Pearson with leave-one-out")
-    for column in rows[0]:
-        shown.add_column(column.replace("_", " "), justify="right" if column not in {"setting", "estimate"} else "left")
-    for row in rows:
-        shown.add_row(*[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()])
+    shown = RichTable(title="Pooled Pearson with leave-one-out, by seed; then means over seeds")
+    columns = ["setting", "estimate", *[f"seed {seed}" for seed in range(seeds)], "per point", "slope"]
+    for place, column in enumerate(columns):
+        shown.add_column(column, justify="left" if place < 2 else "right")
+    for setting, estimate in dict.fromkeys((row["setting"], row["estimate"]) for row in rows):
+        chosen = [row for row in rows if (row["setting"], row["estimate"]) == (setting, estimate)]
+        means = [sum(row[name] for row in chosen) / len(chosen) for name in ("mean_pearson", "slope")]
+        figures = [row["pooled_pearson"] for row in chosen] + means
+        shown.add_row(setting, estimate, *[f"{value:.3f}" for value in figures])
     console.print(shown)
     console.print(f"Wrote {out / 'results.csv'} and {out / 'figure.html'}.")
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def gaussians(seed: int) -> tuple[Float[Tensor, "150 2"], Int[Tensor, " 150"]]:
     return torch.tensor(MEANS, dtype=torch.float64)[labels] + DEVIATION * noise, labels
 
 
-def mixture_study(out: Path, *, seeds: int = 5, force: bool = False, left_out: int = 50) -> list[dict[str, object]]:
+def mixture_study(out: Path, *, seeds: int = 5, force: bool = False, left_out: int = 50) -> list[dict[str, Any]]:
     """Runs both settings over the seeds and writes `results.csv` and `figure.html`.
 
     Args:
@@ -207,7 +207,7 @@ def _figures(found: Agreement, norm: float) -> dict[str, float]:
     }
 
 
-def _figure(rows: list[dict[str, object]]) -> Figure:
+def _figure(rows: list[dict[str, Any]]) -> Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure(

@@ -1,0 +1,251 @@
+"""The command line: one sentence and exit code 2 for bad input, a page that needs nothing, runs that go on."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from grid import normal
+from typer.testing import CliRunner
+
+from crossfluence import cli
+from crossfluence.studies import clusters as study
+from crossfluence.training import retrain
+
+BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
+HEADER = "name,u [cm],v <b>,kind"
+ROWS = [f"r{row},{u:.4f},{v:.4f},text" for row, (u, v) in enumerate(BLOBS.tolist())]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def table(*changes, rows=40):
+    """The table, with some rows written anew."""
+    return "\n".join([HEADER, *[dict(changes).get(row, ROWS[row]) for row in range(rows)]]) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder that holds the table, and settings that take a second."""
+    monkeypatch.chdir(tmp_path)
+    quick = functools.partial(study.ClusterSettings, pretraining=30, steps=80, draws=1, group=4)
+    monkeypatch.setattr(study, "ClusterSettings", quick)
+    (tmp_path / "blobs.csv").write_text(table())
+    return tmp_path
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def clusters(*more, source="blobs.csv", k=3, query="r3"):
+    return call(
+        "clusters", source, "--k", k, "--query", query, "--id", "name", "--check", 5, "--out", "page.html", *more
+    )
+
+
+def content(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+# Bad input.
+
+BAD = {
+    "no file": (None, {}, "There is no file"),
+    "no numeric column": ("name,kind\nu,x\nv,y\n", {"query": "u"}, "no numeric column"),
+    "text": (table((7, "r7,1,oops,text")), {}, "Row 7 (id 'r7'), column 'v <b>' holds 'oops'"),
+    "NaN": (table((7, "r7,nan,1,text")), {}, "Row 7 (id 'r7'), column 'u [cm]' holds 'nan'"),
+    "empty cell": (table((0, "r0,,1,text")), {}, "Row 0 (id 'r0'), column 'u [cm]' is empty"),
+    "two ids": (table((7, "r8,1,1,text")), {}, "The id 'r8' stands in 2 rows"),
+    "k too large": (table(rows=12), {"k": 13}, "--k 13 is more than the 12 rows"),
+    "few rows": (table(rows=7), {}, "7 rows; needed at least 8"),
+    "constant": (HEADER + "\n" + "".join(f"r{row},1,2,text\n" for row in range(9)), {}, "constant"),
+    "unknown query": (table(), {"query": "r40"}, "No row has the id 'r40'"),
+    "empty": ("", {}, "is empty"),
+    "semicolons": (table().replace(",", ";"), {}, "has no column 'name'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_table_gets_one_line_and_nothing_is_written(folder, name):
+    text, options, sentence = BAD[name]
+    if text is not None:
+        (folder / "bad.csv").write_text(text)
+    before = content(folder)
+    result = clusters(source="bad.csv", **options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("crossfluence: ")
+    assert result.stderr.count("\n") == 1
+    assert sentence in result.stderr
+    assert result.stdout == ""
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("taken", ["page.html", "page.csv"])
+def test_an_output_that_exists_or_cannot_be_there_is_refused(folder, taken):
+    (folder / taken).write_text("precious")
+    before = content(folder)
+    for result, sentence in (
+        (clusters(), f"{taken} exists already. Choose another --out, or add --force"),
+        (clusters("--out", "gone/page.html"), "The folder gone does not exist"),
+    ):
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.startswith("crossfluence: ")
+        assert sentence in result.stderr
+        assert content(folder) == before
+
+
+@pytest.mark.parametrize(
+    "option", [("--k", "1"), ("--k", "three"), ("--check", "2"), ("--seed", "-1"), ("--what", "1")]
+)
+def test_an_option_that_cannot_be_is_refused_with_its_name(folder, option):
+    before = content(folder)
+    result = clusters(*option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+    assert content(folder) == before
+
+
+def test_the_console_script_says_the_same(folder):
+    script = shutil.which("crossfluence", path=Path(sys.executable).parent)
+    if script is None:
+        pytest.skip("the console script is not installed beside Python")
+    before = content(folder)
+    line = [script, "clusters", "gone.csv", "--k", "3", "--query", "0"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", "crossfluence: There is no file gone.csv.\n")
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("line", [[], ["demo"], ["clusters"], ["study"], ["study", "mixture"]])
+def test_every_command_has_help(line):
+    result = call(*line, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+# A run.
+
+
+def test_a_run_writes_page_and_scores_and_overwrites_them_only_when_told(folder):
+    result = clusters()
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in folder.iterdir()} == {"blobs.csv", "page.html", "page.csv"}
+    assert "Row r3 is in cluster" in result.stdout
+    assert "Wrote page.html and page.csv." in result.stdout
+    sheet = (folder / "page.csv").read_text().splitlines()
+    assert sheet[0] == "id,objective"
+    assert sorted(line.split(",")[0] for line in sheet[1:]) == sorted(f"r{row}" for row in range(40))
+    sizes = [abs(float(line.split(",")[1])) for line in sheet[1:]]
+    assert sizes == sorted(sizes, reverse=True)
+    before = content(folder)
+    assert clusters().exit_code == 2
+    assert content(folder) == before
+    assert clusters("--force").exit_code == 0
+    assert content(folder)[folder / "page.csv"] == before[folder / "page.csv"]
+
+
+def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypatch):
+    original, trained = retrain.retrained_answers, []
+
+    def interrupted(train, objective, weights):
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(len(weights))
+        return original(train, objective, weights)
+
+    quick = functools.partial(study.ClusterSettings, draws=30)  # more than are trained at once
+    monkeypatch.setattr(study, "ClusterSettings", quick)
+    with monkeypatch.context() as patched:
+        patched.setattr(retrain, "retrained_answers", interrupted)
+        result = clusters()
+    unfinished = folder / "page.html.unfinished"
+    assert result.exit_code != 0
+    assert f"kept in {unfinished.name}; the same command goes on" in result.output
+    assert len(list(unfinished.glob("*.json"))) == trained[0]
+    assert not list(folder.glob("page.*ml"))
+    rest = []
+    monkeypatch.setattr(retrain, "retrained_answers", lambda *a: rest.append(len(a[2])) or original(*a))
+    assert clusters().exit_code == 0
+    assert trained[0] + sum(rest) == 5 + 31 + 1
+    assert {path.name for path in folder.iterdir()} == {"blobs.csv", "page.html", "page.csv"}
+
+
+# The page.
+
+
+class Tags(HTMLParser):
+    """Ids, and whatever a browser would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.fetched, self.scripts = [], [], 0
+
+    def handle_starttag(self, tag, attributes):
+        self.scripts += tag == "script"
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in {"src", "href", "srcset", "data", "poster", "action", "background", "xlink:href"}:
+                self.fetched.append((tag, value))
+
+
+def parsed(page):
+    tags = Tags()
+    tags.feed(page)
+    return tags
+
+
+def test_the_page_has_its_parts_and_fetches_nothing(folder):
+    assert clusters().exit_code == 0
+    page = (folder / "page.html").read_text()
+    tags = parsed(page)
+    assert set(tags.ids) >= {"question", "map", "raises", "lowers", "check", "made"}
+    assert tags.fetched == [("link", "data:,")]
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "u [cm]" in page
+    assert "v &lt;b&gt;" in page
+
+
+def test_ids_of_the_user_are_text_in_the_page(folder):
+    evil = "</script><script src=http://evil.example/x.js></script><img src=http://evil.example/y>{}"
+    rows = [ROWS[row].replace(f"r{row},", evil.format(row) + ",") for row in range(40)]
+    (folder / "evil.csv").write_text("\n".join([HEADER, *rows]))
+    result = clusters(source="evil.csv", query=evil.format(3))
+    assert result.exit_code == 0, result.output
+    assert clusters("--out", "plain.html").exit_code == 0
+    tags, plain = (parsed((folder / name).read_text()) for name in ("page.html", "plain.html"))
+    assert (tags.fetched, tags.scripts) == (plain.fetched, plain.scripts)
+
+
+def browse(folder, address):
+    """The page as the browser drew it, and what a page asked for; the browser's own requests have no origin."""
+    log = folder / "net.json"
+    quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "extensions"]
+    dom = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={folder / 'user'}",
+         *[f"--disable-{name}" for name in quiet], f"--log-net-log={log}",
+         "--virtual-time-budget=8000", "--dump-dom", address],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    parts = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    begun = {part["url"] for part in parts if part.get("initiator", "not an origin") != "not an origin"}
+    return dom, {url for url in begun if not url.startswith(("file:", "data:", "blob:"))}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_draws_the_page_and_requests_nothing(folder):
+    assert clusters().exit_code == 0
+    control = folder / "control.html"
+    control.write_text("<img src='http://127.0.0.1:9/a.png'><script>fetch('http://127.0.0.1:9/b')</script>")
+    assert browse(folder, control.as_uri())[1] == {"http://127.0.0.1:9/a.png", "http://127.0.0.1:9/b"}  # the log tells
+    dom, requested = browse(folder, (folder / "page.html").as_uri())
+    assert dom.count('class="main-svg"') >= 2
+    assert requested == set()
