@@ -1,4 +1,4 @@
-"""A loss that couples samples: which pairs shaped a contrastive embedding? Run: python examples/contrastive.py"""
+"""A loss that couples samples: which pairs shaped a contrastive embedding? Run: python examples/contrastive.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import crossfluence as cf
 
 
 def info_nce(model: nn.Module, batch: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-    """Every image must find its own noisy copy among those of the batch; a weight counts wherever its sample appears."""
+    """Every image must find its own noisy copy in the batch; a weight counts wherever its sample appears."""
     first, second = (model(view) for view in batch)
     alike = first @ second.T  # (b, b); not normalised: l2 would shrink weights that only set a direction for ever
     among = (weights * alike.exp()).sum(1).log()

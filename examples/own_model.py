@@ -1,4 +1,4 @@
-"""Explain a prediction of a model that you trained yourself, and check it. Run: python examples/own_model.py"""
+"""Explain a prediction of a model that you trained yourself, and check it. Run: python examples/own_model.py."""
 
 from __future__ import annotations
 

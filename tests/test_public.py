@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,8 @@ def test_importing_leaves_the_settings_of_torch_alone():
         "before = see(); import crossfluence; assert see() == before"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_page_of_public_names_lists_them_all():
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    assert [name for name in cf.__all__ if not re.search(rf"`[^`]*\b{name}\b", page)] == []
