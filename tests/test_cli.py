@@ -66,7 +66,7 @@ BAD = {
     "constant": (HEADER + "\n" + "".join(f"r{row},1,2,text\n" for row in range(9)), {}, "constant"),
     "unknown query": (table(), {"query": "r40"}, "No row has the id 'r40'"),
     "empty": ("", {}, "is empty"),
-    "semicolons": (table().replace(",", ";"), {}, "has no column 'name'"),
+    "semicolons": (table().replace(",", ";"), {}, "separated by semicolons"),
 }
 
 

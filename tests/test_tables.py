@@ -140,9 +140,9 @@ def test_a_cell_that_is_no_number_is_named_with_row_id_and_column(read, cell, ca
 def test_a_short_row_and_missing_values_of_other_formats_are_named(read):
     with pytest.raises(TableError, match=r"^Row 1 .*column 'b' is empty"):
         read("a,b\n1,2\n3\n4,5\n")
-    with pytest.raises(TableError, match=r"^Row 1 .*column '0' holds 'nan'"):
+    with pytest.raises(TableError, match=r"^Row 1 .*column '0' is empty"):
         read(np.array([[1, 2.0], [np.nan, 3], [4, 5]]), "t.npy")
-    with pytest.raises(TableError, match=r"^Row 2 .*column 'a' holds '<NA>'"):
+    with pytest.raises(TableError, match=r"^Row 2 .*column 'a' is empty"):
         read(pd.DataFrame({"a": pd.array([1, 2, None], dtype="Int64")}), "t.parquet")
 
 
@@ -157,7 +157,7 @@ def test_a_short_row_and_missing_values_of_other_formats_are_named(read):
         ("a,b\n1,2\n", "^t.csv is constant"),  # one row
         ("1,2\n3,4\n", "first line of t.csv must hold column names, but it is all numbers: '1', '2'"),
         ("1,2\n", "first line of t.csv must hold column names"),
-        ("a;b\n1;2\n3;4\n", "no numeric column; its columns are 'a;b'"),
+        ("a;b\n1;2\n3;4\n", "separated by semicolons"),
         ("a\tb\n1\t2\n3\t4\n", "no numeric column"),
         ("a,b\n1,2\n1,2,3\n", "^Cannot read t.csv: .*Expected 2 fields in line 3, saw 3"),
         ('a,b\n"1,2\n3,4\n', "^Cannot read t.csv"),

@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
+import importlib.util
+import inspect
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._params import digest_tensors
 
 Memo: TypeAlias = dict[int, tuple[Any, bytes]]
 """Digest by identity; holds the object too, so that its identity is not given away."""
 
-PLAIN = (
-    str,
-    int,
-    float,
-    complex,
-    bool,
-    bytes,
-    type(None),
-    type(...),
-    torch.dtype,
-    torch.device,
-    torch.Size,
-    Path,
-    range,
-)
+NUMBERS_AND_NAMES = (str, int, float, complex, bool, bytes, type(None), type(...), range)
+PLAIN = (*NUMBERS_AND_NAMES, torch.dtype, torch.device, torch.Size)
+NOT_CONTENT = {
+    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slotnames__", "__firstlineno__",
+    "__static_attributes__", "_abc_impl",
+}  # fmt: skip
+"""What Python itself keeps in a class, some of it only once it was used."""
 
 
 def content_hash(*values: Any) -> str:
     """One hash of all that determines a computation: values, tensors, code, and what the code refers to.
 
     Functions are hashed by their code, defaults, closures and the globals they name; code from installed packages
-    only by its name. Two processes of one Python version agree.
+    by its name, with its closures. Two processes of one Python version agree.
 
     Args:
-        values: Numbers, strings, tensors, arrays, containers, modules, dataclasses, functions and objects of these.
+        values: Numbers, strings, tensors, arrays, containers, modules, functions, and objects that can be pickled.
 
     Returns:
         32 hexadecimal digits.
@@ -59,15 +54,19 @@ def content_hash(*values: Any) -> str:
         >>> content_hash({"lr": 0.1}, torch.ones(2)) == content_hash({"lr": 0.1}, torch.zeros(2))
         False
     """
-    return _digest(values, {}).hex()
+    try:
+        return _digest(values, {}).hex()
+    except RecursionError:
+        raise TypeError("Something here is nested too deeply to be compared by content. Pass store=None.") from None
 
 
 def _digest(value: Any, memo: Memo) -> bytes:
     kind = type(value).__name__.encode()
-    if isinstance(value, PLAIN):
+    if type(value) in PLAIN or isinstance(value, Path):
         return _hash([kind, repr(value).encode()])
     if isinstance(value, Tensor):
-        return _hash([kind, digest_tensors([("", value)]).encode()])
+        dense = value.detach().to_dense() if value.layout != torch.strided else value
+        return _hash([kind, str(value.requires_grad).encode(), digest_tensors([("", dense)]).encode()])
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
         return _hash([kind, str(value.dtype).encode(), str(value.shape).encode(), value.tobytes()])
     if id(value) not in memo:
@@ -87,54 +86,95 @@ def _hash(parts: Iterable[bytes]) -> bytes:
 
 def _parts(value: Any) -> Iterable[Any]:
     """What an object consists of."""
-    if isinstance(value, Mapping):
-        return [part for item in value.items() for part in item]
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if type(value) in (list, tuple, set, frozenset):
         return value
+    if type(value) in (dict, MappingProxyType):
+        return [part for item in value.items() for part in item]
     if isinstance(value, CodeType):
-        return value.co_code, value.co_names, value.co_varnames, value.co_consts
+        form = (value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags)
+        return value.co_code, value.co_names, value.co_varnames, value.co_consts, form
     if isinstance(value, FunctionType):
         return _function_parts(value)
     if isinstance(value, MethodType):
         return value.__self__, value.__func__
-    if isinstance(value, functools.partial):
-        return value.func, value.args, value.keywords
+    if isinstance(value, (staticmethod, classmethod)):
+        return [value.__func__]
+    if isinstance(value, property):
+        return value.fget, value.fset, value.fdel
+    if isinstance(value, functools.cached_property):
+        return [value.func]
     if isinstance(value, ModuleType):
-        known = _installed(value.__name__) or not getattr(value, "__file__", None)
-        return [value.__name__] if known else [value.__name__, Path(str(value.__file__)).read_bytes()]
+        return _module_parts(value)
     if isinstance(value, type):
-        methods = (
-            [] if _installed(value.__module__) else [m for m in vars(value).values() if isinstance(m, FunctionType)]
-        )
-        return [f"{value.__module__}.{value.__qualname__}", *methods]
+        return _class_parts(value)
     if isinstance(value, torch.Generator):
         return [value.get_state()]
+    if is_dataclass(value):
+        return [type(value), *(getattr(value, item.name) for item in fields(value))]
     return _object_parts(value)
 
 
 def _function_parts(function: FunctionType) -> Iterable[Any]:
     if _installed(function.__module__):
-        return [f"{function.__module__}.{function.__qualname__}"]
+        function = inspect.unwrap(function)  # decorators of packages are known by name, too
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    state = (function.__defaults__, function.__kwdefaults__, cells)
+    if _installed(function.__module__):
+        return [f"{function.__module__}.{function.__qualname__}", *state]
     named = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-    return function.__code__, function.__defaults__, function.__kwdefaults__, cells, named
+    return function.__code__, *state, named
+
+
+def _class_parts(kind: type) -> Iterable[Any]:
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if _installed(kind.__module__):
+        return [name]
+    inside = {key: item for key, item in vars(kind).items() if key not in NOT_CONTENT and not _is_slot(item)}
+    return name, kind.__bases__, inside
+
+
+def _is_slot(item: Any) -> bool:
+    return type(item).__name__ in {"member_descriptor", "getset_descriptor"}
+
+
+def _module_parts(module: ModuleType) -> Iterable[Any]:
+    """A user's module is its file, and the user's modules that it imports."""
+    file = getattr(module, "__file__", None)
+    if _installed(module.__name__) or not file or not str(file).endswith(".py") or not Path(file).exists():
+        return [module.__name__]
+    source = Path(file).read_bytes()
+    found = [sys.modules.get(name) for name in _imported(source, module.__package__ or "")]
+    return [module.__name__, source, *(part for part in found if part is not None and not _installed(part.__name__))]
+
+
+def _imported(source: bytes, package: str) -> list[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(base, package) if node.level and package else base
+            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
+    return sorted(names)
 
 
 def _object_parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, nn.Module):
-        plain = [{k: v for k, v in vars(module).items() if not k.startswith("_")} for module in value.modules()]
-        kinds = [type(module) for module in value.modules()]
-        return digest_tensors([*value.named_parameters(), *value.named_buffers()]), kinds, plain
-    if is_dataclass(value):
-        return [type(value), *(getattr(value, item.name) for item in fields(value))]
-    if hasattr(value, "__dict__"):
-        return type(value), vars(value)
-    if callable(value) and hasattr(value, "__qualname__"):  # built-in functions
-        return [f"{getattr(value, '__module__', '')}.{value.__qualname__}"]
-    raise TypeError(
-        f"Cannot tell whether a {type(value).__name__} changed, so stored results cannot be trusted with it. "
-        f"Make it inside the training function, or pass store=None."
-    )
+    """What pickling would keep."""
+    try:
+        reduced = value.__reduce_ex__(2)
+    except Exception as error:
+        name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+        if callable(value) and name:  # compiled functions, known by their name
+            return [f"{getattr(value, '__module__', '')}.{name}"]
+        raise TypeError(
+            f"Cannot tell whether a {type(value).__name__} changed, so stored results cannot be trusted with it. "
+            f"Make it inside the training function, or pass store=None."
+        ) from error
+    if isinstance(reduced, str):  # a global, known by its name
+        return [f"{getattr(value, '__module__', '')}.{reduced}"]
+    maker, arguments, *state = reduced
+    return [maker, arguments, *(list(part) if hasattr(part, "__next__") else part for part in state)]
 
 
 def _names(code: CodeType) -> list[str]:
@@ -142,14 +182,17 @@ def _names(code: CodeType) -> list[str]:
     return [*code.co_names, *inner]
 
 
-@functools.cache
-def _installed(module: str) -> bool:
+def _installed(module: str | None) -> bool:
     """Whether a module belongs to Python, an installed package or this library, and is known by its name."""
-    if module.partition(".")[0] in {"builtins", "crossfluence"}:
+    if not module or module == "__main__":
+        return False
+    if module.partition(".")[0] in {"builtins", "crossfluence"} or module in sys.builtin_module_names:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return module != "__main__"
-    path = Path(file).resolve()
-    paths = sysconfig.get_paths()
+    return file is not None and _in_packages(file)
+
+
+@functools.cache
+def _in_packages(file: str) -> bool:
+    path, paths = Path(file).resolve(), sysconfig.get_paths()
     return any(path.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "purelib", "platlib"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ._types import Params
 
 Point = TypeVar("Point", bound=Any)
+_ONE_AT_A_TIME = threading.RLock()  # parameters are exchanged inside the user's module, and switches are global
 VECTORS_AT_ONCE = 32  # directions that share one vectorised pass: activations are held this many times
 
 
@@ -119,7 +121,7 @@ def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tens
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Differentiates twice and in forward mode safely, and leaves no trace.
+    """Differentiates twice and in forward mode safely, and leaves no trace; one thread at a time.
 
     The fused attention kernels and the transformer fast path have no second derivative: they are switched off
     inside and back on afterwards. The global random state is put back, and no graph is recorded for parameters
@@ -128,10 +130,11 @@ def undisturbed() -> Iterator[None]:
     Yields:
         Nothing.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with _ONE_AT_A_TIME:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)

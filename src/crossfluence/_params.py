@@ -83,6 +83,19 @@ def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") ->
     )
 
 
+def put(theta: Params, model: nn.Module) -> None:
+    """Writes parameters into a model in place.
+
+    Args:
+        theta: Named tensors.
+        model: Has parameters of these names and shapes.
+    """
+    named = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in theta.items():
+            named[name].copy_(tensor)
+
+
 def digest_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
     """A content hash of named tensors: names, shapes, dtypes and every byte."""
     state = hashlib.blake2b(digest_size=16)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ._errors import CrossfluenceError, MissingExtraError
+from ._errors import CrossfluenceError, MissingExtraError, ResultFileError
 
 try:
     import typer
@@ -21,13 +21,17 @@ except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from torch import Tensor
+
     from .report.page import Samples
     from .studies.clusters import ClusterSettings, Explanation
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 study = typer.Typer(no_args_is_help=True, help="Reproduce an experiment.")
 app.add_typer(study, name="study")
-console = Console()
+console = Console(markup=False, highlight=False)  # the user's names are printed as they are
 
 Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists already.")]
@@ -54,7 +58,7 @@ def demo(
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, None, out, force)
+    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, out=out, force=force)
 
 
 @app.command()
@@ -84,7 +88,7 @@ def clusters(
         console.print(f"Not used, as they hold text or only one value: {', '.join(data.ignored)}.")
     samples = Samples(f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values)
     settings = ClusterSettings(k=k, seed=seed, check=check)
-    _answer(data.standardised(), data.ids, settings, samples, row, out, force)
+    _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force)
 
 
 @study.command()
@@ -112,7 +116,15 @@ def mixture(
 
 
 def _answer(
-    x, ids: tuple, settings: ClusterSettings, samples: Samples, query: int | None, out: Path, force: bool
+    x: Tensor,
+    ids: tuple[Hashable, ...],
+    settings: ClusterSettings,
+    samples: Samples,
+    *,
+    query: int | None = None,
+    source: Path | None = None,
+    out: Path,
+    force: bool,
 ) -> None:
     """Explains, prints the table and writes page and scores; a stopped run goes on when it is started again."""
     from ._files import write_atomically
@@ -122,11 +134,12 @@ def _answer(
     sheet = out.with_suffix(".csv")
     unfinished = out.with_name(f"{out.name}.unfinished")
     with _plainly():
-        _refuse_existing([out, sheet], force)
+        _refuse_outputs(out, sheet, source, force)
         try:
             found = explain(x, ids, settings, query=query, store=unfinished)
         except KeyboardInterrupt:
-            sys.exit(f"\nStopped. Finished retrainings are kept in {unfinished}; the same command goes on from there.")
+            kept = f" Finished retrainings are kept in {unfinished}; the same command goes on from there."
+            sys.exit("\nStopped." + (kept if unfinished.exists() else " Nothing was written."))
         page = cluster_page(found, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}")
         write_atomically(out, page.encode())
         write_atomically(sheet, frame_csv(found.scores))
@@ -161,12 +174,18 @@ def _print(found: Explanation, samples: Samples) -> None:
     console.print(removal)
 
 
-def _refuse_existing(paths: list[Path], force: bool) -> None:
-    for path in paths:
+def _refuse_outputs(out: Path, sheet: Path, source: Path | None, force: bool) -> None:
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise ResultFileError(f"--out {out} must end in .html; the scores go beside it as .csv.")
+    for path in (out, sheet):
+        if path.is_dir():
+            raise ResultFileError(f"{path} is a folder. Choose another --out.")
+        if source is not None and path.exists() and path.samefile(source):
+            raise ResultFileError(f"{path} is the table itself. Choose another --out.")
         if path.exists() and not force:
-            raise FileExistsError(f"{path} exists already. Choose another --out, or add --force to overwrite it.")
+            raise ResultFileError(f"{path} exists already. Choose another --out, or add --force to overwrite it.")
         if not path.parent.is_dir():
-            raise FileNotFoundError(f"The folder {path.parent} does not exist. Make it first, or choose another --out.")
+            raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another --out.")
 
 
 @contextmanager
@@ -174,7 +193,7 @@ def _plainly() -> Iterator[None]:
     """One sentence and exit code 2 for what a person can mend."""
     try:
         yield
-    except (CrossfluenceError, FileExistsError, FileNotFoundError) as error:
+    except (CrossfluenceError, OSError) as error:
         typer.echo(f"crossfluence: {error}", err=True)
         raise typer.Exit(2) from error
 

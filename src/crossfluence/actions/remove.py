@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import torch
 
-from .._errors import DataError
-from .._functional import undisturbed
+from .._errors import DataError, ObjectiveError
 from .._influence import influence
 from .._objective import evaluate
-from .._scores import Scores, row_of
+from .._scores import Scores, numbered, plain_id, row_of
 from .._types import Id, Objective, Train
 from ..training.recipe import Recipe
+from ..training.retrain import trained_models
 from .outcome import Outcome
 
 
@@ -40,6 +40,7 @@ def remove(
     Raises:
         DataError: If the number of samples is unknown.
         IdError: If an id is unknown.
+        ObjectiveError: If the scores answer other questions.
         ValueError: If there is nothing to remove.
 
     Example:
@@ -51,20 +52,25 @@ def remove(
         >>> round(outcome.achieved.item(), 3), round(outcome.predicted.item(), 3)
         (-1.0, -0.667)
     """
-    chosen = list(ids)
+    chosen = [plain_id(label) for label in ids]
     if not chosen:
         raise ValueError("Got no samples to remove; needed at least one id.")
+    _ = numbered(chosen)  # an id that stands twice would be predicted twice
     count = train.n if isinstance(train, Recipe) else len(scores) if scores is not None else n
     if count is None:
         raise DataError("remove needs to know how many samples there are: pass scores= or n=.")
-    rows = {label: row for row, label in enumerate(scores.ids if scores is not None else range(count))}
+    if scores is not None and len(scores) != count:
+        raise DataError(f"Got scores of {len(scores)} samples for a training set of {count}; needed one for each.")
+    rows = numbered(scores.ids if scores is not None else range(count))
     weights = torch.ones(2, count)
     weights[1, [row_of(label, rows) for label in chosen]] = 0
-    with undisturbed(), torch.enable_grad():
-        whole, rest = train.retrain(weights) if isinstance(train, Recipe) else (train(weights[0]), train(weights[1]))
-        names, before = evaluate(objective, whole)
-        _, after = evaluate(objective, rest)
+    with torch.random.fork_rng(), torch.enable_grad():
+        whole, rest = trained_models(train, weights)
+    names, before = evaluate(objective, whole)
+    _, after = evaluate(objective, rest)
     if scores is None and isinstance(train, Recipe):
         scores = influence(train.risk(whole), objective)
+    if scores is not None and scores.objectives != names:
+        raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
     predicted = None if scores is None else -scores.select(chosen).values.double().sum(0).cpu()
     return Outcome(rest, names, before, after, predicted, None, f"remove({len(chosen)} samples)")

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .._functional import undisturbed
 from .._objective import evaluate, questions
-from .._params import trained_parameters
+from .._params import put
 from .._risk import Risk
 from .._types import Id, Objective, Params
 from ..training.optimizers import Adam
@@ -53,7 +53,7 @@ def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objecti
     References:
         Silva, Chopra and Gombolay, AISTATS 2022, section 5.
     """
-    return _walk(risk, ids, steps, -lr, watch, f"undo(steps={steps}, lr={lr:g})")
+    return _walk(risk, ids, steps, lr, -1, watch, f"undo(steps={steps}, lr={lr:g})")
 
 
 def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
@@ -84,15 +84,18 @@ def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Obje
         >>> round(outcome.achieved.item(), 3)
         0.1
     """
-    return _walk(risk, ids, steps, lr, watch, f"amplify(steps={steps}, lr={lr:g})")
+    return _walk(risk, ids, steps, lr, 1, watch, f"amplify(steps={steps}, lr={lr:g})")
 
 
-def _walk(risk: Risk, ids: Iterable[Id], steps: int, lr: float, watch: Objective | None, method: str) -> Outcome:
+def _walk(
+    risk: Risk, ids: Iterable[Id], steps: int, lr: float, sign: int, watch: Objective | None, method: str
+) -> Outcome:
+    """Adam on the mean loss of the chosen samples, downhill (sign 1) or uphill (-1)."""
     chosen = list(ids)
     if not chosen or steps < 1:
         raise ValueError(f"Got {len(chosen)} samples and {steps} steps; needed at least one of each.")
     model = copy.deepcopy(risk.model)
-    optimizer = Adam(abs(lr))
+    optimizer = Adam(lr)
     with undisturbed():
         risk.check()
         only = risk.only(chosen)
@@ -100,8 +103,7 @@ def _walk(risk: Risk, ids: Iterable[Id], steps: int, lr: float, watch: Objective
         state, history = optimizer.start(theta), [_watched(watch, model)]
         for count in tqdm(range(1, steps + 1), desc=method.partition("(")[0], unit="step", disable=None, leave=False):
             gradient = _mean_gradient(only, theta, len(chosen))
-            gradient = gradient if lr > 0 else {name: -tensor for name, tensor in gradient.items()}
-            theta, state = optimizer.step(theta, gradient, state, count, 1.0)
+            theta, state = optimizer.step(theta, {k: sign * v for k, v in gradient.items()}, state, count, 1.0)
             put(theta, model)
             history.append(_watched(watch, model))
         predicted = _first_order(risk, watch, start, theta)
@@ -117,12 +119,6 @@ def _mean_gradient(only: Risk, theta: Params, count: int) -> Params:
             part = grad(only.total)(theta, theta, batch, weights)
             total = {name: total[name] + part[name] / count for name in total}
     return total
-
-
-def put(theta: Params, model: nn.Module) -> None:
-    """Writes parameters into a model in place."""
-    for name, tensor in trained_parameters(model, list(theta)).items():
-        tensor.copy_(theta[name])
 
 
 def _watched(watch: Objective | None, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:

@@ -9,12 +9,12 @@ import torch
 
 from .._functional import undisturbed
 from .._objective import evaluate, questions
+from .._params import put
 from .._risk import Risk
 from .._types import Id, Objective
 from ..solvers.auto import Auto
 from ..solvers.base import AbstractInverse, AbstractSolver, inverse_of
 from .outcome import Outcome
-from .steps import put
 
 
 def unlearn(

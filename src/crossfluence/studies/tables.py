@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from .._errors import CrossfluenceError
 from .._types import Id
 
+NO_NUMBER = {"", "nan", "na", "n/a", "none", "null", "inf", "-inf"}
 READERS = (".csv", ".tsv", ".parquet", ".pq", ".npy")
 
 
@@ -65,7 +67,8 @@ class Table:
 def read_table(path: Path, *, id_column: str | None = None) -> Table:
     """Reads the numeric columns of a table.
 
-    A column counts as numeric if at least half of its cells are numbers; then all must be.
+    A column counts as numeric if it holds nothing but numbers and empty cells, or if at least half of its cells are
+    numbers; then all must be.
 
     Args:
         path: `.csv` or `.tsv` with a header, `.parquet`, or a two-dimensional `.npy` array.
@@ -104,21 +107,43 @@ def _frame(path: Path) -> pd.DataFrame:
             return _from_array(np.load(path, allow_pickle=False), path)
         if path.suffix.lower() in {".parquet", ".pq"}:
             return pd.read_parquet(path)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True)
+        return _from_text(path)
+    except TableError:
+        raise
     except pd.errors.EmptyDataError:
         raise TableError(f"{path.name} is empty.") from None
     except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"Cannot read {path.name}: {str(error).splitlines()[0]}.") from error
-    if len(frame.columns) and all(_is_number(column) for column in frame.columns):
+        raise TableError(f"Cannot read {path.name}: {str(error).splitlines()[0].rstrip('.')}.") from error
+
+
+def _from_text(path: Path) -> pd.DataFrame:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            frame = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False,
+                encoding="utf-8-sig",
+            )  # fmt: skip
+        except pd.errors.ParserWarning:
+            raise TableError(
+                f"{path.name} has rows with more cells than its header has column names. "
+                f"Mend these rows, quote cells that hold a comma, or write numbers with a decimal point."
+            ) from None
+    names = [str(column) for column in frame.columns]
+    if len(names) == 1 and ";" in names[0]:
+        raise TableError(f"{path.name} seems to be separated by semicolons. Save it with commas, or as .tsv with tabs.")
+    if names and all(_is_number(name) for name in names):
         raise TableError(
-            f"The first line of {path.name} must hold column names, but it is all numbers: {_listed(frame.columns)}. "
+            f"The first line of {path.name} must hold column names, but it is all numbers: {_listed(names)}. "
             f"Add a header line."
         )
     return frame
 
 
-def _from_array(array: np.ndarray, path: Path) -> pd.DataFrame:
+def _from_array(array: object, path: Path) -> pd.DataFrame:
+    if not isinstance(array, np.ndarray):
+        raise TableError(f"{path.name} holds several arrays; needed one of shape (n, f), as np.save writes it.")
     if array.ndim != 2 or array.dtype.kind not in "fiub":
         raise TableError(
             f"{path.name} holds an array of shape {array.shape} and type {array.dtype}; needed numbers of shape (n, f)."
@@ -140,15 +165,18 @@ def _ids(frame: pd.DataFrame, id_column: str | None, path: Path) -> tuple[Id, ..
 
 def _numbers(cells: pd.Series, column: str, ids: Sequence[Id]) -> np.ndarray | None:
     """A column as numbers, or nothing if it is text."""
-    parsed = pd.Series(pd.to_numeric(cells.replace("", None), errors="coerce")).to_numpy(dtype=float)
+    if cells.dtype.kind in "mM":  # times
+        return None
+    text = ["" if pd.isna(cell) else str(cell).strip() for cell in cells]
+    plain = cells if cells.dtype.kind in "fiub" else pd.Series(text)
+    parsed = pd.Series(pd.to_numeric(plain, errors="coerce")).to_numpy(dtype=float, na_value=np.nan)
     good = np.isfinite(parsed)
-    named_nan = [str(cell).strip().lower() in {"", "nan", "na", "none", "inf", "-inf"} for cell in cells]
-    if (good | np.array(named_nan)).mean() < 0.5 or not good.any():
+    words = sum(not ok and cell.lower() not in NO_NUMBER for ok, cell in zip(good, text, strict=True))
+    if not good.any() or (words and good.mean() < 0.5):
         return None
     if not good.all():
         row = int(np.argmin(good))
-        cell = str(cells.iloc[row])
-        came = "is empty" if not cell.strip() else f"holds {cell!r}"
+        came = f"holds {text[row]!r}" if text[row] else "is empty"
         raise TableError(
             f"Row {row} (id {ids[row]!r}), column {column!r} {came}; needed a finite number. "
             f"Fill or drop {int((~good).sum())} such cell(s) of that column."

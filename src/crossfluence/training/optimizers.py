@@ -43,6 +43,9 @@ class SGD(AbstractOptimizer):
     lr: float
     momentum: float = 0.0
 
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+
     def start(self, theta: Params) -> State:
         """Zero velocity."""
         return {"velocity": {name: torch.zeros_like(tensor) for name, tensor in theta.items()}} if self.momentum else {}
@@ -80,6 +83,9 @@ class Adam(AbstractOptimizer):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+
     def start(self, theta: Params) -> State:
         """Zero means."""
         zeros = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
@@ -95,3 +101,16 @@ class Adam(AbstractOptimizer):
             name: theta[name] - rate * mean[name] / (square[name].sqrt() / correction + self.eps) for name in theta
         }
         return moved, {"mean": mean, "square": square}
+
+
+def check_rate(lr: float) -> None:
+    """Refuses a learning rate that is not positive.
+
+    Args:
+        lr: The learning rate.
+
+    Raises:
+        ValueError: If it is zero, negative or no number.
+    """
+    if not lr > 0:
+        raise ValueError(f"Got lr={lr}; needed a positive learning rate.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from .._data import batches
 from .._errors import DataError
 from .._functional import undisturbed
 from .._losses import AbstractLoss
+from .._params import put
 from .._risk import Risk
 from .._types import Batch, Params, SampleLoss
 from .optimizers import AbstractOptimizer
@@ -92,7 +93,15 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Got {name}={value}; needed at least 1.")
+        if not isinstance(self.optimizer, AbstractOptimizer):
+            came = self.optimizer.__name__ if isinstance(self.optimizer, type) else type(self.optimizer).__name__
+            raise TypeError(f"Got the optimizer {came}; needed crossfluence.SGD(lr) or crossfluence.Adam(lr).")
+        object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is derived from them is made again in another process."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @cached_property
     def n(self) -> int:
@@ -125,23 +134,25 @@ class Recipe:
         Args:
             weights: Sample weights, one training in each row.
 
-        Yields:
-            One new module for each row, in order.
+        Returns:
+            An iterator over one new module for each row, in order; a chunk is trained when its first is asked for.
 
         Raises:
-            DataError: If the rows are not n long.
+            DataError: If the rows are not n long, or hold a NaN or an infinity.
         """
         if weights.ndim != 2 or weights.shape[1] != self.n:
             raise DataError(f"Got weights of shape {tuple(weights.shape)} for {self.n} samples; needed (r, {self.n}).")
-        for chunk in weights.split(self.at_once):
-            with undisturbed():  # closed before each yield: it changes global settings
+        if not weights.isfinite().all():
+            raise DataError("Got sample weights that are NaN or infinite; needed finite numbers.")
+        return self._models(weights)
+
+    def _models(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
+        for chunk in weights.split(self.at_once) if len(weights) else ():
+            with undisturbed():  # closed before the yield: it changes global settings
                 theta = self._fit(chunk.to(self._start.weights))
-            for row in range(len(chunk)):
-                model = copy.deepcopy(self.init)
-                with torch.no_grad():
-                    for name, parameter in model.named_parameters():
-                        if name in theta:
-                            parameter.copy_(theta[name][row])
+                models = [copy.deepcopy(self.init) for _ in chunk]
+            for row, model in enumerate(models):
+                put({name: tensor[row] for name, tensor in theta.items()}, model)
                 yield model
 
     def risk(self, model: nn.Module) -> Risk:
@@ -163,12 +174,11 @@ class Recipe:
 
     def _fit(self, weights: Shaped[Tensor, "r n"]) -> Params:
         """Trained parameters, with one leading dimension for the rows of `weights`."""
-        together = len(weights) > 1
         theta = {name: tensor.expand(len(weights), *tensor.shape) for name, tensor in self._start.theta.items()}
-        descent = vmap(self._field, in_dims=(0, 0, None, 0)) if together else _unbatched(self._field)
+        descent = _together(self._field)
         state, frozen = self.optimizer.start(theta), theta
         steps = list(self._schedule())
-        label = f"training {len(weights)}" if together else "training"
+        label = f"training {len(weights)}" if len(weights) > 1 else "training"
         for count, rows in enumerate(tqdm(steps, desc=label, unit="step", disable=None, leave=False)):
             if count % self.hold == 0:
                 frozen = theta
@@ -198,11 +208,24 @@ class Recipe:
         return default_collate([self.data[row] for row in picked])
 
 
-def _unbatched(function: Callable[..., Params]) -> Callable[..., Params]:
-    """The function for one training, on tensors that have a leading dimension of one."""
+def _together(function: Callable[..., Params]) -> Callable[..., Params]:
+    """The function for one training, on many at once: vectorised, or one by one where the user's code forbids it."""
+    vectorised = vmap(function, in_dims=(0, 0, None, 0))
+    possible = True
 
     def call(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
-        one = function({k: v[0] for k, v in theta.items()}, {k: v[0] for k, v in frozen.items()}, batch, weights[0])
-        return {name: tensor.unsqueeze(0) for name, tensor in one.items()}
+        nonlocal possible
+        if possible and len(weights) > 1:
+            try:
+                return vectorised(theta, frozen, batch, weights)
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                possible = False  # `.item()` and the like
+        each = [
+            function({k: v[row] for k, v in theta.items()}, {k: v[row] for k, v in frozen.items()}, batch, w)
+            for row, w in enumerate(weights)
+        ]
+        return {name: torch.stack([one[name] for one in each]) for name in theta}
 
     return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from .._contents import content_hash
 from .._errors import DataError, NonFiniteError, ObjectiveError
 from .._files import write_atomically
-from .._functional import undisturbed
 from .._objective import evaluate
 from .._scores import Scores, numbered, plain_id, row_of
 from .._types import Id, Objective, Train
@@ -80,7 +79,7 @@ def leave_out(
     weights = torch.ones(len(groups) + 1, n)  # row 0: nothing left out
     for position, members in enumerate(groups.values(), start=1):
         weights[position, members] = 0
-    with undisturbed(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad():
         answers = _answers(train, objective, weights, executor, None if store is None else Path(store))
     names, whole = answers[0]
     if any(found != names for found, _ in answers):
@@ -146,12 +145,25 @@ def _run(
             yield job, retrained_answers(train, objective, weights[job])
         return
     futures = {executor.submit(retrained_answers, train, objective, weights[job]): job for job in jobs}
+    failure: BaseException | None = None
     try:
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            if future.cancelled():
+                continue
+            if (error := future.exception()) is None:
+                yield futures[future], future.result()
+            elif failure is None:  # what has not begun is not begun; what is under way is still kept
+                failure = error
+                _cancel(futures)
     finally:
-        for future in futures:  # stopped or failed: what has not begun is not begun
-            future.cancel()
+        _cancel(futures)
+    if failure is not None:
+        raise failure
+
+
+def _cancel(futures: Iterable[Future[list[Answer]]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def retrained_answers(train: Train | Recipe, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:
@@ -164,21 +176,33 @@ def retrained_answers(train: Train | Recipe, objective: Objective, weights: Floa
 
     Returns:
         Names and values for each row.
+    """
+    return [_asked(objective, model) for model in trained_models(train, weights)]
+
+
+def trained_models(train: Train | Recipe, weights: Float[Tensor, "c n"]) -> Iterator[nn.Module]:
+    """One model for each row; every training function begins with the same state of the global generator.
+
+    Args:
+        train: A training function or a recipe.
+        weights: Sample weights, one training in each row.
+
+    Yields:
+        Trained modules, in order.
 
     Raises:
         TypeError: If the training function does not return a module.
     """
     if isinstance(train, Recipe):
-        return [_asked(objective, model) for model in train.retrain(weights)]
-    answers = []
+        yield from train.retrain(weights)
+        return
     start = torch.Generator().manual_seed(0).get_state()
     for row in weights:
         torch.set_rng_state(start)  # the caller puts the global state back
         model = train(row)
         if not isinstance(model, nn.Module):
             raise TypeError(f"The training function returned {type(model).__name__}; needed a torch.nn.Module.")
-        answers.append(_asked(objective, model))
-    return answers
+        yield model
 
 
 def _asked(objective: Objective, model: nn.Module) -> Answer:
