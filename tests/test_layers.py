@@ -17,7 +17,7 @@ LAYERS = [  # from the top
     {"_risk"},
     {"_losses", "_objective", "_compare", "_data", "_probes"},
     {"_params", "_functional", "_scores", "_files", "_contents"},
-    {"_types", "_errors"},
+    {"_types", "_errors", "_extras"},
 ]
 TOP_MAY = {  # within the top layer
     "cli": LAYERS[0],

@@ -48,6 +48,7 @@ def test_gradients_of_a_risk_hold_no_graph():
 
 def test_a_data_loader_draws_nothing_from_the_global_generator():
     loader = DataLoader(TensorDataset(*grid.LOGISTIC.tensors), batch_size=16)
+    _ = grid.LOGISTIC.model  # made on first use
     state = torch.random.get_rng_state()
     risk = cf.Risk(grid.LOGISTIC.model, grid.LOGISTIC.loss, loader, l2=grid.LOGISTIC.l2)
     assert torch.equal(torch.random.get_rng_state(), state)

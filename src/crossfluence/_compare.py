@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from ._errors import MissingExtraError
+from ._extras import optional
 from ._scores import Scores
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ class Agreement:
         Raises:
             MissingExtraError: If plotly is not installed.
         """
-        try:
-            import plotly.graph_objects as go
-        except ImportError as error:
-            raise MissingExtraError("Agreement.plot", "plotly", "plot") from error
+        go = optional("plotly.graph_objects", "Agreement.plot", "plot")
         dots = [
             go.Scatter(
                 x=self.predicted[:, column], y=self.actual[:, column], mode="markers", name=name,

@@ -41,6 +41,14 @@ class Batches:
         return -(-self.samples // self.size)
 
     @property
+    def versions(self) -> tuple[int, ...] | None:
+        """Counts of in-place changes, where the source keeps them: equal counts mean equal content."""
+        try:
+            return tuple(tensor._version for tensor in self.source)
+        except (AttributeError, RuntimeError):  # a dataset, or tensors made in inference mode
+            return None
+
+    @property
     def samples(self) -> int:
         """The number n of samples."""
         return len(self.source[0])
@@ -87,10 +95,12 @@ class Reading:
     Attributes:
         sizes: Samples in each batch.
         digests: A content hash of each batch.
+        versions: Of the tensors behind the batches, where they are known.
     """
 
     sizes: tuple[int, ...]
     digests: tuple[str, ...]
+    versions: tuple[int, ...] | None = None
 
 
 def probe(data: Iterable[Batch], what: str = "data") -> Reading:
@@ -122,7 +132,8 @@ def probe(data: Iterable[Batch], what: str = "data") -> Reading:
     _refuse_changes(readings[0], readings[-1])
     if not sum(length for length, _ in readings[0]):
         raise DataError(f"The {what} holds no samples; needed at least one batch.")
-    return Reading(tuple(length for length, _ in readings[0]), tuple(content for _, content in readings[0]))
+    versions = data.versions if isinstance(data, Batches) else None
+    return Reading(tuple(length for length, _ in readings[0]), tuple(found for _, found in readings[0]), versions)
 
 
 def _refuse_changes(first: Sequence[tuple[int, str]], second: Sequence[tuple[int, str]]) -> None:

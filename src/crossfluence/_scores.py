@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ._errors import DataError, IdError, MissingExtraError, ResultFileError
+from ._errors import DataError, IdError, ResultFileError
+from ._extras import optional
 from ._files import write_atomically
 from ._types import Id
 
@@ -207,10 +208,7 @@ class Scores:
         Raises:
             MissingExtraError: If pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtraError("Scores.to_frame", "pandas", "frame") from error
+        pd = optional("pandas", "Scores.to_frame", "frame")
         index = pd.Index(self.ids, name="id", tupleize_cols=False)
         return pd.DataFrame(self.values.detach().cpu().double().numpy(), index=index, columns=list(self.objectives))
 
@@ -227,10 +225,7 @@ class Scores:
         Raises:
             MissingExtraError: If plotly is not installed.
         """
-        try:
-            import plotly.graph_objects as go
-        except ImportError as error:
-            raise MissingExtraError("Scores.plot", "plotly", "plot") from error
+        go = optional("plotly.graph_objects", "Scores.plot", "plot")
         name = self.objectives[self._column(objective)]
         rows = self.top(k, name) + self.top(k, name, effect="lowers")[::-1]
         colours = ["#c0392b" if value > 0 else "#2c5f8a" for _, value in rows]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._errors import MissingExtraError
+from .._extras import optional
 from .._losses import FieldLoss
 from ..training.optimizers import Adam
 from ..training.recipe import Recipe, cosine
@@ -218,11 +218,8 @@ def start_centres(network: nn.Module, x: Float[Tensor, "n f"], k: int, *, seed: 
     Raises:
         MissingExtraError: If scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise MissingExtraError("The k-means start", "scikit-learn", "clusters") from error
+    cluster = optional("sklearn.cluster", "The k-means start", "clusters")
     with torch.no_grad():
         z = network(x)
-    found = KMeans(k, n_init=20, random_state=seed).fit(z.numpy())  # pyright: ignore[reportArgumentType]
+    found = cluster.KMeans(k, n_init=20, random_state=seed).fit(z.numpy())
     return torch.from_numpy(found.cluster_centers_).to(z)
