@@ -39,7 +39,8 @@ class SolveReport:
         drift: For each objective, how much one more Newton step of training would still move it, in its own
             units: what is left of training, to be read beside the scores. Zero at a perfect minimum.
         gradient_norm: `‖g‖` at the trained parameters; zero at a perfect minimum.
-        smallest_eigenvalue: Of the curvature, before damping; `None` where the solver does not know it.
+        smallest_eigenvalue: Of the curvature, before damping (its real part, if the curvature is not symmetric);
+            `None` where the solver does not know it.
         coverage: Share of the model's parameters that count as trained.
         seconds: Wall-clock time of everything together.
         fingerprint: Content hash of the trained model.

@@ -144,11 +144,11 @@ def _answer(
         write_atomically(out, page.encode())
         write_atomically(sheet, frame_csv(found.scores))
     shutil.rmtree(unfinished, ignore_errors=True)
-    _print(found, samples)
+    _print(found, settings, samples)
     console.print(f"Wrote {out} and {sheet}.")
 
 
-def _print(found: Explanation, samples: Samples) -> None:
+def _print(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
     label = found.ids[found.query]
     console.print(
         f"\n{samples.noun.capitalize()} {label} is in cluster {found.first}, next to cluster {found.second}: "
@@ -157,6 +157,11 @@ def _print(found: Explanation, samples: Samples) -> None:
     for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
         listed = ", ".join(f"{name} ({value:+.4f})" for name, value in found.strongest(5, raises=raises))
         console.print(f"{text}: {listed or 'none'}.")
+    if found.settings.anchor != asked.anchor:
+        console.print(
+            f"The anchor was raised from {asked.anchor:g} to {found.settings.anchor:g}: with less, the clustering of "
+            f"this table is not well determined, and leaving out one row can tip it over."
+        )
     agreement = RichTable(
         title=f"Predicted against {len(found.agreement.ids)} retrainings, one sample left out in each"
     )

@@ -15,6 +15,8 @@ from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, absolute
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 
+SPECTRUM_UP_TO = 4_000  # parameters for which the eigenvalues of an unsymmetric matrix are still quick
+
 
 @dataclass(frozen=True)
 class Exact(AbstractSolver):
@@ -53,7 +55,7 @@ class Exact(AbstractSolver):
         if symmetric:
             _refuse_asymmetric(matrix, torch.finfo(risk.weights.dtype).eps)
             matrix = (matrix + matrix.T) / 2
-        smallest = float(torch.linalg.eigvalsh(matrix)[0]) if symmetric else None
+        smallest = _smallest_eigenvalue(matrix, symmetric)
         matrix.diagonal().add_(damping)
         noise = 8 * torch.finfo(risk.weights.dtype).eps * float(matrix.norm())
         factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
@@ -129,6 +131,13 @@ def _refuse_asymmetric(matrix: Tensor, eps: float) -> None:
             f"has wrong second derivatives; weight_norm on the CPU is known for it. Take that layer out, for instance "
             f"with torch.nn.utils.parametrize.remove_parametrizations, or use curvature=GaussNewton()."
         )
+
+
+def _smallest_eigenvalue(matrix: Tensor, symmetric: bool) -> float | None:
+    """The smallest eigenvalue or real part; not of large unsymmetric matrices, where it would outlast the solve."""
+    if symmetric:
+        return float(torch.linalg.eigvalsh(matrix)[0])
+    return float(torch.linalg.eigvals(matrix).real.min()) if len(matrix) <= SPECTRUM_UP_TO else None
 
 
 def _smallest_singular_value(factors: Tensor, pivots: Tensor) -> float:

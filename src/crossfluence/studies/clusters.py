@@ -13,13 +13,19 @@ from torch import Tensor
 
 from .._compare import Agreement, compare
 from .._influence import influence
+from .._risk import Risk
 from .._scores import Scores
 from .._types import Id
 from ..models.dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from ..objectives.clusters import margin
+from ..solvers.auto import Auto
+from ..solvers.base import AbstractInverse
 from ..training.optimizers import Adam
 from ..training.recipe import Recipe, cosine
 from ..training.retrain import leave_out
+
+KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
+STRONGEST_ANCHOR = 2.0  # by then nothing sharpens any more
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,15 @@ class ClusterSettings:
         k: Clusters.
         hidden: Units of the encoder's hidden layer.
         embedding: Size of the space in which clusters are found.
-        anchor: Strength with which sharpening is held near its start, see `anchored_target`.
+        anchor: Strength with which sharpening is held near its start, see `anchored_target`; raised if that is
+            too weak, see `settled`.
         pretraining: Full-batch steps of the autoencoder.
         pretraining_l2: Its l2 term.
         steps: Full-batch steps of the clustering.
         lr: Adam's learning rate, falling along a cosine.
         hold: Steps for which the target is held.
         check: Samples that are left out one by one.
-        group: Samples that are removed together.
+        group: Samples that are removed together; at most a twentieth of all.
         draws: Random groups that stand beside it.
         seed: Of the weights, k-means and random groups.
     """
@@ -116,29 +123,84 @@ class Explanation:
         return [(label, value) for label, value in listed if label != self.ids[self.query]][:k]
 
 
-def clustering(x: Float[Tensor, "n f"], settings: ClusterSettings) -> Recipe:
-    """Deep Embedded Clustering up to its last stage, which is the recipe that is trained and retrained.
+def pretrained(x: Float[Tensor, "n f"], settings: ClusterSettings) -> DEC:
+    """Deep Embedded Clustering before its last stage: a pre-trained encoder and k-means centres.
 
     Args:
         x: Features of comparable size.
         settings: Sizes and lengths.
 
     Returns:
-        The sharpening of the clusters, from a pre-trained encoder and k-means centres.
+        Where sharpening starts.
     """
     fresh = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
     trained = pretrain(fresh, x, steps=settings.pretraining, l2=settings.pretraining_l2, seed=settings.seed)
     network = rescaled(trained, x)
-    start = DEC(network, start_centres(network, x, settings.k, seed=settings.seed))
-    return Recipe(
-        start,
-        anchored_target(start, settings.anchor),
-        x,
-        optimizer=Adam(settings.lr),
-        epochs=settings.steps,
-        schedule=cosine,
-        hold=settings.hold,
-    )
+    return DEC(network, start_centres(network, x, settings.k, seed=settings.seed))
+
+
+def sharpening(start: DEC, x: Float[Tensor, "n f"], settings: ClusterSettings) -> Recipe:
+    """The last stage, which is trained and retrained.
+
+    Args:
+        start: From `pretrained`.
+        x: The same features.
+        settings: Anchor and lengths.
+
+    Returns:
+        A recipe.
+    """
+    loss = anchored_target(start, settings.anchor)
+    rate = Adam(settings.lr)
+    return Recipe(start, loss, x, optimizer=rate, epochs=settings.steps, schedule=cosine, hold=settings.hold)
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """A clustering whose end is well determined.
+
+    Attributes:
+        settings: With the anchor that it took.
+        recipe: How it was trained.
+        model: What came out.
+        risk: What was minimised.
+        inverse: Of the curvature there.
+    """
+
+    settings: ClusterSettings
+    recipe: Recipe
+    model: DEC
+    risk: Risk
+    inverse: AbstractInverse
+
+
+def settled(x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings) -> Settled:
+    """Trains, and doubles the anchor until the end is well determined.
+
+    Sharpening feeds on itself: its curvature is negative along some directions, and only the anchor holds it. Where
+    that takes nearly all of the anchor, a small change of the data tips the clustering over, and neither influence nor
+    one retraining says much about the next. So the smallest eigenvalue of the curvature must keep 35 % of the anchor.
+    This needs no retraining. Models too large for a dense curvature are taken as they are.
+
+    Args:
+        x: Features of comparable size.
+        ids: n labels.
+        settings: With the anchor to begin with.
+
+    Returns:
+        The trained clustering.
+    """
+    start = pretrained(x, settings)
+    while True:
+        recipe = sharpening(start, x, settings)
+        model = recipe.train()
+        assert isinstance(model, DEC)
+        risk = replace(recipe.risk(model), ids=tuple(ids))
+        inverse = Auto().invert(risk)
+        smallest = inverse.smallest_eigenvalue
+        if smallest is None or smallest >= KEPT * settings.anchor or settings.anchor >= STRONGEST_ANCHOR:
+            return Settled(settings, recipe, model, risk, inverse)
+        settings = replace(settings, anchor=2 * settings.anchor)
 
 
 def explain(
@@ -162,18 +224,15 @@ def explain(
         Scores, their agreement with leave-one-out, and the removal of the strongest group beside random ones.
     """
     clock = _Clock()
-    recipe = clustering(x, settings)
-    clock.lap("pre-training and k-means")
-    model = recipe.train()
-    assert isinstance(model, DEC)
+    found = settled(x, ids, settings)
+    recipe, model = found.recipe, found.model
     with torch.no_grad():
         q, z = model(x), model.embed(x)
-    clock.lap("clustering")
+    clock.lap("clustering, and its curvature")
     row = between_clusters(q) if query is None else query
     first, second = q[row].topk(2).indices.tolist()
     question = margin(x[row], first, second)
-    risk = replace(recipe.risk(model), ids=tuple(ids))
-    scores = influence(risk, question)
+    scores = influence(found.risk, question, found.inverse)
     clock.lap("influence of all samples")
     groups = _groups(scores, tuple(ids), row, settings)
     alone = {label: [label] for label in checked_ids(scores, settings.check)}
@@ -187,7 +246,7 @@ def explain(
     report = scores.report
     assert report is not None
     return Explanation(
-        settings, tuple(ids), row, first, second, report.values[0], q, z, model.centres.detach(), scores,
+        found.settings, tuple(ids), row, first, second, report.values[0], q, z, model.centres.detach(), scores,
         compare(scores, truth.select(alone)), tuple(removals), report.gradient_norm, clock.laps,
     )  # fmt: skip
 
@@ -243,7 +302,7 @@ def _groups(
     scores: Scores, ids: tuple[Id, ...], query: int, settings: ClusterSettings
 ) -> dict[tuple[str, str], list[Id]]:
     others = [label for label in ids if label != ids[query]]
-    size = min(settings.group, len(others) // 4)
+    size = max(1, min(settings.group, len(ids) // 20))  # first-order effects add up only while a group is small
     strongest = [label for label, _ in scores.top(size + 1) if label != ids[query]][:size]
     groups = {("group", f"top {len(strongest)}"): strongest}
     generator = torch.Generator().manual_seed(settings.seed)
