@@ -159,8 +159,8 @@ def _print(found: Explanation, asked: ClusterSettings, samples: Samples) -> None
         console.print(f"{text}: {listed or 'none'}.")
     if found.settings.anchor != asked.anchor:
         console.print(
-            f"The anchor was raised from {asked.anchor:g} to {found.settings.anchor:g}: with less, the clustering of "
-            f"this table is not well determined, and leaving out one row can tip it over."
+            f"The anchor was raised from {asked.anchor:g} to {found.settings.anchor:g}: with less, this clustering is "
+            f"not well determined, and leaving out one {samples.noun} can tip it over."
         )
     agreement = RichTable(
         title=f"Predicted against {len(found.agreement.ids)} retrainings, one sample left out in each"
@@ -172,10 +172,11 @@ def _print(found: Explanation, asked: ClusterSettings, samples: Samples) -> None
         agreement.add_row(name.capitalize(), f"{value:.3f}", f"{value.low:.3f} to {value.high:.3f}")
     console.print(agreement)
     removal = RichTable(title="Change of the margin when a group is removed, in nats")
-    for column in ("removed together", "predicted", "achieved"):
+    for column in ("removed together", "predicted", "one Newton step", "achieved"):
         removal.add_column(column, justify="left" if column.startswith("removed") else "right")
     for group in found.removals:
-        removal.add_row(group.name, f"{group.predicted:+.4f}", f"{group.achieved:+.4f}")
+        newton = "" if group.newton is None else f"{group.newton:+.4f}"
+        removal.add_row(group.name, f"{group.predicted:+.4f}", newton, f"{group.achieved:+.4f}")
     console.print(removal)
 
 

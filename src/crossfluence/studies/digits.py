@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .clusters import ClusterSettings
 
-SETTINGS = ClusterSettings(k=10)
+SETTINGS = ClusterSettings(k=10, anchor=0.06)
 
 
 def digits() -> Float[Tensor, "n 64"]:
