@@ -23,7 +23,7 @@ from .solvers.base import AbstractInverse, AbstractSolver, Solution, inverse_of
 def influence(
     risk: Risk,
     objective: Objective,
-    solver: AbstractSolver | AbstractInverse | None = None,
+    solver: AbstractSolver | AbstractInverse = Auto(),
     *,
     candidates: Iterable[Batch] | None = None,
 ) -> Scores:
@@ -38,7 +38,7 @@ def influence(
     Args:
         risk: What training minimised, and where it ended.
         objective: `model -> scalar`, `(m,)` values or `{name: scalar}`; or from `mean_over`, `each_of`.
-        solver: How to solve with the curvature, or an inverse computed earlier. Default `Auto()`.
+        solver: How to solve with the curvature, or an inverse computed earlier.
         candidates: Batches of samples that were not trained on; the scores are then the effect of adding each,
             with ids 0, 1, ... in order. Per-sample losses only.
 
@@ -72,7 +72,7 @@ def influence(
         _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             probe(candidates, "candidates")
-        inverse = inverse_of(Auto() if solver is None else solver, risk)
+        inverse = inverse_of(solver, risk)
         asked, solved, columns = [], [], []
         for chunk in questions(objective, risk.model, risk.theta):
             solution = inverse.solve(chunk.gradients)
@@ -91,7 +91,7 @@ def influence(
     return Scores(values, ids, names, report.solver, report)
 
 
-def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None = None) -> Scores:
+def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
     r"""What each training sample did to its own loss: large in size for outliers and mislabelled samples.
 
     The objective of sample i is its own loss $\ell_i$ (for coupled losses $n\,\partial F/\partial w_i$), so scores are
@@ -99,7 +99,7 @@ def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None =
 
     Args:
         risk: What training minimised, and where it ended.
-        solver: How to solve with the curvature, or an inverse computed earlier. Default `Auto()`.
+        solver: How to solve with the curvature, or an inverse computed earlier.
 
     Returns:
         Shape `(n, 1)`, in units of the loss.
@@ -125,7 +125,7 @@ def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse | None =
     with undisturbed():
         risk.check()
         _ = risk.gradient
-        inverse = inverse_of(Auto() if solver is None else solver, risk)
+        inverse = inverse_of(solver, risk)
         parts, solved = [], []
         for rows in risk.influences():
             solution = inverse.solve(rows)

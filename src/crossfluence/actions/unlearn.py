@@ -20,7 +20,7 @@ from .outcome import Outcome
 def unlearn(
     risk: Risk,
     ids: Iterable[Id],
-    solver: AbstractSolver | AbstractInverse | None = None,
+    solver: AbstractSolver | AbstractInverse = Auto(),
     *,
     watch: Objective | None = None,
 ) -> Outcome:
@@ -33,7 +33,7 @@ def unlearn(
     Args:
         risk: What training minimised, and where it ended.
         ids: The samples to forget.
-        solver: How to solve with the curvature, or an inverse computed earlier. Default `Auto()`.
+        solver: How to solve with the curvature, or an inverse computed earlier.
         watch: An objective to compare before and after.
 
     Returns:
@@ -63,10 +63,7 @@ def unlearn(
     with undisturbed():
         risk.check()
         rest = risk.without(chosen)
-        if isinstance(solver, AbstractInverse):
-            inverse = inverse_of(solver, risk)
-        else:
-            inverse = inverse_of(Auto() if solver is None else solver, rest)
+        inverse = inverse_of(solver, risk if isinstance(solver, AbstractInverse) else rest)
         change = (rest.gradient - risk.gradient).unsqueeze(0)
         moved = -inverse.solve(change, transposed=False).vectors[0]
         put(risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved), model)
