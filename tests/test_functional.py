@@ -240,3 +240,27 @@ def test_what_was_switched_off_comes_back_after_an_error():
         {}[float(torch.rand(()))]
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_recurrent_model_in_single_precision_has_second_derivatives():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.read, self.head = nn.Embedding(9, 4), nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, tokens):
+            return self.head(self.read(self.embed(tokens))[0][:, -1])
+
+    single = grid.seeded(Reader()).float()
+    tokens, labels = torch.arange(24).reshape(8, 3) % 9, torch.arange(8) % 2
+
+    def scores(model):
+        def loss(model, batch):
+            return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+        risk = cf.Risk(model, loss, cf.batches(tokens, labels), l2=0.1)
+        return cf.influence(risk, lambda model: model(tokens[:1])[0, 0], cf.Exact(1.0)).values
+
+    flag = torch._C._get_mkldnn_enabled()
+    assert torch.allclose(scores(single).double(), scores(copy.deepcopy(single).double()), atol=1e-4)
+    assert torch._C._get_mkldnn_enabled() == flag

@@ -53,6 +53,7 @@ def bind(function: Callable[..., Any], *modules: nn.Module) -> Callable[..., Any
     """
     holder = _Holder(function, *modules)
     count = len(modules)
+    recurrent = any(isinstance(part, nn.RNNBase) for part in holder.modules())
 
     def call(*arguments: Any) -> Any:
         swapped = {
@@ -60,7 +61,13 @@ def bind(function: Callable[..., Any], *modules: nn.Module) -> Callable[..., Any
             for position, params in enumerate(arguments[:count])
             for name, tensor in params.items()
         }
-        return functional_call(holder, swapped, arguments[count:])
+        if not recurrent:
+            return functional_call(holder, swapped, arguments[count:])
+        before = torch.backends.mkldnn.set_flags(False)  # its fused recurrent layers have no second derivative
+        try:
+            return functional_call(holder, swapped, arguments[count:])
+        finally:
+            torch.backends.mkldnn.set_flags(before[0])
 
     return call
 
