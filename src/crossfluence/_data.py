@@ -29,16 +29,25 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, self.samples, self.size):
-            rows = range(start, min(start + self.size, self.samples))
-            if not isinstance(self.source[0], Tensor):
-                yield default_collate([self.source[0][row] for row in rows])
-            elif len(self.source) == 1:
-                yield self.source[0][rows.start : rows.stop]
-            else:
-                yield tuple(tensor[rows.start : rows.stop] for tensor in self.source)
+            yield self.take(slice(start, min(start + self.size, self.samples)))
 
     def __len__(self) -> int:
         return -(-self.samples // self.size)
+
+    def take(self, rows: slice | Tensor) -> Batch:
+        """One batch of chosen samples.
+
+        Args:
+            rows: Their numbers.
+
+        Returns:
+            What iteration yields: a tensor, a tuple of tensors, or what the data set's samples collate to.
+        """
+        first = self.source[0]
+        if not isinstance(first, Tensor):
+            numbers = range(self.samples)[rows] if isinstance(rows, slice) else rows.tolist()
+            return default_collate([first[number] for number in numbers])
+        return first[rows] if len(self.source) == 1 else tuple(tensor[rows] for tensor in self.source)
 
     @property
     def versions(self) -> tuple[int, ...] | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,14 +21,17 @@ class AbstractLoss(ABC):
     same module with gradients blocked, and only stop-gradient losses look at it.
     """
 
-    @abstractmethod
+    per_sample: ClassVar[bool]
+    """Whether the loss is a sum of one term for each sample, so that `losses` is defined."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Shape `(b,)`, for per-sample kinds."""
+        raise NotImplementedError(f"A {type(self).__name__} couples the samples: they have no losses of their own.")
+
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum of the batch's losses, a scalar."""
-
-    @property
-    @abstractmethod
-    def per_sample(self) -> bool:
-        """Whether the loss is a sum of one term for each sample."""
+        losses = self.losses(model, batch)
+        return (weights.to(losses) * losses).sum()
 
     @property
     def symmetric(self) -> bool:
@@ -45,20 +48,11 @@ class PerSample(AbstractLoss):
     """
 
     fn: SampleLoss
+    per_sample: ClassVar[bool] = True
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
         return checked_losses(self.fn(model, batch), batch)
-
-    def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
-        """The weighted sum over the batch."""
-        losses = self.losses(model, batch)
-        return (weights.to(losses) * losses).sum()
-
-    @property
-    def per_sample(self) -> bool:
-        """Always true."""
-        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +72,11 @@ class OnOutputs(AbstractLoss):
 
     outputs: Callable[[nn.Module, Batch], Tensor]
     criterion: Callable[[Tensor, Batch], Tensor]
+    per_sample: ClassVar[bool] = True
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
         return checked_losses(self.criterion(self.outputs(model, batch), batch), batch)
-
-    def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
-        """The weighted sum over the batch."""
-        losses = self.losses(model, batch)
-        return (weights.to(losses) * losses).sum()
-
-    @property
-    def per_sample(self) -> bool:
-        """Always true."""
-        return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +97,7 @@ class WeightedLoss(AbstractLoss):
     """
 
     fn: Callable[[nn.Module, Batch, Tensor], Tensor]
+    per_sample: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
@@ -120,11 +106,6 @@ class WeightedLoss(AbstractLoss):
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
         return _checked_scalar(self.fn(model, batch, weights), "WeightedLoss", weights)
-
-    @property
-    def per_sample(self) -> bool:
-        """Always false."""
-        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +128,7 @@ class FieldLoss(AbstractLoss):
     """
 
     fn: Callable[[nn.Module, nn.Module, Batch, Tensor], Tensor]
+    per_sample: ClassVar[bool] = False
 
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
@@ -155,11 +137,6 @@ class FieldLoss(AbstractLoss):
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
         return _checked_scalar(self.fn(model, frozen, batch, weights), "FieldLoss", weights)
-
-    @property
-    def per_sample(self) -> bool:
-        """Always false."""
-        return False
 
     @property
     def symmetric(self) -> bool:

@@ -16,10 +16,10 @@ from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, StaleError, UnsupportedError
 from ._functional import bind, each_direction, jvp, pullback, undisturbed
-from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, as_loss, frozen_copy, length_of
+from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import probe_loss
-from ._scores import numbered, plain_id, row_of
+from ._scores import numbered, row_of
 from ._types import Batch, Id, Params, SampleLoss
 
 
@@ -71,13 +71,13 @@ class Risk:
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
             reading = probe(self.data)
         n = sum(reading.sizes)
-        ids = tuple(range(n)) if self.ids is None else tuple(plain_id(label) for label in self.ids)
+        ids = range(n) if self.ids is None else tuple(self.ids)
         if len(ids) != n:
             raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
         rows = numbered(ids)
         theta = trained_parameters(self.model, self.params)
         made = {
-            "ids": ids, "rows": rows, "reading": reading, "theta": theta, "layout": Layout.of(theta),
+            "ids": tuple(rows), "rows": rows, "reading": reading, "theta": theta, "layout": Layout.of(theta),
             "weights": torch.ones(n, dtype=_working_dtype(theta), device=next(iter(theta.values())).device),
             "fingerprint": fingerprint(self.model), "modes": _modes(self.model),
             "total": _bound_total(kind, self.model),
@@ -172,7 +172,7 @@ class Risk:
             IdError: If an id is unknown.
         """
         weights = self.weights.clone()
-        weights[[row_of(plain_id(label), self.rows) for label in ids]] = 0
+        weights[[row_of(label, self.rows) for label in ids]] = 0
         return self._reweighted(weights)
 
     def only(self, ids: Iterable[Id]) -> Risk:
@@ -188,7 +188,7 @@ class Risk:
             IdError: If an id is unknown.
         """
         weights = torch.zeros_like(self.weights)
-        weights[[row_of(plain_id(label), self.rows) for label in ids]] = 1
+        weights[[row_of(label, self.rows) for label in ids]] = 1
         return self._reweighted(weights)
 
     def _reweighted(self, weights: Tensor) -> Risk:
@@ -272,7 +272,6 @@ class Risk:
 
         Raises:
             UnsupportedError: If the loss couples samples: then a new sample's effect depends on its batch.
-            DataError: If there are no candidates.
             NonFiniteError: If a candidate gives a NaN, with its batch.
         """
         if not self.kind.per_sample:
@@ -287,8 +286,6 @@ class Risk:
             if not part.isfinite().all():
                 raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
             parts.append(part.T)
-        if not parts:
-            raise DataError("Got no candidates; needed batches like those of the training data.")
         return torch.cat(parts) / self.n
 
     def _batch_sensitivity(self, batch: Batch, weights: Tensor) -> Callable[[Tensor], Tensor]:
@@ -296,7 +293,7 @@ class Risk:
             along = self.layout.unflatten(direction)
             return jvp(lambda theta: self.total(theta, self.theta, batch, w), self.theta, along)
 
-        if isinstance(self.kind, (PerSample, OnOutputs)):
+        if self.kind.per_sample:
             losses = bind(self.kind.losses, self.model)
             return lambda u: jvp(lambda theta: losses(theta, batch), self.theta, self.layout.unflatten(u))
         return lambda u: grad(field_along, argnums=1)(u, weights)
@@ -319,7 +316,7 @@ class Risk:
             yield rows
 
     def _terms(self, theta: Params, batch: Batch, weights: Tensor) -> Tensor:
-        if isinstance(self.kind, (PerSample, OnOutputs)):
+        if self.kind.per_sample:
             return bind(self.kind.losses, self.model)(theta, batch).to(weights)
         return grad(self.total, argnums=3)(theta, self.theta, batch, weights)
 
@@ -339,7 +336,7 @@ class Risk:
         start = sum(self.reading.sizes[:index])
         ids = self.labels[start : start + self.reading.sizes[index]]
         culprit = ""
-        if isinstance(self.kind, (PerSample, OnOutputs)):
+        if self.kind.per_sample:
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
             culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
         return (

@@ -306,7 +306,7 @@ def numbered(ids: Sequence[Id]) -> dict[Id, int]:
         DataError: If labels repeat or cannot be labels.
     """
     try:
-        rows = {label: row for row, label in enumerate(ids)}
+        rows = {plain_id(label): row for row, label in enumerate(ids)}
     except TypeError as error:
         raise DataError(f"An id cannot be used as a label: {error}. Use strings, numbers or tuples.") from error
     if len(rows) != len(ids):
@@ -328,7 +328,7 @@ def row_of(label: Id, rows: Mapping[Id, int]) -> int:
         IdError: If the label is unknown.
     """
     try:
-        return rows[label]
+        return rows[plain_id(label)]
     except (KeyError, TypeError):
         shown = ", ".join(repr(known) for known in list(rows)[:5])
         raise IdError(f"Unknown id {label!r}; there are {len(rows)} ids: {shown}, ...") from None

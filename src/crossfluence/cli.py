@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -206,5 +206,4 @@ def _plainly() -> Iterator[None]:
 
 def main(argv: list[str] | None = None) -> None:
     """The console script."""
-    run: Callable[..., object] = app
-    run(argv)
+    app(argv)

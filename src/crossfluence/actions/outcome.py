@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .._objective import evaluate, questions
+from .._risk import Risk
+from .._types import Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,3 +39,15 @@ class Outcome:
     def achieved(self) -> Float[Tensor, " m"]:
         """The change that happened, in units of the objectives."""
         return self.after - self.before
+
+
+def watched(watch: Objective | None, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:
+    """Names and values of what is watched, or of nothing."""
+    return ((), torch.zeros(0, dtype=torch.float64)) if watch is None else evaluate(watch, model)
+
+
+def first_order(risk: Risk, watch: Objective | None, moved: Tensor) -> Tensor | None:
+    """The change of what is watched, predicted from its gradient for a step `(p,)` away from the trained parameters."""
+    if watch is None:
+        return None
+    return torch.cat([chunk.gradients @ moved for chunk in questions(watch, risk.model, risk.theta)]).cpu().double()

@@ -6,17 +6,15 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
 from torch.func import grad
 from tqdm.auto import tqdm
 
 from .._functional import undisturbed
-from .._objective import evaluate, questions
 from .._params import put
 from .._risk import Risk
 from .._types import Id, Objective, Params
 from ..training.optimizers import Adam
-from .outcome import Outcome
+from .outcome import Outcome, first_order, watched
 
 
 def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
@@ -41,7 +39,7 @@ def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objecti
 
     Example:
         >>> from crossfluence import batches
-        >>> net = nn.Linear(1, 1, bias=False)
+        >>> net = torch.nn.Linear(1, 1, bias=False)
         >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
         >>> with torch.no_grad():
         ...     _ = net.weight.fill_(0.5)  # the least-squares solution
@@ -75,7 +73,7 @@ def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Obje
 
     Example:
         >>> from crossfluence import batches
-        >>> net = nn.Linear(1, 1, bias=False)
+        >>> net = torch.nn.Linear(1, 1, bias=False)
         >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
         >>> with torch.no_grad():
         ...     _ = net.weight.fill_(0.5)  # the least-squares solution
@@ -99,14 +97,14 @@ def _walk(
     with undisturbed():
         risk.check()
         only = risk.only(chosen)
-        start = theta = dict(risk.theta)
-        state, history = optimizer.start(theta), [_watched(watch, model)]
+        theta = dict(risk.theta)
+        state, history = optimizer.start(theta), [watched(watch, model)]
         for count in tqdm(range(1, steps + 1), desc=method.partition("(")[0], unit="step", disable=None, leave=False):
             gradient = _mean_gradient(only, theta, len(chosen))
             theta, state = optimizer.step(theta, {k: sign * v for k, v in gradient.items()}, state, count, 1.0)
             put(theta, model)
-            history.append(_watched(watch, model))
-        predicted = _first_order(risk, watch, start, theta)
+            history.append(watched(watch, model))
+        predicted = first_order(risk, watch, risk.layout.flatten(theta) - risk.layout.flatten(risk.theta))
     names = history[0][0]
     values = torch.stack([value for _, value in history])
     return Outcome(model, names, values[0], values[-1], predicted, values, method)
@@ -119,14 +117,3 @@ def _mean_gradient(only: Risk, theta: Params, count: int) -> Params:
             part = grad(only.total)(theta, theta, batch, weights)
             total = {name: total[name] + part[name] / count for name in total}
     return total
-
-
-def _watched(watch: Objective | None, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:
-    return ((), torch.zeros(0, dtype=torch.float64)) if watch is None else evaluate(watch, model)
-
-
-def _first_order(risk: Risk, watch: Objective | None, start: Params, end: Params) -> Tensor | None:
-    if watch is None:
-        return None
-    moved = risk.layout.flatten(end) - risk.layout.flatten(start)
-    return torch.cat([chunk.gradients @ moved for chunk in questions(watch, risk.model, risk.theta)]).cpu().double()

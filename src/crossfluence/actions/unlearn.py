@@ -5,16 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
-import torch
-
 from .._functional import undisturbed
-from .._objective import evaluate, questions
 from .._params import put
 from .._risk import Risk
 from .._types import Id, Objective
 from ..solvers.auto import Auto
 from ..solvers.base import AbstractInverse, AbstractSolver, inverse_of
-from .outcome import Outcome
+from .outcome import Outcome, first_order, watched
 
 
 def unlearn(
@@ -45,6 +42,7 @@ def unlearn(
         ValueError: If there is nothing to forget.
 
     Example:
+        >>> import torch
         >>> from crossfluence import Exact, Risk, batches
         >>> class Mean(torch.nn.Module):
         ...     def __init__(self):
@@ -67,11 +65,7 @@ def unlearn(
         change = (rest.gradient - risk.gradient).unsqueeze(0)
         moved = -inverse.solve(change, transposed=False).vectors[0]
         put(risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved), model)
-        method = f"unlearn({inverse.solver})"
-        if watch is None:
-            nothing = torch.zeros(0, dtype=torch.float64)
-            return Outcome(model, (), nothing, nothing, None, None, method)
-        names, before = evaluate(watch, risk.model)
-        _, after = evaluate(watch, model)
-        slopes = torch.cat([chunk.gradients @ moved for chunk in questions(watch, risk.model, risk.theta)])
-    return Outcome(model, names, before, after, slopes.cpu().double(), None, method)
+        names, before = watched(watch, risk.model)
+        _, after = watched(watch, model)
+        predicted = first_order(risk, watch, moved)
+    return Outcome(model, names, before, after, predicted, None, f"unlearn({inverse.solver})")

@@ -49,7 +49,7 @@ class Auto(AbstractSolver):
             The chosen solver's inverse.
         """
         solver, reason = self.choose(risk)
-        inverse = solver.invert(risk)
+        inverse = solver._invert(risk)  # the model was checked when Auto was called
         noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
         if not (isinstance(solver, CG) and not isinstance(risk.kind, OnOutputs)):
             return noted

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._errors import StaleError
+from .._errors import NotConvergedWarning, StaleError
 from .._functional import undisturbed
 from .._risk import Risk
 from ..curvature.base import AbstractCurvature
@@ -121,3 +122,22 @@ def natural_curvature(curvature: AbstractCurvature | None, risk: Risk) -> Abstra
     if curvature is not None:
         return curvature
     return Hessian() if risk.kind.symmetric else FieldJacobian()
+
+
+def warn_unconverged(solver: str, residuals: Tensor, rtol: float, steps: int) -> None:
+    """Says that a solve did not get as far as was asked.
+
+    Args:
+        solver: Its name.
+        residuals: Shares of the right-hand sides that are left.
+        rtol: What was asked for.
+        steps: How many it took.
+    """
+    worst = float(residuals.max())
+    if worst > rtol * 10:  # rounding keeps the true residual a little above the recursive one
+        warnings.warn(
+            f"{solver} stopped after {steps} steps with a residual of {worst:.2g} of the right-hand side; asked "
+            f"for rtol={rtol:g}. Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}.",
+            NotConvergedWarning,
+            stacklevel=3,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -10,11 +9,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
+from .._errors import NegativeCurvatureError, UnsupportedError
 from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, plain_damping
 from ..curvature.hessian import Hessian
-from .base import AbstractInverse, AbstractSolver, Solution
+from .base import AbstractInverse, AbstractSolver, Solution, warn_unconverged
 
 
 @dataclass(frozen=True)
@@ -119,25 +118,6 @@ class CGInverse(AbstractInverse):
                 f"Raise damping above {self.damping - quotient:.3g}, use curvature=GaussNewton(), or solver GMRES, "
                 f"which does not need positive curvature."
             )
-
-
-def warn_unconverged(solver: str, residuals: Tensor, rtol: float, steps: int) -> None:
-    """Says that a solve did not get as far as was asked.
-
-    Args:
-        solver: Its name.
-        residuals: Shares of the right-hand sides that are left.
-        rtol: What was asked for.
-        steps: How many it took.
-    """
-    worst = float(residuals.max())
-    if worst > rtol * 10:  # rounding keeps the true residual a little above the recursive one
-        warnings.warn(
-            f"{solver} stopped after {steps} steps with a residual of {worst:.2g} of the right-hand side; asked "
-            f"for rtol={rtol:g}. Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}.",
-            NotConvergedWarning,
-            stacklevel=3,
-        )
 
 
 def _dots(x: Shaped[Tensor, "m p"], y: Shaped[Tensor, "m p"]) -> Shaped[Tensor, " m"]:

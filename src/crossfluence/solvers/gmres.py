@@ -12,8 +12,7 @@ from tqdm.auto import tqdm
 
 from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
-from .cg import warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def settled(x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSetting
         recipe = sharpening(start, x, settings)
         model = recipe.train()
         assert isinstance(model, DEC)
-        risk = replace(recipe.risk(model), ids=tuple(ids))
+        risk = recipe.risk(model, ids=ids)
         inverse = Auto().invert(risk)
         smallest = inverse.smallest_eigenvalue
         if smallest is None or smallest >= KEPT * settings.anchor or settings.anchor >= STRONGEST_ANCHOR:

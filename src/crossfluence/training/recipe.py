@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,16 +13,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import grad, vmap
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .._data import batches
+from .._data import Batches, batches
 from .._errors import DataError
 from .._functional import undisturbed
-from .._losses import AbstractLoss
+from .._losses import AbstractLoss, as_loss
 from .._params import put
 from .._risk import Risk
-from .._types import Batch, Params, SampleLoss
+from .._types import Batch, Id, Params, SampleLoss
 from .optimizers import AbstractOptimizer
 
 
@@ -103,11 +103,16 @@ class Recipe:
         """The fields alone: what is derived from them is made again in another process."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
-    @cached_property
+    @property
     def n(self) -> int:
         """Number of training samples."""
-        source = self.data[0] if isinstance(self.data, tuple) else self.data
-        return len(source)  # pyright: ignore[reportArgumentType]  # map-style datasets have a length
+        return self._batches.samples
+
+    @cached_property
+    def _batches(self) -> Batches:
+        """The data in order; losses that couple samples see batches of the size that training had."""
+        source = batches(*(self.data if isinstance(self.data, tuple) else (self.data,)))
+        return replace(source, size=1024 if as_loss(self.loss).per_sample else self.batch_size or source.samples)
 
     @cached_property
     def _start(self) -> Risk:
@@ -155,22 +160,17 @@ class Recipe:
                 put({name: tensor[row] for name, tensor in theta.items()}, model)
                 yield model
 
-    def risk(self, model: nn.Module) -> Risk:
+    def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
         """What this recipe minimises, at a model.
 
         Args:
             model: Usually what `train` returned.
+            ids: n labels, default 0 to n-1.
 
         Returns:
             A risk with the recipe's loss, data and l2. Losses that couple samples see the batches in order.
         """
-        if isinstance(self.data, Tensor):
-            source: tuple[Any, ...] = (self.data,)
-        else:
-            source = self.data if isinstance(self.data, tuple) else (self.data,)
-        coupled = isinstance(self.loss, AbstractLoss) and not self.loss.per_sample
-        size = (self.batch_size or self.n) if coupled else min(self.n, 1024)
-        return Risk(model, self.loss, batches(*source, size=size), l2=self.l2)
+        return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids)
 
     def _fit(self, weights: Shaped[Tensor, "r n"]) -> Params:
         """Trained parameters, with one leading dimension for the rows of `weights`."""
@@ -178,11 +178,12 @@ class Recipe:
         descent = _together(self._field)
         state, frozen = self.optimizer.start(theta), theta
         steps = list(self._schedule())
+        whole = self._batches.take(slice(None)) if steps[0] is None else None  # once, not in every step
         label = f"training {len(weights)}" if len(weights) > 1 else "training"
         for count, rows in enumerate(tqdm(steps, desc=label, unit="step", disable=None, leave=False)):
             if count % self.hold == 0:
                 frozen = theta
-            batch, w = self._batch(rows), weights if rows is None else weights[:, rows]
+            batch, w = (whole, weights) if rows is None else (self._batches.take(rows), weights[:, rows])
             gradient = descent(theta, frozen, batch, w)
             theta, state = self.optimizer.step(theta, gradient, state, count + 1, self.schedule(count / len(steps)))
         return theta
@@ -195,17 +196,9 @@ class Recipe:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
             if self.batch_size is None or self.batch_size >= self.n:
-                yield None
+                yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
-
-    def _batch(self, rows: Tensor | None) -> Batch:
-        if isinstance(self.data, Tensor):
-            return self.data if rows is None else self.data[rows]
-        if isinstance(self.data, tuple):
-            return self.data if rows is None else tuple(tensor[rows] for tensor in self.data)
-        picked = range(self.n) if rows is None else rows.tolist()
-        return default_collate([self.data[row] for row in picked])
 
 
 def _together(function: Callable[..., Params]) -> Callable[..., Params]:

@@ -74,7 +74,7 @@ def leave_out(
         tensor([-1.,  1.], dtype=torch.float64)
     """
     n = _count(train, n, ids)
-    rows = numbered(range(n) if ids is None else [plain_id(label) for label in ids])
+    rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
     weights = torch.ones(len(groups) + 1, n)  # row 0: nothing left out
     for position, members in enumerate(groups.values(), start=1):
@@ -105,7 +105,7 @@ def _count(train: Train | Recipe, n: int | None, ids: Sequence[Id] | None) -> in
 
 def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, int]) -> dict[Id, list[int]]:
     named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in drop}
-    groups = {name: [row_of(plain_id(label), rows) for label in members] for name, members in named.items()}
+    groups = {name: [row_of(label, rows) for label in members] for name, members in named.items()}
     if not groups:
         raise DataError("Got nothing to leave out; needed ids, or {group name: ids}.")
     return groups
