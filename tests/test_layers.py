@@ -14,9 +14,9 @@ LAYERS = [  # from the top
     {"actions", "training", "_influence"},
     {"solvers"},
     {"curvature"},
-    {"_risk"},
+    {"_risk", "_abstract_risk"},
     {"_losses", "_objective", "_compare", "_data", "_probes"},
-    {"_params", "_functional", "_scores", "_files", "_contents"},
+    {"_params", "_functional", "_scores", "_files", "_contents", "corpus"},
     {"_types", "_errors", "_extras"},
 ]
 TOP_MAY = {  # within the top layer

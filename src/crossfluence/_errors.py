@@ -15,6 +15,10 @@ class DataError(CrossfluenceError, ValueError):
     """The training data is empty, shuffled, changed, or of a form the library cannot read."""
 
 
+class CorpusError(CrossfluenceError, ValueError):
+    """Text that cannot be read or made into a corpus, and what to do about it."""
+
+
 class NondeterministicError(CrossfluenceError, ValueError):
     """The loss gives two values for one input: dropout or batch statistics were left on."""
 
@@ -56,6 +60,17 @@ class IdError(CrossfluenceError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class WordError(CrossfluenceError, KeyError):
+    """A word has no vector, or too few words of a list have one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class WordSetError(CrossfluenceError, ValueError):
+    """Lists of words that cannot make a test: unreadable, empty, or with a word that stands twice."""
 
 
 class ResultFileError(CrossfluenceError, OSError):

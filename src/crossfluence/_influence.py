@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from ._abstract_risk import AbstractRisk
 from ._data import probe
 from ._errors import UnsupportedError
 from ._functional import undisturbed
 from ._objective import Questions, questions
-from ._risk import Risk
 from ._scores import Scores, SolveReport
 from ._types import Batch, Objective
 from .solvers.auto import Auto
@@ -21,7 +21,7 @@ from .solvers.base import AbstractInverse, AbstractSolver, Solution, inverse_of
 
 
 def influence(
-    risk: Risk,
+    risk: AbstractRisk,
     objective: Objective,
     solver: AbstractSolver | AbstractInverse = Auto(),
     *,
@@ -91,7 +91,7 @@ def influence(
     return Scores(values, ids, names, report.solver, report)
 
 
-def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
+def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
     r"""What each training sample did to its own loss: large in size for outliers and mislabelled samples.
 
     The objective of sample i is its own loss $\ell_i$ (for coupled losses $n\,\partial F/\partial w_i$), so scores are
@@ -116,7 +116,7 @@ def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse = Auto()
         >>> self_influence(risk, Exact()).values.abs().max().item()
         0.0
     """
-    if not risk.kind.symmetric:
+    if not risk.symmetric:
         raise UnsupportedError(
             "self_influence needs every sample to have a loss of its own; a FieldLoss trains along a field that is no "
             "gradient. Ask influence(risk, objective) about a quantity of the sample instead."
@@ -136,7 +136,7 @@ def self_influence(risk: Risk, solver: AbstractSolver | AbstractInverse = Auto()
 
 
 def _report(
-    risk: Risk, inverse: AbstractInverse, asked: list[Questions], solved: list[Solution], started: float
+    risk: AbstractRisk, inverse: AbstractInverse, asked: list[Questions], solved: list[Solution], started: float
 ) -> SolveReport:
     drifts: list[Shaped[Tensor, " m"]] = [-(solution.vectors @ risk.gradient) for solution in solved]
     notes = [note for solution in solved for note in solution.notes]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -12,19 +11,20 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from ._abstract_risk import AbstractRisk, training_modes
 from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
-from ._errors import DataError, NonFiniteError, StaleError, UnsupportedError
+from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import bind, each_direction, jvp, pullback, undisturbed
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import probe_loss
-from ._scores import numbered, row_of
+from ._scores import numbered
 from ._types import Batch, Id, Params, SampleLoss
 
 
 @dataclass(frozen=True, eq=False)
-class Risk:
+class Risk(AbstractRisk):
     r"""What training minimised, and where it ended.
 
     The risk is $F(\theta, w) = \frac{1}{n}\sum_i w_i \ell_i(\theta) + \frac{\text{l2}}{2}\lVert\theta\rVert^2$ with
@@ -79,7 +79,7 @@ class Risk:
         made = {
             "ids": tuple(rows), "rows": rows, "reading": reading, "theta": theta, "layout": Layout.of(theta),
             "weights": torch.ones(n, dtype=_working_dtype(theta), device=next(iter(theta.values())).device),
-            "fingerprint": fingerprint(self.model), "modes": _modes(self.model),
+            "fingerprint": fingerprint(self.model), "modes": training_modes(self.model),
             "total": _bound_total(kind, self.model),
         }  # fmt: skip
         for name, value in made.items():
@@ -107,96 +107,24 @@ class Risk:
     """`(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses."""
 
     @property
-    def n(self) -> int:
-        """Number of training samples."""
-        return len(self.weights)
-
-    @property
-    def p(self) -> int:
-        """Number of trained parameters."""
-        return self.layout.size
-
-    @property
-    def coverage(self) -> float:
-        """Share of the model's parameters that count as trained."""
-        return self.p / sum(tensor.numel() for tensor in self.model.parameters())
-
-    @property
-    def labels(self) -> tuple[Id, ...]:
-        """The n ids."""
-        return tuple(self.rows)
-
-    @property
     def kind(self) -> AbstractLoss:
         """The loss as one of the four kinds."""
         return as_loss(self.loss)
 
-    def check(self) -> None:
-        """Makes sure that the model is the one the risk was made for.
-
-        Raises:
-            StaleError: If a parameter or a buffer changed.
-        """
-        now = fingerprint(self.model)
-        if now != self.fingerprint:
-            raise StaleError(
-                f"The model changed after the risk was made (content hash {self.fingerprint[:8]}, now {now[:8]}). "
-                f"Make a new Risk from the model as it is, or train a copy: copy.deepcopy(model)."
-            )
-        if _modes(self.model) != self.modes:
-            raise StaleError(
-                "A module was switched between training and evaluation mode after the risk was made. "
-                "Call model.eval(), or put it back as it was; then go on."
-            )
+    @property
+    def symmetric(self) -> bool:
+        """Whether the training field is a gradient, so that its Jacobian is symmetric."""
+        return self.kind.symmetric
 
     @cached_property
-    def signature(self) -> str:
-        """Content hash of all that decides the curvature: model, data, loss, weights, l2, choice of parameters."""
+    def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Content hash of model, data, loss, weights, l2 and choice of parameters: all that decides the curvature."""
         try:
             loss = content_hash(self.kind)
         except TypeError:  # it refers to something without content, such as an open file
             loss = f"object {id(self.loss)}"
         weights = digest_tensors([("weights", self.weights)])
         return content_hash(self.fingerprint, self.reading.digests, loss, weights, float(self.l2), self.layout.names)
-
-    def without(self, ids: Iterable[Id]) -> Risk:
-        """The same point and the same n, with the weights of some samples set to zero.
-
-        Args:
-            ids: Samples to leave out.
-
-        Returns:
-            A risk whose field no longer vanishes at the trained parameters.
-
-        Raises:
-            IdError: If an id is unknown.
-        """
-        weights = self.weights.clone()
-        weights[[row_of(label, self.rows) for label in ids]] = 0
-        return self._reweighted(weights)
-
-    def only(self, ids: Iterable[Id]) -> Risk:
-        """The same point and the same n, with the weights of all other samples set to zero.
-
-        Args:
-            ids: Samples to keep.
-
-        Returns:
-            A risk made of these samples' losses.
-
-        Raises:
-            IdError: If an id is unknown.
-        """
-        weights = torch.zeros_like(self.weights)
-        weights[[row_of(label, self.rows) for label in ids]] = 1
-        return self._reweighted(weights)
-
-    def _reweighted(self, weights: Tensor) -> Risk:
-        other = copy.copy(self)
-        for cached in ("gradient", "signature"):
-            other.__dict__.pop(cached, None)
-        object.__setattr__(other, "weights", weights)
-        return other
 
     def passes(self, *, verify: bool = False) -> Iterator[tuple[int, Batch, Tensor]]:
         """One reading of the data.
@@ -225,16 +153,26 @@ class Risk:
         if seen != self.n:
             raise DataError(f"The data gave {seen} samples; it had {self.n} when the risk was made.")
 
-    @cached_property
-    def gradient(self) -> Shaped[Tensor, " p"]:
-        """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
-        with undisturbed():
-            total = self.l2 * self.layout.flatten(self.theta)
-            for index, batch, weights in self.passes(verify=True):
-                part = self.layout.flatten(grad(self.total)(self.theta, self.theta, batch, weights))
-                if not part.isfinite().all():
-                    raise NonFiniteError(self.blame(index, batch))
-                total = total + part / self.n
+    def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
+        """The field g at any parameters: one pass over the data; batches whose weights are all zero cost nothing.
+
+        Args:
+            theta: Names and shapes of the trained parameters.
+
+        Returns:
+            Shape `(p,)`, l2 term included, in units of mean loss per parameter.
+
+        Raises:
+            NonFiniteError: If a batch gives a NaN, with its number.
+        """
+        total = self.l2 * self.layout.flatten(theta)
+        for index, batch, weights in self.passes(verify=True):
+            if not weights.any():
+                continue
+            part = self.layout.flatten(grad(self.total)(theta, theta, batch, weights))
+            if not part.isfinite().all():
+                raise NonFiniteError(self.blame(index, batch))
+            total = total + part / self.n
         return total
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
@@ -350,10 +288,6 @@ def _bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Para
         return bind(kind.total, model, frozen_copy(model))
     one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
     return lambda theta, frozen, batch, weights: one(theta, batch, weights)
-
-
-def _modes(model: nn.Module) -> tuple[bool, ...]:
-    return tuple(module.training for module in model.modules())
 
 
 def _working_dtype(theta: Params) -> torch.dtype:

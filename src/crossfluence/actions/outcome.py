@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .._abstract_risk import AbstractRisk
 from .._objective import evaluate, questions
-from .._risk import Risk
 from .._types import Objective
 
 
@@ -46,7 +46,7 @@ def watched(watch: Objective | None, model: nn.Module) -> tuple[tuple[str, ...],
     return ((), torch.zeros(0, dtype=torch.float64)) if watch is None else evaluate(watch, model)
 
 
-def first_order(risk: Risk, watch: Objective | None, moved: Tensor) -> Tensor | None:
+def first_order(risk: AbstractRisk, watch: Objective | None, moved: Tensor) -> Tensor | None:
     """The change of what is watched, predicted from its gradient for a step `(p,)` away from the trained parameters."""
     if watch is None:
         return None

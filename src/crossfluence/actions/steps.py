@@ -6,18 +6,17 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch.func import grad
 from tqdm.auto import tqdm
 
+from .._abstract_risk import AbstractRisk
 from .._functional import undisturbed
 from .._params import put
-from .._risk import Risk
 from .._types import Id, Objective, Params
 from ..training.optimizers import Adam
 from .outcome import Outcome, first_order, watched
 
 
-def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
+def undo(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
     """Ascends the loss of the chosen samples with Adam: the paper's mitigation.
 
     It stops nowhere by itself: too many steps ruin the model, so watch a measure of quality beside the question.
@@ -54,7 +53,7 @@ def undo(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objecti
     return _walk(risk, ids, steps, lr, -1, watch, f"undo(steps={steps}, lr={lr:g})")
 
 
-def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
+def amplify(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
     """Descends the loss of the chosen samples with Adam: the paper's augmentation.
 
     Args:
@@ -86,7 +85,7 @@ def amplify(risk: Risk, ids: Iterable[Id], *, steps: int, lr: float, watch: Obje
 
 
 def _walk(
-    risk: Risk, ids: Iterable[Id], steps: int, lr: float, sign: int, watch: Objective | None, method: str
+    risk: AbstractRisk, ids: Iterable[Id], steps: int, lr: float, sign: int, watch: Objective | None, method: str
 ) -> Outcome:
     """Adam on the mean loss of the chosen samples, downhill (sign 1) or uphill (-1)."""
     chosen = list(ids)
@@ -110,10 +109,7 @@ def _walk(
     return Outcome(model, names, values[0], values[-1], predicted, values, method)
 
 
-def _mean_gradient(only: Risk, theta: Params, count: int) -> Params:
-    total = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
-    for _, batch, weights in only.passes():
-        if weights.any():
-            part = grad(only.total)(theta, theta, batch, weights)
-            total = {name: total[name] + part[name] / count for name in total}
-    return total
+def _mean_gradient(only: AbstractRisk, theta: Params, count: int) -> Params:
+    """The gradient of the chosen samples' mean loss, l2 term excluded."""
+    flat = only.field_at(theta) - only.l2 * only.layout.flatten(theta)
+    return only.layout.unflatten(flat * (only.n / count))

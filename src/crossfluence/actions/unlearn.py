@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
+from .._abstract_risk import AbstractRisk
 from .._functional import undisturbed
 from .._params import put
-from .._risk import Risk
 from .._types import Id, Objective
 from ..solvers.auto import Auto
 from ..solvers.base import AbstractInverse, AbstractSolver, inverse_of
@@ -15,7 +15,7 @@ from .outcome import Outcome, first_order, watched
 
 
 def unlearn(
-    risk: Risk,
+    risk: AbstractRisk,
     ids: Iterable[Id],
     solver: AbstractSolver | AbstractInverse = Auto(),
     *,

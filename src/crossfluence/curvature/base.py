@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._errors import SolveError
+from .._abstract_risk import AbstractRisk
+from .._errors import SolveError, UnsupportedError
 from .._functional import undisturbed
 from .._risk import Risk
 
@@ -19,7 +22,7 @@ PROBES = 64  # of Hutchinson's trace estimate; with at most this many parameters
 class AbstractCurvature(ABC):
     """A p x p matrix that is never formed, l2 term included."""
 
-    def product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """The matrix times vectors: one pass over the data.
 
         Args:
@@ -30,9 +33,9 @@ class AbstractCurvature(ABC):
             One product in each row, in units of mean loss per parameter.
         """
         with undisturbed():
-            return self._product(risk, vectors)
+            return self._given(risk, vectors, self._product)
 
-    def transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def transposed_product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """The transpose times vectors; the same for symmetric curvatures.
 
         Args:
@@ -43,7 +46,18 @@ class AbstractCurvature(ABC):
             One product in each row.
         """
         with undisturbed():
-            return self._transposed_product(risk, vectors)
+            return self._given(risk, vectors, self._transposed_product)
+
+    def _given(self, risk: AbstractRisk, vectors: Tensor, differentiated: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """The product that the risk's structure gives in closed form (all of them symmetric), or by differentiation."""
+        if not risk.products:
+            return differentiated(risk, vectors)
+        if type(self) not in risk.products:
+            raise UnsupportedError(
+                f"{type(risk).__name__} has no product with {self}; it has "
+                f"{' and '.join(f'{kind.__name__}()' for kind in risk.products)}."
+            )
+        return risk.products[type(self)](vectors)
 
     @abstractmethod
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]: ...
@@ -97,7 +111,7 @@ def absolute(damping: float | Relative, mean_eigenvalue: float) -> float:
     return damping.factor * mean_eigenvalue
 
 
-def mean_eigenvalue(curvature: AbstractCurvature, risk: Risk) -> float:
+def mean_eigenvalue(curvature: AbstractCurvature, risk: AbstractRisk) -> float:
     """The trace over p, estimated with random signs; exact for at most 64 parameters.
 
     Args:
@@ -120,7 +134,7 @@ def mean_eigenvalue(curvature: AbstractCurvature, risk: Risk) -> float:
     return float((probes * curvature.product(risk, probes)).sum() / (PROBES * risk.p))
 
 
-def plain_damping(damping: float | Relative, curvature: AbstractCurvature, risk: Risk) -> float:
+def plain_damping(damping: float | Relative, curvature: AbstractCurvature, risk: AbstractRisk) -> float:
     """`absolute`, asking for the mean eigenvalue only when it matters.
 
     Args:

@@ -40,7 +40,7 @@ class FieldJacobian(AbstractCurvature):
 
     def _transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Jᵀ v for each row, reverse over forward."""
-        if risk.kind.symmetric:
+        if risk.symmetric:
             return self._product(risk, vectors)
 
         def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Hessian(AbstractCurvature):
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """H v for each row."""
-        if not risk.kind.symmetric:
+        if not risk.symmetric:
             raise UnsupportedError(
                 "A FieldLoss trains along a field that is not a gradient, so it has no Hessian. "
                 "Use curvature=FieldJacobian() with solver GMRES or Exact (Auto does)."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Shaped
 from torch import Tensor
 
+from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError
 from .._losses import OnOutputs
 from .._risk import Risk
@@ -25,6 +26,7 @@ DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matr
 class Auto(AbstractSolver):
     """Chooses a solver by a plain rule; what it chose, and why, stands in `scores.report`.
 
+    The solver that a risk with a structure of its own calls for (skip-gram: preconditioned `CG`); otherwise
     `Exact` if the model has at most 3,000 trained parameters and n times p is at most 20 million; else `GMRES` for
     a `FieldLoss`, `CG` with `GaussNewton` for an `OnOutputs` loss, and `CG` with the Hessian otherwise; if that meets
     negative curvature, `GMRES`.
@@ -39,7 +41,7 @@ class Auto(AbstractSolver):
 
     damping: float | Relative = 0.0
 
-    def _invert(self, risk: Risk) -> AbstractInverse:
+    def _invert(self, risk: AbstractRisk) -> AbstractInverse:
         """Chooses, and inverts.
 
         Args:
@@ -51,13 +53,13 @@ class Auto(AbstractSolver):
         solver, reason = self.choose(risk)
         inverse = solver._invert(risk)  # the model was checked when Auto was called
         noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
-        if not (isinstance(solver, CG) and not isinstance(risk.kind, OnOutputs)):
+        if not isinstance(solver, CG) or risk.products or _splits(risk):
             return noted
         return FallbackInverse(
             noted, risk, self.damping, noted.solver, noted.signature, noted.damping, notes=noted.notes
         )
 
-    def choose(self, risk: Risk) -> tuple[AbstractSolver, str]:
+    def choose(self, risk: AbstractRisk) -> tuple[AbstractSolver, str]:
         """The solver for a risk, and the reason as a clause.
 
         Args:
@@ -66,13 +68,19 @@ class Auto(AbstractSolver):
         Returns:
             A solver with this damping, and why.
         """
+        if (own := risk.own_solver(self.damping)) is not None:
+            return own
         if risk.p <= DENSE_PARAMETERS and risk.n * risk.p <= DENSE_WORK:
             return Exact(self.damping), f"{risk.p} parameters and {risk.n} samples are few enough for the dense matrix"
-        if not risk.kind.symmetric:
+        if not risk.symmetric:
             return GMRES(self.damping), "the field's Jacobian is not symmetric, and too large to write out"
-        if isinstance(risk.kind, OnOutputs):
+        if _splits(risk):
             return CG(self.damping, curvature=GaussNewton()), f"{risk.p} parameters are too many for the dense matrix"
         return CG(self.damping), f"{risk.p} parameters are too many for the dense matrix"
+
+
+def _splits(risk: AbstractRisk) -> bool:
+    return isinstance(risk, Risk) and isinstance(risk.kind, OnOutputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +88,7 @@ class FallbackInverse(AbstractInverse):
     """Conjugate gradients, and GMRES for a question that meets negative curvature."""
 
     first: AbstractInverse
-    risk: Risk
+    risk: AbstractRisk
     wanted_damping: float | Relative
     solver: str
     signature: str

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from jaxtyping import Shaped
 from torch import Tensor
 
+from .._abstract_risk import AbstractRisk
 from .._errors import NotConvergedWarning, StaleError
 from .._functional import undisturbed
-from .._risk import Risk
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
@@ -73,7 +73,7 @@ class AbstractInverse(ABC):
 class AbstractSolver(ABC):
     """A setting from which an inverse is made."""
 
-    def invert(self, risk: Risk) -> AbstractInverse:
+    def invert(self, risk: AbstractRisk) -> AbstractInverse:
         """Does the work that all questions share.
 
         Args:
@@ -87,10 +87,10 @@ class AbstractSolver(ABC):
             return self._invert(risk)
 
     @abstractmethod
-    def _invert(self, risk: Risk) -> AbstractInverse: ...
+    def _invert(self, risk: AbstractRisk) -> AbstractInverse: ...
 
 
-def inverse_of(solver: AbstractSolver | AbstractInverse, risk: Risk) -> AbstractInverse:
+def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> AbstractInverse:
     """An inverse that belongs to the risk: made now, or the given one if it fits.
 
     Args:
@@ -117,11 +117,11 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: Risk) -> Abstract
     return solver
 
 
-def natural_curvature(curvature: AbstractCurvature | None, risk: Risk) -> AbstractCurvature:
+def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -> AbstractCurvature:
     """The curvature asked for, or the Hessian, or the field's Jacobian where there is no Hessian."""
     if curvature is not None:
         return curvature
-    return Hessian() if risk.kind.symmetric else FieldJacobian()
+    return Hessian() if risk.symmetric else FieldJacobian()
 
 
 def warn_unconverged(solver: str, residuals: Tensor, rtol: float, steps: int) -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
-from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, plain_damping
 from ..curvature.hessian import Hessian
 from .base import AbstractInverse, AbstractSolver, Solution, warn_unconverged
@@ -26,13 +26,16 @@ class CG(AbstractSolver):
         max_steps: Stops here at the latest, with a warning and the residual in the report.
         curvature: A symmetric curvature that is positive once damped.
         preconditioner: A solver whose symmetric positive inverse is close to the wanted one.
+        truncate: Whether a solve that meets negative curvature ends there, with what it has found where the curvature
+            is positive and a note in the report (a truncated Newton step), and not with an error.
 
     Example:
         >>> CG(damping=1e-3).rtol
         1e-05
 
     References:
-        Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952.
+        Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952; Steihaug, "The
+        conjugate gradient method and trust regions in large scale optimization", 1983.
     """
 
     damping: float | Relative = 0.0
@@ -40,8 +43,9 @@ class CG(AbstractSolver):
     max_steps: int = 200
     curvature: AbstractCurvature = field(default_factory=Hessian)
     preconditioner: AbstractSolver | None = None
+    truncate: bool = False
 
-    def _invert(self, risk: Risk) -> CGInverse:
+    def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.
 
         Args:
@@ -53,7 +57,7 @@ class CG(AbstractSolver):
         Raises:
             UnsupportedError: If the loss trains along a field that is not a gradient.
         """
-        if not risk.kind.symmetric:
+        if not risk.symmetric:
             raise UnsupportedError(
                 "CG needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
                 "Use GMRES(damping), or Exact(damping) for a small model; Auto() does."
@@ -70,7 +74,7 @@ class CGInverse(AbstractInverse):
     solver: str
     signature: str
     settings: CG
-    risk: Risk
+    risk: AbstractRisk
     damping: float
     preconditioner: AbstractInverse | None
     smallest_eigenvalue: float | None = None
@@ -83,7 +87,7 @@ class CGInverse(AbstractInverse):
         z = self._precondition(residual)
         direction, rho = z.clone(), _dots(residual, z)
         active = wanted > 0
-        steps = torch.zeros(len(vectors), dtype=torch.long)
+        steps, bent = torch.zeros(len(vectors), dtype=torch.long), 0
         with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
             for step in range(self.settings.max_steps):
                 active = active & (residual.norm(dim=1) > self.settings.rtol * wanted)
@@ -92,7 +96,13 @@ class CGInverse(AbstractInverse):
                 d = direction[active]
                 product = self.settings.curvature.product(self.risk, d) + self.damping * d
                 bend = _dots(d, product)
-                self._refuse_negative(step, bend / _dots(d, d))
+                positive = self._positive(step, bend / _dots(d, d))
+                if not positive.all():
+                    bent += int((~positive).sum())
+                    active = active.masked_scatter(active, positive)
+                    d, product, bend = d[positive], product[positive], bend[positive]
+                    if not positive.any():
+                        break
                 length = (rho[active] / bend).unsqueeze(1)
                 x[active] += length * d
                 residual[active] -= length * product
@@ -104,20 +114,25 @@ class CGInverse(AbstractInverse):
                 bar.update()
         left = vectors - self.settings.curvature.product(self.risk, x) - self.damping * x  # the recursion drifts
         shares = left.norm(dim=1) / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
+        if bent:
+            note = f"{bent} of {len(vectors)} solves ended where they met negative curvature."
+            return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()), (note,))
         warn_unconverged("CG", shares, self.settings.rtol, int(steps.max()))
         return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()))
 
     def _precondition(self, residual: Tensor) -> Tensor:
         return residual if self.preconditioner is None else self.preconditioner.solve(residual).vectors
 
-    def _refuse_negative(self, step: int, quotients: Tensor) -> None:
+    def _positive(self, step: int, quotients: Shaped[Tensor, " m"]) -> Shaped[Tensor, " m"]:
+        """Which directions have positive curvature; refuses the others unless the solve may end there."""
         quotient = float(quotients.min())
-        if quotient <= 0:
+        if quotient <= 0 and not self.settings.truncate:
             raise NegativeCurvatureError(
                 f"CG met negative curvature at step {step}: v'(H + {self.damping:g} I)v / v'v = {quotient:.3g}. "
                 f"Raise damping above {self.damping - quotient:.3g}, use curvature=GaussNewton(), or solver GMRES, "
                 f"which does not need positive curvature."
             )
+        return quotients > 0
 
 
 def _dots(x: Shaped[Tensor, "m p"], y: Shaped[Tensor, "m p"]) -> Shaped[Tensor, " m"]:

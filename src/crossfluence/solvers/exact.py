@@ -9,9 +9,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .._abstract_risk import AbstractRisk
 from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
-from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, absolute
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 
@@ -39,7 +39,7 @@ class Exact(AbstractSolver):
     damping: float | Relative = 0.0
     curvature: AbstractCurvature | None = None
 
-    def _invert(self, risk: Risk) -> ExactInverse:
+    def _invert(self, risk: AbstractRisk) -> ExactInverse:
         """Forms and factorises the matrix.
 
         Args:
@@ -51,7 +51,7 @@ class Exact(AbstractSolver):
         curvature = natural_curvature(self.curvature, risk)
         matrix = dense(curvature, risk)
         damping = absolute(self.damping, float(matrix.diagonal().mean()))
-        symmetric = risk.kind.symmetric
+        symmetric = risk.symmetric
         if symmetric:
             _refuse_asymmetric(matrix, torch.finfo(risk.weights.dtype).eps)
             matrix = (matrix + matrix.T) / 2
@@ -102,7 +102,7 @@ class ExactInverse(AbstractInverse):
         return Solution(found.T.to(vectors), residuals=tuple(residuals.tolist()))
 
 
-def dense(curvature: AbstractCurvature, risk: Risk) -> Float[Tensor, "p p"]:
+def dense(curvature: AbstractCurvature, risk: AbstractRisk) -> Float[Tensor, "p p"]:
     """The matrix in full, in float64, from products with unit vectors.
 
     Args:

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .._risk import Risk
+from .._abstract_risk import AbstractRisk
 from ..curvature.base import AbstractCurvature, Relative, plain_damping
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
 
@@ -45,7 +45,7 @@ class GMRES(AbstractSolver):
     curvature: AbstractCurvature | None = None
     preconditioner: AbstractSolver | None = None
 
-    def _invert(self, risk: Risk) -> GMRESInverse:
+    def _invert(self, risk: AbstractRisk) -> GMRESInverse:
         """Settles the damping and the preconditioner; the products come with each question.
 
         Args:
@@ -67,7 +67,7 @@ class GMRESInverse(AbstractInverse):
     solver: str
     signature: str
     settings: GMRES
-    risk: Risk
+    risk: AbstractRisk
     curvature: AbstractCurvature
     damping: float
     preconditioner: AbstractInverse | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._risk import Risk
+from .._abstract_risk import AbstractRisk
 from .base import AbstractInverse, AbstractSolver, Solution
 
 
@@ -22,7 +22,7 @@ class Identity(AbstractSolver):
         Identity()
     """
 
-    def _invert(self, risk: Risk) -> IdentityInverse:
+    def _invert(self, risk: AbstractRisk) -> IdentityInverse:
         """Needs no work."""
         return IdentityInverse(repr(self), risk.signature)
 

@@ -1,0 +1,1 @@
+"""From files of text to numbered words: readers of the usual formats, tokenisers, and the compact corpus."""

@@ -1,0 +1,9 @@
+"""Skip-gram with negative sampling: trained by samples or in expectation, explained from its counts."""
+
+from .blocks import WordBlocks
+from .expected import ExpectedTraining
+from .module import SkipGram
+from .risk import SkipGramRisk
+from .sampled import SampledTraining
+
+__all__ = ["ExpectedTraining", "SampledTraining", "SkipGram", "SkipGramRisk", "WordBlocks"]

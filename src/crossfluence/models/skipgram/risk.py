@@ -1,0 +1,239 @@
+"""The risk of skip-gram: its samples are sentences, its derivatives come from pair counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..._abstract_risk import AbstractRisk, training_modes
+from ..._contents import content_hash
+from ..._errors import CorpusError, UnsupportedError
+from ..._functional import undisturbed
+from ..._params import Layout, fingerprint, trained_parameters
+from ..._scores import numbered
+from ..._types import Batch, Id, Params
+from ...corpus.pairs import PairCounts, Pairs, neighbours, sentence_numbers
+from ...curvature.base import AbstractCurvature, Relative
+from ...curvature.field import FieldJacobian
+from ...curvature.gauss_newton import GaussNewton
+from ...curvature.hessian import Hessian
+from ...solvers.base import AbstractSolver
+from ...solvers.cg import CG
+from .blocks import WordBlocks
+from .loss import ExpectedLoss
+from .module import SkipGram
+
+RTOL = 1e-3  # by then the predictions no longer change; see docs/words.md
+PAIRS_AT_ONCE = 100_000  # of which both vectors and both directions are held
+
+
+@dataclass(frozen=True, eq=False)
+class SkipGramRisk(AbstractRisk):
+    r"""What skip-gram minimised, and where it ended; offers what `Risk` offers, so that every verb works on it.
+
+    $$F(\theta, w) = \frac{1}{T}\sum_s w_s \sum_{(a,b) \in s}\Big[\zeta(-s_{ab}) + k\,\mathbb{E}_{c \sim q}\,\zeta(s_{ac})
+    \Big] + \frac{\text{l2}}{2}\lVert\theta\rVert^2$$
+
+    A sample is a sentence: the sum over its pairs, with noise words in expectation. Vocabulary, noise distribution and
+    T stay those of the whole corpus when sentences are left out.
+
+    Attributes:
+        model: The trained tables; never changed.
+        pairs: What they were trained on, with the same words.
+        l2: Coefficient of half the squared norm of both tables, per mean loss of a pair.
+
+    Raises:
+        CorpusError: If the model's words are not those of the corpus.
+
+    Example:
+        >>> from crossfluence.corpus.vocabulary import corpus_of
+        >>> corpus = corpus_of(["he works", "she works", "he runs"])
+        >>> risk = SkipGramRisk(SkipGram.initial(corpus.words, 2), Pairs(corpus), l2=1e-2)
+        >>> risk.n, risk.p
+        (3, 16)
+    """
+
+    model: SkipGram
+    pairs: Pairs
+    l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        corpus = self.pairs.corpus
+        _refuse_other_words(self.model.words, corpus.words)
+        theta = trained_parameters(self.model, "*_vectors")
+        made = {
+            "theta": theta, "layout": Layout.of(theta), "rows": numbered(corpus.ids),
+            "weights": torch.ones(corpus.n, dtype=self.model.word_vectors.dtype),
+            "fingerprint": fingerprint(self.model), "modes": training_modes(self.model),
+        }  # fmt: skip
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+
+    theta: Params = field(init=False, repr=False)
+    layout: Layout = field(init=False, repr=False)
+    rows: dict[Id, int] = field(init=False, repr=False)
+    weights: Tensor = field(init=False, repr=False)
+    fingerprint: str = field(init=False, repr=False)
+    modes: tuple[bool, ...] = field(init=False, repr=False)
+
+    @property
+    def symmetric(self) -> bool:
+        """The training field is a gradient."""
+        return True
+
+    @cached_property
+    def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Content hash of all that decides the curvature: model, corpus, sampling, l2, weights."""
+        weights = self.weights.double().numpy()
+        return content_hash(self.fingerprint, self.pairs.corpus.digest, self.pairs.sampling, float(self.l2), weights)
+
+    @property
+    def products(self) -> Mapping[type[AbstractCurvature], Callable[[Tensor], Tensor]]:
+        """Products with the Hessian and the Gauss-Newton matrix, from the counts."""
+        return {
+            Hessian: lambda vectors: self._product(vectors, full=True),
+            FieldJacobian: lambda vectors: self._product(vectors, full=True),
+            GaussNewton: lambda vectors: self._product(vectors, full=False),
+        }
+
+    def own_solver(self, damping: float | Relative) -> tuple[AbstractSolver, str]:
+        """Conjugate gradients on the true Hessian, each word's own block as preconditioner.
+
+        Args:
+            damping: Passed on.
+
+        Returns:
+            A solver, and the reason as a clause.
+        """
+        solver = CG(damping, rtol=RTOL, preconditioner=WordBlocks(damping), truncate=True)
+        return solver, "skip-gram has a Hessian product from its counts, and a block for each word"
+
+    @cached_property
+    def expected(self) -> ExpectedLoss:
+        """The loss at these sample weights."""
+        return self._loss_of(self.pairs.weighted(self.weights.double().numpy()))
+
+    def _loss_of(self, counts: PairCounts) -> ExpectedLoss:
+        return ExpectedLoss.of(self.pairs, self.l2, self.model.word_vectors.dtype, counts)
+
+    def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
+        """The gradient of F at any parameters."""
+        _, of_words, of_contexts = self.expected.value_and_gradient(*_tables(theta), value=False)
+        return torch.cat([of_words.flatten(), of_contexts.flatten()])
+
+    def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
+        """Second derivatives by each vector alone, word table and context table."""
+        return self.expected.blocks(*_tables(self.theta))
+
+    def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+        """How the gradient along each direction depends on each sentence's weight.
+
+        Args:
+            directions: One in each row.
+
+        Returns:
+            Shape `(n, m)`.
+        """
+        with undisturbed():
+            return self._scores(self.pairs.corpus.tokens, self.pairs.corpus.offsets, directions)
+
+    def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
+        """As `sensitivity`, for sentences that were not trained on.
+
+        Args:
+            candidates: Batches of sentences, each a list of words; words without a vector are passed over.
+            directions: One in each row.
+
+        Returns:
+            Shape `(c, m)`.
+        """
+        index = self.model.index
+        coded = [[index[word] for word in sentence if word in index] for batch in candidates for sentence in batch]
+        offsets = np.concatenate([[0], np.cumsum([len(sentence) for sentence in coded])]).astype(np.int64)
+        tokens = np.array([word for sentence in coded for word in sentence], dtype=np.int32)
+        return self._scores(tokens, offsets, directions)
+
+    def influences(self) -> Iterator[Shaped[Tensor, "1 p"]]:
+        """The rows dg/dw of every sentence; for small corpora only: each is as large as the model.
+
+        Yields:
+            Shape `(1, p)`.
+        """
+        for row in range(self.n):
+            weights = np.zeros(self.n)
+            weights[row] = 1
+            _, *parts = self._loss_of(self.pairs.weighted(weights)).value_and_gradient(
+                *_tables(self.theta), value=False
+            )
+            flat = torch.cat([part.flatten() for part in parts])
+            yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
+
+    def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
+        tables = _tables(self.theta)
+        products = []
+        for vector in vectors:
+            along = _tables(self.layout.unflatten(vector))
+            parts = self.expected.curvature_product(*tables, *along, full=full)
+            products.append(torch.cat([part.flatten() for part in parts]))
+        return torch.stack(products)
+
+    def _scores(self, tokens: np.ndarray, offsets: np.ndarray, directions: Tensor) -> Shaped[Tensor, "n m"]:
+        words, contexts = _tables(self.theta)
+        along = [_tables(self.layout.unflatten(direction)) for direction in directions]
+        noise = torch.stack([self._all_words.noise_along(words, contexts, *pair) for pair in along], dim=1)  # (V, m)
+        found = words.new_zeros(len(offsets) - 1, len(directions))
+        with tqdm(total=len(tokens) * self.pairs.sampling.window, desc="scores", unit="pair", unit_scale=True, disable=None,
+                  leave=False) as bar:  # fmt: skip
+            for sentence, *pair, weight in neighbours(
+                tokens, sentence_numbers(offsets), self.pairs.keep, self.pairs.sampling.window
+            ):
+                for part in range(0, len(sentence), PAIRS_AT_ONCE):
+                    some = slice(part, part + PAIRS_AT_ONCE)
+                    first, second = (torch.as_tensor(side[some].astype(np.int64)) for side in pair)
+                    change = noise[first] + noise[second]
+                    for a, b in ((first, second), (second, first)):
+                        change -= _observed_along(words[a], contexts[b], [(x[a], y[b]) for x, y in along])
+                    change *= torch.as_tensor(weight[some]).to(change)[:, None]
+                    found.index_add_(0, torch.as_tensor(sentence[some].astype(np.int64)), change)
+                bar.update(len(sentence))
+        return found / self.pairs.all.total
+
+    @cached_property
+    def _all_words(self) -> ExpectedLoss:
+        """With the pairs of the whole corpus, so that every word has its noise part."""
+        return self._loss_of(self.pairs.all)
+
+
+def _observed_along(
+    words: Float[Tensor, "b d"],
+    contexts: Float[Tensor, "b d"],
+    along: list[tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]],
+) -> Float[Tensor, "b m"]:
+    """Minus the derivative of each observed pair's loss along each direction."""
+    missing = torch.sigmoid(-(words * contexts).sum(1))
+    changes = [(x * contexts).sum(1) + (words * y).sum(1) for x, y in along]
+    return missing[:, None] * torch.stack(changes, dim=1)
+
+
+def _tables(theta: Params) -> tuple[Tensor, Tensor]:
+    return theta["word_vectors"], theta["context_vectors"]
+
+
+def _refuse_other_words(model: tuple[str, ...], corpus: tuple[str, ...]) -> None:
+    if model == corpus:
+        return
+    ours, theirs = set(model), set(corpus)
+    difference = sorted(ours ^ theirs)[:3]
+    detail = f"{len(ours - theirs)} only in the model, {len(theirs - ours)} only in the corpus, such as {difference}"
+    raise CorpusError(
+        f"The model has {len(model)} words and the corpus {len(corpus)}"
+        f"{': ' + detail if difference else ', in another order'}. Read the corpus with the model's words: "
+        f"read_corpus(..., words=model.words)."
+    )
