@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,6 +14,19 @@ from ..._abstract_risk import AbstractRisk
 from ..._errors import UnsupportedError
 from ...curvature.base import Relative, absolute
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
+
+
+@runtime_checkable
+class HasWordBlocks(Protocol):
+    """A risk of two tables of vectors."""
+
+    def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
+        """Second derivatives by each vector alone."""
+        ...
+
+    def unrotated(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Directions without the part that only rotates."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,16 +61,15 @@ class WordBlocks(AbstractSolver):
         Raises:
             UnsupportedError: If the risk has no word blocks.
         """
-        blocks = getattr(risk, "word_blocks", None)
-        if blocks is None:
+        if not isinstance(risk, HasWordBlocks):
             raise UnsupportedError(
                 f"WordBlocks needs a SkipGramRisk; got {type(risk).__name__}. Use Auto(), or CG without it."
             )
-        tables = blocks()
+        tables = risk.word_blocks()
         mean = sum(float(table.diagonal(dim1=1, dim2=2).sum()) for table in tables) / risk.p
         damping = absolute(self.damping, mean)
         factors = tuple(cholesky(table, damping) for table in tables)
-        return WordBlocksInverse(repr(self), risk.signature, factors, damping)
+        return WordBlocksInverse(repr(self), risk.signature, factors, risk.unrotated, damping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +79,14 @@ class WordBlocksInverse(AbstractInverse):
     solver: str
     signature: str
     factors: tuple[Float[Tensor, "V d d"], ...]
+    unrotated: Callable[[Tensor], Tensor]
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Each word by itself: what words do to each other is left out.",)
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
-        """Two triangular solves for each word and question."""
-        return Solution(solve_blocks(self.factors, vectors))
+        """Two triangular solves for each word and question; what only rotates is taken out before and after."""
+        return Solution(self.unrotated(solve_blocks(self.factors, self.unrotated(vectors))))
 
 
 def cholesky(blocks: Float[Tensor, "V d d"], damping: float = 0.0) -> Float[Tensor, "V d d"]:

@@ -47,8 +47,8 @@ def minimise(
 ) -> Descent:
     r"""A local minimum of a smooth function.
 
-    Stops when $\sqrt{g^\top B^{-1} g}$ is at most the tolerance, B being the preconditioned curvature: half its square is
-    about the decrease that is left, in units of the function.
+    Stops when $\sqrt{g^\top B^{-1} g}$ is at most the tolerance, B being the preconditioning curvature: half its square
+    is about the decrease that is left, in units of the function.
 
     Args:
         function: Value and gradient at a point.

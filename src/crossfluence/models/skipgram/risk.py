@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..._abstract_risk import AbstractRisk, training_modes
 from ..._contents import content_hash
-from ..._errors import CorpusError, UnsupportedError
+from ..._errors import CorpusError
 from ..._functional import undisturbed
 from ..._params import Layout, fingerprint, trained_parameters
 from ..._scores import numbered
@@ -29,6 +29,7 @@ from ...solvers.cg import CG
 from .blocks import WordBlocks
 from .loss import ExpectedLoss
 from .module import SkipGram
+from .rotations import Rotations
 
 RTOL = 1e-3  # by then the predictions no longer change; see docs/words.md
 PAIRS_AT_ONCE = 100_000  # of which both vectors and both directions are held
@@ -38,8 +39,8 @@ PAIRS_AT_ONCE = 100_000  # of which both vectors and both directions are held
 class SkipGramRisk(AbstractRisk):
     r"""What skip-gram minimised, and where it ended; offers what `Risk` offers, so that every verb works on it.
 
-    $$F(\theta, w) = \frac{1}{T}\sum_s w_s \sum_{(a,b) \in s}\Big[\zeta(-s_{ab}) + k\,\mathbb{E}_{c \sim q}\,\zeta(s_{ac})
-    \Big] + \frac{\text{l2}}{2}\lVert\theta\rVert^2$$
+    $$F(\theta, w) = \frac{1}{T}\sum_s w_s \sum_{(a,b) \in s}
+    \Big[\zeta(-s_{ab}) + k\,\mathbb{E}_{c \sim q}\,\zeta(s_{ac})\Big] + \frac{\text{l2}}{2}\lVert\theta\rVert^2$$
 
     A sample is a sentence: the sum over its pairs, with noise words in expectation. Vocabulary, noise distribution and
     T stay those of the whole corpus when sentences are left out.
@@ -60,7 +61,7 @@ class SkipGramRisk(AbstractRisk):
         (3, 16)
     """
 
-    model: SkipGram
+    model: SkipGram  # pyright: ignore[reportIncompatibleVariableOverride]
     pairs: Pairs
     l2: float = 0.0
 
@@ -125,12 +126,22 @@ class SkipGramRisk(AbstractRisk):
 
     def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
         """The gradient of F at any parameters."""
-        _, of_words, of_contexts = self.expected.value_and_gradient(*_tables(theta), value=False)
-        return torch.cat([of_words.flatten(), of_contexts.flatten()])
+        return _flat(self.expected.value_and_gradient(*_tables(theta), value=False)[1:])
 
     def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """Second derivatives by each vector alone, word table and context table."""
         return self.expected.blocks(*_tables(self.theta))
+
+    def unrotated(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Directions without the part that only rotates the embedding, along which nothing changes.
+
+        Args:
+            vectors: One in each row.
+
+        Returns:
+            Their orthogonal projections.
+        """
+        return torch.stack([_flat(self._rotations.taken_out(*self._along(vector))) for vector in vectors])
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """How the gradient along each direction depends on each sentence's weight.
@@ -176,24 +187,30 @@ class SkipGramRisk(AbstractRisk):
             yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
 
     def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
-        tables = _tables(self.theta)
+        tables, loss = _tables(self.theta), self.expected
         products = []
         for vector in vectors:
-            along = _tables(self.layout.unflatten(vector))
-            parts = self.expected.curvature_product(*tables, *along, full=full)
-            products.append(torch.cat([part.flatten() for part in parts]))
+            along = self._rotations.taken_out(*self._along(vector))
+            products.append(_flat(self._rotations.taken_out(*loss.curvature_product(*tables, *along, full=full))))
         return torch.stack(products)
+
+    @cached_property
+    def _rotations(self) -> Rotations:
+        return Rotations.of(*_tables(self.theta))
+
+    def _along(self, vector: Shaped[Tensor, " p"]) -> tuple[Tensor, Tensor]:
+        return _tables(self.layout.unflatten(vector))
 
     def _scores(self, tokens: np.ndarray, offsets: np.ndarray, directions: Tensor) -> Shaped[Tensor, "n m"]:
         words, contexts = _tables(self.theta)
-        along = [_tables(self.layout.unflatten(direction)) for direction in directions]
+        along = [self._along(direction) for direction in directions]
         noise = torch.stack([self._all_words.noise_along(words, contexts, *pair) for pair in along], dim=1)  # (V, m)
         found = words.new_zeros(len(offsets) - 1, len(directions))
-        with tqdm(total=len(tokens) * self.pairs.sampling.window, desc="scores", unit="pair", unit_scale=True, disable=None,
-                  leave=False) as bar:  # fmt: skip
-            for sentence, *pair, weight in neighbours(
-                tokens, sentence_numbers(offsets), self.pairs.keep, self.pairs.sampling.window
-            ):
+        numbers, sampling = sentence_numbers(offsets), self.pairs.sampling
+        with tqdm(
+            total=len(tokens) * sampling.window, desc="scores", unit="pair", unit_scale=True, disable=None
+        ) as bar:
+            for sentence, *pair, weight in neighbours(tokens, numbers, self.pairs.keep, sampling.window):
                 for part in range(0, len(sentence), PAIRS_AT_ONCE):
                     some = slice(part, part + PAIRS_AT_ONCE)
                     first, second = (torch.as_tensor(side[some].astype(np.int64)) for side in pair)
@@ -220,6 +237,10 @@ def _observed_along(
     missing = torch.sigmoid(-(words * contexts).sum(1))
     changes = [(x * contexts).sum(1) + (words * y).sum(1) for x, y in along]
     return missing[:, None] * torch.stack(changes, dim=1)
+
+
+def _flat(tables: Iterable[Tensor]) -> Tensor:
+    return torch.cat([table.flatten() for table in tables])
 
 
 def _tables(theta: Params) -> tuple[Tensor, Tensor]:
