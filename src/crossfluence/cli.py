@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ._errors import CrossfluenceError, MissingExtraError, ResultFileError
+from ._errors import CorpusError, CrossfluenceError, MissingExtraError, ResultFileError
 
 try:
     import typer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .report.page import Samples
     from .studies.clusters import ClusterSettings, Explanation
+    from .studies.words import WordsAnswer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 study = typer.Typer(no_args_is_help=True, help="Reproduce an experiment.")
@@ -91,6 +92,55 @@ def clusters(
     _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force)
 
 
+@app.command()
+def words(
+    corpus: Annotated[
+        Path, typer.Argument(help="Text (.txt, .csv, .tsv, .jsonl, WikiExtractor; also .gz, .xz), or a folder.")
+    ],
+    weat: Annotated[
+        list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
+    ] = ["career-terms"],  # noqa: B006  # typer copies it
+    remove: Annotated[str, typer.Option(help="How many sentences to remove together: 0.5%, or a number.")] = "0.5%",
+    column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
+    split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
+    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
+    min_count: Annotated[int, typer.Option(help="Rarer words are left out, but for those of the lists.", min=1)] = 5,
+    dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")] = False,
+    out: Out = Path("crossfluence-words.html"),
+    force: Force = False,
+    seed: Seed = 0,
+) -> None:
+    """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
+    from ._files import write_atomically
+    from .corpus.vocabulary import read_corpus
+    from .objectives.word_sets import word_sets
+    from .studies.words import WordsSettings, explain_words, forecast
+
+    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    with _plainly():
+        _refuse_outputs(out, sheet, corpus if corpus.is_file() else None, force or plan)
+        settings = WordsSettings(dimensions, remove=_amount(remove), seed=seed)
+        lists = [one for name in weat for one in word_sets(name)]
+        keep = {word for one in lists for part in (one.X, one.Y, one.A, one.B) for word in part}
+        text = read_corpus(
+            corpus, column=column, split=split, encoding=encoding, min_count=min_count, max_words=vocabulary, keep=keep
+        )
+        console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
+        console.print(forecast(text, len(lists), settings))
+        if plan:
+            return
+        try:
+            answer = explain_words(text, lists, settings, store=unfinished)
+        except KeyboardInterrupt:
+            sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
+        _write_words(answer, corpus.name, out, sheet, write_atomically)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _print_words(answer)
+    console.print(f"Wrote {out} and {sheet}.")
+
+
 @study.command()
 def mixture(
     out: Annotated[Path, typer.Option(help="The folder for results.csv and figure.html.")] = Path("study-mixture"),
@@ -146,6 +196,58 @@ def _answer(
     shutil.rmtree(unfinished, ignore_errors=True)
     _print(found, settings, samples)
     console.print(f"Wrote {out} and {sheet}.")
+
+
+def _amount(remove: str) -> float:
+    """A share from "1%", a number from "300"."""
+    try:
+        value = float(remove.removesuffix("%")) / (100 if remove.endswith("%") else 1)
+    except ValueError:
+        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.") from None
+    if not remove.endswith("%") and (value < 1 or value != round(value)):
+        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.")
+    return value
+
+
+def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path, write: Callable[[Path, bytes], None]) -> None:
+    from .report.page import frame_csv
+    from .report.words import words_page
+
+    shown = {label for name in answer.scores.objectives for effect in ("raises", "lowers")
+             for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
+    texts = {label: found.text for label, found in answer.corpus.find(map(str, shown)).items()}
+    page = words_page(answer, texts, title=title, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+    write(out, page.encode())
+    write(sheet, frame_csv(answer.scores))
+
+
+def _print_words(answer: WordsAnswer) -> None:
+    for result in answer.tests:
+        sets = result.test.sets
+        title = (
+            f"{result.name}: {sets.categories[0]} / {sets.categories[1]}, {sets.categories[2]} / {sets.categories[3]}"
+        )
+        shown = RichTable(title=title)
+        measures = list(answer.quality)
+        for place, name in enumerate(["removed together", "summed scores", "Newton step", "retrained", "p", *measures]):
+            shown.add_column(name, justify="right" if place else "left")
+        figures = [f"{answer.quality[name]:.3f}" for name in measures]
+        shown.add_row("nothing", "", "", f"{result.effect:+.3f}", f"{result.p_value:.2g}", *figures)
+        for removal in result.removals:
+            shown.add_row(
+                removal.name, f"{result.effect + removal.summed:+.3f}", f"{removal.predicted:+.3f}",
+                f"{removal.retrained:+.3f}", f"{removal.p_value:.2g}",
+                *[f"{removal.quality[name]:.3f}" if name in removal.quality else "" for name in measures],
+            )  # fmt: skip
+        console.print(shown)
+        missing = [word for words in result.test.missing.values() for word in words]
+        if missing:
+            console.print(f"Not in the corpus: {', '.join(missing)}.")
+        for effect, text in (("raises", "Raise it most"), ("lowers", "Lower it most")):
+            listed = ", ".join(
+                f"{label} ({value:+.4f})" for label, value in answer.scores.top(5, result.name, effect=effect)
+            )
+            console.print(f"{text}: {listed or 'none'}.")
 
 
 def _print(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import ObjectiveError, WordError
+from .._types import Objective
 from .vectors import Table, read, refuse_same_rows, unit, where, word_vectors
 from .word_sets import SETS, WordSets, row_of
 
@@ -71,6 +72,28 @@ class WEAT:
         """The sum of the associations of X less that of Y, a scalar; an objective too. Unit: cosines."""
         first, second = self._split(model)
         return first.sum() - second.sum()
+
+    def held_at(self, model: nn.Module) -> Objective:
+        """The effect size with its spread held as it is at one model: for ranking what caused a strong bias.
+
+        The effect size lies between about -2 and 2 and flattens towards both: where a test is near its end, a sentence
+        that makes the bias still stronger no longer raises it, since the spread grows as well. This objective has the
+        same value at the model and does not flatten.
+
+        Args:
+            model: Where the spread is taken.
+
+        Returns:
+            An objective; unit: standard deviations at the model.
+        """
+        with torch.no_grad():
+            spread = torch.cat(self._split(model)).std(correction=0)
+
+        def difference(other: nn.Module) -> Tensor:
+            first, second = self._split(other)
+            return (first.mean() - second.mean()) / spread
+
+        return difference
 
     def associations(self, model: nn.Module) -> dict[str, float]:
         """The association of every target word with A rather than B, in cosines (-2 to 2)."""

@@ -103,10 +103,18 @@ def _two_loops(
         share = float(moved @ rest) / float(change @ moved)
         rest -= share * change
         shares.append(share)
-    found = precondition(rest)
+    found = _scale(history, precondition) * precondition(rest)
     for (moved, change), share in zip(history, reversed(shares), strict=True):
         found += (share - float(change @ found) / float(change @ moved)) * moved
     return found
+
+
+def _scale(history: deque[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]) -> float:
+    """How long the preconditioner's steps should have been, by the last one; at first half, since blocks overlap."""
+    if not history:
+        return 0.5
+    moved, change = history[-1]
+    return float(moved @ change) / float(change @ precondition(change))
 
 
 def _shorter(

@@ -1,0 +1,322 @@
+"""Where does this bias in word embeddings come from? Train, rank the sentences, remove them, and look again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._errors import CorpusError
+from .._influence import influence
+from .._scores import Scores
+from .._types import Id
+from ..actions.unlearn import unlearn
+from ..corpus.corpus import Corpus
+from ..corpus.pairs import Pairs, Sampling
+from ..models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
+from ..objectives.weat import WEAT, weat
+from ..objectives.word_sets import WordSets
+from ..training.retrain import leave_out
+from .quality import quality
+
+
+@dataclass(frozen=True)
+class WordsSettings:
+    """Everything that decides an embedding and its check.
+
+    Attributes:
+        dimensions: Length of the vectors.
+        window: Words on each side.
+        negatives: Noise words for each pair.
+        prior: Strength of the l2 term in pairs, see `ExpectedTraining`.
+        remove: Share of the sentences that are removed together, or their number if at least 1.
+        least: Share of each list that the corpus must have.
+        seed: Of the initial vectors and the random removal.
+    """
+
+    dimensions: int = 50
+    window: int = 5
+    negatives: int = 5
+    prior: float = 5.0
+    remove: float = 0.005
+    least: float = 0.6
+    seed: int = 0
+
+    def group(self, n: int) -> int:
+        """How many of n sentences are removed together.
+
+        Args:
+            n: Sentences of the corpus.
+
+        Returns:
+            At least one.
+
+        Raises:
+            CorpusError: If that is nothing, or more than half of the corpus.
+        """
+        count = round(self.remove if self.remove >= 1 else self.remove * n)
+        if not 1 <= count <= n // 2:
+            raise CorpusError(
+                f"Removing {self.remove:g} means {count} of {n} sentences; needed at least 1 and at most half of them. "
+                f"Give a share such as 1%, or a number."
+            )
+        return count
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """Sentences removed together, and one test afterwards.
+
+    Attributes:
+        name: Which sentences.
+        ids: They.
+        summed: Change of the effect size from the sum of the scores.
+        predicted: Effect size after one Newton step without them.
+        retrained: Effect size after training without them.
+        p_value: Of the retrained model's test.
+        quality: Of the retrained model, by measure.
+        associations: Of each target word, at the retrained model.
+    """
+
+    name: str
+    ids: tuple[Id, ...] = field(repr=False)
+    summed: float
+    predicted: float
+    retrained: float
+    p_value: float
+    quality: Mapping[str, float]
+    associations: Mapping[str, float] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class TestResult:
+    """One association test.
+
+    Attributes:
+        test: The question, with the words that the corpus has.
+        effect: Its size at the trained model.
+        p_value: One-sided, by permutation.
+        associations: Of each target word.
+        removals: The sentences that raise it most, those that lower it most, and as many random ones.
+    """
+
+    __test__ = False  # no test of ours, whatever its name begins with
+
+    test: WEAT
+    effect: float
+    p_value: float
+    associations: Mapping[str, float] = field(repr=False)
+    removals: tuple[Removal, ...]
+
+    @property
+    def name(self) -> str:
+        """What the test is called."""
+        return self.test.sets.name
+
+
+@dataclass(frozen=True, eq=False)
+class WordsAnswer:
+    """Where the bias of an embedding comes from.
+
+    Attributes:
+        settings: What was asked for.
+        corpus: The sentences.
+        scores: What every sentence did to each test, in effect-size units with the spread as it is.
+        tests: One result for each test.
+        quality: Of the trained model, by measure.
+        seconds: Of each phase.
+        steps: Of training.
+    """
+
+    settings: WordsSettings
+    corpus: Corpus = field(repr=False)
+    scores: Scores = field(repr=False)
+    tests: tuple[TestResult, ...]
+    quality: Mapping[str, float]
+    seconds: Mapping[str, float]
+    steps: int
+
+
+def explain_words(
+    corpus: Corpus, lists: Sequence[WordSets], settings: WordsSettings | None = None, *, store: Path | None = None
+) -> WordsAnswer:
+    """Trains an embedding, ranks the sentences behind each test, removes the strongest and trains again.
+
+    Args:
+        corpus: The sentences; read it with `keep=` the words of the lists.
+        lists: The association tests.
+        settings: Sizes and lengths.
+        store: A folder that keeps what is finished: a stopped run goes on from it.
+
+    Returns:
+        The answer for each test, with its check.
+
+    Raises:
+        WordError: If the corpus lacks too many words of a list.
+        CorpusError: If the share to remove makes no group.
+
+    Example:
+        >>> from crossfluence.objectives.word_sets import word_sets
+        >>> from crossfluence.studies.planted import planted
+        >>> settings = WordsSettings(dimensions=4, remove=10)
+        >>> answer = explain_words(planted(sentences=200, culprits=10).corpus, word_sets("career-terms"), settings)
+        >>> [removal.name for removal in answer.tests[0].removals]
+        ['the 10 that raise it most', 'the 10 that lower it most', '10 random ones']
+    """
+    settings = settings or WordsSettings()
+    count, clock = settings.group(corpus.n), _Clock()
+    index = {word: row for row, word in enumerate(corpus.words)}
+    tests = [weat(one, index, least=settings.least) for one in lists]
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+    sampling = Sampling(settings.window, settings.negatives)
+    training = ExpectedTraining(Pairs(corpus, sampling), settings.dimensions, prior=settings.prior, seed=settings.seed)
+    model, ended = training.fit(checkpoint=None if store is None else store / "training.safetensors")
+    clock.note("training")
+    risk = training.risk(model)
+    held = {test.sets.name: test.held_at(model) for test in tests}
+    scores = influence(risk, lambda other: {name: question(other) for name, question in held.items()})
+    clock.note("scores")
+    groups = {test.sets.name: _groups(scores, test.sets.name, count, settings.seed) for test in tests}
+    predicted = _newton(risk, tests, groups)
+    clock.note("one Newton step for each group")
+    retrained = _retrained(training.starting_from(model), tests, groups, store)
+    clock.note("training again without each group")
+    results = tuple(_result(test, model, scores, groups[test.sets.name], predicted, retrained) for test in tests)
+    return WordsAnswer(settings, corpus, scores, results, _quality(model), clock.seconds, ended.steps)
+
+
+GRADIENTS, EACH = 220, 90  # of training, and of training again; measured on Wikipedia samples
+PRODUCTS = 120  # for the scores of a test and its Newton steps, each about two gradients
+
+
+def forecast(corpus: Corpus, tests: int, settings: WordsSettings) -> str:
+    """How long `explain_words` will take here, and how much memory, as a sentence.
+
+    Args:
+        corpus: The sentences.
+        tests: How many.
+        settings: As for `explain_words`.
+
+    Returns:
+        Made from the number of operations and a short trial of this machine.
+    """
+    size, d = len(corpus.words), settings.dimensions
+    one, other = torch.zeros(min(size, 256), d), torch.zeros(size, d)
+    started = time.perf_counter()
+    for _ in range(3):
+        (one @ other.T).sigmoid_()
+    pass_seconds = (time.perf_counter() - started) / 3 * size / len(one) * 5  # three products, twice the precision
+    passes = GRADIENTS + tests * (2 * PRODUCTS + 3 * EACH)
+    pairs = len(corpus.tokens) * settings.window
+    seconds = passes * pass_seconds + pairs * (4e-7 + 1e-6 * tests)
+    bytes_held = 8 * (size * d * (60 + 4 * d)) + 24 * min(pairs, size * size) + 40 * 4_000_000
+    return f"About {max(1, round(seconds / 60))} min and {bytes_held / 2**30:.1f} GiB."
+
+
+class _Clock:
+    """Seconds of each phase, from when it was made."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def note(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase], self.last = now - self.last, now
+
+
+def _groups(scores: Scores, name: str, count: int, seed: int) -> dict[str, tuple[Id, ...]]:
+    draw = np.random.default_rng(seed).choice(len(scores.ids), count, replace=False)
+    groups = {
+        f"the {count} that raise it most": scores.top(count, name),
+        f"the {count} that lower it most": scores.top(count, name, effect="lowers"),
+        f"{count} random ones": [(scores.ids[row], 0.0) for row in draw],
+    }
+    return {group: tuple(label for label, _ in listed) for group, listed in groups.items() if listed}
+
+
+def _newton(
+    risk: SkipGramRisk, tests: Sequence[WEAT], groups: Mapping[str, Mapping[str, tuple[Id, ...]]]
+) -> dict[tuple[str, str], float]:
+    """The effect size of each test after one Newton step without each of its groups."""
+    return {
+        (test.sets.name, group): float(unlearn(risk, ids, watch=test).after)
+        for test in tests
+        for group, ids in groups[test.sets.name].items()
+    }
+
+
+def _retrained(
+    training: ExpectedTraining,
+    tests: Sequence[WEAT],
+    groups: Mapping[str, Mapping[str, tuple[Id, ...]]],
+    store: Path | None,
+) -> dict[str, dict[str, float]]:
+    """All figures of the model trained without each group, by "test: group"; finished ones are taken from the store."""
+    drop = {f"{test}: {group}": ids for test, named in groups.items() for group, ids in named.items()}
+    asked = _figures(tests)
+    corpus = training.pairs.corpus
+    changes = leave_out(training, asked, drop, n=corpus.n, ids=corpus.ids, store=store)
+    assert training.start is not None
+    whole = {name: float(value) for name, value in asked(training.start).items()}
+    return {
+        str(label): {name: whole[name] - float(change) for name, change in zip(changes.objectives, row, strict=True)}
+        for label, row in zip(changes.ids, changes.values, strict=True)
+    }
+
+
+def _figures(tests: Sequence[WEAT]) -> Callable[[nn.Module], dict[str, Tensor]]:
+    """Effect sizes, p-values, associations and quality of a model, as one objective."""
+
+    def figures(model: nn.Module) -> dict[str, Tensor]:
+        found: dict[str, float] = {}
+        for test in tests:
+            name = test.sets.name
+            found[f"effect {name}"] = float(test(model).detach())
+            found[f"p {name}"] = test.p_value(model).value
+            found |= {f"word {name} {word}": value for word, value in test.associations(model).items()}
+        if isinstance(model, SkipGram):
+            found |= {f"quality {name}": value for name, value in _quality(model).items()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
+
+    return figures
+
+
+def _quality(model: SkipGram) -> dict[str, float]:
+    return {measure.name: measure.value for measure in quality(model)}
+
+
+def _result(
+    test: WEAT,
+    model: SkipGram,
+    scores: Scores,
+    groups: Mapping[str, tuple[Id, ...]],
+    predicted: Mapping[tuple[str, str], float],
+    retrained: Mapping[str, Mapping[str, float]],
+) -> TestResult:
+    name = test.sets.name
+    column = scores.objectives.index(name)
+    removals = []
+    for group, ids in groups.items():
+        after = retrained[f"{name}: {group}"]
+        word = f"word {name} "
+        removals.append(
+            Removal(
+                group,
+                ids,
+                -float(scores.select(ids).values[:, column].sum()),
+                predicted[name, group],
+                after[f"effect {name}"],
+                after[f"p {name}"],
+                {key.removeprefix("quality "): value for key, value in after.items() if key.startswith("quality ")},
+                {key.removeprefix(word): value for key, value in after.items() if key.startswith(word)},
+            )
+        )
+    effect, p = float(test(model).detach()), test.p_value(model).value
+    return TestResult(test, effect, p, test.associations(model), tuple(removals))
