@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from ._errors import CorpusError, CrossfluenceError, MissingExtraError, ResultFi
 
 try:
     import typer
-    from rich.console import Console
     from rich.table import Table as RichTable
+
+    from .report.terminal import console, print_clusters, print_word, print_words
 except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
 
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .report.page import Samples
-    from .studies.clusters import ClusterSettings, Explanation
+    from .studies.clusters import ClusterSettings
     from .studies.words import WordsAnswer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 study = typer.Typer(no_args_is_help=True, help="Reproduce an experiment.")
 app.add_typer(study, name="study")
-console = Console(markup=False, highlight=False)  # the user's names are printed as they are
 
 Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists already.")]
@@ -107,6 +107,8 @@ def words(
     vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
     min_count: Annotated[int, typer.Option(help="Rarer words are left out, but for those of the lists.", min=1)] = 5,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
+    word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
+    clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
     plan: Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")] = False,
     out: Out = Path("crossfluence-words.html"),
     force: Force = False,
@@ -116,29 +118,38 @@ def words(
     from ._files import write_atomically
     from .corpus.vocabulary import read_corpus
     from .objectives.word_sets import word_sets
+    from .report.page import frame_csv
+    from .studies.word import explain_word
     from .studies.words import WordsSettings, explain_words, forecast
 
     sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
     with _plainly():
         _refuse_outputs(out, sheet, corpus if corpus.is_file() else None, force or plan)
         settings = WordsSettings(dimensions, remove=_amount(remove), seed=seed)
-        lists = [one for name in weat for one in word_sets(name)]
-        keep = {word for one in lists for part in (one.X, one.Y, one.A, one.B) for word in part}
+        lists = [one for name in weat for one in word_sets(name)] if word is None else []
+        keep = {term for one in lists for part in (one.X, one.Y, one.A, one.B) for term in part} | (
+            {word} if word else set()
+        )
         text = read_corpus(
             corpus, column=column, split=split, encoding=encoding, min_count=min_count, max_words=vocabulary, keep=keep
         )
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
-        console.print(forecast(text, len(lists), settings))
+        console.print(forecast(text, max(1, len(lists)), settings))
         if plan:
             return
         try:
-            answer = explain_words(text, lists, settings, store=unfinished)
+            if word is None:
+                answer = explain_words(text, lists, settings, store=unfinished)
+                _write_words(answer, corpus.name, out, sheet)
+                print_words(answer)
+            else:
+                moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
+                write_atomically(sheet, frame_csv(moved.scores))
+                print_word(moved)
         except KeyboardInterrupt:
             sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
-        _write_words(answer, corpus.name, out, sheet, write_atomically)
     shutil.rmtree(unfinished, ignore_errors=True)
-    _print_words(answer)
-    console.print(f"Wrote {out} and {sheet}.")
+    console.print(f"Wrote {sheet}." if word else f"Wrote {out} and {sheet}.")
 
 
 @study.command()
@@ -163,6 +174,26 @@ def mixture(
         shown.add_row(setting, estimate, *[f"{value:.3f}" for value in figures])
     console.print(shown)
     console.print(f"Wrote {out / 'results.csv'} and {out / 'figure.html'}.")
+
+
+@study.command()
+def planted(
+    out: Annotated[Path, typer.Option(help="The folder for planted.txt and results.csv.")] = Path("study-planted"),
+    force: Force = False,
+    seeds: Annotated[int, typer.Option(help="How many corpora, with seeds from 0.", min=1)] = 5,
+) -> None:
+    """A corpus whose culprits are known: are they found, and is the bias gone without them?"""
+    from .studies.planted import planted_study
+
+    with _plainly():
+        rows = planted_study(out, seeds=seeds, force=force)
+    shown = RichTable(title="60 of 2,060 sentences were planted; effect sizes of the test career-terms")
+    for column in rows[0]:
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(*[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()])
+    console.print(shown)
+    console.print(f"Wrote {out / 'planted.txt'} (seed 0) and {out / 'results.csv'}.")
 
 
 def _answer(
@@ -194,7 +225,7 @@ def _answer(
         write_atomically(out, page.encode())
         write_atomically(sheet, frame_csv(found.scores))
     shutil.rmtree(unfinished, ignore_errors=True)
-    _print(found, settings, samples)
+    print_clusters(found, settings, samples)
     console.print(f"Wrote {out} and {sheet}.")
 
 
@@ -217,69 +248,8 @@ def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path, write:
              for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
     texts = {label: found.text for label, found in answer.corpus.find(map(str, shown)).items()}
     page = words_page(answer, texts, title=title, command=f"crossfluence {shlex.join(sys.argv[1:])}")
-    write(out, page.encode())
-    write(sheet, frame_csv(answer.scores))
-
-
-def _print_words(answer: WordsAnswer) -> None:
-    for result in answer.tests:
-        sets = result.test.sets
-        title = (
-            f"{result.name}: {sets.categories[0]} / {sets.categories[1]}, {sets.categories[2]} / {sets.categories[3]}"
-        )
-        shown = RichTable(title=title)
-        measures = list(answer.quality)
-        for place, name in enumerate(["removed together", "summed scores", "Newton step", "retrained", "p", *measures]):
-            shown.add_column(name, justify="right" if place else "left")
-        figures = [f"{answer.quality[name]:.3f}" for name in measures]
-        shown.add_row("nothing", "", "", f"{result.effect:+.3f}", f"{result.p_value:.2g}", *figures)
-        for removal in result.removals:
-            shown.add_row(
-                removal.name, f"{result.effect + removal.summed:+.3f}", f"{removal.predicted:+.3f}",
-                f"{removal.retrained:+.3f}", f"{removal.p_value:.2g}",
-                *[f"{removal.quality[name]:.3f}" if name in removal.quality else "" for name in measures],
-            )  # fmt: skip
-        console.print(shown)
-        missing = [word for words in result.test.missing.values() for word in words]
-        if missing:
-            console.print(f"Not in the corpus: {', '.join(missing)}.")
-        for effect, text in (("raises", "Raise it most"), ("lowers", "Lower it most")):
-            listed = ", ".join(
-                f"{label} ({value:+.4f})" for label, value in answer.scores.top(5, result.name, effect=effect)
-            )
-            console.print(f"{text}: {listed or 'none'}.")
-
-
-def _print(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
-    label = found.ids[found.query]
-    console.print(
-        f"\n{samples.noun.capitalize()} {label} is in cluster {found.first}, next to cluster {found.second}: "
-        f"margin {found.margin:.3f} nats."
-    )
-    for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
-        listed = ", ".join(f"{name} ({value:+.4f})" for name, value in found.strongest(5, raises=raises))
-        console.print(f"{text}: {listed or 'none'}.")
-    if found.settings.anchor != asked.anchor:
-        console.print(
-            f"The anchor was raised from {asked.anchor:g} to {found.settings.anchor:g}: with less, this clustering is "
-            f"not well determined, and leaving out one {samples.noun} can tip it over."
-        )
-    agreement = RichTable(
-        title=f"Predicted against {len(found.agreement.ids)} retrainings, one sample left out in each"
-    )
-    for column in ("", "value", "95 % interval"):
-        agreement.add_column(column, justify="right" if column else "left")
-    for name in ("pearson", "spearman", "slope"):
-        value = getattr(found.agreement, name)
-        agreement.add_row(name.capitalize(), f"{value:.3f}", f"{value.low:.3f} to {value.high:.3f}")
-    console.print(agreement)
-    removal = RichTable(title="Change of the margin when a group is removed, in nats")
-    for column in ("removed together", "predicted", "one Newton step", "achieved"):
-        removal.add_column(column, justify="left" if column.startswith("removed") else "right")
-    for group in found.removals:
-        newton = "" if group.newton is None else f"{group.newton:+.4f}"
-        removal.add_row(group.name, f"{group.predicted:+.4f}", newton, f"{group.achieved:+.4f}")
-    console.print(removal)
+    write_atomically(out, page.encode())
+    write_atomically(sheet, frame_csv(answer.scores))
 
 
 def _refuse_outputs(out: Path, sheet: Path, source: Path | None, force: bool) -> None:

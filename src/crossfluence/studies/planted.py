@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from .._errors import ResultFileError
+from .._files import write_atomically
+from .._influence import influence
+from ..actions.unlearn import unlearn
 from ..corpus.corpus import Corpus
+from ..corpus.pairs import Pairs
 from ..corpus.vocabulary import corpus_of
+from ..models.skipgram import ExpectedTraining
+from ..objectives.weat import weat
 from ..objectives.word_sets import word_sets
 
 SCENES = (
@@ -88,3 +99,66 @@ def planted(*, sentences: int = 2_000, culprits: int = 60, seed: int = 0) -> Pla
     order = random.permutation(len(made))
     texts = tuple(made[place][0] for place in order)
     return Planted(texts, frozenset(str(number) for number, place in enumerate(order, start=1) if made[place][1]))
+
+
+def marked(seed: int, *, dimensions: int = 16) -> dict[str, float]:
+    """How well the culprits of one corpus are found, and what is left of the bias without them.
+
+    Args:
+        seed: Of the corpus.
+        dimensions: Length of the vectors.
+
+    Returns:
+        Share of the culprits among as many top sentences; effect sizes of the whole corpus, after one Newton step
+        without the top sentences, after training without them, and of a corpus that never had the culprits.
+
+    Example:
+        >>> marked(0)["found"]
+        1.0
+    """
+    made = planted(seed=seed)
+    corpus = made.corpus
+    training = ExpectedTraining(Pairs(corpus), dimensions, seed=seed)
+    model = training.train()
+    question = weat(word_sets("career-terms")[0], model.index)
+    scores = influence(training.risk(model), question.held_at(model))
+    top = [label for label, _ in scores.top(len(made.culprits))]
+    weights = torch.ones(corpus.n)
+    weights[[training.risk(model).rows[label] for label in top]] = 0
+    retrained = training.starting_from(model).train(weights)
+    never = ExpectedTraining(Pairs(made.clean), dimensions, seed=seed).train()
+    return {
+        "found": sum(label in made.culprits for label in top) / len(top),
+        "whole corpus": float(question(model).detach()),
+        "one Newton step": float(unlearn(training.risk(model), top, watch=question).after),
+        "trained without the top": float(question(retrained).detach()),
+        "never planted": float(weat(word_sets("career-terms")[0], never.index)(never).detach()),
+    }
+
+
+def planted_study(out: Path, *, seeds: int, force: bool = False) -> list[dict[str, float]]:
+    """`marked` for several corpora, as a table in a folder, beside the text of the first.
+
+    Args:
+        out: The folder.
+        seeds: How many.
+        force: Whether an earlier result may be overwritten.
+
+    Returns:
+        One row for each seed.
+
+    Raises:
+        ResultFileError: If there is an earlier result.
+    """
+    results = out / "results.csv"
+    if results.exists() and not force:
+        raise ResultFileError(f"{results} exists already. Choose another --out, or add --force to overwrite it.")
+    rows = [{"seed": seed, **marked(seed)} for seed in range(seeds)]
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "planted.txt", ("\n".join(planted().texts) + "\n").encode())
+    sheet = io.StringIO(newline="")
+    writer = csv.DictWriter(sheet, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(results, sheet.getvalue().encode())
+    return rows
