@@ -240,7 +240,8 @@ def _amount(remove: str) -> float:
     return value
 
 
-def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path, write: Callable[[Path, bytes], None]) -> None:
+def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path) -> None:
+    from ._files import write_atomically
     from .report.page import frame_csv
     from .report.words import words_page
 

@@ -192,7 +192,7 @@ def neighbours(
     """
     for start in range(0, len(tokens), PAIRS_AT_ONCE):
         for distance in range(1, window + 1):
-            stop = min(start + PAIRS_AT_ONCE, len(tokens) - distance)
+            stop = max(start, min(start + PAIRS_AT_ONCE, len(tokens) - distance))
             first, second = slice(start, stop), slice(start + distance, stop + distance)
             inside = np.flatnonzero(sentence[first] == sentence[second])
             if len(inside):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..studies.words import WordsAnswer
     from .page import Samples
 
+EFFECTS: tuple[tuple[Literal["raises", "lowers"], str], ...] = (("raises", "Raise"), ("lowers", "Lower"))
 console = Console(markup=False, highlight=False)  # the user's names are printed as they are
 
 
@@ -72,11 +73,11 @@ def print_words(answer: WordsAnswer) -> None:
         missing = [word for words in result.test.missing.values() for word in words]
         if missing:
             console.print(f"Not in the corpus: {', '.join(missing)}.")
-        for effect, text in (("raises", "Raise it most"), ("lowers", "Lower it most")):
+        for effect, text in EFFECTS:
             listed = ", ".join(
                 f"{label} ({value:+.4f})" for label, value in answer.scores.top(5, result.name, effect=effect)
             )
-            console.print(f"{text}: {listed or 'none'}.")
+            console.print(f"{text} it most: {listed or 'none'}.")
 
 
 def print_word(answer: WordAnswer) -> None:
@@ -86,7 +87,8 @@ def print_word(answer: WordAnswer) -> None:
     console.print(
         f"{answer.word!r} is in cluster {answer.first}, next to {answer.second}: margin {answer.margin:+.4f} nats."
     )
-    for effect, text in (("raises", "Hold it there most"), ("lowers", "Pull it away most")):
+    for effect, _ in EFFECTS:
+        text = "Hold it there most" if effect == "raises" else "Pull it away most"
         listed = ", ".join(f"{label} ({value:+.5f})" for label, value in answer.scores.top(5, effect=effect))
         console.print(f"{text}: {listed or 'none'}.")
     shown = RichTable(title="Margin after sentences are removed together, in nats")

@@ -116,10 +116,10 @@ def explain_word(
     scores = influence(risk, question)
     groups = _groups(scores, count, settings.seed)
     truth = leave_out(training.starting_from(model), question, groups, n=corpus.n, ids=corpus.ids, store=store)
-    margin = float(question(model).detach())
+    margin = float(torch.as_tensor(question(model)).detach())
     moves = tuple(
         Move(
-            name,
+            str(name),
             tuple(ids),
             margin - float(scores.select(ids).values.sum()),
             float(unlearn(risk, ids, watch=question).after),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .._errors import CorpusError
 from .._influence import influence
 from .._scores import Scores
-from .._types import Id
+from .._types import Id, Objective
 from ..actions.unlearn import unlearn
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs, Sampling
@@ -164,7 +164,7 @@ def explain_words(
         >>> from crossfluence.objectives.word_sets import word_sets
         >>> from crossfluence.studies.planted import planted
         >>> settings = WordsSettings(dimensions=4, remove=10)
-        >>> answer = explain_words(planted(sentences=200, culprits=10).corpus, word_sets("career-terms"), settings)
+        >>> answer = explain_words(planted(sentences=500, culprits=30).corpus, word_sets("career-terms"), settings)
         >>> [removal.name for removal in answer.tests[0].removals]
         ['the 10 that raise it most', 'the 10 that lower it most', '10 random ones']
     """
@@ -180,7 +180,7 @@ def explain_words(
     clock.note("training")
     risk = training.risk(model)
     held = {test.sets.name: test.held_at(model) for test in tests}
-    scores = influence(risk, lambda other: {name: question(other) for name, question in held.items()})
+    scores = influence(risk, _named(held))
     clock.note("scores")
     groups = {test.sets.name: _groups(scores, test.sets.name, count, settings.seed) for test in tests}
     predicted = _newton(risk, tests, groups)
@@ -229,6 +229,15 @@ class _Clock:
     def note(self, phase: str) -> None:
         now = time.perf_counter()
         self.seconds[phase], self.last = now - self.last, now
+
+
+def _named(questions: Mapping[str, Objective]) -> Objective:
+    """Several scalar questions as one."""
+
+    def together(model: nn.Module) -> dict[str, Tensor]:
+        return {name: torch.as_tensor(question(model)) for name, question in questions.items()}
+
+    return together
 
 
 def _groups(scores: Scores, name: str, count: int, seed: int) -> dict[str, tuple[Id, ...]]:

@@ -1,0 +1,91 @@
+"""What a change cost: word similarity and analogies, measured by gensim on the sets that it ships."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._extras import optional
+from ..models.skipgram import SkipGram
+
+SIMILARITY = {"WordSim-353": "wordsim353.tsv", "SimLex-999": "simlex999.txt"}
+ENOUGH = 20  # pairs of which both words have a vector; with fewer a correlation says nothing
+ANALOGY_WORDS = 5_000  # the most frequent words, among which the answer of an analogy is looked for
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One measure of how good word vectors are.
+
+    Attributes:
+        name: Of the set.
+        value: Rank correlation with human judgements, or the share of analogies that are right.
+        used: Pairs or questions of which all words have a vector.
+    """
+
+    name: str
+    value: float
+    used: int
+
+
+def quality(model: SkipGram) -> tuple[Quality, ...]:
+    """Word similarity on WordSim-353 and SimLex-999, on MEN if `CROSSFLUENCE_DATA` has it, and Google's analogies.
+
+    Analogies are answered among the 5,000 most frequent words. Measures with fewer than 20 usable items are left out.
+
+    Args:
+        model: Word vectors, most frequent words first.
+
+    Returns:
+        What could be measured.
+
+    Raises:
+        MissingExtraError: If gensim is not installed.
+
+    Example:
+        >>> quality(SkipGram.initial(["a", "b"], 2))
+        ()
+
+    References:
+        Finkelstein et al. 2002 (WordSim-353); Hill, Reichart and Korhonen 2015 (SimLex-999); Bruni, Tran and Baroni
+        2014 (MEN); Mikolov et al. 2013 (analogies).
+    """
+    datapath = optional("gensim.test.utils", "Word similarity", "words").datapath
+    keyed = model.to_gensim()
+    files = {name: Path(datapath(file)) for name, file in SIMILARITY.items()}
+    men = Path(os.environ.get("CROSSFLUENCE_DATA", ""), "word_similarity", "EN-MEN-TR-3k.txt")
+    found = []
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # gensim tells of every set and section
+    try:
+        for name, file in {**files, **({"MEN": men} if men.is_file() else {})}.items():
+            found.append(_similarity(keyed, name, file))
+        found.append(_analogies(keyed, datapath("questions-words.txt")))
+    finally:
+        logging.disable(disabled)
+    return tuple(one for one in found if one.used >= ENOUGH)
+
+
+def _similarity(keyed: Any, name: str, file: Path) -> Quality:
+    lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    pairs = [(a.lower(), b.lower(), float(score)) for a, b, score in (line[:3] for line in lines) if _number(score)]
+    known = [(keyed.similarity(a, b), score) for a, b, score in pairs if a in keyed and b in keyed]
+    if len(known) < ENOUGH:
+        return Quality(name, float("nan"), len(known))
+    correlation = optional("scipy.stats", "Word similarity", "words").spearmanr(*zip(*known, strict=True))
+    return Quality(name, float(correlation.statistic), len(known))
+
+
+def _analogies(keyed: Any, file: str) -> Quality:
+    if len(keyed) < 4 * ENOUGH:
+        return Quality("analogies", float("nan"), 0)
+    _, sections = keyed.evaluate_word_analogies(file, restrict_vocab=ANALOGY_WORDS)
+    right, wrong = (len(sections[-1][key]) for key in ("correct", "incorrect"))
+    return Quality("analogies", right / max(1, right + wrong), right + wrong)
+
+
+def _number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
