@@ -247,7 +247,7 @@ def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path) -> Non
 
     shown = {label for name in answer.scores.objectives for effect in ("raises", "lowers")
              for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
-    texts = {label: found.text for label, found in answer.corpus.find(map(str, shown)).items()}
+    texts: dict[Hashable, str] = {label: one.text for label, one in answer.corpus.find(map(str, shown)).items()}
     page = words_page(answer, texts, title=title, command=f"crossfluence {shlex.join(sys.argv[1:])}")
     write_atomically(out, page.encode())
     write_atomically(sheet, frame_csv(answer.scores))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 from plotly import graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
@@ -56,15 +56,12 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str) ->
     Returns:
         The text of the page; its script and pictures are inside, it requests nothing from the network.
     """
-    environment = Environment(
-        loader=PackageLoader("crossfluence.report"), autoescape=select_autoescape(), undefined=StrictUndefined
-    )
     rows = {label: row for row, label in enumerate(explanation.ids)}
 
     def cards(listed: list[tuple[Id, float]]) -> list[dict[str, Any]]:
         return [{"id": label, "score": value, **_shown(samples, rows[label])} for label, value in listed]
 
-    return environment.get_template("clusters.html").render(
+    return template("clusters.html").render(
         e=explanation,
         samples=samples,
         command=command,
@@ -75,17 +72,28 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str) ->
         probability=explanation.assignments[explanation.query].tolist(),
         raises=cards(explanation.strongest(20, raises=True)),
         lowers=cards(explanation.strongest(20, raises=False)),
-        map=_embedded(_map(explanation)),
-        scatter=_embedded(_scatter(explanation)),
+        map=embedded(_map(explanation)),
+        scatter=embedded(_scatter(explanation)),
         settings=asdict(explanation.settings),
         report=explanation.scores.report,
-        versions={
-            "crossfluence": version("crossfluence"),
-            "torch": torch.__version__,
-            "Python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        },
+        versions=versions(),
     )
+
+
+def template(name: str) -> Template:
+    """A page to be filled; everything put into it is escaped, and nothing may be missing."""
+    loader = PackageLoader("crossfluence.report")
+    return Environment(loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined).get_template(name)
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    return {
+        "crossfluence": version("crossfluence"),
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
 
 
 def _shown(samples: Samples, row: int) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def _plane(explanation: Explanation) -> tuple[Tensor, Tensor]:
 def _map(explanation: Explanation) -> go.Figure:
     points, centres = _plane(explanation)
     cluster = explanation.assignments.argmax(1)
-    figure = go.Figure(layout=_layout("first principal axis of the embedding", "second principal axis"))
+    figure = go.Figure(layout=layout("first principal axis of the embedding", "second principal axis"))
     for label in range(explanation.settings.k):
         rows = (cluster == label).nonzero().flatten().tolist()
         colour = PALETTE[label % len(PALETTE)]
@@ -142,7 +150,7 @@ def _scatter(explanation: Explanation) -> go.Figure:
         float(min(found.predicted.min(), found.actual.min())),
         float(max(found.predicted.max(), found.actual.max())),
     ]
-    figure = go.Figure(layout=_layout("predicted effect on the margin (nats)", "effect found by retraining (nats)"))
+    figure = go.Figure(layout=layout("predicted effect on the margin (nats)", "effect found by retraining (nats)"))
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
     figure.add_scatter(
         x=found.predicted[:, 0].tolist(), y=found.actual[:, 0].tolist(), mode="markers", name="left out one by one",
@@ -158,14 +166,16 @@ def _dots(points: Tensor, rows: Sequence[int], ids: tuple[Id, ...]) -> dict[str,
     return {"x": chosen[:, 0].tolist(), "y": chosen[:, 1].tolist(), "text": text, "hoverinfo": "text"}
 
 
-def _layout(x: str, y: str) -> go.Layout:
+def layout(x: str, y: str) -> go.Layout:
+    """The look of all pictures."""
     return go.Layout(
         template="plotly_white", xaxis_title=x, yaxis_title=y, height=520, margin={"l": 60, "r": 10, "t": 20, "b": 50},
         legend={"itemsizing": "constant"}, font={"family": "system-ui, sans-serif"},
     )  # fmt: skip
 
 
-def _embedded(figure: go.Figure) -> str:
+def embedded(figure: go.Figure) -> str:
+    """A picture as part of a page that holds the script."""
     config = {"displaylogo": False, "responsive": True}
     return to_html(figure, full_html=False, include_plotlyjs=False, config=config)
 

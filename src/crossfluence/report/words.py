@@ -1,0 +1,125 @@
+"""The page about bias in word embeddings: sentences, words before and after, predictions beside retraining."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from markupsafe import Markup, escape
+from plotly.offline import get_plotlyjs
+
+from .._types import Id
+from .page import LOWERS, PALETTE, RAISES, embedded, layout, template, versions
+
+if TYPE_CHECKING:
+    from ..studies.words import TestResult, WordsAnswer
+
+LISTED, SHOWN = 20, 400  # sentences of each kind, and characters of each
+
+
+def words_page(answer: WordsAnswer, texts: Mapping[Id, str], *, title: str, command: str) -> str:
+    """One HTML file with everything in it; its script is inside, it requests nothing from the network.
+
+    Args:
+        answer: The tests and their check.
+        texts: Sentences by id, at least the strongest 20 of each kind.
+        title: What the corpus is called.
+        command: The command line that made it.
+
+    Returns:
+        The text of the page.
+    """
+    return template("words.html").render(
+        a=answer,
+        title=title,
+        command=command,
+        script=get_plotlyjs(),
+        tests=[_test(answer, result, texts) for result in answer.tests],
+        scatter=embedded(_scatter(answer)),
+        settings=asdict(answer.settings),
+        versions=versions(),
+    )
+
+
+def marked(text: str, targets: Collection[str], attributes: Collection[str]) -> Markup:
+    """A sentence with the words of a test marked, whole words only; of a long one the part around the first.
+
+    Args:
+        text: As it stands in the corpus.
+        targets: Words of the first two lists.
+        attributes: Words of the other two.
+
+    Returns:
+        HTML, in which everything else is escaped.
+
+    Example:
+        >>> marked("He <b> ran a business.", ["he"], ["business"])
+        Markup('<mark class="target">He</mark> &lt;b&gt; ran a <mark class="attribute">business</mark>.')
+    """
+    kinds = {word.lower(): "attribute" for word in attributes} | {word.lower(): "target" for word in targets}
+    pattern = re.compile(
+        r"(?<!\w)(" + "|".join(map(re.escape, sorted(kinds, key=len, reverse=True))) + r")(?!\w)", re.I
+    )
+    if len(text) > SHOWN:
+        first = pattern.search(text)
+        start = max(0, (first.start() if first else 0) - SHOWN // 2)
+        stop = min(len(text), start + SHOWN)
+        text = f"{'…' if start else ''}{text[start:stop]}{'…' if stop < len(text) else ''}"
+    parts = pattern.split(text)
+    return Markup("").join(
+        Markup('<mark class="{}">{}</mark>').format(kinds[part.lower()], part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def _test(answer: WordsAnswer, result: TestResult, texts: Mapping[Id, str]) -> dict[str, Any]:
+    sets, missing = result.test.sets, result.test.missing
+    targets, attributes = sets.X + sets.Y, sets.A + sets.B
+
+    def listed(effect: str) -> list[dict[str, Any]]:
+        top = answer.scores.top(LISTED, result.name, effect="raises" if effect == "raises" else "lowers")
+        return [
+            {"id": label, "score": value, "text": marked(texts[label], targets, attributes)} for label, value in top
+        ]
+
+    named = zip(sets.categories, (sets.X, sets.Y, sets.A, sets.B), ("X", "Y", "A", "B"), strict=True)
+    return {
+        "result": result,
+        "sets": [{"name": name, "words": words, "missing": missing[key]} for name, words, key in named],
+        "raises": listed("raises"),
+        "lowers": listed("lowers"),
+        "bars": embedded(_bars(result)),
+    }
+
+
+def _bars(result: TestResult) -> go.Figure:
+    words = list(result.associations)
+    figure = go.Figure(layout=layout("", "association with the first attribute (cosines)"))
+    figure.add_bar(x=words, y=list(result.associations.values()), name="whole corpus", marker={"color": RAISES})
+    if result.removals:
+        removal = result.removals[0]
+        after = [removal.associations[word] for word in words]
+        figure.add_bar(x=words, y=after, name=f"without {removal.name}", marker={"color": LOWERS})
+    return figure.update_layout(barmode="group", height=360)
+
+
+def _scatter(answer: WordsAnswer) -> go.Figure:
+    points = [
+        (result.name, removal.name, removal.predicted, removal.retrained)
+        for result in answer.tests
+        for removal in result.removals
+    ]
+    ends = [min(min(point[2:]) for point in points), max(max(point[2:]) for point in points)]
+    figure = go.Figure(layout=layout("effect size, predicted by one Newton step", "effect size, trained again"))
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
+    for number, name in enumerate(dict.fromkeys(point[0] for point in points)):
+        chosen = [point for point in points if point[0] == name]
+        figure.add_scatter(
+            x=[point[2] for point in chosen], y=[point[3] for point in chosen], text=[point[1] for point in chosen],
+            mode="markers", name=name, hovertemplate="without %{text}: %{x:.3f} predicted, %{y:.3f} found",
+            marker={"size": 10, "color": PALETTE[number % len(PALETTE)]},
+        )  # fmt: skip
+    return figure
