@@ -45,14 +45,18 @@ def some_words(sentences: Iterator[Sentence], words: int) -> Iterator[Sentence]:
 
 def questions(counts: dict[str, int], index: dict[str, int]) -> dict[str, WEAT]:
     """The WEAT tests half of whose words are not rare in the corpus; rare words would dominate an effect size."""
-    found = {}
     known = {word: row for word, row in index.items() if counts[word] >= LEAST_COUNT}
-    for name in TESTS:
-        try:
-            found[name] = weat(word_sets(name)[0], known, least=0.5)
-        except cf.CrossfluenceError as error:
-            print(f"left out: {name}: {str(error)[:100]}")
+    found = {name: question for name in TESTS if (question := test_or_none(name, known)) is not None}
     return found
+
+
+def test_or_none(name: str, known: dict[str, int]) -> WEAT | None:
+    """A test, if the corpus has half of the words of each of its lists."""
+    try:
+        return weat(word_sets(name)[0], known, least=0.5)
+    except cf.CrossfluenceError as error:
+        print(f"left out: {str(error)[:80]}...")
+        return None
 
 
 def subsets(n: int, scores: cf.Scores, random: int, seed: int) -> Iterator[tuple[str, list[str]]]:
@@ -83,7 +87,9 @@ def main() -> None:
     keep = {
         word for name in TESTS for one in word_sets(name) for words in (one.X, one.Y, one.A, one.B) for word in words
     }
-    corpus = build_corpus(some_words(sentences, asked.words), max_words=asked.vocabulary, keep=keep)
+    corpus = build_corpus(
+        some_words(sentences, asked.words), max_words=asked.vocabulary, keep=keep, keep_count=LEAST_COUNT
+    )
     print(corpus)
     training = ExpectedTraining(Pairs(corpus), asked.dimensions, prior=asked.prior, seed=asked.seed)
     began = time.perf_counter()
@@ -131,15 +137,15 @@ def main() -> None:
             guesses |= {method: -float(found.select(ids).values[:, place].sum()) for method, found in scores.items()}
             print(f" | {name} {actual:+.3f}: {guesses['first order']:+.3f} {guesses['one Newton step']:+.3f}", end="")
             rows += [
-                dict(
-                    corpus=asked.corpus,
-                    subset=kind,
-                    size=len(ids),
-                    test=name,
-                    method=method,
-                    predicted=guess,
-                    actual=actual,
-                )
+                {
+                    "corpus": asked.corpus,
+                    "subset": kind,
+                    "size": len(ids),
+                    "test": name,
+                    "method": method,
+                    "predicted": guess,
+                    "actual": actual,
+                }
                 for method, guess in guesses.items()
             ]
         print(flush=True)

@@ -96,6 +96,10 @@ class AbstractRisk(ABC):
     def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
         """The field g at any parameters, l2 term included."""
 
+    def value_at(self, theta: Params) -> float | None:
+        """The risk F at any parameters, where its structure gives it cheaply."""
+        return None
+
     @abstractmethod
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """How the field along each direction depends on each sample's weight."""

@@ -105,7 +105,7 @@ def words(
     split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
     encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
     vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
-    min_count: Annotated[int, typer.Option(help="Rarer words are left out, but for those of the lists.", min=1)] = 5,
+    min_count: Annotated[int, typer.Option(help="Rarer words are left out.", min=1)] = 5,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
     word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
     clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
@@ -131,8 +131,9 @@ def words(
             {word} if word else set()
         )
         text = read_corpus(
-            corpus, column=column, split=split, encoding=encoding, min_count=min_count, max_words=vocabulary, keep=keep
-        )
+            corpus, column=column, split=split, encoding=encoding, min_count=min_count, max_words=vocabulary,
+            keep=keep, keep_count=min_count,
+        )  # fmt: skip
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
         console.print(forecast(text, max(1, len(lists)), settings))
         if plan:

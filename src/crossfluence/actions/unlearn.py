@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 
 from .._abstract_risk import AbstractRisk
+from .._errors import SolveError
 from .._functional import undisturbed
 from .._params import put
 from .._types import Id, Objective
@@ -40,6 +41,8 @@ def unlearn(
     Raises:
         IdError: If an id is unknown.
         ValueError: If there is nothing to forget.
+        SolveError: If the step raises the loss without the samples, where that is known: it followed flat directions
+            too far.
 
     Example:
         >>> import torch
@@ -64,8 +67,19 @@ def unlearn(
         inverse = inverse_of(solver, risk if isinstance(solver, AbstractInverse) else rest)
         change = (rest.gradient - risk.gradient).unsqueeze(0)
         moved = -inverse.solve(change, transposed=False).vectors[0]
-        put(risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved), model)
+        stepped = risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved)
+        _refuse_ascent(rest.value_at(risk.theta), rest.value_at(stepped), inverse.solver)
+        put(stepped, model)
         names, before = watched(watch, risk.model)
         _, after = watched(watch, model)
         predicted = first_order(risk, watch, moved)
     return Outcome(model, names, before, after, predicted, None, f"unlearn({inverse.solver})")
+
+
+def _refuse_ascent(before: float | None, after: float | None, solver: str) -> None:
+    if before is not None and after is not None and not after <= before + abs(before) * 1e-6:
+        raise SolveError(
+            f"One Newton step by {solver} raises the loss without the samples from {before:.6g} to {after:.6g}: it "
+            f"went too far along directions in which the loss is nearly flat. Stop the solve earlier, with CG(rtol=0.1, "
+            f"preconditioner=WordBlocks(), truncate=True), give a damping, or leave out rarer words."
+        )

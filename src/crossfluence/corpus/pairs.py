@@ -86,7 +86,7 @@ class PairCounts:
     """
 
     size: int
-    starts: Int[np.ndarray, " V+1"]
+    starts: Int[np.ndarray, " rows"]
     columns: Int[np.ndarray, " nnz"]
     values: Float[np.ndarray, " nnz"]
 
@@ -200,14 +200,14 @@ def neighbours(
                 yield sentence[first][inside], a, b, keep[a] * keep[b] * (1 - (distance - 1) / window)
 
 
-def sentence_numbers(offsets: Int[np.ndarray, " n+1"]) -> Int[np.ndarray, " T"]:
+def sentence_numbers(offsets: Int[np.ndarray, " offsets"]) -> Int[np.ndarray, " T"]:
     """The sentence that each token stands in."""
     return np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))
 
 
 def pair_counts(
     tokens: Int[np.ndarray, " T"],
-    offsets: Int[np.ndarray, " n+1"],
+    offsets: Int[np.ndarray, " offsets"],
     keep: Float[np.ndarray, " V"],
     window: int,
     weights: Float[np.ndarray, " n"] | None = None,

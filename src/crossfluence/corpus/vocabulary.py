@@ -30,6 +30,7 @@ def read_corpus(
     min_count: int = 5,
     max_words: int | None = 25_000,
     keep: Iterable[str] = (),
+    keep_count: int = 1,
     fields: Sequence[str] | None = None,
 ) -> Corpus:
     r"""A corpus from files, in one pass and without holding their text; shows a bar in a terminal.
@@ -43,7 +44,8 @@ def read_corpus(
         tokenizer: How a sentence becomes words: "words", "whitespace", "syntok" or a function.
         min_count: Words that occur less often are left out.
         max_words: The most words of the vocabulary, most frequent first; None for all.
-        keep: Words that stay if they occur at all, even beyond `max_words`; they go through the tokeniser too.
+        keep: Words that stay if they occur `keep_count` times, even beyond `max_words`; they go through the tokeniser.
+        keep_count: See there. The loss bends so little along the vector of a very rare word that estimates fail.
         fields: Other columns to keep, or None for all; of long ones, keep none.
 
     Returns:
@@ -72,6 +74,7 @@ def read_corpus(
         min_count=min_count,
         max_words=max_words,
         keep=keep,
+        keep_count=keep_count,
         fields=fields,
         source=files,
     )
@@ -84,6 +87,7 @@ def build_corpus(
     min_count: int = 5,
     max_words: int | None = 25_000,
     keep: Iterable[str] = (),
+    keep_count: int = 1,
     fields: Sequence[str] | None = None,
     source: Source | None = None,
 ) -> Corpus:
@@ -94,7 +98,8 @@ def build_corpus(
         tokenizer: How a sentence becomes words.
         min_count: Words that occur less often are left out.
         max_words: The most words of the vocabulary; None for all.
-        keep: Words that stay if they occur at all.
+        keep: Words that stay if they occur `keep_count` times.
+        keep_count: See there.
         fields: Names of the fields to keep, or None for all.
         source: The files, if the corpus shall be able to read them again.
 
@@ -124,7 +129,9 @@ def build_corpus(
     if not tokens:
         raise CorpusError(f"None of the {len(ids):,} sentences holds a word as tokenizer={tokenizer!r} finds them.")
     coded = np.frombuffer(tokens, dtype=np.int32)
-    vocabulary, counts, renumbered = _vocabulary(list(numbers), np.bincount(coded), min_count, max_words, kept)
+    often = np.bincount(coded)
+    staying = {number for word, number in numbers.items() if word in kept and often[number] >= keep_count}
+    vocabulary, counts, renumbered = _vocabulary(list(numbers), often, min_count, max_words, staying)
     coded, offsets, rows = _without(renumbered[coded], np.frombuffer(lengths, dtype=np.int64))
     used, of_sentence = np.unique(np.frombuffer(document, dtype=np.int32)[rows], return_inverse=True)
     names = list(documents)
@@ -174,12 +181,12 @@ def _check(ids: Sequence[str], named: Iterable[str], wanted: Sequence[str]) -> N
 
 
 def _vocabulary(
-    words: Sequence[str], counts: np.ndarray, min_count: int, max_words: int | None, kept: set[str]
+    words: Sequence[str], counts: np.ndarray, min_count: int, max_words: int | None, kept: set[int]
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """The words that stay, how often each occurs, and each old number's new one, or -1."""
     order = sorted(range(len(words)), key=lambda number: (-counts[number], words[number]))
-    always = [number for number in order if words[number] in kept]
-    others = (number for number in order if counts[number] >= min_count and words[number] not in kept)
+    always = [number for number in order if number in kept]
+    others = (number for number in order if counts[number] >= min_count and number not in kept)
     room = None if max_words is None else max(0, max_words - len(always))
     chosen = {*always, *itertools.islice(others, room)}
     if len(chosen) < 2:

@@ -13,14 +13,13 @@ from .._extras import optional
 from .._influence import influence
 from .._scores import Scores
 from .._types import Id
-from ..actions.unlearn import unlearn
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs, Sampling
 from ..models.skipgram import ExpectedTraining, SkipGram
 from ..objectives.embeddings import cluster_margin
 from ..objectives.word_sets import rows_of
 from ..training.retrain import leave_out
-from .words import WordsSettings
+from .words import WordsSettings, newton_step
 
 MEMBERS = 30  # words nearest to a centre, whose mean stands for the cluster in every retrained model
 
@@ -122,7 +121,7 @@ def explain_word(
             str(name),
             tuple(ids),
             margin - float(scores.select(ids).values.sum()),
-            float(unlearn(risk, ids, watch=question).after),
+            newton_step(risk, ids, question),
             margin - float(truth.select([name]).values),
         )
         for name, ids in groups.items()

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._errors import CorpusError
+from .._errors import CorpusError, SolveError
 from .._influence import influence
 from .._scores import Scores
 from .._types import Id, Objective
 from ..actions.unlearn import unlearn
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs, Sampling
-from ..models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
+from ..models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk, WordBlocks
 from ..objectives.weat import WEAT, weat
 from ..objectives.word_sets import WordSets
+from ..solvers.cg import CG
 from ..training.retrain import leave_out
 from .quality import quality
 
@@ -255,10 +256,19 @@ def _newton(
 ) -> dict[tuple[str, str], float]:
     """The effect size of each test after one Newton step without each of its groups."""
     return {
-        (test.sets.name, group): float(unlearn(risk, ids, watch=test).after)
+        (test.sets.name, group): newton_step(risk, ids, test)
         for test in tests
         for group, ids in groups[test.sets.name].items()
     }
+
+
+def newton_step(risk: SkipGramRisk, ids: Sequence[Id], question: Objective) -> float:
+    """A scalar question after one Newton step without some sentences, stopped earlier where it would go astray."""
+    earlier = CG(rtol=0.1, preconditioner=WordBlocks(), truncate=True)
+    try:
+        return float(unlearn(risk, ids, watch=question).after)
+    except SolveError:
+        return float(unlearn(risk, ids, earlier, watch=question).after)
 
 
 def _retrained(

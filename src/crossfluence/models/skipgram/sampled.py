@@ -139,7 +139,7 @@ class SampledTraining:
         self,
         words: Float[Tensor, "V d"],
         contexts: Float[Tensor, "V d"],
-        drawn: list[Int[np.ndarray, " b *k"]],
+        drawn: list[np.ndarray],
         weights: Float[Tensor, " b"],
         rate: float,
     ) -> None:
@@ -181,7 +181,7 @@ def step(
     contexts.index_add_(0, others.flatten(), change)
 
 
-def _in_order(offsets: Int[np.ndarray, " n+1"], order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " T"]:
+def _in_order(offsets: Int[np.ndarray, " offsets"], order: Int[np.ndarray, " n"]) -> Int[np.ndarray, " T"]:
     """Places of all tokens when the sentences come in another order."""
     lengths = np.diff(offsets)[order]
     ends = np.cumsum(lengths)
