@@ -46,8 +46,7 @@ def some_words(sentences: Iterator[Sentence], words: int) -> Iterator[Sentence]:
 def questions(counts: dict[str, int], index: dict[str, int]) -> dict[str, WEAT]:
     """The WEAT tests half of whose words are not rare in the corpus; rare words would dominate an effect size."""
     known = {word: row for word, row in index.items() if counts[word] >= LEAST_COUNT}
-    found = {name: question for name in TESTS if (question := test_or_none(name, known)) is not None}
-    return found
+    return {name: question for name in TESTS if (question := test_or_none(name, known)) is not None}
 
 
 def test_or_none(name: str, known: dict[str, int]) -> WEAT | None:

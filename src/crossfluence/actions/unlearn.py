@@ -80,6 +80,6 @@ def _refuse_ascent(before: float | None, after: float | None, solver: str) -> No
     if before is not None and after is not None and not after <= before + abs(before) * 1e-6:
         raise SolveError(
             f"One Newton step by {solver} raises the loss without the samples from {before:.6g} to {after:.6g}: it "
-            f"went too far along directions in which the loss is nearly flat. Stop the solve earlier, with CG(rtol=0.1, "
+            f"went too far along directions where the loss is nearly flat. Stop the solve earlier, with CG(rtol=0.1, "
             f"preconditioner=WordBlocks(), truncate=True), give a damping, or leave out rarer words."
         )

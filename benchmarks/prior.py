@@ -1,0 +1,45 @@
+"""How strong the l2 term of skip-gram should be: held-out loss and word similarity, by prior.
+
+Usage: CROSSFLUENCE_DATA=<folder> python benchmarks/prior.py [--words 1000000] [--vocabulary 5000] [--dimensions 50]
+"""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from words import some_words
+
+from crossfluence.corpus.pairs import Pairs
+from crossfluence.corpus.readers import read_sentences
+from crossfluence.corpus.vocabulary import build_corpus
+from crossfluence.models.skipgram import ExpectedTraining
+from crossfluence.models.skipgram.loss import ExpectedLoss
+from crossfluence.studies.quality import quality
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--words", type=int, default=1_000_000)
+    parser.add_argument("--vocabulary", type=int, default=5_000)
+    parser.add_argument("--dimensions", type=int, default=50)
+    asked = parser.parse_args()
+    file = Path(os.environ["CROSSFLUENCE_DATA"], "enwiki", "enwiki2018plus_sample.txt.xz")
+    corpus = build_corpus(some_words(read_sentences(file, split="sentences"), asked.words), max_words=asked.vocabulary)
+    pairs = Pairs(corpus)
+    held = np.random.default_rng(0).random(corpus.n) < 0.1
+    rest = torch.as_tensor(~held).double()
+    counts = pairs.weighted(held.astype(float))
+    training = ExpectedTraining(pairs, asked.dimensions, dtype=torch.float32)
+    loss = ExpectedLoss.of(pairs, 0.0, torch.float32, counts)
+    for prior in (30.0, 10.0, 5.0, 3.0, 1.0):
+        model = replace(training, prior=prior).train(rest)
+        value = loss.value(model.word_vectors.detach(), model.context_vectors.detach()) * pairs.all.total / counts.total
+        measured = ", ".join(f"{one.name} {one.value:.3f}" for one in quality(model))
+        print(f"prior {prior:g}: held-out loss of a pair {value:.4f}; {measured}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
