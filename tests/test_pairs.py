@@ -1,77 +1,240 @@
-"""Pair counts against a slow, obvious double loop."""
+"""Counting pairs: against a loop over every two words, for any sentences, windows, thinning and weights."""
 
 import numpy as np
 import pytest
 
-from crossfluence.corpus.pairs import Pairs, Sampling, pair_counts
+from crossfluence.corpus import pairs as source
+from crossfluence._errors import CrossfluenceError
+from crossfluence.corpus.pairs import Pairs, Sampling, neighbours, pair_counts, sentence_numbers
 from crossfluence.corpus.vocabulary import corpus_of
 
+WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "koi", "lark"]
 
-def slow(tokens, offsets, keep, window, weights):
-    """Every two positions of a sentence, one after the other."""
+
+def sentences(count, *, seed, longest=9):
+    """Lists of numbers of words from a random Markov chain; some sentences are a single word."""
+    generator = np.random.default_rng(seed)
+    chain = generator.dirichlet(np.full(len(WORDS), 0.4), size=len(WORDS))
+    found = []
+    for _ in range(count):
+        sentence = [int(generator.integers(len(WORDS)))]
+        for _ in range(generator.integers(longest)):
+            sentence.append(int(generator.choice(len(WORDS), p=chain[sentence[-1]])))
+        found.append(sentence)
+    return found
+
+
+def pairs(count=40, *, seed=0, **sampling):
+    texts = (" ".join(WORDS[word] for word in sentence) for sentence in sentences(count, seed=seed))
+    return Pairs(corpus_of(texts), Sampling(**sampling))
+
+
+def packed(numbers):
+    """Tokens and offsets."""
+    tokens = np.array([word for sentence in numbers for word in sentence], dtype=np.int32)
+    return tokens, np.concatenate([[0], np.cumsum([len(sentence) for sentence in numbers])]).astype(np.int64)
+
+
+def slow(numbers, keep, window, weights):
+    """Every word with every other within the window, from both sides."""
     counts = np.zeros((len(keep), len(keep)))
-    for number in range(len(offsets) - 1):
-        sentence = tokens[offsets[number] : offsets[number + 1]]
+    for sentence, weight in zip(numbers, weights, strict=True):
         for i, a in enumerate(sentence):
             for j, b in enumerate(sentence):
-                distance = abs(i - j)
-                if 1 <= distance <= window:
-                    counts[a, b] += weights[number] * keep[a] * keep[b] * (window - distance + 1) / window
+                if i != j and abs(i - j) <= window:
+                    counts[a, b] += weight * keep[a] * keep[b] * (window - abs(i - j) + 1) / window
     return counts
 
 
 def dense(counts):
-    full = np.zeros((counts.size, counts.size))
-    full[counts.rows, counts.columns] = counts.values
-    return full
+    table = np.zeros((counts.size, counts.size))
+    np.add.at(table, (counts.rows, counts.columns), counts.values)
+    return table
 
 
-def drawn(seed, sentences=30, size=7):
-    random = np.random.default_rng(seed)
-    lengths = random.integers(1, 9, sentences)
-    return random.integers(0, size, lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), random
+def unpacked(corpus):
+    return [corpus.tokens[start:stop].tolist() for start, stop in zip(corpus.offsets, corpus.offsets[1:], strict=False)]
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 40])
-@pytest.mark.parametrize("kind", ["ones", "some zero", "fractional", "all zero"])
-def test_pair_counts_are_those_of_the_double_loop(window, kind):
-    tokens, offsets, random = drawn(window)
-    n = len(offsets) - 1
+@pytest.mark.parametrize("window", [1, 2, 5, 9, 40])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_counts_are_those_of_a_double_loop(window, seed):
+    numbers, generator = sentences(30, seed=seed), np.random.default_rng(seed)
+    keep, weights = generator.random(len(WORDS)), generator.random(30) * generator.integers(0, 2, 30)
+    found = pair_counts(*packed(numbers), keep, window, weights)
+    np.testing.assert_allclose(dense(found), slow(numbers, keep, window, weights), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("length", range(12))
+@pytest.mark.parametrize("window", [1, 3, 4, 5, 6, 9, 11])
+def test_a_window_may_be_longer_than_the_whole_corpus(length, window):
+    sentence = [word % 5 for word in range(length)]
+    found = dense(pair_counts(*packed([sentence]), np.ones(5), window))
+    np.testing.assert_allclose(found, slow([sentence], np.ones(5), window, [1]), rtol=1e-12)
+
+
+def test_a_word_beside_itself_counts_from_both_sides():
+    assert dense(pair_counts(*packed([[0, 0]]), np.ones(2), 1)).tolist() == [[2, 0], [0, 0]]
+    assert dense(pair_counts(*packed([[1, 1, 1]]), np.ones(2), 2)).tolist() == [[0, 0], [0, 5]]
+
+
+def test_sentences_of_one_word_have_no_pairs():
+    counts = pair_counts(*packed([[0], [1], [2], [1]]), np.ones(3), 5)
+    assert counts.total == 0
+    assert counts.of_word.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_counting_in_small_parts_changes_nothing(monkeypatch, size):
+    numbers = sentences(25, seed=3)
+    keep, weights = np.random.default_rng(4).random(len(WORDS)), np.linspace(0, 2, 25)
+    whole = pair_counts(*packed(numbers), keep, 4, weights)
+    monkeypatch.setattr(source, "PAIRS_AT_ONCE", size)
+    parts = pair_counts(*packed(numbers), keep, 4, weights)
+    assert parts.columns.tolist() == whole.columns.tolist()
+    np.testing.assert_allclose(dense(parts), dense(whole), rtol=1e-12)
+
+
+def test_counts_are_a_symmetric_matrix_with_its_columns_in_order():
+    counts = pairs(subsample=0.05).all
+    np.testing.assert_allclose(dense(counts), dense(counts).T, rtol=1e-14)
+    keys = counts.rows * counts.size + counts.columns
+    assert (np.diff(keys) > 0).all()
+    np.testing.assert_allclose(counts.of_word, dense(counts).sum(1), rtol=1e-12)
+    np.testing.assert_allclose(counts.total, dense(counts).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("subsample", [0, 0.02, 1])
+def test_words_are_kept_as_word2vec_keeps_them(subsample):
+    given = pairs(subsample=subsample)
+    share = given.corpus.counts / given.corpus.counts.sum()
+    wanted = [1 if not subsample else min(1, (subsample / s) ** 0.5 + subsample / s) for s in share]
+    np.testing.assert_allclose(given.keep, wanted, rtol=1e-12)
+    np.testing.assert_allclose(given.noise, share**0.75 / (share**0.75).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ones", "few left out", "few kept", "half", "none kept", "fractions", "above one"])
+@pytest.mark.parametrize("subsample", [0, 0.05])
+def test_weighted_sentences_are_as_if_counted_anew(kind, subsample):
+    given, generator = pairs(subsample=subsample, window=3), np.random.default_rng(7)
+    n = given.corpus.n
+    chosen, fractions = generator.permutation(n), generator.random(n)
     weights = {
-        "ones": np.ones(n), "some zero": random.integers(0, 2, n).astype(float), "fractional": random.random(n),
-        "all zero": np.zeros(n),
-    }[kind]  # fmt: skip
-    keep = random.uniform(0.2, 1, 7)
-    found = pair_counts(tokens, offsets, keep, window, weights)
-    np.testing.assert_allclose(dense(found), slow(tokens, offsets, keep, window, weights), atol=1e-12)
+        "ones": np.ones(n),
+        "few left out": np.isin(np.arange(n), chosen[:3], invert=True).astype(float),
+        "few kept": np.isin(np.arange(n), chosen[:3]).astype(float),
+        "half": (np.arange(n) % 2).astype(float),
+        "none kept": np.zeros(n),
+        "fractions": fractions * (fractions > 0.3),
+        "above one": 1 + fractions,
+    }[kind]
+    wanted = slow(unpacked(given.corpus), given.keep, 3, weights)
+    np.testing.assert_allclose(dense(given.weighted(weights)), wanted, rtol=1e-12, atol=1e-13)
 
 
-def test_counting_in_small_parts_changes_nothing(monkeypatch):
-    tokens, offsets, random = drawn(3)
-    keep = random.uniform(0.2, 1, 7)
-    whole = dense(pair_counts(tokens, offsets, keep, 4))
-    monkeypatch.setattr("crossfluence.corpus.pairs.PAIRS_AT_ONCE", 5)
-    np.testing.assert_allclose(dense(pair_counts(tokens, offsets, keep, 4)), whole, atol=1e-12)
+def test_what_is_left_without_a_pairs_only_sentence_is_exactly_zero():
+    given = Pairs(corpus_of(["ant bee cat", "dog bee", "cat bee ant", "cat dog"]), Sampling(subsample=0.1))
+    index = {word: row for row, word in enumerate(given.corpus.words)}
+    left = dense(given.weighted(np.array([1.0, 0.0, 1.0, 1.0])))
+    assert left[index["dog"], index["bee"]] == left[index["bee"], index["dog"]] == 0
+    assert left[index["dog"], index["cat"]] > 0
 
 
-@pytest.mark.parametrize("left_out", [1, 5, 20, 30])
-def test_leaving_sentences_out_is_counting_the_others(left_out):
-    tokens, offsets, _ = drawn(4)
-    corpus = corpus_of(
-        " ".join("abcdefg"[t] for t in tokens[offsets[i] : offsets[i + 1]]) for i in range(len(offsets) - 1)
-    )
-    weights = np.ones(corpus.n)
-    weights[:left_out] = 0
-    pairs = Pairs(corpus, Sampling(window=3, subsample=1e-2))
-    anew = pair_counts(corpus.tokens, corpus.offsets, pairs.keep, 3, weights)
-    np.testing.assert_allclose(dense(pairs.weighted(weights)), dense(anew), atol=1e-12)
+def test_asking_for_weighted_counts_does_not_change_those_of_the_whole():
+    given = pairs()
+    before = given.all.values.copy()
+    weights = np.ones(given.corpus.n)
+    weights[:4] = 0
+    given.weighted(weights)
+    assert (given.all.values == before).all()
 
 
-def test_a_corpus_shorter_than_the_window_has_pairs_all_the_same():
-    assert Pairs(corpus_of(["he works"]), Sampling(window=9, subsample=0)).all.total == 2
-
-
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"negatives": 0}, {"window": 2.5}, {"subsample": -1}, {"power": 2}])
-def test_settings_without_sense_are_refused(wrong):
-    with pytest.raises(ValueError, match="needed"):
+@pytest.mark.parametrize(
+    "wrong", [{"window": 0}, {"window": 2.5}, {"negatives": 0}, {"subsample": -0.1}, {"subsample": 2}, {"power": 1.5}]
+)
+def test_sampling_that_makes_no_sense_is_refused_by_its_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("kind", ["few kept", "half", "fractional", "negative and large"])
+def test_weighted_counts_are_the_weighted_sum_of_each_sentence_counted_alone(kind):
+    random = np.random.default_rng(5)
+    corpus = corpus_of(" ".join(random.choice(list("abcdef"), random.integers(1, 7))) for _ in range(24))
+    pairs = Pairs(corpus, Sampling(window=3, subsample=0.05))
+    weights = {
+        "few kept": np.eye(corpus.n)[3], "half": np.arange(corpus.n) % 2.0, "fractional": random.random(corpus.n),
+        "negative and large": random.normal(size=corpus.n) * 1e3,
+    }[kind]  # fmt: skip
+    wanted = sum(w * dense(pairs.weighted(row)) for w, row in zip(weights, np.eye(corpus.n), strict=True))
+    np.testing.assert_allclose(dense(pairs.weighted(weights)), wanted, atol=1e-9)
+
+
+def test_counts_taken_away_leave_exact_zeros_where_no_other_sentence_has_the_pair():
+    pairs = Pairs(corpus_of(["a b c"] * 3 + ["a d"] + ["a b"] * 7), Sampling(window=3, subsample=0.02))
+    weights = np.ones(11)
+    weights[3] = 0
+    rest = pairs.weighted(weights)
+    a, d = pairs.corpus.index["a"], pairs.corpus.index["d"]
+    assert rest.of_word[d] == 0
+    assert dense(rest)[a, d] == 0
+    assert (rest.values >= 0).all()
+    np.testing.assert_array_equal(rest.columns, pairs.all.columns)
+
+
+def test_counts_taken_away_are_exact_where_a_common_pair_almost_vanishes():
+    corpus = corpus_of(["a b"] * 3000 + ["a x x x x b"])
+    pairs = Pairs(corpus, Sampling(window=5, subsample=0))
+    weights = np.zeros(corpus.n)
+    weights[-1] = 1
+    counted = dense(pairs.all.minus(pairs.weighted(1 - weights)))
+    np.testing.assert_allclose(counted, dense(pairs.weighted(weights)), atol=1e-9)
+    assert counted[corpus.index["a"], corpus.index["b"]] == pytest.approx(0.2)
+
+
+def test_a_word_beside_itself_counts_from_both_sides():
+    counts = pair_counts(np.array([0, 0]), np.array([0, 2]), np.ones(1), 1)
+    assert (counts.total, counts.of_word.tolist()) == (2.0, [2.0])
+
+
+def test_sentences_of_one_word_have_no_pairs_and_no_part_in_those_of_others():
+    alone = pair_counts(np.array([0, 1, 2]), np.array([0, 1, 2, 3]), np.ones(3), 5)
+    assert alone.total == 0
+    assert alone.of_word.tolist() == [0, 0, 0]
+    with_others = pair_counts(np.array([0, 1, 2, 0]), np.array([0, 1, 3, 4]), np.ones(3), 5)
+    assert with_others.of_word.tolist() == [0, 1, 1]
+
+
+def test_every_two_words_come_once_with_their_sentence():
+    tokens, offsets, _ = drawn(6)
+    found = list(neighbours(tokens, sentence_numbers(offsets), np.ones(7), 3))
+    per_sentence = np.bincount(np.concatenate([part[0] for part in found]), minlength=len(offsets) - 1)
+    lengths = np.diff(offsets)
+    np.testing.assert_array_equal(per_sentence, [sum(max(0, n - t) for t in (1, 2, 3)) for n in lengths])
+
+
+def test_the_order_of_sentences_does_not_matter_to_the_counts():
+    tokens, offsets, random = drawn(7)
+    parts = [tokens[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    keep, order = random.uniform(0.2, 1, 7), random.permutation(len(parts))
+    ends = np.concatenate([[0], np.cumsum([len(parts[row]) for row in order])])
+    shuffled = pair_counts(np.concatenate([parts[row] for row in order]), ends, keep, 4)
+    np.testing.assert_allclose(dense(shuffled), dense(pair_counts(tokens, offsets, keep, 4)), atol=1e-12)
+
+
+def test_thinning_and_noise_are_word2vecs():
+    counts = np.array([900, 90, 9, 1])
+    share = counts / 1000
+    keep = Sampling(subsample=1e-2).keep(counts)
+    np.testing.assert_allclose(keep, np.minimum(1, np.sqrt(1e-2 / share) + 1e-2 / share))
+    noise = Sampling(power=0.5).noise(counts)
+    np.testing.assert_allclose(noise, np.sqrt(counts) / np.sqrt(counts).sum())
+    np.testing.assert_allclose(Sampling(power=0.0).noise(counts), 0.25)
+    assert Sampling(subsample=0).keep(counts).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.xfail(strict=True, reason="weights of another shape are taken, and NaN makes pairs disappear")
+@pytest.mark.parametrize("weights", [np.ones(3), np.array([1.0, np.nan])], ids=["too many", "NaN"])
+def test_weights_that_are_no_weights_of_the_sentences_are_refused(weights):
+    with pytest.raises(CrossfluenceError, match="weights"):
+        Pairs(corpus_of(["a b", "b c"]), Sampling(subsample=0)).weighted(weights)

@@ -52,7 +52,7 @@ def influence(
         SolveError: If the curvature cannot be inverted as asked.
 
     Example:
-        >>> from crossfluence import Exact, batches
+        >>> from crossfluence import Exact, Risk, batches
         >>> class Mean(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -108,7 +108,7 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         UnsupportedError: For stop-gradient losses, where a sample has no loss of its own.
 
     Example:
-        >>> from crossfluence import Exact, batches
+        >>> from crossfluence import Exact, Risk, batches
         >>> net = torch.nn.Linear(1, 1, bias=False)
         >>> _ = torch.nn.init.constant_(net.weight, 1.0)
         >>> x, y = torch.ones(3, 1), torch.tensor([[1.0], [1.0], [1.0]])

@@ -37,7 +37,7 @@ def undo(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, watch:
         ValueError: If there is nothing to undo, or no step to take.
 
     Example:
-        >>> from crossfluence import batches
+        >>> from crossfluence import Risk, batches
         >>> net = torch.nn.Linear(1, 1, bias=False)
         >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
         >>> with torch.no_grad():
@@ -71,7 +71,7 @@ def amplify(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, wat
         ValueError: If there is nothing to amplify, or no step to take.
 
     Example:
-        >>> from crossfluence import batches
+        >>> from crossfluence import Risk, batches
         >>> net = torch.nn.Linear(1, 1, bias=False)
         >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
         >>> with torch.no_grad():
