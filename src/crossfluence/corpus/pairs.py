@@ -98,7 +98,7 @@ class PairCounts:
     @property
     def of_word(self) -> Float[np.ndarray, " V"]:
         """Pairs of each word."""
-        return np.bincount(self.rows, self.values, minlength=self.size)
+        return np.bincount(self.rows, self.values, minlength=self.size).astype(float)  # of nothing it counts whole
 
     @property
     def rows(self) -> Int[np.ndarray, " nnz"]:
