@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity, softplus
 
 import crossfluence as cf
 from crossfluence._errors import CorpusError, DataError, NotConvergedWarning, StaleError, UnsupportedError
-from crossfluence.corpus.pairs import Pairs, Sampling
+from crossfluence.corpus.pairs import Pairs, Sampling, pair_counts
 from crossfluence.corpus.vocabulary import corpus_of
 from crossfluence.models.skipgram import ExpectedTraining, SampledTraining, SkipGram, SkipGramRisk, WordBlocks
 from crossfluence.models.skipgram import expected as expected_module
@@ -135,6 +135,20 @@ def test_candidates_that_repeat_a_sentence_score_like_it(risk, pairs):
     added = cf.influence(risk, question, candidates=[sentences[:2], sentences[2:]])
     own = cf.influence(risk, question).values[[0, 7, 9]]
     torch.testing.assert_close(added.values, own)
+
+
+def test_a_candidate_whose_word_has_no_pairs_is_scored_like_any_other():
+    corpus = corpus_of(["ant bee cat", "bee cat ant", "dog", "ant cat"])
+    alone = SkipGramRisk(SkipGram.initial(corpus.words, 2), Pairs(corpus, Sampling(window=2, subsample=0)), 0.1)
+    direction = torch.randn(1, alone.p, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pair = [corpus.index["dog"], corpus.index["ant"]]
+    keep, (words, contexts) = alone.pairs.keep, (alone.theta["word_vectors"], alone.theta["context_vectors"])
+    counts = pair_counts(np.array(pair), np.array([0, 2]), keep, 2)
+    gradient = ExpectedLoss.of(alone.pairs, 0.0, torch.float64, counts).value_and_gradient(words, contexts)[1:]
+    wanted = torch.stack(gradient).flatten() @ direction[0]
+    torch.testing.assert_close(alone.sensitivity_of([torch.tensor([pair])], direction)[0, 0], wanted)
+    with pytest.raises(CorpusError, match="word 99"):
+        alone.sensitivity_of([torch.tensor([[99, 0]])], direction)
 
 
 def test_solvers_agree_and_scores_are_what_retraining_finds(risk, training, model, pairs):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from crossfluence._errors import SolveError
 from crossfluence.cli import app
 from crossfluence.report.words import marked
 from crossfluence.studies import words as study
@@ -127,3 +128,14 @@ def test_only_whole_words_are_marked_and_all_else_is_escaped():
     long = str(marked("word " * 300 + "career " + "word " * 300, ["he"], ["career"]))
     assert '<mark class="attribute">career</mark>' in long
     assert len(long) < 600
+
+
+def test_a_run_whose_newton_steps_all_go_astray_still_answers(corpus_file, tmp_path, monkeypatch):
+    def astray(*args, **kwargs):
+        raise SolveError("it went too far")
+
+    monkeypatch.setattr(study, "unlearn", astray)
+    out = tmp_path / "words.html"
+    result = run(corpus_file, "--remove", 20, "--dimensions", 6, "--min-count", 2, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "no step possible" in out.read_text()

@@ -111,8 +111,10 @@ def _scatter(answer: WordsAnswer) -> go.Figure:
         (result.name, removal.name, removal.predicted, removal.retrained)
         for result in answer.tests
         for removal in result.removals
+        if removal.predicted == removal.predicted  # NaN: no step was possible
     ]
-    ends = [min(min(point[2:]) for point in points), max(max(point[2:]) for point in points)]
+    seen = [value for point in points for value in point[2:]] or [0.0]
+    ends = [min(seen), max(seen)]
     figure = go.Figure(layout=layout("effect size, predicted by one Newton step", "effect size, trained again"))
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
     for number, name in enumerate(dict.fromkeys(point[0] for point in points)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from ..actions.unlearn import unlearn
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs, Sampling
 from ..models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk, WordBlocks
+from ..models.skipgram.risk import RTOL
 from ..objectives.weat import WEAT, weat
 from ..objectives.word_sets import WordSets
 from ..solvers.cg import CG
@@ -263,12 +265,21 @@ def _newton(
 
 
 def newton_step(risk: SkipGramRisk, ids: Sequence[Id], question: Objective) -> float:
-    """A scalar question after one Newton step without some sentences, stopped earlier where it would go astray."""
-    earlier = CG(rtol=0.1, preconditioner=WordBlocks(), truncate=True)
-    try:
-        return float(unlearn(risk, ids, watch=question).after)
-    except SolveError:
-        return float(unlearn(risk, ids, earlier, watch=question).after)
+    """A scalar question after one Newton step without some sentences, stopped earlier where it would go astray.
+
+    Args:
+        risk: The trained model.
+        ids: The sentences.
+        question: Asked of the model after the step.
+
+    Returns:
+        Its value; NaN if even the shortest step raises the loss without the sentences.
+    """
+    for rtol in (RTOL, 0.1, 0.5):
+        solver = CG(rtol=rtol, preconditioner=WordBlocks(), truncate=True)
+        with contextlib.suppress(SolveError):
+            return float(unlearn(risk, ids, solver, watch=question).after)
+    return float("nan")
 
 
 def _retrained(

@@ -190,7 +190,7 @@ class ExpectedLoss:
         along_words: Float[Tensor, "V d"],
         along_contexts: Float[Tensor, "V d"],
     ) -> Float[Tensor, " V"]:
-        """How the noise part of one pair of each word changes along a direction; zero for words without pairs.
+        """How the noise part of one pair of each word changes along a direction, for words without pairs too.
 
         Args:
             words: W.
@@ -201,12 +201,13 @@ class ExpectedLoss:
         Returns:
             Shape `(V,)`: k times the expectation over noise words of the derivative of their softplus.
         """
-        found = words.new_zeros(len(words))
-        for rows in self._rows:
-            own = words[rows.words]
-            change = along_words[rows.words] @ contexts.T
-            change.addmm_(own, along_contexts.T)
-            found[rows.words] = self.negatives * (((own @ contexts.T).sigmoid_().mul_(change)) @ self._q)
+        found = words.new_empty(len(words))
+        step = max(1, NUMBERS_AT_ONCE // len(words))
+        for start in range(0, len(words), step):
+            some = slice(start, start + step)
+            change = along_words[some] @ contexts.T
+            change.addmm_(words[some], along_contexts.T)
+            found[some] = self.negatives * (((words[some] @ contexts.T).sigmoid_().mul_(change)) @ self._q)
         return found
 
     @cached_property

@@ -168,10 +168,17 @@ class SkipGramRisk(AbstractRisk):
 
         Returns:
             Shape `(c, m)`.
+
+        Raises:
+            CorpusError: If a word is not one of the model's.
         """
         coded = [sentence[sentence >= 0].cpu().numpy() for batch in candidates for sentence in torch.as_tensor(batch)]
         offsets = np.concatenate([[0], np.cumsum([len(sentence) for sentence in coded])]).astype(np.int64)
         tokens = np.concatenate([*coded, np.zeros(0)]).astype(np.int32)
+        if len(tokens) and tokens.max() >= len(self.model.words):
+            raise CorpusError(
+                f"A candidate has word {tokens.max()}; the model has words 0 to {len(self.model.words) - 1}."
+            )
         return self._scores(tokens, offsets, directions)
 
     def influences(self) -> Iterator[Shaped[Tensor, "1 p"]]:
@@ -207,7 +214,7 @@ class SkipGramRisk(AbstractRisk):
     def _scores(self, tokens: np.ndarray, offsets: np.ndarray, directions: Tensor) -> Shaped[Tensor, "n m"]:
         words, contexts = _tables(self.theta)
         along = [self._along(direction) for direction in directions]
-        noise = torch.stack([self._all_words.noise_along(words, contexts, *pair) for pair in along], dim=1)  # (V, m)
+        noise = torch.stack([self.expected.noise_along(words, contexts, *pair) for pair in along], dim=1)  # (V, m)
         found = words.new_zeros(len(offsets) - 1, len(directions))
         numbers, sampling = sentence_numbers(offsets), self.pairs.sampling
         with tqdm(
@@ -224,11 +231,6 @@ class SkipGramRisk(AbstractRisk):
                     found.index_add_(0, torch.as_tensor(sentence[some].astype(np.int64)), change)
                 bar.update(len(sentence))
         return found / self.pairs.all.total
-
-    @cached_property
-    def _all_words(self) -> ExpectedLoss:
-        """With the pairs of the whole corpus, so that every word has its noise part."""
-        return self._loss_of(self.pairs.all)
 
 
 def _observed_along(
@@ -258,6 +260,6 @@ def _refuse_other_words(model: tuple[str, ...], corpus: tuple[str, ...]) -> None
     detail = f"{len(ours - theirs)} only in the model, {len(theirs - ours)} only in the corpus, such as {difference}"
     raise CorpusError(
         f"The model has {len(model)} words and the corpus {len(corpus)}"
-        f"{': ' + detail if difference else ', in another order'}. Read the corpus with the model's words: "
-        f"read_corpus(..., words=model.words)."
+        f"{': ' + detail if difference else ', in another order'}. Train on this corpus, or read the one that the model "
+        f"was trained on with the same tokenizer, min_count and max_words."
     )
