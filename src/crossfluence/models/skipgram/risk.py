@@ -260,6 +260,6 @@ def _refuse_other_words(model: tuple[str, ...], corpus: tuple[str, ...]) -> None
     detail = f"{len(ours - theirs)} only in the model, {len(theirs - ours)} only in the corpus, such as {difference}"
     raise CorpusError(
         f"The model has {len(model)} words and the corpus {len(corpus)}"
-        f"{': ' + detail if difference else ', in another order'}. Train on this corpus, or read the one that the model "
+        f"{': ' + detail if difference else ', in another order'}. Train on this corpus, or read the one the model "
         f"was trained on with the same tokenizer, min_count and max_words."
     )
