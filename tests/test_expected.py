@@ -97,15 +97,15 @@ def test_value_derivatives_and_blocks_are_those_of_the_formula(pairs, parts):
     torch.testing.assert_close(torch.stack(gradient).flatten(), grad(risk_at)(flat))
     assert loss.value(*tables) == pytest.approx(value)
     matrix = hessian(risk_at)(flat)
-    found = torch.stack(loss.curvature_product(*tables, *direction, full=True)).flatten()
-    torch.testing.assert_close(found, matrix @ along)
+    found = loss.curvature_products(tables, direction[None], loss.bends(*tables), full=True)
+    torch.testing.assert_close(found.flatten(), matrix @ along)
     share = torch.sigmoid(tables[0] @ tables[1].T)
     jacobian = torch.func.jacrev(lambda x: x.view(2, counts.size, d)[0] @ x.view(2, counts.size, d)[1].T)(flat)
     jacobian = jacobian.reshape(-1, len(flat))
     bend = (both * share * (1 - share)).flatten() / pairs.all.total
     gauss_newton = jacobian.T @ (bend[:, None] * jacobian) + l2 * torch.eye(len(flat), dtype=torch.float64)
-    found = torch.stack(loss.curvature_product(*tables, *direction, full=False)).flatten()
-    torch.testing.assert_close(found, gauss_newton @ along)
+    found = loss.curvature_products(tables, direction[None], loss.bends(*tables), full=False)
+    torch.testing.assert_close(found.flatten(), gauss_newton @ along)
     blocks = torch.cat(loss.blocks(*tables))
     for row in range(2 * counts.size):
         where = slice(row * d, (row + 1) * d)
@@ -173,10 +173,9 @@ def test_one_newton_step_goes_where_retraining_goes_and_does_not_rotate(risk, tr
     retrained = training.starting_from(model).train(weights)
     actual = float(question(retrained).detach() - question(model).detach())
     assert stepped.achieved.item() == pytest.approx(actual, rel=0.5, abs=0.01)
-    moved = (stepped.model.word_vectors - model.word_vectors, stepped.model.context_vectors - model.context_vectors)
-    moved = [part.detach() for part in moved]
-    kept = Rotations.of(model.word_vectors.detach(), model.context_vectors.detach()).taken_out(*moved)
-    torch.testing.assert_close(list(kept), moved)
+    before, after = (torch.stack([one.word_vectors, one.context_vectors]).detach() for one in (model, stepped.model))
+    moved = (after - before)[None]
+    torch.testing.assert_close(Rotations.of(before).taken_out(moved), moved)
 
 
 def test_undo_lowers_and_amplify_raises_the_fit_of_the_chosen(risk):
@@ -195,14 +194,13 @@ def test_undo_lowers_and_amplify_raises_the_fit_of_the_chosen(risk):
 
 def test_taking_rotations_out_is_an_orthogonal_projection():
     generator = torch.Generator().manual_seed(3)
-    words, contexts, one, other, turned, alike = torch.randn(6, 9, 4, generator=generator, dtype=torch.float64)
-    rotations = Rotations.of(words, contexts)
-    angle = turned[:4] - turned[:4].T
-    for part in rotations.taken_out(words @ angle, contexts @ angle):
-        torch.testing.assert_close(part, torch.zeros_like(part))
-    first, second = (torch.stack(rotations.taken_out(*pair)) for pair in ((one, other), (turned, alike)))
-    torch.testing.assert_close(torch.stack(rotations.taken_out(*first)), first)
-    torch.testing.assert_close((first * torch.stack([turned, alike])).sum(), (torch.stack([one, other]) * second).sum())
+    tables, one, other = torch.randn(3, 2, 9, 4, generator=generator, dtype=torch.float64)
+    rotations = Rotations.of(tables)
+    angle = one[0, :4] - one[0, :4].T
+    torch.testing.assert_close(rotations.taken_out((tables @ angle)[None]), torch.zeros_like(tables)[None])
+    first, second = rotations.taken_out(torch.stack([one, other]))
+    torch.testing.assert_close(rotations.taken_out(first[None])[0], first)
+    torch.testing.assert_close((first * other).sum(), (one * second).sum())
 
 
 def test_permuting_the_sentences_permutes_the_scores(risk, model, pairs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,6 +34,21 @@ class Rows:
     places: Int[Tensor, " nnz"]
     counts: Float[Tensor, " nnz"]
     relative: Float[Tensor, " nnz"]
+
+
+@dataclass(frozen=True, eq=False)
+class Bend:
+    """First and second derivatives by the scores of some rows of the pair matrix, in units of the mean loss.
+
+    Attributes:
+        words: The words whose rows these are.
+        bend: Second derivatives, never negative.
+        slope: First derivatives.
+    """
+
+    words: Int[Tensor, " r"]
+    bend: Float[Tensor, "r V"]
+    slope: Float[Tensor, "r V"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +113,7 @@ class ExpectedLoss:
             F, and two tables of the same shapes.
         """
         found, weighted = 0.0 if value else float("nan"), contexts * self._q[:, None]
-        of_words, of_contexts = torch.zeros_like(words), torch.zeros_like(contexts)
+        of_words, of_contexts = torch.zeros_like(words), torch.zeros_like(contexts.T)  # wide: twice as fast
         for rows in self._rows:
             own = words[rows.words]
             share = own @ contexts.T
@@ -105,55 +121,66 @@ class ExpectedLoss:
                 found += self._value(rows, share)
             share.sigmoid_()
             _subtract_observed(share, rows)
-            of_words[rows.words] = rows.noise[:, None] * (share @ weighted)
-            of_contexts.addmm_(share.T, rows.noise[:, None] * own)
-        of_contexts *= self._q[:, None]
+            of_words[rows.words] = rows.noise[:, None] * (weighted.T @ share.T).T
+            of_contexts.addmm_((rows.noise[:, None] * own).T, share)
+        of_contexts = (of_contexts * self._q).T
         found = found / self.total + self._penalty(words, contexts)
         return found, of_words / self.total + self.l2 * words, of_contexts / self.total + self.l2 * contexts
 
-    def curvature_product(
-        self,
-        words: Float[Tensor, "V d"],
-        contexts: Float[Tensor, "V d"],
-        along_words: Float[Tensor, "V d"],
-        along_contexts: Float[Tensor, "V d"],
-        *,
-        full: bool,
-    ) -> tuple[Float[Tensor, "V d"], Float[Tensor, "V d"]]:
-        """The Hessian, or the Gauss-Newton matrix, times one direction.
+    def bends(self, words: Float[Tensor, "V d"], contexts: Float[Tensor, "V d"]) -> Iterator[Bend]:
+        """What every product with a second derivative at one point shares, some rows of the pair matrix at a time.
 
         Args:
             words: W.
             contexts: C.
-            along_words: The direction's part in W.
-            along_contexts: The direction's part in C.
+
+        Yields:
+            Two numbers for each pair of words.
+        """
+        for rows in self._rows:
+            scale = rows.noise[:, None] * (self._q / self.total)
+            slope = (words[rows.words] @ contexts.T).sigmoid_()
+            bend = (slope * (1 - slope)).mul_(scale)
+            bend.view(-1)[rows.places] *= 1 + rows.relative
+            _subtract_observed(slope, rows)
+            yield Bend(rows.words, bend, slope.mul_(scale))
+
+    def curvature_products(
+        self,
+        tables: Float[Tensor, "2 V d"],
+        along: Float[Tensor, "m 2 V d"],
+        bends: Iterable[Bend],
+        *,
+        full: bool,
+    ) -> Float[Tensor, "m 2 V d"]:
+        """The Hessian, or the Gauss-Newton matrix, times directions.
+
+        Args:
+            tables: W and C.
+            along: The directions' parts in W and C.
+            bends: From `bends` at the same tables, or kept from earlier.
             full: Whether to add what Gauss-Newton leaves out: the residuals that couple a word with its contexts.
 
         Returns:
-            Two tables of the same shapes.
+            Tables for each direction.
         """
-        weighted, weighted_along = contexts * self._q[:, None], along_contexts * self._q[:, None]
-        of_words, of_contexts = torch.zeros_like(words), torch.zeros_like(contexts)
-        for rows in self._rows:
-            own, along, noise = words[rows.words], along_words[rows.words], rows.noise[:, None]
-            share = (own @ contexts.T).sigmoid_()
-            bend = share * (1 - share)
-            bend.view(-1)[rows.places] *= 1 + rows.relative
-            change = along @ contexts.T
-            change.addmm_(own, along_contexts.T)
-            bend *= change
-            out = bend @ weighted
-            of_contexts.addmm_(bend.T, noise * own)
+        words, contexts = tables
+        m, _, size, d = along.shape
+        along_contexts = along[:, 1].transpose(0, 1).reshape(size, m * d)
+        of_words, of_contexts = torch.zeros_like(along[:, 0]), along.new_zeros(m * d, size)  # wide: twice as fast
+        for rows in bends:
+            own, moved = words[rows.words], along[:, 0, rows.words]  # (r, d), (m, r, d)
+            out = torch.zeros_like(moved)
             if full:
-                _subtract_observed(share, rows)
-                out.addmm_(share, weighted_along)
-                of_contexts.addmm_(share.T, noise * along)
-            of_words[rows.words] = noise * out
-        of_contexts *= self._q[:, None]
-        return (
-            of_words / self.total + self.l2 * along_words,
-            of_contexts / self.total + self.l2 * along_contexts,
-        )
+                out += (rows.slope @ along_contexts).view(-1, m, d).transpose(0, 1)
+                of_contexts.addmm_(moved.transpose(0, 1).reshape(-1, m * d).T, rows.slope)
+            for part, of_direction, direction, step in zip(out, of_contexts.split(d), along[:, 1], moved, strict=True):
+                change = torch.cat([step, own], 1) @ torch.cat([contexts, direction], 1).T
+                change *= rows.bend
+                part += (contexts.T @ change.T).T
+                of_direction.addmm_(own.T, change)
+            of_words[:, rows.words] = out
+        return torch.stack([of_words, of_contexts.view(m, d, size).mT], dim=1) + self.l2 * along
 
     def blocks(
         self, words: Float[Tensor, "V d"], contexts: Float[Tensor, "V d"]
@@ -173,42 +200,34 @@ class ExpectedLoss:
         upper = torch.triu_indices(d, d)
         word_squares, context_squares = (table[:, upper[0]] * table[:, upper[1]] for table in (words, contexts))
         weighted = context_squares * self._q[:, None]
-        of_words, of_contexts = words.new_zeros(size, len(upper[0])), words.new_zeros(size, len(upper[0]))
+        of_words, of_contexts = words.new_zeros(size, len(upper[0])), words.new_zeros(len(upper[0]), size)
         for rows in self._rows:
             share = (words[rows.words] @ contexts.T).sigmoid_()
             bend = share * (1 - share)
             bend.view(-1)[rows.places] *= 1 + rows.relative
             of_words[rows.words] = rows.noise[:, None] * (bend @ weighted)
-            of_contexts.addmm_(bend.T, rows.noise[:, None] * word_squares[rows.words])
-        of_contexts *= self._q[:, None]
-        return self._unpacked(of_words, upper), self._unpacked(of_contexts, upper)
+            of_contexts.addmm_((rows.noise[:, None] * word_squares[rows.words]).T, bend)
+        return self._unpacked(of_words, upper), self._unpacked((of_contexts * self._q).T, upper)
 
-    def noise_along(
-        self,
-        words: Float[Tensor, "V d"],
-        contexts: Float[Tensor, "V d"],
-        along_words: Float[Tensor, "V d"],
-        along_contexts: Float[Tensor, "V d"],
-    ) -> Float[Tensor, " V"]:
-        """How the noise part of one pair of each word changes along a direction, for words without pairs too.
+    def pair_changes(
+        self, rows: Int[Tensor, " r"], tables: Float[Tensor, "2 V d"], along: Float[Tensor, "2 V d"]
+    ) -> Float[Tensor, "r V"]:
+        """How the loss of one pair of words, with its noise words in expectation, changes along a direction.
 
         Args:
-            words: W.
-            contexts: C.
-            along_words: The direction's part in W.
-            along_contexts: The direction's part in C.
+            rows: Words, whose pairs with every other word are asked about; they need not stand in the counts.
+            tables: W and C.
+            along: The direction's parts in W and C.
 
         Returns:
-            Shape `(V,)`: k times the expectation over noise words of the derivative of their softplus.
+            Shape `(r, V)`, not divided by the number of pairs.
         """
-        found = words.new_empty(len(words))
-        step = max(1, NUMBERS_AT_ONCE // len(words))
-        for start in range(0, len(words), step):
-            some = slice(start, start + step)
-            change = along_words[some] @ contexts.T
-            change.addmm_(words[some], along_contexts.T)
-            found[some] = self.negatives * (((words[some] @ contexts.T).sigmoid_().mul_(change)) @ self._q)
-        return found
+        (words, contexts), (along_words, along_contexts) = tables, along
+        own = words[rows]
+        change = torch.cat([along_words[rows], own], 1) @ torch.cat([contexts, along_contexts], 1).T
+        slope = (own @ contexts.T).sigmoid_()
+        noise = self.negatives * ((slope * change) @ self._q)
+        return change.mul_(slope.sub_(1)).add_(noise[:, None])
 
     @cached_property
     def _q(self) -> Float[Tensor, " V"]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..._abstract_risk import AbstractRisk, training_modes
 from ..._contents import content_hash
@@ -19,7 +18,7 @@ from ..._functional import undisturbed
 from ..._params import Layout, fingerprint, trained_parameters
 from ..._scores import numbered
 from ..._types import Batch, Id, Params
-from ...corpus.pairs import PairCounts, Pairs, neighbours, sentence_numbers
+from ...corpus.pairs import PairCounts, Pairs
 from ...curvature.base import AbstractCurvature, Relative
 from ...curvature.field import FieldJacobian
 from ...curvature.gauss_newton import GaussNewton
@@ -27,12 +26,13 @@ from ...curvature.hessian import Hessian
 from ...solvers.base import AbstractSolver
 from ...solvers.cg import CG
 from .blocks import WordBlocks
-from .loss import ExpectedLoss
+from .loss import Bend, ExpectedLoss
 from .module import SkipGram
 from .rotations import Rotations
+from .sentences import sentence_changes
 
 RTOL = 1e-2  # less changes predictions little and follows ever flatter directions; see docs/words.md
-PAIRS_AT_ONCE = 100_000  # of which both vectors and both directions are held
+NUMBERS_HELD = 60_000_000  # of the pair matrix, shared by all products: vocabularies of up to 5,000 words
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class SkipGramRisk(AbstractRisk):
 
     def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """Second derivatives by each vector alone, word table and context table."""
-        return self.expected.blocks(*_tables(self.theta))
+        return self.expected.blocks(*self._tables)
 
     def unrotated(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Directions without the part that only rotates the embedding, along which nothing changes.
@@ -145,7 +145,7 @@ class SkipGramRisk(AbstractRisk):
         Returns:
             Their orthogonal projections.
         """
-        return torch.stack([_flat(self._rotations.taken_out(*self._along(vector))) for vector in vectors])
+        return self._rotations.taken_out(self._shaped(vectors)).flatten(1)
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """How the gradient along each direction depends on each sentence's weight.
@@ -190,58 +190,39 @@ class SkipGramRisk(AbstractRisk):
         for row in range(self.n):
             weights = np.zeros(self.n)
             weights[row] = 1
-            _, *parts = self._loss_of(self.pairs.weighted(weights)).value_and_gradient(
-                *_tables(self.theta), value=False
-            )
+            _, *parts = self._loss_of(self.pairs.weighted(weights)).value_and_gradient(*self._tables, value=False)
             flat = torch.cat([part.flatten() for part in parts])
             yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
 
     def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
-        tables, loss = _tables(self.theta), self.expected
-        products = []
-        for vector in vectors:
-            along = self._rotations.taken_out(*self._along(vector))
-            products.append(_flat(self._rotations.taken_out(*loss.curvature_product(*tables, *along, full=full))))
-        return torch.stack(products)
+        along = self._rotations.taken_out(self._shaped(vectors))
+        bends = self._held or self.expected.bends(*self._tables)
+        products = self.expected.curvature_products(self._tables, along, bends, full=full)
+        return self._rotations.taken_out(products).flatten(1)
+
+    @cached_property
+    def _held(self) -> tuple[Bend, ...]:
+        """What all products share, if it is small."""
+        small = 2 * len(self.model.words) ** 2 <= NUMBERS_HELD
+        return tuple(self.expected.bends(*self._tables)) if small else ()
 
     @cached_property
     def _rotations(self) -> Rotations:
-        return Rotations.of(*_tables(self.theta))
+        return Rotations.of(self._tables)
 
-    def _along(self, vector: Shaped[Tensor, " p"]) -> tuple[Tensor, Tensor]:
-        return _tables(self.layout.unflatten(vector))
+    @cached_property
+    def _tables(self) -> Float[Tensor, "2 V d"]:
+        return torch.stack(_tables(self.theta))
+
+    def _shaped(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m 2 V d"]:
+        return vectors.reshape(len(vectors), *self._tables.shape)
 
     def _scores(self, tokens: np.ndarray, offsets: np.ndarray, directions: Tensor) -> Shaped[Tensor, "n m"]:
-        words, contexts = _tables(self.theta)
-        along = [self._along(direction) for direction in directions]
-        noise = torch.stack([self.expected.noise_along(words, contexts, *pair) for pair in along], dim=1)  # (V, m)
-        found = words.new_zeros(len(offsets) - 1, len(directions))
-        numbers, sampling = sentence_numbers(offsets), self.pairs.sampling
-        with tqdm(
-            total=len(tokens) * sampling.window, desc="scores", unit="pair", unit_scale=True, disable=None
-        ) as bar:
-            for sentence, *pair, weight in neighbours(tokens, numbers, self.pairs.keep, sampling.window):
-                for part in range(0, len(sentence), PAIRS_AT_ONCE):
-                    some = slice(part, part + PAIRS_AT_ONCE)
-                    first, second = (torch.as_tensor(side[some].astype(np.int64)) for side in pair)
-                    change = noise[first] + noise[second]
-                    for a, b in ((first, second), (second, first)):
-                        change -= _observed_along(words[a], contexts[b], [(x[a], y[b]) for x, y in along])
-                    change *= torch.as_tensor(weight[some]).to(change)[:, None]
-                    found.index_add_(0, torch.as_tensor(sentence[some].astype(np.int64)), change)
-                bar.update(len(sentence))
-        return found / self.pairs.all.total
-
-
-def _observed_along(
-    words: Float[Tensor, "b d"],
-    contexts: Float[Tensor, "b d"],
-    along: list[tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]],
-) -> Float[Tensor, "b m"]:
-    """Minus the derivative of each observed pair's loss along each direction."""
-    missing = torch.sigmoid(-(words * contexts).sum(1))
-    changes = [(x * contexts).sum(1) + (words * y).sum(1) for x, y in along]
-    return missing[:, None] * torch.stack(changes, dim=1)
+        changes = sentence_changes(
+            self.expected, self._tables, self._shaped(directions), tokens, offsets, self.pairs.keep,
+            self.pairs.sampling.window,
+        )  # fmt: skip
+        return changes / self.pairs.all.total
 
 
 def _flat(tables: Iterable[Tensor]) -> Tensor:

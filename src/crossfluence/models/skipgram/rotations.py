@@ -18,8 +18,7 @@ class Rotations:
     derivative is that of the projection.
 
     Attributes:
-        words: W.
-        contexts: C.
+        tables: W and C, one above the other.
         axes: Eigenvectors of $W^\top W + C^\top C$.
         sizes: Its eigenvalues.
 
@@ -27,30 +26,27 @@ class Rotations:
         Absil, Mahony and Sepulchre, "Optimization algorithms on matrix manifolds", 2008, section 5.3.4.
     """
 
-    words: Float[Tensor, "V d"]
-    contexts: Float[Tensor, "V d"]
+    tables: Float[Tensor, "N d"]
     axes: Float[Tensor, "d d"]
     sizes: Float[Tensor, " d"]
 
     @classmethod
-    def of(cls, words: Float[Tensor, "V d"], contexts: Float[Tensor, "V d"]) -> Rotations:
-        """The rotations of two tables."""
-        sizes, axes = torch.linalg.eigh(words.T @ words + contexts.T @ contexts)
-        return cls(words, contexts, axes, sizes)
+    def of(cls, tables: Float[Tensor, "2 V d"]) -> Rotations:
+        """The rotations of both tables."""
+        stacked = tables.flatten(0, 1)
+        sizes, axes = torch.linalg.eigh(stacked.T @ stacked)
+        return cls(stacked, axes, sizes)
 
-    def taken_out(
-        self, along_words: Float[Tensor, "V d"], along_contexts: Float[Tensor, "V d"]
-    ) -> tuple[Float[Tensor, "V d"], Float[Tensor, "V d"]]:
-        """What is left of a direction after its nearest rotation is subtracted: an orthogonal projection.
+    def taken_out(self, along: Float[Tensor, "m 2 V d"]) -> Float[Tensor, "m 2 V d"]:
+        """What is left of directions after their nearest rotations are subtracted: an orthogonal projection.
 
         Args:
-            along_words: The direction's part in W.
-            along_contexts: The direction's part in C.
+            along: The directions' parts in W and C.
 
         Returns:
-            Two tables of the same shapes.
+            The same shape.
         """
-        turned = self.axes.T @ (self.words.T @ along_words + self.contexts.T @ along_contexts) @ self.axes
+        turned = self.axes.T @ (self.tables.T @ along.flatten(1, 2)) @ self.axes  # (m, d, d)
         scale = (self.sizes[:, None] + self.sizes[None, :]).clamp_min(torch.finfo(self.sizes.dtype).tiny)
-        angle = self.axes @ ((turned - turned.T) / scale) @ self.axes.T
-        return along_words - self.words @ angle, along_contexts - self.contexts @ angle
+        angle = self.axes @ ((turned - turned.mT) / scale) @ self.axes.T
+        return along - (self.tables @ angle).view(along.shape)
