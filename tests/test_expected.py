@@ -12,7 +12,7 @@ from crossfluence.corpus.pairs import Pairs, Sampling, pair_counts
 from crossfluence.corpus.vocabulary import corpus_of
 from crossfluence.models.skipgram import ExpectedTraining, SampledTraining, SkipGram, SkipGramRisk, WordBlocks
 from crossfluence.models.skipgram import expected as expected_module
-from crossfluence.models.skipgram.loss import ExpectedLoss
+from crossfluence.models.skipgram.loss import ExpectedLoss, representatives
 from crossfluence.models.skipgram.rotations import Rotations
 from crossfluence.models.skipgram.sampled import step
 
@@ -110,6 +110,20 @@ def test_value_derivatives_and_blocks_are_those_of_the_formula(pairs, parts):
     for row in range(2 * counts.size):
         where = slice(row * d, (row + 1) * d)
         torch.testing.assert_close(blocks[row], matrix[where, where])
+
+
+def test_blocks_of_large_vocabularies_are_estimated_and_precondition_as_well(risk, monkeypatch):
+    exact = torch.cat(risk.word_blocks())
+    monkeypatch.setattr("crossfluence.models.skipgram.loss.FREQUENT", 4)
+    monkeypatch.setattr("crossfluence.models.skipgram.loss.RARE", 4)
+    chosen, share = representatives(12)
+    assert chosen.tolist() == [0, 1, 2, 3, 5, 7, 9, 11]
+    assert share.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
+    estimated = torch.cat(risk.word_blocks())
+    assert 0 < float((estimated - exact).norm() / exact.norm()) < 0.5
+    assert torch.linalg.eigvalsh(estimated).min() >= risk.l2 * (1 - 1e-9)
+    closely = cf.influence(risk, question, cf.CG(rtol=1e-9, preconditioner=WordBlocks())).values
+    torch.testing.assert_close(closely, cf.influence(risk, question, cf.Exact()).values, rtol=1e-6, atol=1e-12)
 
 
 def test_training_ends_where_the_gradient_vanishes_and_is_the_same_every_time(training, model, risk):

@@ -16,6 +16,9 @@ from ...curvature.base import Relative, absolute
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 
 
+BLOCKS_AT_ONCE = 1_000  # that are factorised together
+
+
 @runtime_checkable
 class HasWordBlocks(Protocol):
     """A risk of two tables of vectors."""
@@ -90,9 +93,11 @@ class WordBlocksInverse(AbstractInverse):
 
 
 def cholesky(blocks: Float[Tensor, "V d d"], damping: float = 0.0) -> Float[Tensor, "V d d"]:
-    """Lower factors of symmetric positive blocks; the blocks are overwritten."""
+    """Lower factors of symmetric positive blocks, written over the blocks: in large vocabularies they are gigabytes."""
     blocks.diagonal(dim1=1, dim2=2).add_(damping)
-    return torch.linalg.cholesky(blocks)
+    for some in blocks.split(BLOCKS_AT_ONCE):
+        some.copy_(torch.linalg.cholesky(some))
+    return blocks
 
 
 def solve_blocks(factors: tuple[Float[Tensor, "V d d"], ...], vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:

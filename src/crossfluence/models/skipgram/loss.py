@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from ...corpus.pairs import PairCounts, Pairs
 
 NUMBERS_AT_ONCE = 3_000_000  # entries of the pair matrix that are held together: they stay in the processor's cache
+FREQUENT, RARE = 3_000, 3_000  # words that stand for themselves in a block, and that stand for all rarer ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +188,8 @@ class ExpectedLoss:
     ) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """The second derivatives by each word's own vector and by each context's own: d x d for each row.
 
-        They are those of the Hessian and of Gauss-Newton alike: never negative, and at least l2.
+        They are those of the Hessian and of Gauss-Newton alike: never negative, and at least l2. Each is a sum over all
+        words on the other side; in large vocabularies over some of them, each for those of about its frequency.
 
         Args:
             words: W.
@@ -198,15 +200,20 @@ class ExpectedLoss:
         """
         size, d = words.shape
         upper = torch.triu_indices(d, d)
-        word_squares, context_squares = (table[:, upper[0]] * table[:, upper[1]] for table in (words, contexts))
-        weighted = context_squares * self._q[:, None]
+        chosen, share = representatives(size)
+        share = share.to(self.dtype)
+        word_squares, context_squares = (table[:, upper[0]] * table[:, upper[1]] for table in (words, contexts[chosen]))
+        context_squares *= (self._q[chosen] * share)[:, None]
         of_words, of_contexts = words.new_zeros(size, len(upper[0])), words.new_zeros(len(upper[0]), size)
+        standing_for = words.new_zeros(size).index_copy_(0, chosen, share)
         for rows in self._rows:
-            share = (words[rows.words] @ contexts.T).sigmoid_()
-            bend = share * (1 - share)
+            slope = (words[rows.words] @ contexts.T).sigmoid_()
+            bend = slope.mul_(1 - slope)
             bend.view(-1)[rows.places] *= 1 + rows.relative
-            of_words[rows.words] = rows.noise[:, None] * (bend @ weighted)
-            of_contexts.addmm_((rows.noise[:, None] * word_squares[rows.words]).T, bend)
+            of_words[rows.words] = rows.noise[:, None] * (bend[:, chosen] @ context_squares)
+            some = standing_for[rows.words].nonzero()[:, 0]
+            scale = (rows.noise * standing_for[rows.words])[some, None]
+            of_contexts.addmm_((scale * word_squares[rows.words[some]]).T, bend[some])
         return self._unpacked(of_words, upper), self._unpacked((of_contexts * self._q).T, upper)
 
     def pair_changes(
@@ -270,6 +277,22 @@ class ExpectedLoss:
         full /= self.total
         full.diagonal(dim1=1, dim2=2).add_(self.l2)
         return full
+
+
+def representatives(size: int) -> tuple[Int[Tensor, " c"], Int[Tensor, " c"]]:
+    """The words over which a block sums, and how many words each stands for; all of them in small vocabularies.
+
+    Args:
+        size: V, by falling count.
+
+    Returns:
+        Rows, and numbers that sum to V.
+    """
+    if size <= FREQUENT + RARE:
+        return torch.arange(size), torch.ones(size, dtype=torch.long)
+    starts = torch.linspace(FREQUENT, size, RARE + 1).long()
+    chosen = torch.cat([torch.arange(FREQUENT), (starts[:-1] + starts[1:]) // 2])
+    return chosen, torch.cat([torch.ones(FREQUENT, dtype=torch.long), starts.diff()])
 
 
 def _subtract_observed(share: Float[Tensor, "r V"], rows: Rows) -> None:
