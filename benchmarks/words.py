@@ -10,20 +10,20 @@ import argparse
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import crossfluence as cf
-from crossfluence._errors import SolveError
 from crossfluence.corpus.pairs import Pairs
 from crossfluence.corpus.readers import Sentence, read_sentences
 from crossfluence.corpus.vocabulary import build_corpus
-from crossfluence.models.skipgram import ExpectedTraining, SkipGramRisk, WordBlocks
+from crossfluence.models.skipgram import ExpectedTraining, WordBlocks
 from crossfluence.objectives.embeddings import WEAT, weat
 from crossfluence.objectives.word_sets import word_sets
+from crossfluence.studies.words import newton_step
 
 SOURCES = {
     "enwiki2015": ["enwiki/enwiki2015_sample.txt.xz"],
@@ -44,22 +44,17 @@ def some_words(sentences: Iterator[Sentence], words: int) -> Iterator[Sentence]:
         yield sentence
 
 
-def questions(counts: dict[str, int], index: dict[str, int]) -> dict[str, WEAT]:
+def wanted_words(tests: Iterable[str] = TESTS) -> set[str]:
+    """The words of all lists."""
+    return {
+        word for name in tests for one in word_sets(name) for words in (one.X, one.Y, one.A, one.B) for word in words
+    }
+
+
+def questions(counts: dict[str, int], index: dict[str, int], tests: Iterable[str] = TESTS) -> dict[str, WEAT]:
     """The WEAT tests half of whose words are not rare in the corpus; rare words would dominate an effect size."""
     known = {word: row for word, row in index.items() if counts[word] >= LEAST_COUNT}
-    return {name: question for name in TESTS if (question := test_or_none(name, known)) is not None}
-
-
-def newton_step(risk: SkipGramRisk, ids: list[str], watch: Callable) -> dict[str, float]:
-    """Effect sizes after one Newton step, stopped earlier where it would go astray."""
-    for solver in (cf.Auto(), cf.CG(rtol=0.1, preconditioner=WordBlocks(), truncate=True)):
-        try:
-            outcome = cf.unlearn(risk, ids, solver, watch=watch)
-        except SolveError as error:  # noqa: PERF203  # two turns
-            print(f"[{str(error)[:40]}...]", end=" ")
-        else:
-            return dict(zip(outcome.objectives, outcome.after.tolist(), strict=True))
-    return {name: float("nan") for name in watch(risk.model)}
+    return {name: question for name in tests if (question := test_or_none(name, known)) is not None}
 
 
 def test_or_none(name: str, known: dict[str, int]) -> WEAT | None:
@@ -92,15 +87,13 @@ def main() -> None:
     parser.add_argument("--prior", type=float, default=5.0)
     parser.add_argument("--random", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cold", action="store_true", help="train again from random vectors, not from the whole model")
     parser.add_argument("--out", type=Path, default=Path("words.csv"))
     asked = parser.parse_args()
     folder = Path(os.environ["CROSSFLUENCE_DATA"])
     sentences = read_sentences([folder / name for name in SOURCES[asked.corpus]], split="sentences")
-    keep = {
-        word for name in TESTS for one in word_sets(name) for words in (one.X, one.Y, one.A, one.B) for word in words
-    }
     corpus = build_corpus(
-        some_words(sentences, asked.words), max_words=asked.vocabulary, keep=keep, keep_count=LEAST_COUNT
+        some_words(sentences, asked.words), max_words=asked.vocabulary, keep=wanted_words(), keep_count=LEAST_COUNT
     )
     print(corpus)
     training = ExpectedTraining(Pairs(corpus), asked.dimensions, prior=asked.prior, seed=asked.seed)
@@ -130,7 +123,7 @@ def main() -> None:
         began = time.perf_counter()
         scores[name] = cf.influence(risk, watch, solver)
         print(f"{name}: {time.perf_counter() - began:.1f} s, steps {scores[name].report.steps}", flush=True)
-    again = training.starting_from(model)
+    again = training if asked.cold else training.starting_from(model)
     rows = []
     for kind, ids in subsets(corpus.n, scores["first order"], asked.random, asked.seed):
         weights = torch.ones(corpus.n)
@@ -139,7 +132,7 @@ def main() -> None:
         rest, ended = again.fit(weights)
         took = time.perf_counter() - began
         began = time.perf_counter()
-        newton = newton_step(risk, ids, watch)
+        newton = {name: newton_step(risk, ids, question) for name, question in asking.items()}
         stepped = time.perf_counter() - began
         after = watch(rest)
         print(f"{kind} {len(ids)}: {took:.0f} s ({ended.evaluations}), Newton {stepped:.0f} s", end="")

@@ -119,8 +119,9 @@ def words(
     from .corpus.vocabulary import read_corpus
     from .objectives.word_sets import word_sets
     from .report.page import frame_csv
+    from .studies.forecast import forecast
     from .studies.word import explain_word
-    from .studies.words import WordsSettings, explain_words, forecast
+    from .studies.words import WordsSettings, explain_words
 
     sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
     with _plainly():
@@ -135,7 +136,7 @@ def words(
             keep=keep, keep_count=min_count,
         )  # fmt: skip
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
-        console.print(forecast(text, max(1, len(lists)), settings))
+        console.print(str(forecast(text, max(1, len(lists)), settings)))
         if plan:
             return
         try:

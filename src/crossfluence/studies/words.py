@@ -194,34 +194,6 @@ def explain_words(
     return WordsAnswer(settings, corpus, scores, results, _quality(model), clock.seconds, ended.steps)
 
 
-GRADIENTS, EACH = 220, 90  # of training, and of training again; measured on Wikipedia samples
-PRODUCTS = 120  # for the scores of a test and its Newton steps, each about two gradients
-
-
-def forecast(corpus: Corpus, tests: int, settings: WordsSettings) -> str:
-    """How long `explain_words` will take here, and how much memory, as a sentence.
-
-    Args:
-        corpus: The sentences.
-        tests: How many.
-        settings: As for `explain_words`.
-
-    Returns:
-        Made from the number of operations and a short trial of this machine.
-    """
-    size, d = len(corpus.words), settings.dimensions
-    one, other = torch.zeros(min(size, 256), d), torch.zeros(size, d)
-    started = time.perf_counter()
-    for _ in range(3):
-        (one @ other.T).sigmoid_()
-    pass_seconds = (time.perf_counter() - started) / 3 * size / len(one) * 5  # three products, twice the precision
-    passes = GRADIENTS + tests * (2 * PRODUCTS + 3 * EACH)
-    pairs = len(corpus.tokens) * settings.window
-    seconds = passes * pass_seconds + pairs * (4e-7 + 1e-6 * tests)
-    bytes_held = 8 * (size * d * (60 + 4 * d)) + 24 * min(pairs, size * size) + 40 * 4_000_000
-    return f"About {max(1, round(seconds / 60))} min and {bytes_held / 2**30:.1f} GiB."
-
-
 class _Clock:
     """Seconds of each phase, from when it was made."""
 

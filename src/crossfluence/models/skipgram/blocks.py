@@ -15,7 +15,6 @@ from ..._errors import UnsupportedError
 from ...curvature.base import Relative, absolute
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 
-
 BLOCKS_AT_ONCE = 1_000  # that are factorised together
 
 

@@ -121,7 +121,7 @@ class ExpectedTraining:
             raise DataError(f"Got weights of shape {tuple(weights.shape)}; needed ({self.n},), one for each sentence.")
         with undisturbed():
             counts = None if weights is None else self.pairs.weighted(weights.double().cpu().numpy())
-            loss = ExpectedLoss.of(self.pairs, self.l2, self._dtype, counts)
+            loss = ExpectedLoss.of(self.pairs, self.l2, self.precision, counts)
             kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), content_hash(self._settings, weights))
             ended = self._minimised(loss, kept)
         words, contexts = self._tables(ended.point)
@@ -178,22 +178,23 @@ class ExpectedTraining:
     @cached_property
     def _start_factors(self) -> tuple[Float[Tensor, "V d d"], ...]:
         """At the start, with all sentences; shared by all retrainings from it."""
-        return self._factors(ExpectedLoss.of(self.pairs, self.l2, self._dtype), self._initial)
+        return self._factors(ExpectedLoss.of(self.pairs, self.l2, self.precision), self._initial)
 
     @cached_property
     def _initial(self) -> Float[Tensor, " p"]:
         start = self.start or SkipGram.initial(self.pairs.corpus.words, self.dimensions, seed=self.seed)
         tables = (start.word_vectors.detach(), start.context_vectors.detach())
-        return torch.cat([table.to(self._dtype).flatten() for table in tables])
+        return torch.cat([table.to(self.precision).flatten() for table in tables])
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def precision(self) -> torch.dtype:
+        """The type of the numbers that training computes with."""
         small = len(self.pairs.corpus.words) <= DOUBLE_UP_TO
         return self.dtype or (torch.float64 if small else torch.float32)
 
     @property
     def _tolerance(self) -> float:
-        return self.tolerance if self.tolerance is not None else TOLERANCE.get(self._dtype, 1e-4)
+        return self.tolerance if self.tolerance is not None else TOLERANCE.get(self.precision, 1e-4)
 
     @property
     def _settings(self) -> tuple[object, ...]:

@@ -1,0 +1,45 @@
+"""The forecast of `crossfluence words` beside what really happened, on some sizes of corpus.
+
+Usage: CROSSFLUENCE_DATA=<folder> python benchmarks/forecast.py [--words 500000] [--vocabulary 1500 3000]
+"""
+
+import argparse
+import os
+import resource
+import time
+from pathlib import Path
+
+from words import some_words
+
+from crossfluence.corpus.readers import read_sentences
+from crossfluence.corpus.vocabulary import build_corpus
+from crossfluence.objectives.word_sets import word_sets
+from crossfluence.studies.forecast import forecast
+from crossfluence.studies.words import WordsSettings, explain_words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--words", type=int, default=500_000)
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[1_500, 3_000])
+    parser.add_argument("--dimensions", type=int, default=32)
+    asked = parser.parse_args()
+    file = Path(os.environ["CROSSFLUENCE_DATA"], "enwiki", "enwiki2018plus_sample.txt.xz")
+    lists = word_sets("career-terms")
+    keep = {word for one in lists for words in (one.X, one.Y, one.A, one.B) for word in words}
+    for size in asked.vocabulary:
+        sentences = some_words(read_sentences(file), asked.words)
+        corpus = build_corpus(sentences, max_words=size, keep=keep, keep_count=5)
+        settings = WordsSettings(asked.dimensions)
+        said = forecast(corpus, len(lists), settings)
+        began = time.perf_counter()
+        answer = explain_words(corpus, lists, settings)
+        took = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in answer.seconds.items())
+        print(f"{size:,} words: forecast {said.seconds:.0f} s, {said.gigabytes:.2f} GiB; took {took:.0f} s", end=", ")
+        print(f"{peak:.2f} GiB (steps {answer.steps}; {phases})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
