@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from .._errors import CorpusError
 from .corpus import Corpus
 
 PAIRS_AT_ONCE = 4_000_000  # about 200 MB while they are sorted
@@ -132,6 +133,9 @@ class Pairs:
         corpus: The sentences.
         sampling: How pairs are drawn from them.
 
+    Raises:
+        CorpusError: If there is no pair.
+
     Example:
         >>> from crossfluence.corpus.vocabulary import corpus_of
         >>> pairs = Pairs(corpus_of(["he works", "she works"]), Sampling(subsample=0))
@@ -141,6 +145,13 @@ class Pairs:
 
     corpus: Corpus
     sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        if not (np.diff(self.corpus.offsets) > 1).any():
+            raise CorpusError(
+                f"None of the {self.corpus.n:,} sentences holds two words of the vocabulary, so there is no pair to "
+                f"learn from. Lower min_count, or read longer sentences: split='records' takes a whole record as one."
+            )
 
     @cached_property
     def keep(self) -> Float[np.ndarray, " V"]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..._abstract_risk import AbstractRisk
-from ..._errors import UnsupportedError
+from ..._errors import SingularCurvatureError, UnsupportedError
 from ...curvature.base import Relative, absolute
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 
@@ -22,10 +22,6 @@ class HasWordBlocks(Protocol):
 
     def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """Second derivatives by each vector alone."""
-        ...
-
-    def unrotated(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Directions without the part that only rotates."""
         ...
 
 
@@ -60,6 +56,7 @@ class WordBlocks(AbstractSolver):
 
         Raises:
             UnsupportedError: If the risk has no word blocks.
+            SingularCurvatureError: If a word has no curvature of its own.
         """
         if not isinstance(risk, HasWordBlocks):
             raise UnsupportedError(
@@ -69,7 +66,7 @@ class WordBlocks(AbstractSolver):
         mean = sum(float(table.diagonal(dim1=1, dim2=2).sum()) for table in tables) / risk.p
         damping = absolute(self.damping, mean)
         factors = tuple(cholesky(table, damping) for table in tables)
-        return WordBlocksInverse(repr(self), risk.signature, factors, risk.unrotated, damping)
+        return WordBlocksInverse(repr(self), risk.signature, factors, risk.determined, damping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,20 +76,27 @@ class WordBlocksInverse(AbstractInverse):
     solver: str
     signature: str
     factors: tuple[Float[Tensor, "V d d"], ...]
-    unrotated: Callable[[Tensor], Tensor]
+    determined: Callable[[Tensor], Tensor]
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Each word by itself: what words do to each other is left out.",)
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Two triangular solves for each word and question; what only rotates is taken out before and after."""
-        return Solution(self.unrotated(solve_blocks(self.factors, self.unrotated(vectors))))
+        return Solution(self.determined(solve_blocks(self.factors, self.determined(vectors))))
 
 
 def cholesky(blocks: Float[Tensor, "V d d"], damping: float = 0.0) -> Float[Tensor, "V d d"]:
-    """Lower factors of symmetric positive blocks; the blocks are overwritten."""
+    """Lower factors of symmetric positive blocks, refused if one is singular; the blocks are overwritten."""
     blocks.diagonal(dim1=1, dim2=2).add_(damping)
-    return torch.linalg.cholesky(blocks)
+    factors, failed = torch.linalg.cholesky_ex(blocks)
+    if rows := failed.nonzero().flatten().tolist():
+        raise SingularCurvatureError(
+            f"{len(rows)} of {len(blocks)} words, such as number {rows[0]}, have no curvature of their own in some "
+            f"direction: they stand in no pair, or their vectors hold a NaN. Give the risk an l2, such as "
+            f"5 / pairs.all.total, or WordBlocks a damping."
+        )
+    return factors
 
 
 def solve_blocks(factors: tuple[Float[Tensor, "V d d"], ...], vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:

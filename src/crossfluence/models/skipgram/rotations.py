@@ -18,25 +18,28 @@ class Rotations:
     derivative is that of the projection.
 
     Attributes:
-        words: W.
-        contexts: C.
-        axes: Eigenvectors of $W^\top W + C^\top C$.
-        sizes: Its eigenvalues.
+        tables: Shape `(2V, d)`: orthonormal left singular vectors of W on top of C.
+        axes: Shape `(d, d)`: its right singular vectors, one in each column.
+        shares: Shape `(d, d)`: each singular value over the root of the sum of its square and another's; zero where
+            both are zero to rounding, since an axis without length has no direction to turn in.
 
     References:
         Absil, Mahony and Sepulchre, "Optimization algorithms on matrix manifolds", 2008, section 5.3.4.
     """
 
-    words: Float[Tensor, "V d"]
-    contexts: Float[Tensor, "V d"]
+    tables: Float[Tensor, "V2 d"]
     axes: Float[Tensor, "d d"]
-    sizes: Float[Tensor, " d"]
+    shares: Float[Tensor, "d d"]
 
     @classmethod
     def of(cls, words: Float[Tensor, "V d"], contexts: Float[Tensor, "V d"]) -> Rotations:
         """The rotations of two tables."""
-        sizes, axes = torch.linalg.eigh(words.T @ words + contexts.T @ contexts)
-        return cls(words, contexts, axes, sizes)
+        rows, d = 2 * len(words), words.shape[1]
+        padding = words.new_zeros(max(0, d - rows), d)  # at least as many rows as axes, so that there are d vectors
+        tables, sizes, axes = torch.linalg.svd(torch.cat([words, contexts, padding]), full_matrices=False)
+        both = torch.hypot(sizes[:, None], sizes)
+        both[both <= len(tables) * torch.finfo(sizes.dtype).eps * sizes[0]] = torch.inf
+        return cls(tables[:rows], axes.T, sizes[:, None] / both)
 
     def taken_out(
         self, along_words: Float[Tensor, "V d"], along_contexts: Float[Tensor, "V d"]
@@ -50,7 +53,7 @@ class Rotations:
         Returns:
             Two tables of the same shapes.
         """
-        turned = self.axes.T @ (self.words.T @ along_words + self.contexts.T @ along_contexts) @ self.axes
-        scale = (self.sizes[:, None] + self.sizes[None, :]).clamp_min(torch.finfo(self.sizes.dtype).tiny)
-        angle = self.axes @ ((turned - turned.T) / scale) @ self.axes.T
-        return along_words - self.words @ angle, along_contexts - self.contexts @ angle
+        words, contexts = self.tables.tensor_split(2)
+        turned = self.shares * ((words.T @ along_words + contexts.T @ along_contexts) @ self.axes)
+        angle = (self.shares * (turned - turned.T)) @ self.axes.T
+        return along_words - words @ angle, along_contexts - contexts @ angle
