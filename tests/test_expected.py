@@ -7,7 +7,7 @@ import walks
 from grid import normal
 from torch.func import grad, hessian, jacrev, jvp
 from torch.nn.functional import softplus
-from walks import D, WORDS, flat, formula, pairs, products, split, tables, trained, training
+from walks import WORDS, D, flat, formula, pairs, products, split, tables, trained, training
 
 from crossfluence._errors import CorpusError, DataError, NonFiniteError, NotConvergedWarning
 from crossfluence.corpus.pairs import Pairs, Sampling

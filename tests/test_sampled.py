@@ -62,7 +62,8 @@ def test_a_step_is_minus_the_rate_times_the_gradient_of_the_summed_loss():
 @pytest.mark.parametrize(
     "sampling", [Sampling(3, 2, subsample=0), Sampling(2, 1, subsample=0, power=0.0), Sampling(3, 2, subsample=0.02)]
 )
-def test_the_gradient_in_expectation_is_the_mean_of_the_steps_by_samples(steps_of, sampling, seeds=250):
+def test_the_gradient_in_expectation_is_the_mean_of_the_steps_by_samples(steps_of, sampling):
+    seeds = 250
     given, (words, contexts) = Pairs(corpus_of(texts()[:90]), sampling), tables(35)
     loss = ExpectedLoss.of(given, 0.0, torch.float64)
     wanted = flat(loss.value_and_gradient(words, contexts)[1:]) * loss.total

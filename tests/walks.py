@@ -1,4 +1,4 @@
-"""Skip-gram on walks through a random graph of words: trained once, with the written-out formula and the generic risk."""
+"""Skip-gram on walks through a random graph of words: trained once, beside the formula and the generic risk."""
 
 from functools import cache
 
@@ -50,7 +50,7 @@ def risk():
     return training().risk(trained())
 
 
-def tables(seed, size=len(WORDS)):
+def tables(seed, size=14):
     return 0.7 * normal(size, D, seed=seed), 0.7 * normal(size, D, seed=seed + 100)
 
 
