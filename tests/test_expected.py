@@ -1,364 +1,284 @@
-"""Skip-gram from its counts, against the written-out formula and against training again."""
+"""Skip-gram in expectation: the loss from counts against the written-out formula, and training to its minimum."""
 
 import numpy as np
 import pytest
 import torch
-from torch.func import grad, hessian
-from torch.nn.functional import cosine_similarity, softplus
+import walks
+from grid import normal
+from torch.func import grad, hessian, jacrev, jvp
+from torch.nn.functional import softplus
+from walks import PRECISE, WORDS, D, flat, formula, likenesses, pairs, products, risk, split, tables, trained, training
 
 import crossfluence as cf
-from crossfluence._errors import CorpusError, DataError, NotConvergedWarning, StaleError, UnsupportedError
-from crossfluence.corpus.pairs import Pairs, Sampling, pair_counts
+from crossfluence._errors import CorpusError, DataError, NonFiniteError, NotConvergedWarning
+from crossfluence.corpus.pairs import Pairs, Sampling
 from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import ExpectedTraining, SampledTraining, SkipGram, SkipGramRisk, WordBlocks
+from crossfluence.models.skipgram import ExpectedTraining, SkipGram
 from crossfluence.models.skipgram import expected as expected_module
 from crossfluence.models.skipgram.loss import ExpectedLoss, representatives
-from crossfluence.models.skipgram.rotations import Rotations
-from crossfluence.models.skipgram.sampled import step
 
-WORDS = ["aa", "bb", "cc", "dd", "ee", "ff", "gg", "hh", "ii", "jj", "kk", "ll"]
+close = torch.testing.assert_close
 
 
-def texts(seed=0, sentences=120):
-    """Walks through a random graph of words."""
-    random = np.random.default_rng(seed)
-    moves = np.exp(random.normal(size=(12, 12)) * 1.5)
-    moves /= moves.sum(1, keepdims=True)
-    made = []
-    for _ in range(sentences):
-        walk = [random.integers(12)]
-        for _ in range(random.integers(2, 8)):
-            walk.append(random.choice(12, p=moves[walk[-1]]))
-        made.append(" ".join(WORDS[word] for word in walk))
-    return made
+def some_weights(kind):
+    n, random = pairs().corpus.n, np.random.default_rng(5)
+    return {
+        "ones": np.ones(n),
+        "without": (random.random(n) > 0.1).astype(float),
+        "few": (random.random(n) < 0.04).astype(float),
+        "fractions": random.random(n) * (random.random(n) > 0.3),
+    }[kind]
 
 
-@pytest.fixture(scope="module")
-def pairs():
-    return Pairs(corpus_of(texts(sentences=400)), Sampling(window=2, negatives=3, subsample=0))
+@pytest.fixture(params=["ones", "without", "few", "fractions"])
+def counts(request):
+    return pairs().weighted(some_weights(request.param))
 
 
-@pytest.fixture(scope="module")
-def training(pairs):
-    return ExpectedTraining(pairs, 3, prior=20.0, tolerance=1e-10)
+@pytest.fixture(params=[1, 40, 3_000_000], ids=["row by row", "some rows", "all rows"], autouse=False)
+def chunks(request, monkeypatch):
+    monkeypatch.setattr("crossfluence.models.skipgram.loss.NUMBERS_AT_ONCE", request.param)
+    return request.param
 
 
-@pytest.fixture(scope="module")
-def model(training):
-    return training.train()
+# The loss from counts
 
 
-@pytest.fixture(scope="module")
-def risk(training, model):
-    return training.risk(model)
+def test_value_and_gradient_are_those_of_the_formula(counts, chunks):
+    given, value = tables(0), formula(counts, 0.01)
+    loss = ExpectedLoss.of(pairs(), 0.01, torch.float64, counts)
+    found, *gradient = loss.value_and_gradient(*given)
+    assert len(loss._rows) > 1 or chunks > 1_000
+    assert found == pytest.approx(float(value(flat(given))), rel=1e-12)
+    assert loss.value(*given) == pytest.approx(found, rel=1e-14)
+    close(flat(gradient), grad(value)(flat(given)), rtol=1e-10, atol=1e-13)
+    unvalued, *same = loss.value_and_gradient(*given, value=False)
+    assert np.isnan(unvalued)
+    assert torch.equal(flat(same), flat(gradient))
 
 
-def question(model):
-    return cosine_similarity(model.word_vectors[0], model.word_vectors[1], dim=0)
+def test_products_and_blocks_are_those_of_the_formula(counts, chunks):
+    given, along = tables(2), normal(2 * len(WORDS) * D, seed=3)
+    loss, matrix = ExpectedLoss.of(pairs(), 0.01, torch.float64, counts), hessian(formula(counts, 0.01))(flat(given))
+    given, direction = torch.stack(given), torch.stack(split(along))
+    found = loss.curvature_products(given, torch.stack([direction, 2 * direction]), loss.bends(*given), full=True)
+    close(found.flatten(1), torch.stack([matrix @ along, 2 * matrix @ along]), rtol=1e-9, atol=1e-12)
+    for row, block in enumerate(torch.cat(loss.blocks(*given))):
+        where = slice(row * D, (row + 1) * D)
+        close(block, matrix[where, where], rtol=1e-9, atol=1e-12)
 
 
-def split(flat, like):
-    half = len(flat) // 2
-    return flat[:half].view(like.word_vectors.shape), flat[half:].view(like.word_vectors.shape)
-
-
-def formula(pairs, l2, counts):
-    """F of one flat vector, all pairs written out."""
-    full = torch.zeros(counts.size, counts.size, dtype=torch.float64)
-    full[counts.rows, counts.columns] = torch.as_tensor(counts.values)
-    noise = pairs.sampling.negatives * full.sum(1, keepdim=True) * torch.as_tensor(pairs.noise)
-
-    def risk_at(flat):
-        words, contexts = flat.view(2, counts.size, -1)
-        scores = words @ contexts.T
-        total = (full * softplus(-scores) + noise * softplus(scores)).sum()
-        return total / pairs.all.total + l2 / 2 * flat.square().sum()
-
-    return risk_at, full + noise
-
-
-@pytest.fixture(params=["in one", "row by row"])
-def parts(request, monkeypatch):
-    if request.param == "row by row":
-        monkeypatch.setattr("crossfluence.models.skipgram.loss.NUMBERS_AT_ONCE", 1)
-
-
-def test_value_derivatives_and_blocks_are_those_of_the_formula(pairs, parts):
-    weights = np.ones(pairs.corpus.n)
-    weights[3:] = np.random.default_rng(0).integers(0, 2, pairs.corpus.n - 3) * 0.5
-    counts, l2, d = pairs.weighted(weights), 1e-2, 3
-    generator = torch.Generator().manual_seed(1)
-    flat, along = torch.randn(2, 2 * counts.size * d, generator=generator, dtype=torch.float64)
-    loss = ExpectedLoss.of(pairs, l2, torch.float64, counts)
-    tables, direction = flat.view(2, counts.size, d), along.view(2, counts.size, d)
-    risk_at, both = formula(pairs, l2, counts)
-    value, *gradient = loss.value_and_gradient(*tables)
-    torch.testing.assert_close(torch.tensor(value), risk_at(flat).float(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(torch.stack(gradient).flatten(), grad(risk_at)(flat))
-    assert loss.value(*tables) == pytest.approx(value)
-    matrix = hessian(risk_at)(flat)
-    found = loss.curvature_products(tables, direction[None], loss.bends(*tables), full=True)
-    torch.testing.assert_close(found.flatten(), matrix @ along)
-    share = torch.sigmoid(tables[0] @ tables[1].T)
-    jacobian = torch.func.jacrev(lambda x: x.view(2, counts.size, d)[0] @ x.view(2, counts.size, d)[1].T)(flat)
-    jacobian = jacobian.reshape(-1, len(flat))
-    bend = (both * share * (1 - share)).flatten() / pairs.all.total
-    gauss_newton = jacobian.T @ (bend[:, None] * jacobian) + l2 * torch.eye(len(flat), dtype=torch.float64)
-    found = loss.curvature_products(tables, direction[None], loss.bends(*tables), full=False)
-    torch.testing.assert_close(found.flatten(), gauss_newton @ along)
-    blocks = torch.cat(loss.blocks(*tables))
-    for row in range(2 * counts.size):
-        where = slice(row * d, (row + 1) * d)
-        torch.testing.assert_close(blocks[row], matrix[where, where])
-
-
-def test_blocks_of_large_vocabularies_are_estimated_and_precondition_as_well(risk, monkeypatch):
-    exact = torch.cat(risk.word_blocks())
-    monkeypatch.setattr("crossfluence.models.skipgram.loss.FREQUENT", 4)
+def test_blocks_of_large_vocabularies_are_estimated_and_precondition_as_well(monkeypatch):
+    exact = torch.cat(risk().word_blocks())
+    monkeypatch.setattr("crossfluence.models.skipgram.loss.FREQUENT", 6)
     monkeypatch.setattr("crossfluence.models.skipgram.loss.RARE", 4)
-    chosen, share = representatives(12)
-    assert chosen.tolist() == [0, 1, 2, 3, 5, 7, 9, 11]
-    assert share.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
-    estimated = torch.cat(risk.word_blocks())
+    chosen, share = representatives(14)
+    assert chosen.tolist() == [0, 1, 2, 3, 4, 5, 7, 9, 11, 13]
+    assert share.tolist() == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2]
+    estimated = torch.cat(risk().word_blocks())
     assert 0 < float((estimated - exact).norm() / exact.norm()) < 0.5
-    assert torch.linalg.eigvalsh(estimated).min() >= risk.l2 * (1 - 1e-9)
-    closely = cf.influence(risk, question, cf.CG(rtol=1e-9, preconditioner=WordBlocks())).values
-    torch.testing.assert_close(closely, cf.influence(risk, question, cf.Exact()).values, rtol=1e-6, atol=1e-12)
+    assert torch.linalg.eigvalsh(estimated).min() >= risk().l2 * (1 - 1e-9)
+    found = cf.influence(risk(), likenesses, PRECISE).values
+    close(found, cf.influence(risk(), likenesses, cf.Exact()).values, rtol=1e-6, atol=1e-10)
 
 
-def test_training_ends_where_the_gradient_vanishes_and_is_the_same_every_time(training, model, risk):
-    assert float(risk.gradient.norm()) < 1e-9
-    again = training.train()
-    assert torch.equal(again.word_vectors, model.word_vectors)
-    assert torch.equal(training.train(torch.ones(training.n)).word_vectors, model.word_vectors)
+def test_gauss_newton_products_leave_out_the_curvature_of_the_scores(counts, chunks):
+    given, along = tables(4), normal(2 * len(WORDS) * D, seed=5)
+
+    def scores(point):
+        words, contexts = split(point)
+        return (words @ contexts.T).flatten()
+
+    seen, share = walks.dense(counts), scores(flat(given)).sigmoid()
+    both = seen + pairs().sampling.negatives * seen.sum(1, keepdim=True) * torch.as_tensor(pairs().noise)
+    bend, jacobian = both.flatten() * share * (1 - share) / pairs().all.total, jacrev(scores)(flat(given))
+    loss = ExpectedLoss.of(pairs(), 0.01, torch.float64, counts)
+    given, direction = torch.stack(given), torch.stack(split(along))
+    found = loss.curvature_products(given, direction[None], loss.bends(*given), full=False)
+    close(found.flatten(), jacobian.T @ (bend * (jacobian @ along)) + 0.01 * along, rtol=1e-9, atol=1e-12)
 
 
-def test_sensitivity_is_the_rows_along_a_direction_and_the_change_of_the_field(risk):
-    generator = torch.Generator().manual_seed(2)
-    directions = torch.randn(2, risk.p, generator=generator, dtype=torch.float64)
-    rows = torch.cat(list(risk.influences()))
-    torch.testing.assert_close(risk.sensitivity(directions), rows @ directions.T)
-    torch.testing.assert_close(risk.gradient - risk.without([risk.labels[4]]).gradient, rows[4])
+def test_the_change_of_a_pair_with_its_noise_words_is_its_derivative(chunks):
+    given, along, noise = tables(7), tables(8), torch.as_tensor(pairs().noise)
+
+    def pair(words, contexts):
+        scores = words @ contexts.T
+        return softplus(-scores) + pairs().sampling.negatives * (softplus(scores) @ noise)[:, None]
+
+    loss, rows = ExpectedLoss.of(pairs(), 0.01, torch.float64), torch.tensor([3, 5])
+    found = loss.pair_changes(rows, torch.stack(given), torch.stack(along))
+    close(found, jvp(pair, given, along)[1][rows], rtol=1e-10, atol=1e-13)
 
 
-def test_candidates_that_repeat_a_sentence_score_like_it(risk, pairs):
-    sentences = torch.full((3, 9), -1)
-    for place, row in enumerate((0, 7, 9)):
-        words = [pairs.corpus.index[word] for word in pairs.corpus.sentence(row)]
-        sentences[place, : len(words)] = torch.tensor(words)
-    added = cf.influence(risk, question, candidates=[sentences[:2], sentences[2:]])
-    own = cf.influence(risk, question).values[[0, 7, 9]]
-    torch.testing.assert_close(added.values, own)
+def test_without_any_sentence_only_the_l2_term_is_left():
+    loss = ExpectedLoss.of(pairs(), 0.3, torch.float64, pairs().all.minus(pairs().all))
+    given = tables(9)
+    found, *gradient = loss.value_and_gradient(*given)
+    assert found == pytest.approx(0.15 * float(flat(given).square().sum()), rel=1e-12)
+    close(flat(gradient), 0.3 * flat(given))
 
 
-def test_a_candidate_whose_word_has_no_pairs_is_scored_like_any_other():
-    corpus = corpus_of(["ant bee cat", "bee cat ant", "dog", "ant cat"])
-    alone = SkipGramRisk(SkipGram.initial(corpus.words, 2), Pairs(corpus, Sampling(window=2, subsample=0)), 0.1)
-    direction = torch.randn(1, alone.p, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pair = [corpus.index["dog"], corpus.index["ant"]]
-    keep, (words, contexts) = alone.pairs.keep, (alone.theta["word_vectors"], alone.theta["context_vectors"])
-    counts = pair_counts(np.array(pair), np.array([0, 2]), keep, 2)
-    gradient = ExpectedLoss.of(alone.pairs, 0.0, torch.float64, counts).value_and_gradient(words, contexts)[1:]
-    wanted = torch.stack(gradient).flatten() @ direction[0]
-    torch.testing.assert_close(alone.sensitivity_of([torch.tensor([pair])], direction)[0, 0], wanted)
-    with pytest.raises(CorpusError, match="word 99"):
-        alone.sensitivity_of([torch.tensor([[99, 0]])], direction)
+# Training
 
 
-def test_solvers_agree_and_scores_are_what_retraining_finds(risk, training, model, pairs):
-    exact = cf.influence(risk, question, cf.Exact())
-    closely = cf.influence(risk, question, cf.CG(rtol=1e-9, preconditioner=WordBlocks()))
-    torch.testing.assert_close(closely.values, exact.values, rtol=1e-5, atol=1e-9)
-    auto = cf.influence(risk, question)
-    assert "skip-gram" in auto.report.notes[-1]
-    assert float((auto.values - exact.values).norm() / exact.values.norm()) < 0.1
-    dropped = pairs.corpus.ids[::10]
-    truth = cf.leave_out(training.starting_from(model), question, dropped, n=pairs.corpus.n, ids=pairs.corpus.ids)
-    found = cf.compare(exact, truth)
-    assert found.pearson > 0.98
-    assert 0.85 < found.slope < 1.2
+def same(one, other):
+    return torch.equal(one.word_vectors, other.word_vectors) and torch.equal(one.context_vectors, other.context_vectors)
 
 
-def test_one_newton_step_goes_where_retraining_goes_and_does_not_rotate(risk, training, model):
-    gone = list(risk.labels[:12])
-    stepped = cf.unlearn(risk, gone, watch=question)
-    weights = torch.ones(risk.n)
-    weights[:12] = 0
-    retrained = training.starting_from(model).train(weights)
-    actual = float(question(retrained).detach() - question(model).detach())
-    assert stepped.achieved.item() == pytest.approx(actual, rel=0.5, abs=0.01)
-    before, after = (torch.stack([one.word_vectors, one.context_vectors]).detach() for one in (model, stepped.model))
-    moved = (after - before)[None]
-    torch.testing.assert_close(Rotations.of(before).taken_out(moved), moved)
+@pytest.mark.parametrize("kind", ["ones", "without", "fractions"])
+def test_training_ends_where_the_gradient_vanishes_and_is_the_same_every_time(kind):
+    weights = torch.as_tensor(some_weights(kind))
+    model, ended = training().fit(weights)
+    value = formula(pairs().weighted(weights.numpy()), training().l2)
+    assert ended.gradient_norm <= 1e-9
+    assert ended.value == pytest.approx(float(value(flat(model.parameters()))), rel=1e-12)
+    assert float(grad(value)(flat(model.parameters())).norm()) < 1e-8
+    assert same(training()(weights), model)
+    assert kind != "ones" or same(training().train(), model)
 
 
-def test_undo_lowers_and_amplify_raises_the_fit_of_the_chosen(risk):
-    chosen = list(risk.labels[:5])
-    only = risk.only(chosen)
-
-    counts = only.expected.counts
-    risk_at, _ = formula(risk.pairs, 0.0, counts)
-
-    def loss(model):
-        return risk_at(torch.stack([model.word_vectors, model.context_vectors]).flatten())
-
-    assert cf.undo(risk, chosen, steps=2, lr=1e-2, watch=loss).achieved > 0
-    assert cf.amplify(risk, chosen, steps=2, lr=1e-2, watch=loss).achieved < 0
+def test_training_from_the_trained_model_ends_at_the_same_scores():
+    weights = torch.ones(pairs().corpus.n)
+    weights[7] = 0
+    anew, near = training().train(weights), training().starting_from(trained()).train(weights)
+    close(products(near), products(anew), rtol=0, atol=1e-5)
 
 
-def test_taking_rotations_out_is_an_orthogonal_projection():
-    generator = torch.Generator().manual_seed(3)
-    tables, one, other = torch.randn(3, 2, 9, 4, generator=generator, dtype=torch.float64)
-    rotations = Rotations.of(tables)
-    angle = one[0, :4] - one[0, :4].T
-    torch.testing.assert_close(rotations.taken_out((tables @ angle)[None]), torch.zeros_like(tables)[None])
-    first, second = rotations.taken_out(torch.stack([one, other]))
-    torch.testing.assert_close(rotations.taken_out(first[None])[0], first)
-    torch.testing.assert_close((first * other).sum(), (one * second).sum())
+def test_training_from_its_own_end_takes_no_step_and_gives_another_model():
+    model, ended = training().starting_from(trained()).fit()
+    assert ended.steps == 0
+    assert same(model, trained())
+    assert model.word_vectors.data_ptr() != trained().word_vectors.data_ptr()
 
 
-def test_permuting_the_sentences_permutes_the_scores(risk, model, pairs):
-    made = texts(sentences=400)
-    order = np.random.default_rng(4).permutation(400)
-    shuffled = Pairs(corpus_of([made[row] for row in order]), pairs.sampling)
-    assert shuffled.corpus.words == model.words
-    scores = cf.influence(SkipGramRisk(model, shuffled, risk.l2), question)
-    torch.testing.assert_close(scores.values, cf.influence(risk, question).values[order], rtol=1e-4, atol=1e-8)
-
-
-def test_the_model_and_the_random_state_are_untouched(risk, model, pairs):
-    before, state = model.word_vectors.detach().clone(), torch.get_rng_state()
-    cf.influence(risk, question)
-    cf.unlearn(risk, risk.labels[:2])
-    SampledTraining(pairs, 2, epochs=1).train()
-    assert torch.equal(model.word_vectors, before)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.word_vectors.grad is None
-
-
-def test_a_sampled_step_is_gradient_descent_on_the_summed_loss(model):
-    generator = torch.Generator().manual_seed(5)
-    centres, observed = torch.randint(0, 12, (2, 8), generator=generator)
-    noise = torch.randint(0, 12, (8, 3), generator=generator)
-    weights = torch.rand(8, generator=generator, dtype=torch.float64)
-    tables = torch.stack([model.word_vectors.detach(), model.context_vectors.detach()])
-
-    def loss(both):
-        own, contexts = both[0][centres], both[1]
-        positive = softplus(-(own * contexts[observed]).sum(1))
-        negative = softplus((own[:, None] * contexts[noise]).sum(2)).sum(1)
-        return (weights * (positive + negative)).sum()
-
-    wanted = tables - 0.1 * grad(loss)(tables)
-    words, contexts = tables.clone()
-    step(words, contexts, centres, observed, noise, weights, 0.1)
-    torch.testing.assert_close(torch.stack([words, contexts]), wanted)
-
-
-def test_sampled_training_is_fixed_by_its_seed_and_weights(pairs):
-    def trained(seed, weights=None):
-        return SampledTraining(pairs, 4, epochs=2, seed=seed, batch_size=50).train(weights).word_vectors
-
-    assert torch.equal(trained(0), trained(0))
-    assert torch.equal(trained(0), trained(0, torch.ones(pairs.corpus.n)))
-    assert not torch.equal(trained(0), trained(1))
-    without = torch.ones(pairs.corpus.n)
-    without[0] = 0
-    assert 0 < float((trained(0, without) - trained(0)).detach().abs().max()) < 0.1
-
-
-def test_a_stopped_training_goes_on_from_its_checkpoint(pairs, model, tmp_path, monkeypatch):
-    training = ExpectedTraining(pairs, 3, prior=20.0, tolerance=1e-10)
-    file, written = tmp_path / "training.safetensors", []
-    original = expected_module._Checkpoint.write
-
-    def stops(self, number, point):
-        original(self, number, point)
-        written.append(number)
-        if number == 20:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(expected_module._Checkpoint, "write", stops)
-    with pytest.raises(KeyboardInterrupt):
-        training.fit(checkpoint=file)
-    monkeypatch.setattr(expected_module._Checkpoint, "write", original)
-    assert file.exists()
-    whole = training.fit()[1]
-    resumed, ended = training.fit(checkpoint=file)
-    assert ended.steps < whole.steps
-    assert not file.exists()
-    product = resumed.word_vectors @ resumed.context_vectors.T
-    torch.testing.assert_close(product, model.word_vectors @ model.context_vectors.T, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("content", [b"", b"no such thing", None])
-def test_a_damaged_checkpoint_or_that_of_another_training_is_passed_over(pairs, tmp_path, content):
-    file = tmp_path / "training.safetensors"
-    if content is None:
-        expected_module._Checkpoint(file, "another").write(10, torch.zeros(3))
-    else:
-        file.write_bytes(content)
-    training = ExpectedTraining(pairs, 2, tolerance=1e-6)
-    assert torch.equal(training.fit(checkpoint=file)[0].word_vectors, training.train().word_vectors)
-
-
-def test_training_that_did_not_end_says_so(pairs):
+def test_training_that_is_cut_short_says_so():
     with pytest.warns(NotConvergedWarning, match="max_steps"):
-        ExpectedTraining(pairs, 3, max_steps=2).train()
+        assert ExpectedTraining(pairs(), D, max_steps=2).fit()[1].steps == 2
 
 
-def test_single_precision_comes_near(pairs, model):
-    single = ExpectedTraining(pairs, 3, prior=20.0, dtype=torch.float32).train()
+def test_single_precision_comes_near():
+    single = ExpectedTraining(pairs(), D, seed=1, dtype=torch.float32).train()
     assert single.word_vectors.dtype == torch.float32
-    torch.testing.assert_close(question(single).double(), question(model), rtol=0, atol=0.02)
+    close(walks.likeness(single).double(), walks.likeness(trained()), rtol=0, atol=0.02)
 
 
-def test_what_does_not_fit_is_refused(pairs, risk, model):
-    with pytest.raises(CorpusError, match="only in the model"):
-        SkipGramRisk(SkipGram.initial(["he", "she"], 3), pairs)
-    with pytest.raises(DataError, match="one for each sentence"):
-        ExpectedTraining(pairs, 3).train(torch.ones(3))
-    with pytest.raises(DataError, match="one for each sentence"):
-        SampledTraining(pairs, 3).train(torch.ones(3))
-    plain = cf.Risk(torch.nn.Linear(2, 1), lambda m, b: m(b)[:, 0] ** 2, cf.batches(torch.ones(3, 2)))
-    with pytest.raises(UnsupportedError, match="SkipGramRisk"):
-        WordBlocks().invert(plain)
-    for wrong in ({"prior": 0}, {"max_steps": 0}):
-        with pytest.raises(ValueError, match="needed"):
-            ExpectedTraining(pairs, 3, **wrong)
-    copy = SkipGram(model.words, model.word_vectors.detach().clone(), model.context_vectors.detach().clone())
-    stale = SkipGramRisk(copy, pairs, risk.l2)
-    copy.word_vectors.data += 1
-    with pytest.raises(StaleError, match="changed"):
-        cf.influence(stale, question)
+# Checkpoints
 
 
-def test_tables_go_to_gensim_and_come_back(tmp_path):
-    models = pytest.importorskip("gensim.models")
-    theirs = models.Word2Vec([text.split() for text in texts()], vector_size=4, min_count=1, sg=1, seed=0)
-    ours = SkipGram.from_gensim(theirs)
-    np.testing.assert_allclose(ours.word_vectors.detach(), theirs.wv.vectors)
-    np.testing.assert_allclose(ours.context_vectors.detach(), theirs.syn1neg)
-    for binary in (False, True):
-        ours.to_gensim().save_word2vec_format(tmp_path / "vectors", binary=binary)
-        read = models.KeyedVectors.load_word2vec_format(tmp_path / "vectors", binary=binary)
-        np.testing.assert_allclose(read["aa"], theirs.wv["aa"], rtol=1e-5)
-    softmax = models.Word2Vec([text.split() for text in texts()], vector_size=4, min_count=1, hs=1, negative=0)
-    with pytest.raises(CorpusError, match="negative"):
-        SkipGram.from_gensim(softmax)
+@pytest.fixture
+def interrupted(tmp_path):
+    """A file that a training left behind when the user stopped it."""
+
+    def stopped(which):
+        write = expected_module._Checkpoint.write
+
+        def stops(kept, number, point):
+            write(kept, number, point)
+            if number == 12:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(expected_module._Checkpoint, "write", stops)
+            with pytest.raises(KeyboardInterrupt):
+                which.fit(checkpoint=tmp_path / "kept")
+        assert (tmp_path / "kept").exists()
+        return tmp_path / "kept"
+
+    return stopped
 
 
-def test_conjugate_gradients_may_end_at_negative_curvature():
-    class Saddle(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.at = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+def test_training_that_was_interrupted_goes_on_and_removes_its_file(interrupted):
+    file = interrupted(training())
+    model, ended = training().fit(checkpoint=file)
+    assert ended.steps < training().fit()[1].steps
+    close(products(model), products(trained()), rtol=0, atol=1e-5)
+    assert not file.exists()
 
-    bends = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
-    saddle = cf.Risk(Saddle(), lambda model, batch: (batch * model.at**2).sum(1) / 2, cf.batches(bends))
-    asked = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    solution = cf.CG(truncate=True).invert(saddle).solve(asked)
-    torch.testing.assert_close(solution.vectors, torch.tensor([[0.5, 0.0], [0.0, 0.0]], dtype=torch.float64))
-    assert "negative curvature" in solution.notes[0]
-    with pytest.raises(cf.CrossfluenceError, match="negative curvature"):
-        cf.CG().invert(saddle).solve(asked)
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: ExpectedTraining(pairs(), D, seed=2, tolerance=1e-9),
+        lambda: ExpectedTraining(pairs(), D, seed=1, prior=2.0, tolerance=1e-9),
+        lambda: ExpectedTraining(pairs(), D + 1, seed=1, tolerance=1e-9),
+        lambda: ExpectedTraining(Pairs(pairs().corpus, Sampling(window=2)), D, seed=1, tolerance=1e-9),
+    ],
+    ids=["seed", "prior", "dimensions", "sampling"],
+)
+def test_a_checkpoint_of_another_training_is_passed_over(interrupted, other):
+    file = interrupted(other())
+    assert same(training().fit(checkpoint=file)[0], trained())
+    assert not file.exists()
+
+
+def test_a_checkpoint_of_other_weights_is_passed_over(interrupted):
+    weights = torch.as_tensor(some_weights("without"))
+    assert same(training().fit(weights, checkpoint=interrupted(training()))[0], training().train(weights))
+
+
+@pytest.mark.parametrize("content", [b"", b"no such thing", b"\xff" * 64, None])
+def test_a_damaged_checkpoint_is_passed_over(interrupted, content):
+    file = interrupted(training())
+    file.write_bytes(file.read_bytes()[:-8] if content is None else content)
+    assert same(training().fit(checkpoint=file)[0], trained())
+
+
+# Refusals
+
+
+def weights_with(value):
+    weights = torch.ones(pairs().corpus.n)
+    weights[4] = value
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (torch.ones(3), r"needed \(240,\)"),
+        (torch.ones(240, 1), r"needed \(240,\)"),
+        (weights_with(torch.nan), "nan for sentence 4; needed finite"),
+        (weights_with(torch.inf), "inf for sentence 4; needed finite"),
+        (weights_with(-1.0), "-1 for sentence 4; needed finite"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weights, says):
+    with pytest.raises(DataError, match=says):
+        training().train(weights)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"prior": 0.0}, {"prior": torch.inf}, {"max_steps": 0}, {"dimensions": 0}, {"tolerance": torch.nan}],
+    ids=str,
+)
+def test_settings_without_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="needed"):
+        ExpectedTraining(pairs(), **{"dimensions": D, **wrong})
+
+
+def with_nan(model):
+    words = model.word_vectors.detach().clone()
+    words[model.index["cat"], 0] = torch.nan
+    return SkipGram(model.words, words, model.context_vectors.detach())
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "says"),
+    [
+        (lambda: with_nan(trained()), NonFiniteError, "'cat'"),
+        (lambda: SkipGram.initial(list("abcdefghijklmn"), D), CorpusError, "14 only in the model"),
+        (lambda: SkipGram.initial(list(map(str, range(28))), D), CorpusError, "28 only in the model"),
+        (lambda: SkipGram.initial(trained().words, D + 2), CorpusError, "length 5; needed dimensions=3"),
+        (lambda: trained().only(trained().words[::-1]), CorpusError, r"another order.*words=model\.words"),
+    ],
+    ids=["a NaN", "other words", "more words", "another length", "another order"],
+)
+def test_a_start_that_does_not_fit_is_refused(start, kind, says):
+    with pytest.raises(kind, match=says):
+        training().starting_from(start())
+
+
+def test_a_corpus_without_pairs_is_refused():
+    with pytest.raises(CorpusError, match="holds two words"):
+        Pairs(corpus_of(["ant", "bee"]))

@@ -211,3 +211,57 @@ def test_a_solve_that_stops_early_warns_with_its_residual():
         with pytest.warns(NotConvergedWarning, match="after 2 steps with a residual of"):
             scores = cf.influence(problem.risk(), problem.objective, solver)
         assert scores.report.residuals[0] > 1e-5
+
+
+# Negative curvature
+
+
+def bent(*curvatures):
+    """A risk with these second derivatives, at a point where its gradient vanishes."""
+    at = torch.nn.ParameterList([torch.zeros(len(curvatures), dtype=torch.float64)])
+    batches = cf.batches(torch.tensor([curvatures], dtype=torch.float64))
+    return cf.Risk(at, lambda model, batch: (batch * model[0] ** 2).sum(1) / 2, batches)
+
+
+def test_negative_curvature_ends_a_truncated_solve_with_a_note_and_stops_another():
+    right = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 1.0, 0.5]], dtype=torch.float64)
+    found = cf.CG(truncate=True).invert(bent(2.0, 1.0, -1.0)).solve(right)
+    assert found.vectors[0].tolist() == [0, 0, 0]
+    assert torch.allclose(found.vectors[1], torch.tensor([0.5, 0, 0], dtype=torch.float64))
+    assert any("negative curvature" in note and "2 of 3" in note for note in found.notes)
+    scores = cf.influence(bent(2.0, -1.0), lambda model: model[0].sum(), cf.CG(truncate=True))
+    assert any("negative curvature" in note for note in scores.report.notes)
+    with pytest.raises(ArithmeticError, match="negative curvature"):
+        cf.CG().invert(bent(2.0, 1.0, -1.0)).solve(right)
+
+
+def test_truncating_changes_nothing_where_the_curvature_is_positive():
+    vectors, risk = normal(2, 3, seed=25), bent(2.0, 1.0, -1.0)
+    plain, truncated = (cf.CG(2.0, truncate=truncate).invert(risk).solve(vectors) for truncate in (False, True))
+    assert torch.equal(plain.vectors, truncated.vectors)
+    assert plain.notes == truncated.notes == ()
+
+
+def test_truncated_solves_do_not_see_each_other_end():
+    vectors = torch.cat([normal(6, 3, seed=40) * torch.tensor([1.0, 1.0, s]) for s in (0.0, 0.1, 3.0)])
+    together = cf.CG(truncate=True).invert(bent(2.0, 1.0, -1.0)).solve(vectors)
+    for row, vector in enumerate(vectors):
+        alone = cf.CG(truncate=True).invert(bent(2.0, 1.0, -1.0)).solve(vector[None])
+        assert torch.allclose(together.vectors[row], alone.vectors[0])
+        assert together.steps[row] == alone.steps[0]
+
+
+@pytest.mark.parametrize("preconditioner", [None, cf.Identity()])
+def test_a_truncated_solve_never_points_against_its_right_hand_side(preconditioner):
+    vectors = normal(30, 3, seed=41)
+    solver = cf.CG(truncate=True, preconditioner=preconditioner)
+    assert ((solver.invert(bent(2.0, 1.0, -1.0)).solve(vectors).vectors * vectors).sum(1) >= 0).all()
+
+
+def test_a_solve_that_did_not_converge_says_so_beside_a_truncated_one():
+    risk, eye = bent(-1.0, *torch.logspace(0, 6, 9).tolist()), torch.eye(10, dtype=torch.float64)
+    solver = cf.CG(truncate=True, max_steps=3)
+    with pytest.warns(NotConvergedWarning):
+        found = solver.invert(risk).solve(torch.stack([eye[0], 1 - eye[0]]))
+    assert "1 of 2" in found.notes[0]
+    solver.invert(risk).solve(eye[:1])  # truncated alone: its residual is what was asked for

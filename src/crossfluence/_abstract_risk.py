@@ -86,6 +86,10 @@ class AbstractRisk(ABC):
         """The solver that the structure calls for, and the reason as a clause; `None` if there is no structure."""
         return None
 
+    def determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Directions without the part along which the loss never changes, whatever the data; by default all is left."""
+        return vectors
+
     @cached_property
     def gradient(self) -> Shaped[Tensor, " p"]:
         """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""

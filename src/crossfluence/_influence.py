@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Shaped
@@ -18,6 +19,8 @@ from ._scores import Scores, SolveReport
 from ._types import Batch, Objective
 from .solvers.auto import Auto
 from .solvers.base import AbstractInverse, AbstractSolver, Solution, inverse_of
+
+UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
 def influence(
@@ -75,7 +78,7 @@ def influence(
         inverse = inverse_of(solver, risk)
         asked, solved, columns = [], [], []
         for chunk in questions(objective, risk.model, risk.theta):
-            solution = inverse.solve(chunk.gradients)
+            solution = _answered(risk, inverse, chunk)
             reached = (
                 risk.sensitivity(solution.vectors)
                 if candidates is None
@@ -133,6 +136,21 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
             solved.append(solution)
         report = _report(risk, inverse, [], solved, started)
     return Scores(torch.cat(parts), risk.labels, ("own loss",), report.solver, report)
+
+
+def _answered(risk: AbstractRisk, inverse: AbstractInverse, asked: Questions) -> Solution:
+    """Solves for the part of the questions that training determines, and notes what it does not."""
+    determined = risk.determined(asked.gradients)
+    solution = inverse.solve(determined)
+    shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
+    share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
+    if share <= UNDETERMINED:
+        return solution
+    note = (
+        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined (rotations "
+        f"of an embedding); it is left out, as if a retrained model were turned back to this one."
+    )
+    return replace(solution, notes=(*solution.notes, note))
 
 
 def _report(

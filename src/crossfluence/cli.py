@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,12 +104,22 @@ def words(
     column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
     split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
     encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    tokenizer: Annotated[str, typer.Option(help="words, whitespace (text cut before) or syntok.")] = "words",
+    model: Annotated[
+        Path | None, typer.Option(help="Explain this file of gensim's Word2Vec.save: its words, dimensions and window.")
+    ] = None,
     vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
     min_count: Annotated[int, typer.Option(help="Rarer words are left out.", min=1)] = 5,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
+    window: Annotated[int | None, typer.Option(help="Words on each side; 5, or that of --model.", min=1)] = None,
+    prior: Annotated[float, typer.Option(help="Strength of the l2 term, in pairs.", min=1e-3)] = 5.0,
+    least: Annotated[float, typer.Option(help="Share of each list that the corpus must have.", min=0, max=1)] = 0.6,
     word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
     clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
     plan: Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")] = False,
+    save_vectors: Annotated[
+        Path | None, typer.Option(help="Write the word vectors too: .txt or .bin (word2vec), .kv (gensim).")
+    ] = None,
     out: Out = Path("crossfluence-words.html"),
     force: Force = False,
     seed: Seed = 0,
@@ -117,23 +127,36 @@ def words(
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
     from ._files import write_atomically
     from .corpus.vocabulary import read_corpus
+    from .models.skipgram.formats import refuse_ending
     from .objectives.word_sets import word_sets
     from .report.page import frame_csv
     from .studies.forecast import forecast
+    from .studies.given import read_given
     from .studies.word import explain_word
     from .studies.words import WordsSettings, explain_words
 
     sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
     with _plainly():
-        _refuse_outputs(out, sheet, corpus if corpus.is_file() else None, force or plan)
-        settings = WordsSettings(dimensions, remove=_amount(remove), seed=seed)
+        if word is not None and (model or save_vectors):
+            raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
+        sources = [path for path in (corpus, model) if path is not None and path.is_file()]
+        _refuse_outputs(out, sheet, sources, force or plan)
+        if save_vectors is not None:
+            refuse_ending(save_vectors)
+            _refuse_output(save_vectors, sources, force or plan, "--save-vectors")
+        settings = WordsSettings(dimensions, prior=prior, remove=_amount(remove), least=least, seed=seed)
+        start = None
+        if model is not None:
+            start, sampling = read_given(model)
+            settings = replace(settings, **asdict(sampling))
+        settings = replace(settings, window=window or settings.window)
         lists = [one for name in weat for one in word_sets(name)] if word is None else []
         keep = {term for one in lists for part in (one.X, one.Y, one.A, one.B) for term in part} | (
             {word} if word else set()
         )
         text = read_corpus(
-            corpus, column=column, split=split, encoding=encoding, min_count=min_count, max_words=vocabulary,
-            keep=keep, keep_count=min_count,
+            corpus, column=column, split=split, encoding=encoding, tokenizer=tokenizer, min_count=min_count,
+            max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
         )  # fmt: skip
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
         console.print(str(forecast(text, max(1, len(lists)), settings)))
@@ -141,8 +164,8 @@ def words(
             return
         try:
             if word is None:
-                answer = explain_words(text, lists, settings, store=unfinished)
-                _write_words(answer, corpus.name, out, sheet)
+                answer = explain_words(text, lists, settings, start=start, store=unfinished)
+                _write_words(answer, corpus.name, out, sheet, save_vectors)
                 print_words(answer)
             else:
                 moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
@@ -151,7 +174,8 @@ def words(
         except KeyboardInterrupt:
             sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
     shutil.rmtree(unfinished, ignore_errors=True)
-    console.print(f"Wrote {sheet}." if word else f"Wrote {out} and {sheet}.")
+    written = [sheet] if word else [out, sheet, *([save_vectors] if save_vectors else [])]
+    console.print(f"Wrote {' and '.join(map(str, written))}.")
 
 
 @study.command()
@@ -217,7 +241,7 @@ def _answer(
     sheet = out.with_suffix(".csv")
     unfinished = out.with_name(f"{out.name}.unfinished")
     with _plainly():
-        _refuse_outputs(out, sheet, source, force)
+        _refuse_outputs(out, sheet, [] if source is None else [source], force)
         try:
             found = explain(x, ids, settings, query=query, store=unfinished)
         except KeyboardInterrupt:
@@ -242,8 +266,9 @@ def _amount(remove: str) -> float:
     return value
 
 
-def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path) -> None:
+def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path, vectors: Path | None) -> None:
     from ._files import write_atomically
+    from .models.skipgram.formats import write_vectors
     from .report.page import frame_csv
     from .report.words import words_page
 
@@ -253,20 +278,26 @@ def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path) -> Non
     page = words_page(answer, texts, title=title, command=f"crossfluence {shlex.join(sys.argv[1:])}")
     write_atomically(out, page.encode())
     write_atomically(sheet, frame_csv(answer.scores))
+    if vectors is not None:
+        write_vectors(answer.model, vectors)
 
 
-def _refuse_outputs(out: Path, sheet: Path, source: Path | None, force: bool) -> None:
+def _refuse_outputs(out: Path, sheet: Path, sources: list[Path], force: bool) -> None:
     if out.suffix.lower() not in {".html", ".htm"}:
         raise ResultFileError(f"--out {out} must end in .html; the scores go beside it as .csv.")
     for path in (out, sheet):
-        if path.is_dir():
-            raise ResultFileError(f"{path} is a folder. Choose another --out.")
-        if source is not None and path.exists() and path.samefile(source):
-            raise ResultFileError(f"{path} is the table itself. Choose another --out.")
-        if path.exists() and not force:
-            raise ResultFileError(f"{path} exists already. Choose another --out, or add --force to overwrite it.")
-        if not path.parent.is_dir():
-            raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another --out.")
+        _refuse_output(path, sources, force)
+
+
+def _refuse_output(path: Path, sources: list[Path], force: bool, option: str = "--out") -> None:
+    if path.is_dir():
+        raise ResultFileError(f"{path} is a folder. Choose another {option}.")
+    if path.exists() and any(path.samefile(source) for source in sources):
+        raise ResultFileError(f"{path} is what is read. Choose another {option}.")
+    if path.exists() and not force:
+        raise ResultFileError(f"{path} exists already. Choose another {option}, or add --force to overwrite it.")
+    if not path.parent.is_dir():
+        raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")
 
 
 @contextmanager

@@ -28,7 +28,8 @@ class Corpus:
     Words outside of the vocabulary are left out before anything else, so words beside them become neighbours.
 
     Attributes:
-        words: The vocabulary, V words by falling count; words of one count in the order of their code points.
+        words: The vocabulary, V words by falling count, those of one count in the order of their code points; or as
+            they were given.
         counts: Shape `(V,)`, int64: how often each word occurs.
         tokens: Shape `(T,)`, int32: the number of every word of every sentence, in order.
         offsets: Shape `(n + 1,)`, int64: sentence i is `tokens[offsets[i]:offsets[i + 1]]`.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from .._errors import CorpusError
 from .corpus import Corpus
 
 PAIRS_AT_ONCE = 4_000_000  # about 200 MB while they are sorted
@@ -46,6 +48,33 @@ class Sampling:
         for name in ("subsample", "power"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Got {name}={getattr(self, name)!r}; needed a number between 0 and 1.")
+
+    @classmethod
+    def from_gensim(cls, model: Any) -> Sampling:
+        """How gensim drew the pairs that a model was trained on, but for the gaps that thinned words leave.
+
+        Args:
+            model: A `gensim.models.Word2Vec`.
+
+        Returns:
+            Its window, negatives, sample and ns_exponent.
+
+        Raises:
+            CorpusError: If it drew them in a way that no setting here stands for.
+
+        Example:
+            >>> from gensim.models import Word2Vec
+            >>> Sampling.from_gensim(Word2Vec([["he", "works"]], vector_size=4, min_count=1, sg=1, window=3))
+            Sampling(window=3, negatives=5, subsample=0.001, power=0.75)
+        """
+        if not model.shrink_windows:
+            raise CorpusError(
+                "This Word2Vec was trained with shrink_windows=False; needed windows of random width, as word2vec has."
+            )
+        try:
+            return cls(model.window, model.negative, float(model.sample), model.ns_exponent)
+        except ValueError as error:
+            raise CorpusError(f"This Word2Vec drew its pairs in another way than word2vec: {error}") from None
 
     def keep(self, counts: Int[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
         """The probability with which each occurrence of a word is used.
@@ -132,6 +161,9 @@ class Pairs:
         corpus: The sentences.
         sampling: How pairs are drawn from them.
 
+    Raises:
+        CorpusError: If there is no pair.
+
     Example:
         >>> from crossfluence.corpus.vocabulary import corpus_of
         >>> pairs = Pairs(corpus_of(["he works", "she works"]), Sampling(subsample=0))
@@ -141,6 +173,13 @@ class Pairs:
 
     corpus: Corpus
     sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        if not (np.diff(self.corpus.offsets) > 1).any():
+            raise CorpusError(
+                f"None of the {self.corpus.n:,} sentences holds two words of the vocabulary, so there is no pair to "
+                f"learn from. Lower min_count, or read longer sentences: split='records' takes a whole record as one."
+            )
 
     @cached_property
     def keep(self) -> Float[np.ndarray, " V"]:

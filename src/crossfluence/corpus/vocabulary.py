@@ -31,6 +31,7 @@ def read_corpus(
     max_words: int | None = 25_000,
     keep: Iterable[str] = (),
     keep_count: int = 1,
+    words: Sequence[str] | None = None,
     fields: Sequence[str] | None = None,
 ) -> Corpus:
     r"""A corpus from files, in one pass and without holding their text; shows a bar in a terminal.
@@ -46,6 +47,8 @@ def read_corpus(
         max_words: The most words of the vocabulary, most frequent first; None for all.
         keep: Words that stay if they occur `keep_count` times, even beyond `max_words`; they go through the tokeniser.
         keep_count: See there. The loss bends so little along the vector of a very rare word that estimates fail.
+        words: The vocabulary, in this order, in place of the four options above: `model.words`, to explain a model that
+            was trained elsewhere. All other words are left out, and so are those of these that never occur.
         fields: Other columns to keep, or None for all; of long ones, keep none.
 
     Returns:
@@ -75,6 +78,7 @@ def read_corpus(
         max_words=max_words,
         keep=keep,
         keep_count=keep_count,
+        words=words,
         fields=fields,
         source=files,
     )
@@ -88,6 +92,7 @@ def build_corpus(
     max_words: int | None = 25_000,
     keep: Iterable[str] = (),
     keep_count: int = 1,
+    words: Sequence[str] | None = None,
     fields: Sequence[str] | None = None,
     source: Source | None = None,
 ) -> Corpus:
@@ -100,6 +105,7 @@ def build_corpus(
         max_words: The most words of the vocabulary; None for all.
         keep: Words that stay if they occur `keep_count` times.
         keep_count: See there.
+        words: The vocabulary, in this order, in place of the four options above; those that never occur are left out.
         fields: Names of the fields to keep, or None for all.
         source: The files, if the corpus shall be able to read them again.
 
@@ -111,6 +117,10 @@ def build_corpus(
     """
     if min_count < 1 or (max_words is not None and max_words < 2):
         raise CorpusError(f"Got min_count={min_count}, max_words={max_words}; needed at least 1 and at least 2.")
+    if words is not None and (isinstance(words, str) or len(set(words)) < len(words)):
+        raise CorpusError(
+            "Got words that are one string, or of which one stands twice; needed a list of different words."
+        )
     cut = tokenizer_of(tokenizer)
     kept = {word for given in ([keep] if isinstance(keep, str) else keep) for word in cut(given)}
     numbers, documents = _numbering(), _numbering()
@@ -118,9 +128,9 @@ def build_corpus(
     columns: Columns = {}
     named: set[str] = set()
     for sentence in sentences:
-        words = cut(sentence.text)
-        tokens.extend([numbers[word] for word in words])
-        lengths.append(len(words))
+        pieces = cut(sentence.text)
+        tokens.extend([numbers[word] for word in pieces])
+        lengths.append(len(pieces))
         document.append(documents[sentence.document])
         _note(columns, sentence.fields, len(ids), fields)
         named.update(sentence.fields)
@@ -130,14 +140,19 @@ def build_corpus(
         raise CorpusError(f"None of the {len(ids):,} sentences holds a word as tokenizer={tokenizer!r} finds them.")
     coded = np.frombuffer(tokens, dtype=np.int32)
     often = np.bincount(coded)
-    staying = {number for word, number in numbers.items() if word in kept and often[number] >= keep_count}
-    vocabulary, counts, renumbered = _vocabulary(list(numbers), often, min_count, max_words, staying)
+    if words is None:
+        always = {number for word, number in numbers.items() if word in kept and often[number] >= keep_count}
+        staying = _most_frequent(list(numbers), often, min_count, max_words, always)
+    else:
+        staying = _given(numbers, words, tokenizer)
+    renumbered = np.full(len(numbers), -1, dtype=np.int32)
+    renumbered[staying] = np.arange(len(staying), dtype=np.int32)
     coded, offsets, rows = _without(renumbered[coded], np.frombuffer(lengths, dtype=np.int64))
     used, of_sentence = np.unique(np.frombuffer(document, dtype=np.int32)[rows], return_inverse=True)
-    names = list(documents)
+    seen, names = list(numbers), list(documents)
     return Corpus(
-        words=vocabulary,
-        counts=counts,
+        words=tuple(seen[number] for number in staying),
+        counts=often[staying].astype(np.int64),
         tokens=coded,
         offsets=offsets,
         ids=tuple(ids[row] for row in rows),
@@ -180,10 +195,10 @@ def _check(ids: Sequence[str], named: Iterable[str], wanted: Sequence[str]) -> N
         raise CorpusError(f"No sentence has the field {unknown[0]!r}; there are {known}.")
 
 
-def _vocabulary(
+def _most_frequent(
     words: Sequence[str], counts: np.ndarray, min_count: int, max_words: int | None, kept: set[int]
-) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """The words that stay, how often each occurs, and each old number's new one, or -1."""
+) -> list[int]:
+    """The numbers of the words that stay, by falling count."""
     order = sorted(range(len(words)), key=lambda number: (-counts[number], words[number]))
     always = [number for number in order if number in kept]
     others = (number for number in order if counts[number] >= min_count and number not in kept)
@@ -195,10 +210,20 @@ def _vocabulary(
             f"the most frequent, {words[order[0]]!r}, occurs {counts[order[0]]:,} times. "
             f"Lower min_count={min_count}, or read more text."
         )
-    staying = [number for number in order if number in chosen]
-    renumbered = np.full(len(words), -1, dtype=np.int32)
-    renumbered[staying] = np.arange(len(staying), dtype=np.int32)
-    return tuple(words[number] for number in staying), counts[staying].astype(np.int64), renumbered
+    return [number for number in order if number in chosen]
+
+
+def _given(numbers: Mapping[str, int], words: Sequence[str], tokenizer: str | Tokenizer) -> list[int]:
+    """The numbers of the given words that occur, in their order."""
+    staying = [numbers[word] for word in words if word in numbers]
+    if len(staying) < 2:
+        lacking = [word for word in words if word not in numbers][:3]
+        raise CorpusError(
+            f"{len(staying)} of the {len(words):,} given words occur in the text as tokenizer={tokenizer!r} cuts it; "
+            f"needed at least 2. It has words such as {list(numbers)[:3]}, but not {lacking}. Pass the tokenizer, or "
+            f"read the text, that the given words come from."
+        )
+    return staying
 
 
 def _without(tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,12 +235,15 @@ def _without(tokens: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.nd
     return tokens[stays], np.concatenate([[0], ends[rows + 1]]).astype(np.int64), rows
 
 
-def corpus_of(texts: Iterable[str], *, min_count: int = 1, document: str = "text") -> Corpus:
+def corpus_of(
+    texts: Iterable[str], *, min_count: int = 1, words: Sequence[str] | None = None, document: str = "text"
+) -> Corpus:
     """A corpus from sentences in memory, for small examples.
 
     Args:
         texts: One sentence each; their ids are "1", "2", ...
         min_count: Words that occur less often are left out.
+        words: The vocabulary, in this order, in place of `min_count`.
         document: The name of the document that they all belong to.
 
     Returns:
@@ -226,4 +254,4 @@ def corpus_of(texts: Iterable[str], *, min_count: int = 1, document: str = "text
         ('works', 'he', 'she')
     """
     sentences = (Sentence(text, document, line) for line, text in enumerate(texts, start=1))
-    return build_corpus(sentences, min_count=min_count, max_words=None)
+    return build_corpus(sentences, min_count=min_count, max_words=None, words=words)

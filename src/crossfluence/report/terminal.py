@@ -61,8 +61,12 @@ def print_words(answer: WordsAnswer) -> None:
         measures = list(answer.quality)
         for place, name in enumerate(["removed together", "summed scores", "Newton step", "retrained", "p", *measures]):
             shown.add_column(name, justify="right" if place else "left")
-        figures = [f"{answer.quality[name]:.3f}" for name in measures]
-        shown.add_row("nothing", "", "", f"{result.effect:+.3f}", f"{result.p_value:.2g}", *figures)
+        rows = [("nothing", result.effect, result.p_value, answer.quality)]
+        if (given := result.given) is not None:
+            rows.insert(0, ("the given model", given.effect, given.p_value, given.quality))
+        for name, effect, p_value, quality in rows:
+            figures = [f"{quality[measure]:.3f}" for measure in measures]
+            shown.add_row(name, "", "", f"{effect:+.3f}", f"{p_value:.2g}", *figures)
         for removal in result.removals:
             shown.add_row(
                 removal.name, f"{result.effect + removal.summed:+.3f}", f"{removal.predicted:+.3f}",

@@ -87,7 +87,7 @@ class CGInverse(AbstractInverse):
         z = self._precondition(residual)
         direction, rho = z.clone(), _dots(residual, z)
         active = wanted > 0
-        steps, bent = torch.zeros(len(vectors), dtype=torch.long), 0
+        steps, bent = torch.zeros(len(vectors), dtype=torch.long), torch.zeros_like(active)
         with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
             for step in range(self.settings.max_steps):
                 active = active & (residual.norm(dim=1) > self.settings.rtol * wanted)
@@ -98,7 +98,7 @@ class CGInverse(AbstractInverse):
                 bend = _dots(d, product)
                 positive = self._positive(step, bend / _dots(d, d))
                 if not positive.all():
-                    bent += int((~positive).sum())
+                    bent[active] = ~positive
                     active = active.masked_scatter(active, positive)
                     d, product, bend = d[positive], product[positive], bend[positive]
                     if not positive.any():
@@ -114,11 +114,9 @@ class CGInverse(AbstractInverse):
                 bar.update()
         left = vectors - self.settings.curvature.product(self.risk, x) - self.damping * x  # the recursion drifts
         shares = left.norm(dim=1) / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
-        if bent:
-            note = f"{bent} of {len(vectors)} solves ended where they met negative curvature."
-            return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()), (note,))
-        warn_unconverged("CG", shares, self.settings.rtol, int(steps.max()))
-        return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()))
+        warn_unconverged("CG", shares.masked_fill(bent, 0), self.settings.rtol, int(steps.max()))
+        note = f"{int(bent.sum())} of {len(vectors)} solves ended where they met negative curvature."
+        return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()), (note,) if bent.any() else ())
 
     def _precondition(self, residual: Tensor) -> Tensor:
         return residual if self.preconditioner is None else self.preconditioner.solve(residual).vectors

@@ -69,6 +69,11 @@ def quality(model: SkipGram) -> tuple[Quality, ...]:
     return tuple(one for one in found if one.used >= ENOUGH)
 
 
+def measured(model: SkipGram) -> dict[str, float]:
+    """The values of `quality` by name."""
+    return {measure.name: measure.value for measure in quality(model)}
+
+
 def _similarity(keyed: Any, name: str, file: Path) -> Quality:
     lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     pairs = [(a.lower(), b.lower(), float(score)) for a, b, score in (line[:3] for line in lines) if _number(score)]

@@ -14,7 +14,7 @@ from .._influence import influence
 from .._scores import Scores
 from .._types import Id
 from ..corpus.corpus import Corpus
-from ..corpus.pairs import Pairs, Sampling
+from ..corpus.pairs import Pairs
 from ..models.skipgram import ExpectedTraining, SkipGram
 from ..objectives.embeddings import cluster_margin
 from ..objectives.word_sets import rows_of
@@ -103,7 +103,7 @@ def explain_word(
         raise CorpusError(f"Got {clusters} clusters for {len(corpus.words)} words; needed 2 to a quarter of the words.")
     index = {known: row for row, known in enumerate(corpus.words)}
     word = corpus.words[next(iter(rows_of([word], index).values()))]
-    pairs = Pairs(corpus, Sampling(settings.window, settings.negatives))
+    pairs = Pairs(corpus, settings.sampling)
     training = ExpectedTraining(pairs, settings.dimensions, prior=settings.prior, seed=settings.seed)
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ from ..objectives.weat import WEAT, weat
 from ..objectives.word_sets import WordSets
 from ..solvers.cg import CG
 from ..training.retrain import leave_out
-from .quality import quality
+from .given import Given, fitted
+from .quality import measured
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class WordsSettings:
         dimensions: Length of the vectors.
         window: Words on each side.
         negatives: Noise words for each pair.
+        subsample: Words more frequent than this share of the corpus are thinned out.
+        power: Noise words are drawn in proportion to counts to this power.
         prior: Strength of the l2 term in pairs, see `ExpectedTraining`.
         remove: Share of the sentences that are removed together, or their number if at least 1.
         least: Share of each list that the corpus must have.
@@ -45,10 +48,17 @@ class WordsSettings:
     dimensions: int = 50
     window: int = 5
     negatives: int = 5
+    subsample: float = 1e-3
+    power: float = 0.75
     prior: float = 5.0
     remove: float = 0.005
     least: float = 0.6
     seed: int = 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """How pairs are drawn from the corpus."""
+        return Sampling(self.window, self.negatives, self.subsample, self.power)
 
     def group(self, n: int) -> int:
         """How many of n sentences are removed together.
@@ -106,6 +116,7 @@ class TestResult:
         p_value: One-sided, by permutation.
         associations: Of each target word.
         removals: The sentences that raise it most, those that lower it most, and as many random ones.
+        given: At the model that training started from, if there was one.
     """
 
     __test__ = False  # no test of ours, whatever its name begins with
@@ -115,6 +126,7 @@ class TestResult:
     p_value: float
     associations: Mapping[str, float] = field(repr=False)
     removals: tuple[Removal, ...]
+    given: Given | None = None
 
     @property
     def name(self) -> str:
@@ -129,6 +141,7 @@ class WordsAnswer:
     Attributes:
         settings: What was asked for.
         corpus: The sentences.
+        model: The trained model.
         scores: What every sentence did to each test, in effect-size units with the spread as it is.
         tests: One result for each test.
         quality: Of the trained model, by measure.
@@ -138,6 +151,7 @@ class WordsAnswer:
 
     settings: WordsSettings
     corpus: Corpus = field(repr=False)
+    model: SkipGram = field(repr=False)
     scores: Scores = field(repr=False)
     tests: tuple[TestResult, ...]
     quality: Mapping[str, float]
@@ -146,14 +160,23 @@ class WordsAnswer:
 
 
 def explain_words(
-    corpus: Corpus, lists: Sequence[WordSets], settings: WordsSettings | None = None, *, store: Path | None = None
+    corpus: Corpus,
+    lists: Sequence[WordSets],
+    settings: WordsSettings | None = None,
+    *,
+    start: SkipGram | None = None,
+    store: Path | None = None,
 ) -> WordsAnswer:
     """Trains an embedding, ranks the sentences behind each test, removes the strongest and trains again.
+
+    A model that was trained elsewhere did not end where the expected loss has its minimum, and only there a score says
+    what training again would do: training goes on from it to the minimum, and the answer says how far each test moved.
 
     Args:
         corpus: The sentences; read it with `keep=` the words of the lists.
         lists: The association tests.
-        settings: Sizes and lengths.
+        settings: Sizes and lengths; `dimensions` are those of `start`, if it is given.
+        start: A model that was trained on this corpus, read with `words=start.words`; default: a random one.
         store: A folder that keeps what is finished: a stopped run goes on from it.
 
     Returns:
@@ -161,7 +184,7 @@ def explain_words(
 
     Raises:
         WordError: If the corpus lacks too many words of a list.
-        CorpusError: If the share to remove makes no group.
+        CorpusError: If the share to remove makes no group, or the corpus lacks too many words of the start.
 
     Example:
         >>> from crossfluence.objectives.word_sets import word_sets
@@ -172,13 +195,17 @@ def explain_words(
         ['the 10 that raise it most', 'the 10 that lower it most', '10 random ones']
     """
     settings = settings or WordsSettings()
+    if start is not None:
+        start = fitted(start, corpus)
+        settings = replace(settings, dimensions=start.word_vectors.shape[1])
     count, clock = settings.group(corpus.n), _Clock()
     index = {word: row for row, word in enumerate(corpus.words)}
     tests = [weat(one, index, least=settings.least) for one in lists]
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
-    sampling = Sampling(settings.window, settings.negatives)
-    training = ExpectedTraining(Pairs(corpus, sampling), settings.dimensions, prior=settings.prior, seed=settings.seed)
+    training = ExpectedTraining(
+        Pairs(corpus, settings.sampling), settings.dimensions, prior=settings.prior, seed=settings.seed, start=start
+    )
     model, ended = training.fit(checkpoint=None if store is None else store / "training.safetensors")
     clock.note("training")
     risk = training.risk(model)
@@ -190,8 +217,10 @@ def explain_words(
     clock.note("one Newton step for each group")
     retrained = _retrained(training.starting_from(model), tests, groups, store)
     clock.note("training again without each group")
-    results = tuple(_result(test, model, scores, groups[test.sets.name], predicted, retrained) for test in tests)
-    return WordsAnswer(settings, corpus, scores, results, _quality(model), clock.seconds, ended.steps)
+    results = [_result(test, model, scores, groups[test.sets.name], predicted, retrained) for test in tests]
+    if start is not None:
+        results = [replace(result, given=Given.of(result.test, start)) for result in results]
+    return WordsAnswer(settings, corpus, model, scores, tuple(results), measured(model), clock.seconds, ended.steps)
 
 
 class _Clock:
@@ -284,14 +313,10 @@ def _figures(tests: Sequence[WEAT]) -> Callable[[nn.Module], dict[str, Tensor]]:
             found[f"p {name}"] = test.p_value(model).value
             found |= {f"word {name} {word}": value for word, value in test.associations(model).items()}
         if isinstance(model, SkipGram):
-            found |= {f"quality {name}": value for name, value in _quality(model).items()}
+            found |= {f"quality {name}": value for name, value in measured(model).items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
     return figures
-
-
-def _quality(model: SkipGram) -> dict[str, float]:
-    return {measure.name: measure.value for measure in quality(model)}
 
 
 def _result(

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..._abstract_risk import AbstractRisk
-from ..._errors import UnsupportedError
+from ..._errors import SingularCurvatureError, UnsupportedError
 from ...curvature.base import Relative, absolute
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 
@@ -24,10 +24,6 @@ class HasWordBlocks(Protocol):
 
     def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """Second derivatives by each vector alone."""
-        ...
-
-    def unrotated(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Directions without the part that only rotates."""
         ...
 
 
@@ -62,6 +58,7 @@ class WordBlocks(AbstractSolver):
 
         Raises:
             UnsupportedError: If the risk has no word blocks.
+            SingularCurvatureError: If a word has no curvature of its own.
         """
         if not isinstance(risk, HasWordBlocks):
             raise UnsupportedError(
@@ -71,7 +68,7 @@ class WordBlocks(AbstractSolver):
         mean = sum(float(table.diagonal(dim1=1, dim2=2).sum()) for table in tables) / risk.p
         damping = absolute(self.damping, mean)
         factors = tuple(cholesky(table, damping) for table in tables)
-        return WordBlocksInverse(repr(self), risk.signature, factors, risk.unrotated, damping)
+        return WordBlocksInverse(repr(self), risk.signature, factors, risk.determined, damping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,21 +78,30 @@ class WordBlocksInverse(AbstractInverse):
     solver: str
     signature: str
     factors: tuple[Float[Tensor, "V d d"], ...]
-    unrotated: Callable[[Tensor], Tensor]
+    determined: Callable[[Tensor], Tensor]
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Each word by itself: what words do to each other is left out.",)
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Two triangular solves for each word and question; what only rotates is taken out before and after."""
-        return Solution(self.unrotated(solve_blocks(self.factors, self.unrotated(vectors))))
+        return Solution(self.determined(solve_blocks(self.factors, self.determined(vectors))))
 
 
 def cholesky(blocks: Float[Tensor, "V d d"], damping: float = 0.0) -> Float[Tensor, "V d d"]:
-    """Lower factors of symmetric positive blocks, written over the blocks: in large vocabularies they are gigabytes."""
+    """Lower factors of symmetric positive blocks, refused if one is singular; written over the large blocks."""
     blocks.diagonal(dim1=1, dim2=2).add_(damping)
+    failed = []
     for some in blocks.split(BLOCKS_AT_ONCE):
-        some.copy_(torch.linalg.cholesky(some))
+        factors, wrong = torch.linalg.cholesky_ex(some)
+        some.copy_(factors)
+        failed.append(wrong)
+    if rows := torch.cat(failed).nonzero().flatten().tolist():
+        raise SingularCurvatureError(
+            f"{len(rows)} of {len(blocks)} words, such as number {rows[0]}, have no curvature of their own in some "
+            f"direction: they stand in no pair, or their vectors hold a NaN. Give the risk an l2, such as "
+            f"5 / pairs.all.total, or WordBlocks a damping."
+        )
     return blocks
 
 

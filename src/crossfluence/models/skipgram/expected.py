@@ -10,17 +10,18 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..._contents import content_hash
-from ..._errors import DataError, NotConvergedWarning
+from ..._errors import CorpusError, NotConvergedWarning
 from ..._files import write_atomically
 from ..._functional import undisturbed
 from ...corpus.pairs import Pairs
 from .blocks import cholesky, solve_blocks
+from .checks import refuse_misfit, sentence_weights
 from .descent import Descent, minimise
 from .loss import ExpectedLoss
 from .module import SkipGram
@@ -70,11 +71,19 @@ class ExpectedTraining:
     start: SkipGram | None = None
 
     def __post_init__(self) -> None:
-        if self.dimensions < 1 or self.max_steps < 1 or not self.prior > 0:
+        if self.dimensions < 1 or self.max_steps < 1 or not 0 < self.prior < float("inf"):
             raise ValueError(
                 f"Got dimensions={self.dimensions}, max_steps={self.max_steps}, prior={self.prior}; needed at least 1, "
                 f"at least 1, and more than zero: without an l2 term rare words have no minimum."
             )
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(f"Got tolerance={self.tolerance}; needed a number above zero, such as 1e-6.")
+        if self.start is not None:
+            refuse_misfit(self.start, self.pairs.corpus.words)
+            if (length := self.start.word_vectors.shape[1]) != self.dimensions:
+                raise CorpusError(
+                    f"The start has vectors of length {length}; needed dimensions={self.dimensions}. Pass the same."
+                )
 
     @property
     def n(self) -> int:
@@ -86,11 +95,11 @@ class ExpectedTraining:
         """Coefficient of half the squared norm of both tables, per mean loss of a pair."""
         return self.prior / self.pairs.all.total
 
-    def __call__(self, weights: Shaped[Tensor, " n"]) -> SkipGram:
+    def __call__(self, weights: Tensor) -> SkipGram:
         """Trains with sentence weights; see `train`."""
         return self.train(weights)
 
-    def train(self, weights: Shaped[Tensor, " n"] | None = None) -> SkipGram:
+    def train(self, weights: Tensor | None = None) -> SkipGram:
         """One model.
 
         Args:
@@ -102,7 +111,7 @@ class ExpectedTraining:
         return self.fit(weights)[0]
 
     def fit(
-        self, weights: Shaped[Tensor, " n"] | None = None, *, checkpoint: str | os.PathLike[str] | None = None
+        self, weights: Tensor | None = None, *, checkpoint: str | os.PathLike[str] | None = None
     ) -> tuple[SkipGram, Descent]:
         """One model, and how its training ended.
 
@@ -115,12 +124,10 @@ class ExpectedTraining:
             Trained tables; value, remaining gradient and steps.
 
         Raises:
-            DataError: If there is not one weight for each sentence.
+            DataError: If there is not one weight for each sentence, finite and not below zero.
         """
-        if weights is not None and weights.shape != (self.n,):
-            raise DataError(f"Got weights of shape {tuple(weights.shape)}; needed ({self.n},), one for each sentence.")
         with undisturbed():
-            counts = None if weights is None else self.pairs.weighted(weights.double().cpu().numpy())
+            counts = None if weights is None else self.pairs.weighted(sentence_weights(weights, self.n))
             loss = ExpectedLoss.of(self.pairs, self.l2, self.precision, counts)
             kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), content_hash(self._settings, weights))
             ended = self._minimised(loss, kept)

@@ -32,9 +32,7 @@ class SkipGram(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(
-        self, words: Sequence[str], word_vectors: Float[Tensor, "V d"], context_vectors: Float[Tensor, "V d"]
-    ) -> None:
+    def __init__(self, words: Sequence[str], word_vectors: Tensor, context_vectors: Tensor) -> None:
         super().__init__()
         self.words = tuple(words)
         if len(self.words) != len(set(self.words)):
@@ -42,7 +40,8 @@ class SkipGram(nn.Module):
         shapes = (tuple(word_vectors.shape), tuple(context_vectors.shape))
         if word_vectors.ndim != 2 or len(word_vectors) != len(self.words) or shapes[0] != shapes[1]:
             raise CorpusError(
-                f"Got {len(self.words)} words and tables of shapes {shapes}; needed one row each, one length."
+                f"Got {len(self.words)} words and tables of shapes {shapes}; needed two tables of one shape, with one "
+                f"row for each word."
             )
         self.word_vectors = nn.Parameter(word_vectors)
         self.context_vectors = nn.Parameter(context_vectors)
@@ -72,6 +71,30 @@ class SkipGram(nn.Module):
         """The row of each word."""
         return {word: row for row, word in enumerate(self.words)}
 
+    def only(self, words: Sequence[str]) -> SkipGram:
+        """The vectors of some of the words, in another order if wanted; to fit a model to a corpus.
+
+        Args:
+            words: Words of the model, such as `corpus.words`.
+
+        Returns:
+            A copy with these rows.
+
+        Raises:
+            CorpusError: If the model has no such word, or one stands twice.
+
+        Example:
+            >>> SkipGram.initial(["he", "she", "home"], 2).only(["home", "he"]).words
+            ('home', 'he')
+        """
+        if unknown := [word for word in words if word not in self.index]:
+            raise CorpusError(
+                f"The model has no vectors for {len(unknown)} of {len(words)} words, such as {unknown[:3]}. "
+                f"Read the corpus with read_corpus(..., words=model.words)."
+            )
+        rows = torch.tensor([self.index[word] for word in words], dtype=torch.long)
+        return SkipGram(words, self.word_vectors.detach()[rows], self.context_vectors.detach()[rows])
+
     def forward(self, centre: Int[Tensor, "..."], context: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The score of each pair; its sigmoid is the probability that the pair was seen and not made up.
 
@@ -89,18 +112,18 @@ class SkipGram(nn.Module):
         """The model that gensim trained, with both of its tables.
 
         Args:
-            model: A `gensim.models.Word2Vec` trained with negative sampling.
+            model: A `gensim.models.Word2Vec` trained as skip-gram with negative sampling.
             dtype: Of both tables.
 
         Returns:
             A copy.
 
         Raises:
-            CorpusError: If it has no second table: trained by hierarchical softmax, or only its vectors were kept.
+            CorpusError: If it has no second table, or was trained by another loss.
 
         Example:
             >>> from gensim.models import Word2Vec
-            >>> trained = Word2Vec([["he", "works"], ["she", "works"]], vector_size=4, min_count=1, seed=0)
+            >>> trained = Word2Vec([["he", "works"], ["she", "works"]], vector_size=4, min_count=1, sg=1, seed=0)
             >>> SkipGram.from_gensim(trained).word_vectors.shape
             torch.Size([3, 4])
         """
@@ -109,6 +132,17 @@ class SkipGram(nn.Module):
             raise CorpusError(
                 f"Got {type(model).__name__} without context vectors (syn1neg); needed a gensim Word2Vec that was "
                 f"trained with negative sampling: Word2Vec(sentences, sg=1, negative=5)."
+            )
+        other = {
+            "as a continuous bag of words (sg=0)": not model.sg,
+            "by hierarchical softmax as well (hs=1)": model.hs,
+            "on parts of words": hasattr(model.wv, "vectors_ngrams"),
+            "with vectors of documents": hasattr(model, "dv"),
+        }
+        if wrong := [loss for loss, applies in other.items() if applies]:
+            raise CorpusError(
+                f"This {type(model).__name__} was trained {' and '.join(wrong)}, which is another loss; needed "
+                f"Word2Vec(sentences, sg=1, negative=5)."
             )
         tables = (torch.as_tensor(np.array(table)).to(dtype) for table in (model.wv.vectors, contexts))
         return cls(model.wv.index_to_key, *tables)

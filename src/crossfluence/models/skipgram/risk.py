@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..._abstract_risk import AbstractRisk, training_modes
 from ..._contents import content_hash
-from ..._errors import CorpusError
+from ..._errors import CorpusError, ParameterError
 from ..._functional import undisturbed
 from ..._params import Layout, fingerprint, trained_parameters
 from ..._scores import numbered
@@ -26,6 +26,7 @@ from ...curvature.hessian import Hessian
 from ...solvers.base import AbstractSolver
 from ...solvers.cg import CG
 from .blocks import WordBlocks
+from .checks import refuse_misfit
 from .loss import Bend, ExpectedLoss
 from .module import SkipGram
 from .rotations import Rotations
@@ -52,6 +53,9 @@ class SkipGramRisk(AbstractRisk):
 
     Raises:
         CorpusError: If the model's words are not those of the corpus.
+        NonFiniteError: If a vector holds a NaN or an infinity.
+        ParameterError: If one of the two tables is frozen.
+        ValueError: If l2 is not a number, or below zero.
 
     Example:
         >>> from crossfluence.corpus.vocabulary import corpus_of
@@ -67,8 +71,15 @@ class SkipGramRisk(AbstractRisk):
 
     def __post_init__(self) -> None:
         corpus = self.pairs.corpus
-        _refuse_other_words(self.model.words, corpus.words)
+        refuse_misfit(self.model, corpus.words)
+        if not 0 <= self.l2 < float("inf"):
+            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
         theta = trained_parameters(self.model, "*_vectors")
+        if len(theta) < 2:
+            raise ParameterError(
+                f"Only {', '.join(theta)} of the model requires gradients; skip-gram trains word_vectors and "
+                f"context_vectors together. Call model.requires_grad_(True)."
+            )
         made = {
             "theta": theta, "layout": Layout.of(theta), "rows": numbered(corpus.ids),
             "weights": torch.ones(corpus.n, dtype=self.model.word_vectors.dtype),
@@ -136,8 +147,8 @@ class SkipGramRisk(AbstractRisk):
         """Second derivatives by each vector alone, word table and context table."""
         return self.expected.blocks(*self._tables)
 
-    def unrotated(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Directions without the part that only rotates the embedding, along which nothing changes.
+    def determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Directions without the part that only rotates the embedding, along which the loss never changes.
 
         Args:
             vectors: One in each row.
@@ -231,16 +242,3 @@ def _flat(tables: Iterable[Tensor]) -> Tensor:
 
 def _tables(theta: Params) -> tuple[Tensor, Tensor]:
     return theta["word_vectors"], theta["context_vectors"]
-
-
-def _refuse_other_words(model: tuple[str, ...], corpus: tuple[str, ...]) -> None:
-    if model == corpus:
-        return
-    ours, theirs = set(model), set(corpus)
-    difference = sorted(ours ^ theirs)[:3]
-    detail = f"{len(ours - theirs)} only in the model, {len(theirs - ours)} only in the corpus, such as {difference}"
-    raise CorpusError(
-        f"The model has {len(model)} words and the corpus {len(corpus)}"
-        f"{': ' + detail if difference else ', in another order'}. Train on this corpus, or read the one the model "
-        f"was trained on with the same tokenizer, min_count and max_words."
-    )

@@ -18,9 +18,10 @@ class Rotations:
     derivative is that of the projection.
 
     Attributes:
-        tables: W and C, one above the other.
-        axes: Eigenvectors of $W^\top W + C^\top C$.
-        sizes: Its eigenvalues.
+        tables: Shape `(N, d)`, N = 2V: orthonormal left singular vectors of W on top of C.
+        axes: Shape `(d, d)`: its right singular vectors, one in each column.
+        shares: Shape `(d, d)`: each singular value over the root of the sum of its square and another's; zero where
+            both are zero to rounding, since an axis without length has no direction to turn in.
 
     References:
         Absil, Mahony and Sepulchre, "Optimization algorithms on matrix manifolds", 2008, section 5.3.4.
@@ -28,14 +29,18 @@ class Rotations:
 
     tables: Float[Tensor, "N d"]
     axes: Float[Tensor, "d d"]
-    sizes: Float[Tensor, " d"]
+    shares: Float[Tensor, "d d"]
 
     @classmethod
     def of(cls, tables: Float[Tensor, "2 V d"]) -> Rotations:
-        """The rotations of both tables."""
+        """The rotations of two tables."""
         stacked = tables.flatten(0, 1)
-        sizes, axes = torch.linalg.eigh(stacked.T @ stacked)
-        return cls(stacked, axes, sizes)
+        rows, d = stacked.shape
+        padding = tables.new_zeros(max(0, d - rows), d)  # at least as many rows as axes, so that there are d vectors
+        vectors, sizes, axes = torch.linalg.svd(torch.cat([stacked, padding]), full_matrices=False)
+        both = torch.hypot(sizes[:, None], sizes)
+        both[both <= len(vectors) * torch.finfo(sizes.dtype).eps * sizes[0]] = torch.inf
+        return cls(vectors[:rows], axes.T, sizes[:, None] / both)
 
     def taken_out(self, along: Float[Tensor, "m 2 V d"]) -> Float[Tensor, "m 2 V d"]:
         """What is left of directions after their nearest rotations are subtracted: an orthogonal projection.
@@ -46,7 +51,6 @@ class Rotations:
         Returns:
             The same shape.
         """
-        turned = self.axes.T @ (self.tables.T @ along.flatten(1, 2)) @ self.axes  # (m, d, d)
-        scale = (self.sizes[:, None] + self.sizes[None, :]).clamp_min(torch.finfo(self.sizes.dtype).tiny)
-        angle = self.axes @ ((turned - turned.mT) / scale) @ self.axes.T
+        turned = self.shares * ((self.tables.T @ along.flatten(1, 2)) @ self.axes)  # (m, d, d)
+        angle = (self.shares * (turned - turned.mT)) @ self.axes.T
         return along - (self.tables @ angle).view(along.shape)

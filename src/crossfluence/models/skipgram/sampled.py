@@ -7,13 +7,14 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..._errors import DataError, NonFiniteError
+from ..._errors import NonFiniteError
 from ..._functional import undisturbed
 from ...corpus.pairs import Pairs, sentence_numbers
+from .checks import sentence_weights
 from .module import SkipGram
 from .risk import SkipGramRisk
 
@@ -25,7 +26,8 @@ class SampledTraining:
     """Skip-gram with negative sampling by stochastic gradient descent; the same seed and weights give the same model.
 
     Every random choice (order of sentences, thinning, windows, noise words) is drawn for the whole corpus before the
-    weights are applied: two trainings with one seed differ only in the sentences that were left out.
+    weights are applied: two trainings with one seed differ only in the sentences that were left out. Windows lie on the
+    text as it stands, thinned words included, as in the expected loss; word2vec closes the gaps first.
 
     Attributes:
         pairs: The corpus, and how pairs are drawn from it.
@@ -70,11 +72,11 @@ class SampledTraining:
         """Number of sentences."""
         return self.pairs.corpus.n
 
-    def __call__(self, weights: Shaped[Tensor, " n"]) -> SkipGram:
+    def __call__(self, weights: Tensor) -> SkipGram:
         """Trains with sentence weights; see `train`."""
         return self.train(weights)
 
-    def train(self, weights: Shaped[Tensor, " n"] | None = None) -> SkipGram:
+    def train(self, weights: Tensor | None = None) -> SkipGram:
         """One model.
 
         Args:
@@ -84,21 +86,20 @@ class SampledTraining:
             Trained tables.
 
         Raises:
-            DataError: If there is not one weight for each sentence.
+            DataError: If there is not one weight for each sentence, finite and not below zero.
             NonFiniteError: If training diverged.
         """
-        if weights is not None and weights.shape != (self.n,):
-            raise DataError(f"Got weights of shape {tuple(weights.shape)}; needed ({self.n},), one for each sentence.")
+        share = np.ones(self.n) if weights is None else sentence_weights(weights, self.n)
         start = SkipGram.initial(self.pairs.corpus.words, self.dimensions, seed=self.seed, dtype=self.dtype)
         words, contexts = start.word_vectors.data, torch.zeros_like(start.context_vectors.data)
         words *= self.dimensions**-0.5  # word2vec's: small words, contexts at zero
-        share = np.ones(self.n) if weights is None else weights.double().cpu().numpy()
-        total = self.epochs * len(self.pairs.corpus.tokens)
+        seen, total = 0, self.epochs * len(self.pairs.corpus.tokens)
         with undisturbed(), tqdm(total=total, desc="training", unit="word", unit_scale=True, disable=None,
                                  leave=False) as bar:  # fmt: skip
             for done, sentence, *drawn in self._draws():
-                rate = max(self.lr_end, self.lr * (1 - bar.n / total))
-                self._descend(words, contexts, drawn, torch.as_tensor(share[sentence]).to(words), rate)
+                rates = [self.lr + (self.lr_end - self.lr) * place / total for place in (seen, seen + done)]
+                self._descend(words, contexts, drawn, torch.as_tensor(share[sentence]).to(words), rates)
+                seen += done
                 bar.update(done)
         if not (words.isfinite().all() and contexts.isfinite().all()):
             raise NonFiniteError(f"Training diverged: the vectors are not finite. Lower lr={self.lr} or batch_size.")
@@ -124,16 +125,15 @@ class SampledTraining:
         for epoch in range(self.epochs):
             random = np.random.default_rng([self.seed, epoch])
             places = _in_order(corpus.offsets, random.permutation(self.n))
-            kept = random.random(len(places)) < self.pairs.keep[corpus.tokens[places]]
-            tokens, sentence = corpus.tokens[places][kept], numbers[places][kept]
+            tokens, sentence = corpus.tokens[places], numbers[places]
             reach = random.integers(1, sampling.window + 1, len(tokens))
+            reach[random.random(len(tokens)) >= self.pairs.keep[tokens]] = 0  # thinned: takes its place, but no part
             for start in range(0, len(tokens), TOKENS_AT_ONCE):
                 stop = min(start + TOKENS_AT_ONCE, len(tokens))
                 centre, context = _pairs_between(sentence, reach, start, stop, sampling.window)
                 noise = np.searchsorted(cumulated, random.random((len(centre), sampling.negatives)), side="right")
                 noise = np.minimum(noise, len(cumulated) - 1)  # rounding of the last sum
-                done = round((stop - start) * len(places) / len(tokens))
-                yield done, sentence[centre], tokens[centre], tokens[context], noise
+                yield stop - start, sentence[centre], tokens[centre], tokens[context], noise
 
     def _descend(
         self,
@@ -141,11 +141,13 @@ class SampledTraining:
         contexts: Float[Tensor, "V d"],
         drawn: list[np.ndarray],
         weights: Float[Tensor, " b"],
-        rate: float,
+        rates: list[float],
     ) -> None:
+        """Steps over the pairs, the rate falling from the first to the second."""
         centres, observed, noise = (torch.as_tensor(numbers.astype(np.int64)) for numbers in drawn)
         for some in range(0, len(centres), self.batch_size):
             part = slice(some, some + self.batch_size)
+            rate = rates[0] + (rates[1] - rates[0]) * some / len(centres)
             if bool(weights[part].any()):
                 step(words, contexts, centres[part], observed[part], noise[part], weights[part], rate)
 
@@ -191,13 +193,13 @@ def _in_order(offsets: Int[np.ndarray, " offsets"], order: Int[np.ndarray, " n"]
 def _pairs_between(
     sentence: Int[np.ndarray, " T"], reach: Int[np.ndarray, " T"], start: int, stop: int, window: int
 ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
-    """Places of centres in `[start, stop)` and of the words within their reach, centre by centre."""
+    """Places of centres in `[start, stop)` and of the words within their reach, centre by centre; none of reach 0."""
     centres, contexts = [], []
     places = np.arange(start, stop)
     for distance in (*range(-window, 0), *range(1, window + 1)):
         beside = places + distance
         fits = (beside >= 0) & (beside < len(sentence)) & (reach[places] >= abs(distance))
-        fits[fits] &= sentence[beside[fits]] == sentence[places[fits]]
+        fits[fits] &= (sentence[beside[fits]] == sentence[places[fits]]) & (reach[beside[fits]] > 0)
         centres.append(places[fits])
         contexts.append(beside[fits])
     centre, context = np.concatenate(centres), np.concatenate(contexts)
