@@ -204,7 +204,7 @@ def weat(
     ],
     out: Annotated[Path, typer.Option(help="The folder for results.csv and figure.html.")] = Path("study-weat"),
     force: Force = False,
-    words: Annotated[int, typer.Option(help="Of plain Wikipedia.", min=1)] = 1_200_000,
+    words: Annotated[int, typer.Option(help="Of plain Wikipedia.", min=1)] = 1_500_000,
     vocabulary: Annotated[int, typer.Option(help="The most words to keep.", min=2)] = 1_500,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 32,
     sizes: Annotated[

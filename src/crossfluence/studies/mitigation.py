@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from .._errors import CorpusError
 from .._influence import influence
+from .._objective import evaluate
 from .._scores import Scores
 from .._types import Id
 from ..actions.outcome import Outcome
@@ -27,7 +29,8 @@ from .neutrality import BIASED, NEUTRAL, Mix
 from .words import unlearned
 
 REMOVE, UNLEARN, UNDO, AMPLIFY, BOTH = "remove", "unlearn", "undo", "amplify", "undo and amplify"
-HARD, NEUTRALISE, RANDOM = "hard debiasing", "neutralise", "random"
+NOTHING, HARD, NEUTRALISE, RANDOM = "nothing", "hard debiasing", "neutralise", "random"
+WALKS = (UNDO, AMPLIFY, BOTH)
 LR, GUARDED_LR = 1e-2, 2e-3  # the paper's; one with which the guard is met after some tens of steps
 PRIOR = 5.0  # of the l2 term, as in `ExpectedTraining`
 GENDER_TESTS = ("career", "career-terms", "math", "science")
@@ -55,6 +58,34 @@ class Case:
     debiased: bool = False
 
 
+def cases(tests: Sequence[str], sizes: Sequence[int], steps: Sequence[int], *, hard: bool) -> Iterator[Case]:
+    """Everything that is tried on one model, in order.
+
+    Args:
+        tests: Their names.
+        sizes: How many sentences.
+        steps: Of undo and amplify as in the paper; of random sentences only the most.
+        hard: Whether hard debiasing can be tried.
+
+    Yields:
+        What to do.
+    """
+    yield from (Case(NOTHING), Case(NEUTRALISE))
+    longest = max(steps)
+    for size, of in itertools.product(sizes, (*tests, RANDOM)):
+        yield from (Case(action, of, size) for action in (REMOVE, UNLEARN))
+        for action in WALKS:
+            yield from (Case(action, of, size, many) for many in (steps if of != RANDOM else [longest]))
+            yield Case(action, of, size, longest, guarded=True)
+    if not hard:
+        return
+    yield Case(HARD)
+    for of in tests:
+        if of in GENDER_TESTS:  # the direction that is taken out is that of gender
+            yield from (Case(action, of, max(sizes), debiased=True) for action in (REMOVE, UNLEARN))
+            yield from (Case(action, of, max(sizes), longest, guarded=True, debiased=True) for action in WALKS)
+
+
 @dataclass(frozen=True, eq=False)
 class Start:
     """A model to act on, and what every sentence did to each test there, in effect-size units."""
@@ -79,6 +110,13 @@ class Acted:
     predicted: Float[Tensor, " m"]
     steps: int = 0
     stopped: str = ""
+
+
+class Tested(NamedTuple):
+    """Effect size and p-value of one test."""
+
+    effect: float
+    p: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,27 +149,15 @@ class Bench:
             One row for each test.
         """
         acted = self._act(case)
-        after = self._effects(acted.model)
-        cost = dict.fromkeys(self._before_quality, math.nan) if acted.model is None else self.quality(acted.model)
+        before, after = self._tested(self.whole.model), self._tested(acted.model)
+        cost = dict.fromkeys(self._quality_before, math.nan) if acted.model is None else self.quality(acted.model)
         return [
             {
-                "test": test.sets.name, **asdict(case), "taken": acted.steps, "before": before[0],
-                "p before": before[1], "predicted": float(predicted), "after": now[0], "p after": now[1], **cost,
-                "stopped": acted.stopped,
+                "test": test.sets.name, **asdict(case), "taken": acted.steps, "before": old.effect, "p before": old.p,
+                "predicted": float(predicted), "after": new.effect, "p after": new.p, **cost, "stopped": acted.stopped,
             }
-            for test, before, predicted, now in zip(self.tests, self._before, acted.predicted, after, strict=True)
+            for test, old, predicted, new in zip(self.tests, before, acted.predicted, after, strict=True)
             if case.of in {test.sets.name, RANDOM, ""}
-        ]  # fmt: skip
-
-    def untouched(self) -> list[dict[str, Any]]:
-        """The same rows for the model as it was trained."""
-        nothing = {**asdict(Case("nothing")), "taken": 0}
-        return [
-            {
-                "test": test.sets.name, **nothing, "before": value, "p before": p, "predicted": value, "after": value,
-                "p after": p, **self._before_quality, "stopped": "",
-            }
-            for test, (value, p) in zip(self.tests, self._before, strict=True)
         ]  # fmt: skip
 
     @cached_property
@@ -160,21 +186,22 @@ class Bench:
     def _act(self, case: Case) -> Acted:
         unknown = torch.full((len(self.tests),), math.nan)
         start = self.debiased if case.debiased and case.action != REMOVE else self.whole
+        if case.action == NOTHING:
+            return Acted(self.whole.model, self._effects(self.whole.model))
         if case.action == HARD:
             return Acted(self.debiased.model, unknown)
         if case.action == NEUTRALISE:
             return Acted(self._again.train(self.mix.weights(NEUTRAL)), self._neutralised())
         away, towards = self._chosen(case, start)
         if case.action == REMOVE:
-            step, model = self._newton(case, away, start), self._without(case, away)
-            return Acted(self._hard(model) if case.debiased else model, unknown if step is None else step.after)
+            step, found = self._newton(case, away, start), self._without(case, away)
+            foreseen = None if step is None else step.model
+            if case.debiased:
+                foreseen, found = foreseen and self._hard(foreseen), self._hard(found)
+            return Acted(found, self._effects(foreseen))
         if case.action == UNLEARN:
             step = self._newton(case, away, start)
-            if step is None:
-                return Acted(None, unknown, stopped="Every Newton step raises the loss.")
-            assert isinstance(step.model, SkipGram)
-            assert step.predicted is not None
-            return Acted(step.model, step.before + step.predicted)
+            return Acted(None, unknown, stopped="No Newton step lowers the loss.") if step is None else _acted(step)
         return self._walked(case, start, away, towards)
 
     def _walked(self, case: Case, start: Start, away: list[Id], towards: list[Id]) -> Acted:
@@ -186,9 +213,7 @@ class Bench:
             outcome = undo(
                 start.risk, away, amplify=more, steps=case.steps, lr=lr, watch=self._ask, tolerance=tolerance
             )
-        assert isinstance(outcome.model, SkipGram)
-        assert outcome.predicted is not None
-        return Acted(outcome.model, outcome.before + outcome.predicted, outcome.steps, outcome.stopped)
+        return _acted(outcome)
 
     def _chosen(self, case: Case, start: Start) -> tuple[list[Id], list[Id]]:
         """Sentences that raise the test most and that lower it most, or random ones."""
@@ -226,31 +251,37 @@ class Bench:
         """Effect sizes from the sum of scores: the biased versions taken away, the neutral ones added."""
         scores, biased, neutral = self.whole.scores, self._weights, self.mix.weights(NEUTRAL)
         change = (neutral - biased).to(scores.values) @ scores.values
-        return torch.tensor([value for value, _ in self._before]) + change.cpu()
+        return self._effects(self.whole.model) + change.cpu().double()
 
-    def _hard(self, model: SkipGram) -> SkipGram:
+    def _hard(self, model: nn.Module) -> SkipGram:
+        assert isinstance(model, SkipGram)
         return hard_debiased(model, specific=gendered())
 
     def _ask(self, model: nn.Module) -> dict[str, Tensor]:
         return {test.sets.name: test(model) for test in self.tests}
 
-    def _effects(self, model: SkipGram | None) -> list[tuple[float, float]]:
-        """Effect size and p-value of every test."""
-        if model is None:
-            return [(math.nan, math.nan)] * len(self.tests)
-        return [(float(test(model).detach()), test.p_value(model).value) for test in self.tests]
+    def _effects(self, model: nn.Module | None) -> Float[Tensor, " m"]:
+        """Effect size of every test; NaN without a model."""
+        return torch.full((len(self.tests),), math.nan) if model is None else evaluate(self._ask, model)[1]
+
+    def _tested(self, model: SkipGram | None) -> list[Tested]:
+        effects = self._effects(model).tolist()
+        p_values = [math.nan if model is None else test.p_value(model).value for test in self.tests]
+        return [Tested(*pair) for pair in zip(effects, p_values, strict=True)]
 
     @cached_property
-    def _before(self) -> list[tuple[float, float]]:
-        return self._effects(self.whole.model)
-
-    @cached_property
-    def _before_quality(self) -> Mapping[str, float]:
+    def _quality_before(self) -> Mapping[str, float]:
         return self.quality(self.whole.model)
 
     @cached_property
     def _weights(self) -> Float[Tensor, " n"]:
         return self.mix.weights(BIASED)
+
+
+def _acted(outcome: Outcome) -> Acted:
+    assert isinstance(outcome.model, SkipGram)
+    assert outcome.predicted is not None
+    return Acted(outcome.model, outcome.before + outcome.predicted, outcome.steps, outcome.stopped)
 
 
 def gendered() -> list[str]:
