@@ -24,13 +24,13 @@ def label(row: dict[str, Any]) -> str:
 
     Example:
         >>> label({"action": "undo", "guarded": False, "debiased": False, "steps": 10})
-        'undo as in the paper, 10 steps'
+        'undo, 10 free steps'
         >>> label({"action": "remove", "guarded": False, "debiased": True, "steps": 0})
         'remove, then hard debiasing'
     """
     name = str(row["action"])
     if row["steps"]:
-        name += ", guarded" if row["guarded"] else f" as in the paper, {row['steps']} steps"
+        name += ", guarded" if row["guarded"] else f", {row['steps']} free steps"
     if row["debiased"]:
         name = f"{name}, then hard debiasing" if row["action"] == "remove" else f"hard debiasing, then {name}"
     return name
@@ -43,28 +43,30 @@ def weat_figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
         rows: Means over seeds.
 
     Returns:
-        One line of two pictures for each test.
+        One line of two pictures for each test; actions from top to bottom.
     """
     tests = list(dict.fromkeys(row["test"] for row in rows))
-    titles = [title for test in tests for title in (f"{test}: after each action", f"{test}: what it cost")]
+    titles = [title for test in tests for title in (f"{test}: effect size", "held-out loss of a pair (nats)")]
     figure = make_subplots(
-        len(tests), 2, subplot_titles=titles, column_widths=[0.62, 0.38], horizontal_spacing=0.07,
-        vertical_spacing=0.35 / len(tests),
+        len(tests), 2, subplot_titles=titles, column_widths=[0.65, 0.35], shared_yaxes=True, horizontal_spacing=0.03,
+        vertical_spacing=0.2 / len(tests),
     )  # fmt: skip
+    kinds = [(trainer, random) for trainer in ("expected", "sampled") for random in (False, True)]
     for line, test in enumerate(tests, start=1):
-        chosen = [row for row in rows if row["test"] == test]
-        for number, (trainer, random) in enumerate(
-            (trainer, random) for trainer in ("expected", "sampled") for random in (False, True)
-        ):
-            some = [row for row in chosen if row["trainer"] == trainer and (row["of"] == "random") == random]
+        for number, (trainer, random) in enumerate(kinds):
+            asked = (test, trainer, random)
+            some = [row for row in rows if (row["test"], row["trainer"], row["of"] == "random") == asked]
             if some:
-                _add(figure, some, line, f"{trainer}{', random sentences' if random else ''}", number)
-        figure.update_yaxes(title_text="effect size", row=line)
-        figure.update_xaxes(tickangle=-40, row=line, col=1)
-        figure.update_xaxes(type="log", title_text="held-out loss of a pair (nats)", row=line, col=2)
+                name = f"{trainer} training{', random sentences' if random else ''}"
+                _add(figure, some, line, name, number)
+        order = list(dict.fromkeys(label(row) for row in rows if row["test"] == test))
+        figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], row=line)
+        figure.update_xaxes(type="log", row=line, col=2)
+    height = 200 + 640 * len(tests)
     return figure.update_layout(
-        title="Acting on the bias of word embeddings; the size of a dot tells the number of sentences",
-        template="plotly_white", height=620 * len(tests), font={"family": "system-ui, sans-serif"},
+        title="Acting on the bias of word embeddings; the larger a dot, the more sentences; bars: sd over seeds",
+        template="plotly_white", height=height, margin={"t": 140}, font={"family": "system-ui, sans-serif"},
+        legend={"orientation": "h", "x": 0, "y": 1 + 45 / height, "yanchor": "bottom"},
     )  # fmt: skip
 
 
@@ -72,20 +74,17 @@ def _add(figure: go.Figure, rows: list[dict[str, Any]], line: int, name: str, nu
     shape = ("circle", "diamond")[number // 2]
     marker = {
         "symbol": shape + (OPEN if number % 2 else ""), "color": PALETTE[number // 2],
-        "size": [6 + 3 * len(str(row["size"])) if row["size"] else 10 for row in rows],
+        "size": [5 + 3 * len(str(row["size"])) for row in rows],
     }  # fmt: skip
     texts = [
         f"{label(row)}, {row['size']} sentences<br>before {row['before']:.2f}, predicted {row['predicted']:.2f}, "
         f"after {row['after']:.2f}, p = {row['p after']:.3f}<br>held-out loss {row['held-out loss']:.3f}"
         for row in rows
     ]
-    shared = {"mode": "markers", "marker": marker, "text": texts, "hoverinfo": "text", "legendgroup": name}
-    after = [row["after"] for row in rows]
+    shared = {
+        "y": [label(row) for row in rows], "mode": "markers", "marker": marker, "text": texts, "hoverinfo": "text",
+        "legendgroup": name, "name": name, "row": line,
+    }  # fmt: skip
     spread = {"array": [row["sd after"] for row in rows], "visible": any(row["seeds"] > 1 for row in rows)}
-    figure.add_scatter(
-        x=[label(row) for row in rows], y=after, name=name, error_y=spread, showlegend=line == 1, **shared,
-        row=line, col=1,
-    )  # fmt: skip
-    figure.add_scatter(
-        x=[row["held-out loss"] for row in rows], y=after, name=name, showlegend=False, **shared, row=line, col=2
-    )
+    figure.add_scatter(x=[row["after"] for row in rows], error_x=spread, showlegend=line == 1, **shared, col=1)
+    figure.add_scatter(x=[row["held-out loss"] for row in rows], showlegend=False, **shared, col=2)
