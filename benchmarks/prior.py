@@ -16,8 +16,7 @@ from crossfluence.corpus.pairs import Pairs
 from crossfluence.corpus.readers import read_sentences
 from crossfluence.corpus.vocabulary import build_corpus
 from crossfluence.models.skipgram import ExpectedTraining
-from crossfluence.models.skipgram.loss import ExpectedLoss
-from crossfluence.studies.quality import quality
+from crossfluence.studies.quality import held_out_loss, quality
 
 
 def main() -> None:
@@ -31,14 +30,11 @@ def main() -> None:
     pairs = Pairs(corpus)
     held = np.random.default_rng(0).random(corpus.n) < 0.1
     rest = torch.as_tensor(~held).double()
-    counts = pairs.weighted(held.astype(float))
-    training = ExpectedTraining(pairs, asked.dimensions, dtype=torch.float32)
-    loss = ExpectedLoss.of(pairs, 0.0, torch.float32, counts)
+    training, loss = ExpectedTraining(pairs, asked.dimensions, dtype=torch.float32), held_out_loss(pairs, held)
     for prior in (30.0, 10.0, 5.0, 3.0, 1.0):
         model = replace(training, prior=prior).train(rest)
-        value = loss.value(model.word_vectors.detach(), model.context_vectors.detach()) * pairs.all.total / counts.total
         measured = ", ".join(f"{one.name} {one.value:.3f}" for one in quality(model))
-        print(f"prior {prior:g}: held-out loss of a pair {value:.4f}; {measured}", flush=True)
+        print(f"prior {prior:g}: held-out loss of a pair {loss(model):.4f}; {measured}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from crossfluence.corpus.vocabulary import build_corpus
 from crossfluence.models.skipgram import ExpectedTraining, WordBlocks
 from crossfluence.objectives.embeddings import WEAT, weat
 from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.words import newton_step
+from crossfluence.studies.words import unlearned
 
 SOURCES = {
     "enwiki2015": ["enwiki/enwiki2015_sample.txt.xz"],
@@ -132,13 +132,14 @@ def main() -> None:
         rest, ended = again.fit(weights)
         took = time.perf_counter() - began
         began = time.perf_counter()
-        newton = {name: newton_step(risk, ids, question) for name, question in asking.items()}
+        outcome = unlearned(risk, ids, watch)
+        newton = outcome.after.tolist() if outcome else [float("nan")] * len(asking)
         stepped = time.perf_counter() - began
         after = watch(rest)
         print(f"{kind} {len(ids)}: {took:.0f} s ({ended.evaluations}), Newton {stepped:.0f} s", end="")
         for place, name in enumerate(asking):
             actual = float(after[name].detach()) - before[name]
-            guesses = {"one Newton step": newton[name] - before[name]}
+            guesses = {"one Newton step": newton[place] - before[name]}
             guesses |= {method: -float(found.select(ids).values[:, place].sum()) for method, found in scores.items()}
             print(f" | {name} {actual:+.3f}: {guesses['first order']:+.3f} {guesses['one Newton step']:+.3f}", end="")
             rows += [

@@ -1,16 +1,21 @@
 """Acting on an answer: a new model, what was predicted and what happened, and the user's model as it was."""
 
 import copy
+import math
 
 import grid
 import pytest
 import torch
 from grid import normal
 from torch import nn
+from torch.nn.functional import softplus
 
 import crossfluence as cf
 from crossfluence import _errors as errors
-from crossfluence._params import fingerprint
+from crossfluence._params import fingerprint, trained_parameters
+from crossfluence.corpus.pairs import Pairs, Sampling
+from crossfluence.corpus.vocabulary import corpus_of
+from crossfluence.models.skipgram import ExpectedTraining
 
 X = normal(30, 2, seed=0)
 Y = X @ torch.tensor([1.0, -2.0], dtype=torch.float64) + normal(30, seed=1)
@@ -168,6 +173,103 @@ def test_steps_are_those_of_torch_adam(verb, sign):
         (-sign * losses_of(ids)(model)).backward()
         optimizer.step()
     assert torch.allclose(verb(risk(), ids, steps=30, lr=0.05).model.weight, model.weight, rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def skipgram():
+    """A risk of sentences, trained to a minimum."""
+    texts = ["he works at the office", "she stays at home", "he runs a business", "she runs a home", "he stays"] * 3
+    training = ExpectedTraining(Pairs(corpus_of(texts), Sampling(window=2, subsample=0)), 3, prior=5.0)
+    return training.risk(training.train())
+
+
+def mean_loss(made, ids):
+    """The mean loss of some samples, from the risk's own values and as a function that autograd knows."""
+    if isinstance(made, cf.Risk):
+        return losses_of(ids)
+    counts = made.pairs.weighted(made.only(ids).weights.double().numpy())
+    seen = torch.zeros(counts.size, counts.size, dtype=torch.float64)
+    seen[counts.rows, counts.columns] = torch.as_tensor(counts.values)
+    noise = made.pairs.sampling.negatives * seen.sum(1, keepdim=True) * torch.as_tensor(made.pairs.noise)
+    unit = made.n / len(ids) / made.pairs.all.total
+
+    def loss(model):
+        scores = model.word_vectors @ model.context_vectors.T
+        return unit * (seen * softplus(-scores) + noise * softplus(scores)).sum()
+
+    return loss
+
+
+def walked(made, objective, steps, lr):
+    """What torch's Adam makes of the model."""
+    model = copy.deepcopy(made.model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        objective(model).backward()
+        optimizer.step()
+    return list(model.parameters())
+
+
+KINDS = pytest.mark.parametrize("kind", ["risk", "skipgram"])
+
+
+@KINDS
+def test_undoing_some_while_amplifying_others_descends_the_difference(kind, skipgram):
+    made = skipgram if kind == "skipgram" else risk()
+    away, towards = made.labels[:3], made.labels[5:7]
+    up, down = mean_loss(made, list(away)), mean_loss(made, list(towards))
+    outcome = cf.undo(made, away, amplify=towards, steps=12, lr=0.02, tolerance=math.inf, watch=lambda m: down(m))
+    expected = walked(made, lambda model: down(model) - up(model), 12, 0.02)
+    for found, wanted in zip(outcome.model.parameters(), expected, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-7, atol=1e-9)
+    assert outcome.method == "undo and amplify(steps=12, lr=0.02)"
+    assert up(outcome.model) - down(outcome.model) > up(made.model) - down(made.model)
+
+
+@KINDS
+@pytest.mark.parametrize("verb", [cf.undo, cf.amplify])
+def test_a_guarded_walk_is_the_free_one_up_to_the_last_step_that_is_tolerated(kind, verb, skipgram):
+    made = skipgram if kind == "skipgram" else risk()
+    ids, others = made.labels[:2], mean_loss(made, list(made.labels[2:]))
+    guarded = verb(made, ids, steps=60, lr=0.02, guard=others, tolerance=0.05, watch=others)
+    free = verb(made, ids, steps=60, lr=0.02, tolerance=math.inf, watch=others)
+    limit = 1.05 * others(made.model).detach()
+    assert 0 < guarded.steps < free.steps == 60
+    assert torch.equal(guarded.history, free.history[: guarded.steps + 1])
+    assert guarded.history.max() <= limit < free.history[guarded.steps + 1]
+    assert torch.allclose(others(guarded.model).detach(), guarded.after)
+    assert guarded.stopped.startswith(f"Step {guarded.steps + 1} of 60 was taken back: the guard would rise from")
+    assert free.stopped == "All 60 steps were taken; what was guarded is nothing."
+
+
+def test_the_loss_of_all_other_sentences_is_guarded_unless_asked_otherwise(skipgram):
+    ids = skipgram.labels[:2]
+    outcome = cf.undo(skipgram, ids, steps=200, lr=0.02)
+    rest = skipgram.without(ids)
+    before, after = rest.value_at(skipgram.theta), rest.value_at(trained_parameters(outcome.model, "*"))
+    assert 0 < outcome.steps < 200
+    assert "the loss of all other samples" in outcome.stopped
+    assert before < after <= 1.01 * before
+    nothing = cf.undo(risk(), [0], steps=5, lr=0.02)  # a loss of the user's own: its value costs a pass over the data
+    assert (nothing.steps, nothing.stopped) == (5, "All 5 steps were taken; what was guarded is nothing.")
+
+
+def test_a_first_step_that_is_too_long_leaves_the_model_as_it_was():
+    outcome = cf.undo(risk(), [0], steps=5, lr=10, guard=losses_of([1, 2]), watch=ask)
+    assert outcome.steps == 0
+    assert torch.equal(outcome.model.weight, risk().model.weight)
+    assert torch.equal(outcome.achieved, torch.zeros(1).double())
+    assert torch.equal(outcome.predicted, torch.zeros(1).double())
+
+
+def test_guards_and_groups_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="Sample 3 is both"):
+        cf.undo(risk(), [2, 3], amplify=[3, 4], steps=1, lr=0.1)
+    with pytest.raises(ValueError, match=r"tolerance=-1; needed a share"):
+        cf.undo(risk(), [2], steps=1, lr=0.1, guard=ask, tolerance=-1)
+    with pytest.raises(errors.ObjectiveError, match="2 values"):
+        cf.amplify(risk(), [2], steps=1, lr=0.1, guard=both)
 
 
 def test_the_prediction_is_the_slope_times_the_way_that_was_gone():

@@ -188,7 +188,8 @@ def test_the_unit_of_the_question_is_that_of_the_scores(scale, solver):
 def test_how_much_is_held_at_once_does_not_change_the_scores(monkeypatch):
     wanted = cf.influence(risk(), likenesses, PRECISE).values
     monkeypatch.setattr("crossfluence.models.skipgram.loss.NUMBERS_AT_ONCE", 20)
-    monkeypatch.setattr("crossfluence.models.skipgram.risk.PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr("crossfluence.models.skipgram.sentences.NUMBERS_AT_ONCE", 20)
+    monkeypatch.setattr("crossfluence.models.skipgram.risk.NUMBERS_HELD", 0)
     monkeypatch.setattr("crossfluence.corpus.pairs.PAIRS_AT_ONCE", 17)
     anew = SkipGramRisk(trained(), Pairs(pairs().corpus, pairs().sampling), risk().l2)
     close(cf.influence(anew, likenesses, PRECISE).values, wanted, rtol=1e-6, atol=1e-11)

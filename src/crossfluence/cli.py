@@ -222,6 +222,38 @@ def planted(
     console.print(f"Wrote {out / 'planted.txt'} (seed 0) and {out / 'results.csv'}.")
 
 
+@study.command()
+def weat(
+    data_dir: Annotated[
+        Path, typer.Option(envvar="CROSSFLUENCE_DATA", help="The folder with wnc_parts/, wikibias/ and enwiki/.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for results.csv and figure.html.")] = Path("study-weat"),
+    force: Force = False,
+    words: Annotated[int, typer.Option(help="Of plain Wikipedia.", min=1)] = 1_500_000,
+    vocabulary: Annotated[int, typer.Option(help="The most words to keep.", min=2)] = 1_500,
+    dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 32,
+    sizes: Annotated[
+        str, typer.Option(help="How many sentences are acted on; the paper: 5,10,100,1000.")
+    ] = "10,100,1000",
+    steps: Annotated[str, typer.Option(help="Of undo and amplify; the paper: 5,10,100,1000.")] = "10,100",
+    seeds: Annotated[int, typer.Option(help="Of the sampled trainer, which takes the largest size.", min=0)] = 2,
+) -> None:
+    """The paper's experiment on bias in word embeddings: every action, predicted, found, and what it cost."""
+    from .report.terminal import print_weat
+    from .studies.weat import WeatSettings, summary, weat_study
+
+    with _plainly():
+        settings = WeatSettings(
+            words, vocabulary, dimensions, _numbers("sizes", sizes), _numbers("steps", steps), seeds
+        )
+        try:
+            rows, notes = weat_study(data_dir, out, settings=settings, force=force)
+        except KeyboardInterrupt:
+            sys.exit(f"\nStopped. What is finished is kept in {out}; the same command goes on from there.")
+    print_weat(summary(rows), notes)
+    console.print(f"Wrote {out / 'results.csv'} and {out / 'figure.html'}.")
+
+
 def _answer(
     x: Tensor,
     ids: tuple[Hashable, ...],
@@ -264,6 +296,14 @@ def _amount(remove: str) -> float:
     if not remove.endswith("%") and (value < 1 or value != round(value)):
         raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.")
     return value
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from "10,100"."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise CorpusError(f"--{name} {text} is not a list of numbers such as 10,100.") from None
 
 
 def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path, vectors: Path | None) -> None:

@@ -25,6 +25,7 @@ class Outcome:
         predicted: Shape `(m,)`, the change that was predicted; `None` where no prediction was asked for.
         history: Shape `(steps + 1, m)`, the objectives after each step, for actions that take steps.
         method: The action.
+        stopped: Where and why the steps ended.
     """
 
     model: nn.Module = field(repr=False)
@@ -34,6 +35,12 @@ class Outcome:
     predicted: Float[Tensor, " m"] | None = None
     history: Float[Tensor, "t m"] | None = field(default=None, repr=False)
     method: str = ""
+    stopped: str = ""
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken and kept."""
+        return 0 if self.history is None else len(self.history) - 1
 
     @property
     def achieved(self) -> Float[Tensor, " m"]:

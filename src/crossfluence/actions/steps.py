@@ -1,9 +1,9 @@
-"""Gradient steps on the loss of chosen samples: away from them (`undo`) or towards them (`amplify`)."""
+"""Gradient steps on the loss of chosen samples: away from them (`undo`), towards others (`amplify`), or both."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from tqdm.auto import tqdm
@@ -13,61 +13,98 @@ from .._functional import undisturbed
 from .._params import put
 from .._types import Id, Objective, Params
 from ..training.optimizers import Adam
+from .guard import Guard
 from .outcome import Outcome, first_order, watched
 
+TOLERANCE = 0.01  # of the guard: held-out loss and word similarities of skip-gram are then still what they were
 
-def undo(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
-    """Ascends the loss of the chosen samples with Adam: the paper's mitigation.
 
-    It stops nowhere by itself: too many steps ruin the model, so watch a measure of quality beside the question.
-    `unlearn` and `remove` need no such care.
+def undo(
+    risk: AbstractRisk,
+    ids: Iterable[Id],
+    *,
+    steps: int,
+    lr: float,
+    amplify: Iterable[Id] = (),
+    watch: Objective | None = None,
+    guard: Objective | None = None,
+    tolerance: float = TOLERANCE,
+) -> Outcome:
+    """Ascends the loss of the chosen samples with Adam, the paper's mitigation, and stops before the model is ruined.
+
+    The loss of a sample has no upper end, so enough steps ruin any model. A guard is measured after every step; the
+    first step that raises it too far is taken back, and the walk ends there. It is the loss of all other samples where
+    the risk knows its value, as skip-gram does. Elsewhere nothing is guarded until you say what, for example
+    `guard=cf.mean_over(held_out, loss)`. `unlearn` and `remove` need no such care.
 
     Args:
         risk: What training minimised, and where it ended.
         ids: The samples to undo.
-        steps: How many.
+        steps: How many, at most.
         lr: Adam's learning rate.
+        amplify: Samples to amplify at the same time: each step descends their mean loss less that of the others.
         watch: An objective to record after every step.
+        guard: A scalar objective that must not rise; of a quality, give the negative.
+        tolerance: By what share of its value before the guard may rise; `math.inf` turns it off.
 
     Returns:
-        The new model; `predicted` is the first-order change of the watched objective along the way that was gone.
+        The new model; `steps` and `stopped` say where and why the walk ended, `predicted` is the first-order change of
+        the watched objective along it.
 
     Raises:
         IdError: If an id is unknown.
-        ValueError: If there is nothing to undo, or no step to take.
+        ObjectiveError: If the guard is not one number.
+        ValueError: If there is nothing to undo, no step to take, or a sample both to undo and to amplify.
 
     Example:
-        >>> from crossfluence import Risk, batches
+        >>> from crossfluence import Risk, batches, mean_over
         >>> net = torch.nn.Linear(1, 1, bias=False)
         >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [1.0]])
         >>> with torch.no_grad():
         ...     _ = net.weight.fill_(0.5)  # the least-squares solution
-        >>> risk = Risk(net, lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1), batches(x, y))
-        >>> outcome = undo(risk, [1], steps=1, lr=0.1, watch=lambda model: model.weight[0, 0])
-        >>> round(outcome.achieved.item(), 3)
-        -0.1
+        >>> loss = lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1)
+        >>> risk = Risk(net, loss, batches(x, y))
+        >>> outcome = undo(risk, [1], steps=9, lr=0.1, guard=mean_over(batches(x, y), loss), tolerance=0.2)
+        >>> outcome.steps, round(outcome.model.weight.item(), 2)
+        (2, 0.3)
+        >>> outcome.stopped
+        'Step 3 of 9 was taken back: the guard would rise from 0.25 to 0.3402; tolerance=0.2 allows 0.3.'
 
     References:
         Silva, Chopra and Gombolay, AISTATS 2022, section 5.
     """
-    return _walk(risk, ids, steps, lr, -1, watch, f"undo(steps={steps}, lr={lr:g})")
+    away, towards = list(ids), list(amplify)
+    return _walk(risk, away, towards, steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
 
 
-def amplify(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, watch: Objective | None = None) -> Outcome:
-    """Descends the loss of the chosen samples with Adam: the paper's augmentation.
+def amplify(
+    risk: AbstractRisk,
+    ids: Iterable[Id],
+    *,
+    steps: int,
+    lr: float,
+    watch: Objective | None = None,
+    guard: Objective | None = None,
+    tolerance: float = TOLERANCE,
+) -> Outcome:
+    """Descends the loss of the chosen samples with Adam, the paper's augmentation; guarded as `undo` is.
 
     Args:
         risk: What training minimised, and where it ended.
         ids: The samples to amplify.
-        steps: How many.
+        steps: How many, at most.
         lr: Adam's learning rate.
         watch: An objective to record after every step.
+        guard: A scalar objective that must not rise; see `undo`.
+        tolerance: By what share of its value before the guard may rise; `math.inf` turns it off.
 
     Returns:
-        The new model; `predicted` is the first-order change of the watched objective along the way that was gone.
+        The new model; `steps` and `stopped` say where and why the walk ended, `predicted` is the first-order change of
+        the watched objective along it.
 
     Raises:
         IdError: If an id is unknown.
+        ObjectiveError: If the guard is not one number.
         ValueError: If there is nothing to amplify, or no step to take.
 
     Example:
@@ -81,35 +118,56 @@ def amplify(risk: AbstractRisk, ids: Iterable[Id], *, steps: int, lr: float, wat
         >>> round(outcome.achieved.item(), 3)
         0.1
     """
-    return _walk(risk, ids, steps, lr, 1, watch, f"amplify(steps={steps}, lr={lr:g})")
+    return _walk(risk, [], list(ids), steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
 
 
 def _walk(
-    risk: AbstractRisk, ids: Iterable[Id], steps: int, lr: float, sign: int, watch: Objective | None, method: str
+    risk: AbstractRisk,
+    away: list[Id],
+    towards: list[Id],
+    *,
+    steps: int,
+    lr: float,
+    watch: Objective | None,
+    guard: Objective | None,
+    tolerance: float,
 ) -> Outcome:
-    """Adam on the mean loss of the chosen samples, downhill (sign 1) or uphill (-1)."""
-    chosen = list(ids)
-    if not chosen or steps < 1:
-        raise ValueError(f"Got {len(chosen)} samples and {steps} steps; needed at least one of each.")
-    model = copy.deepcopy(risk.model)
-    optimizer = Adam(lr)
+    """Adam on the mean loss of some samples less that of others, as far as the guard lets it."""
+    name = " and ".join(verb for verb, ids in (("undo", away), ("amplify", towards)) if ids)
+    if not name or steps < 1:
+        raise ValueError(f"Got {len(away) + len(towards)} samples and {steps} steps; needed at least one of each.")
+    model, optimizer = copy.deepcopy(risk.model), Adam(lr)
     with undisturbed():
         risk.check()
-        only = risk.only(chosen)
-        theta = dict(risk.theta)
-        state, history = optimizer.start(theta), [watched(watch, model)]
-        for count in tqdm(range(1, steps + 1), desc=method.partition("(")[0], unit="step", disable=None, leave=False):
-            gradient = _mean_gradient(only, theta, len(chosen))
-            theta, state = optimizer.step(theta, {k: sign * v for k, v in gradient.items()}, state, count, 1.0)
-            put(theta, model)
+        gradient = _pull(risk, away, towards)
+        allowed = Guard.of(risk, [*away, *towards], model, guard, tolerance)
+        theta, history, stopped = dict(risk.theta), [watched(watch, model)], ""
+        state = optimizer.start(theta)
+        for count in tqdm(range(1, steps + 1), desc=name, unit="step", disable=None, leave=False):
+            stepped, state = optimizer.step(theta, gradient(theta), state, count, 1.0)
+            put(stepped, model)
+            if too_far := allowed.refusal(stepped):
+                put(theta, model)
+                stopped = f"Step {count} of {steps} was taken back: {too_far}."
+                break
+            theta = stepped
             history.append(watched(watch, model))
         predicted = first_order(risk, watch, risk.layout.flatten(theta) - risk.layout.flatten(risk.theta))
-    names = history[0][0]
     values = torch.stack([value for _, value in history])
-    return Outcome(model, names, values[0], values[-1], predicted, values, method)
+    return Outcome(
+        model, history[0][0], values[0], values[-1], predicted, values, f"{name}(steps={steps}, lr={lr:g})",
+        stopped or f"All {steps} steps were taken; what was guarded is {allowed.name}.",
+    )  # fmt: skip
 
 
-def _mean_gradient(only: AbstractRisk, theta: Params, count: int) -> Params:
-    """The gradient of the chosen samples' mean loss, l2 term excluded."""
-    flat = only.field_at(theta) - only.l2 * only.layout.flatten(theta)
-    return only.layout.unflatten(flat * (only.n / count))
+def _pull(risk: AbstractRisk, away: list[Id], towards: list[Id]) -> Callable[[Params], Params]:
+    """The gradient of the mean loss of some samples less that of others, l2 term excluded."""
+    if both := set(away) & set(towards):
+        raise ValueError(f"Sample {next(iter(both))!r} is both to be undone and to be amplified; choose one.")
+    parts = [(sign * risk.n / len(ids), risk.only(ids)) for sign, ids in ((-1, away), (1, towards)) if ids]
+
+    def gradient(theta: Params) -> Params:
+        shrinking = risk.l2 * risk.layout.flatten(theta)
+        return risk.layout.unflatten(sum((s * (only.field_at(theta) - shrinking) for s, only in parts), 0 * shrinking))
+
+    return gradient

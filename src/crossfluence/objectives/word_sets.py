@@ -76,7 +76,8 @@ def word_sets(source: str | Path) -> tuple[WordSets, ...]:
     Built in, each as Caliskan et al. give it: `"career"` (their test 6: male and female first names, career and
     family), `"math"` (7) and `"science"` (8) against the arts, male and female terms, `"race"` (3: European and
     African American first names, pleasant and unpleasant). `"career-terms"` asks the question of `"career"` with
-    the words of `"math"` (he, she, ...) instead of names: first names are rare in many texts.
+    the words of `"math"` (he, she, ...) instead of names: first names are rare in many texts. So does `"race-terms"`
+    for `"race"`, with origins (after May et al.).
 
     A file holds one test or a list of tests, in either of two forms; `name` and `categories` may be left out:
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -101,3 +102,28 @@ def print_word(answer: WordAnswer) -> None:
     for move in answer.moves:
         shown.add_row(move.name, f"{move.summed:+.4f}", f"{move.predicted:+.4f}", f"{move.retrained:+.4f}")
     console.print(shown)
+
+
+def print_weat(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> None:
+    """What had to be left out, then for each test every action on the most sentences."""
+    from .weat import label
+
+    for note in notes:
+        console.print(note)
+    most = max(row["size"] for row in rows)
+    measures = [name for name in ("WordSim-353", "SimLex-999", "MEN", "analogies", "held-out loss") if name in rows[0]]
+    for trainer, test in dict.fromkeys((row["trainer"], row["test"]) for row in rows):
+        chosen = [row for row in rows if (row["trainer"], row["test"]) == (trainer, test) and row["size"] in {0, most}]
+        shown = RichTable(
+            title=f"{test}, {trainer} training: {most} sentences, effect size {_spread(chosen[0], 'before')}"
+        )
+        for place, name in enumerate(["action", "of", "predicted", "after", "p", *measures]):
+            shown.add_column(name, justify="right" if place > 1 else "left")
+        for row in chosen:
+            figures = [f"{row[name]:.3f}" for name in ("p after", *measures)]
+            shown.add_row(label(row), row["of"], f"{row['predicted']:.2f}", _spread(row, "after"), *figures)
+        console.print(shown)
+
+
+def _spread(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.2f}" + (f" ± {row[f'sd {name}']:.2f}" if row["seeds"] > 1 else "")

@@ -1,15 +1,23 @@
-"""What a change cost: word similarity and analogies, measured by gensim on the sets that it ships."""
+"""What a change cost: word similarity and analogies, by gensim on the sets that it ships, and the loss held out."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Bool
+
+from .._errors import CorpusError
 from .._extras import optional
+from ..corpus.pairs import Pairs
 from ..models.skipgram import SkipGram
+from ..models.skipgram.loss import ExpectedLoss
 
 SIMILARITY = {"WordSim-353": "wordsim353.tsv", "SimLex-999": "simlex999.txt"}
 ENOUGH = 20  # pairs of which both words have a vector; with fewer a correlation says nothing
@@ -31,13 +39,14 @@ class Quality:
     used: int
 
 
-def quality(model: SkipGram) -> tuple[Quality, ...]:
-    """Word similarity on WordSim-353 and SimLex-999, on MEN if `CROSSFLUENCE_DATA` has it, and Google's analogies.
+def quality(model: SkipGram, *, data: Path | None = None) -> tuple[Quality, ...]:
+    """Word similarity on WordSim-353 and SimLex-999, on MEN if the data has it, and Google's analogies.
 
     Analogies are answered among the 5,000 most frequent words. Measures with fewer than 20 usable items are left out.
 
     Args:
         model: Word vectors, most frequent words first.
+        data: The folder in which MEN is `word_similarity/EN-MEN-TR-3k.txt`; default: what `CROSSFLUENCE_DATA` names.
 
     Returns:
         What could be measured.
@@ -56,7 +65,8 @@ def quality(model: SkipGram) -> tuple[Quality, ...]:
     datapath = optional("gensim.test.utils", "Word similarity", "words").datapath
     keyed = model.to_gensim()
     files = {name: Path(datapath(file)) for name, file in SIMILARITY.items()}
-    men = Path(os.environ.get("CROSSFLUENCE_DATA", ""), "word_similarity", "EN-MEN-TR-3k.txt")
+    folder = os.environ.get("CROSSFLUENCE_DATA", "") if data is None else data
+    men = Path(folder, "word_similarity", "EN-MEN-TR-3k.txt")
     found = []
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # gensim tells of every set and section
@@ -72,6 +82,35 @@ def quality(model: SkipGram) -> tuple[Quality, ...]:
 def measured(model: SkipGram) -> dict[str, float]:
     """The values of `quality` by name."""
     return {measure.name: measure.value for measure in quality(model)}
+
+
+def held_out_loss(pairs: Pairs, held: Bool[np.ndarray, " n"]) -> Callable[[SkipGram], float]:
+    """How well a model foresees sentences that it was not trained on.
+
+    Args:
+        pairs: Of all sentences.
+        held: Which of them are kept out of training, by weights of zero.
+
+    Returns:
+        A function of a model: the mean loss of a pair of these sentences, noise words in expectation. Unit: nats.
+
+    Raises:
+        CorpusError: If they have no pairs.
+
+    Example:
+        >>> from crossfluence.corpus.vocabulary import corpus_of
+        >>> pairs = Pairs(corpus_of(["he works", "she works"]))
+        >>> loss = held_out_loss(pairs, np.array([False, True]))
+        >>> round(loss(SkipGram(pairs.corpus.words, torch.zeros(3, 2), torch.zeros(3, 2))), 3)  # (1 + 5) log 2
+        4.159
+    """
+    counts = pairs.weighted(held.astype(float))
+    if not counts.total:
+        raise CorpusError(f"The {int(held.sum())} sentences that are held out have no pairs; hold out more of them.")
+    loss = ExpectedLoss(
+        counts, torch.as_tensor(pairs.noise), pairs.sampling.negatives, counts.total, l2=0.0, dtype=torch.float64
+    )
+    return lambda model: loss.value(model.word_vectors.detach().double(), model.context_vectors.detach().double())
 
 
 def _similarity(keyed: Any, name: str, file: Path) -> Quality:

@@ -16,6 +16,7 @@ from .._errors import CorpusError, SolveError
 from .._influence import influence
 from .._scores import Scores
 from .._types import Id, Objective
+from ..actions.outcome import Outcome
 from ..actions.unlearn import unlearn
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs, Sampling
@@ -276,11 +277,26 @@ def newton_step(risk: SkipGramRisk, ids: Sequence[Id], question: Objective) -> f
     Returns:
         Its value; NaN if even the shortest step raises the loss without the sentences.
     """
+    outcome = unlearned(risk, ids, question)
+    return float("nan") if outcome is None else float(outcome.after)
+
+
+def unlearned(risk: SkipGramRisk, ids: Sequence[Id], watch: Objective) -> Outcome | None:
+    """One Newton step without some sentences, stopped earlier where it would go astray.
+
+    Args:
+        risk: The trained model.
+        ids: The sentences.
+        watch: Questions to ask before and after.
+
+    Returns:
+        The new model; nothing if even the shortest step raises the loss without the sentences.
+    """
     for rtol in (RTOL, 0.1, 0.5):
         solver = CG(rtol=rtol, preconditioner=WordBlocks(), truncate=True)
         with contextlib.suppress(SolveError):
-            return float(unlearn(risk, ids, solver, watch=question).after)
-    return float("nan")
+            return unlearn(risk, ids, solver, watch=watch)
+    return None
 
 
 def _retrained(
