@@ -121,11 +121,12 @@ def test_a_compressed_table_is_read_by_its_column(tmp_path):
 
 
 def test_only_whole_words_are_marked_and_all_else_is_escaped():
-    html = str(marked("He's <script>the</script> HE, shepherd; Management.", ["he"], ["management"]))
+    kinds = {"target": ["he"], "attribute": ["management"]}
+    html = str(marked("He's <script>the</script> HE, shepherd; Management.", kinds))
     assert html.count("<mark") == 3
     assert "<script>" not in html
     assert "shepherd" in html
-    long = str(marked("word " * 300 + "career " + "word " * 300, ["he"], ["career"]))
+    long = str(marked("word " * 300 + "career " + "word " * 300, {"target": ["he"], "attribute": ["career"]}))
     assert '<mark class="attribute">career</mark>' in long
     assert len(long) < 600
 

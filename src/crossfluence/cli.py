@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .report.page import Samples
     from .studies.clusters import ClusterSettings
+    from .studies.word import WordAnswer
     from .studies.words import WordsAnswer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -115,10 +116,8 @@ def words(
     seed: Seed = 0,
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
-    from ._files import write_atomically
     from .corpus.vocabulary import read_corpus
     from .objectives.word_sets import word_sets
-    from .report.page import frame_csv
     from .studies.word import explain_word
     from .studies.words import WordsSettings, explain_words, forecast
 
@@ -145,12 +144,12 @@ def words(
                 print_words(answer)
             else:
                 moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
-                write_atomically(sheet, frame_csv(moved.scores))
+                _write_words(moved, corpus.name, out, sheet)
                 print_word(moved)
         except KeyboardInterrupt:
             sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
     shutil.rmtree(unfinished, ignore_errors=True)
-    console.print(f"Wrote {sheet}." if word else f"Wrote {out} and {sheet}.")
+    console.print(f"Wrote {out} and {sheet}.")
 
 
 @study.command()
@@ -241,15 +240,21 @@ def _amount(remove: str) -> float:
     return value
 
 
-def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path) -> None:
+def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path) -> None:
     from ._files import write_atomically
     from .report.page import frame_csv
+    from .report.word import word_page
     from .report.words import words_page
+    from .studies.word import WordAnswer
 
     shown = {label for name in answer.scores.objectives for effect in ("raises", "lowers")
              for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
     texts: dict[Hashable, str] = {label: one.text for label, one in answer.corpus.find(map(str, shown)).items()}
-    page = words_page(answer, texts, title=title, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+    command = f"crossfluence {shlex.join(sys.argv[1:])}"
+    if isinstance(answer, WordAnswer):
+        page = word_page(answer, texts, title=title, command=command)
+    else:
+        page = words_page(answer, texts, title=title, command=command)
     write_atomically(out, page.encode())
     write_atomically(sheet, frame_csv(answer.scores))
 

@@ -172,7 +172,7 @@ def explain_words(
         ['the 10 that raise it most', 'the 10 that lower it most', '10 random ones']
     """
     settings = settings or WordsSettings()
-    count, clock = settings.group(corpus.n), _Clock()
+    count, clock = settings.group(corpus.n), Clock()
     index = {word: row for row, word in enumerate(corpus.words)}
     tests = [weat(one, index, least=settings.least) for one in lists]
     if store is not None:
@@ -222,7 +222,7 @@ def forecast(corpus: Corpus, tests: int, settings: WordsSettings) -> str:
     return f"About {max(1, round(seconds / 60))} min and {bytes_held / 2**30:.1f} GiB."
 
 
-class _Clock:
+class Clock:
     """Seconds of each phase, from when it was made."""
 
     def __init__(self) -> None:
@@ -230,6 +230,7 @@ class _Clock:
         self.last = time.perf_counter()
 
     def note(self, phase: str) -> None:
+        """The time since the last note belongs to this phase."""
         now = time.perf_counter()
         self.seconds[phase], self.last = now - self.last, now
 
