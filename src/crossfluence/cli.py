@@ -17,7 +17,7 @@ try:
     import typer
     from rich.table import Table as RichTable
 
-    from .report.terminal import console, print_clusters, print_word, print_words
+    from .report.terminal import console, print_clusters, print_scifi, print_word, print_words
 except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
 
@@ -194,6 +194,30 @@ def planted(
         shown.add_row(*[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()])
     console.print(shown)
     console.print(f"Wrote {out / 'planted.txt'} (seed 0) and {out / 'results.csv'}.")
+
+
+@study.command()
+def scifi(
+    data: Annotated[
+        Path, typer.Option("--data-dir", envvar="CROSSFLUENCE_DATA", help="The folder that holds scifi/.")
+    ] = Path(),
+    out: Annotated[Path, typer.Option(help="The folder for the tables and figure.html.")] = Path("study-scifi"),
+    force: Force = False,
+    full: Annotated[
+        bool, typer.Option("--all", help="1, 2, 5 and 10 sentences, 5 to 1,000 steps; default: 1 and 10, 5 to 100.")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """The paper's second experiment: what moved a word, what holds it in its cluster, does it leave without that?"""
+    from .studies.scifi import SciFi, scifi_study
+
+    settings = SciFi(seed=seed)
+    if full:
+        settings = replace(settings, sentences=(1, 2, 5, 10), steps=(5, 10, 100, 1000))
+    with _plainly():
+        found = scifi_study(data / "scifi", out, settings, force=force)
+    print_scifi(found)
+    console.print(f"Wrote results.csv, clusters.csv, determined.csv and figure.html into {out}.")
 
 
 def _answer(

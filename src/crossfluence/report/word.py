@@ -13,13 +13,14 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from .._types import Id
-from .page import PALETTE, RAISES, embedded, layout, template, versions
+from .page import LOWERS, PALETTE, RAISES, embedded, layout, template, versions
 from .words import strongest
 
 if TYPE_CHECKING:
     from ..studies.word import WordAnswer
 
 MEMBERS = 30  # words of each cluster that are shown, those nearest to its centre
+LABELLED = 10  # of these, how many have their name beside them in the two clusters asked about
 
 
 def word_page(answer: WordAnswer, texts: Mapping[Id, str], *, title: str, command: str) -> str:
@@ -59,13 +60,16 @@ def _map(answer: WordAnswer, shown: list[tuple[str, ...]]) -> go.Figure:
     words = list(dict.fromkeys([answer.word, *(word for members in shown for word in members)]))
     places = dict(zip(words, _plane(answer, words).tolist(), strict=True))
     figure = go.Figure(layout=layout("", ""))
-    for number in sorted(range(len(shown)), key=lambda number: number in (answer.first, answer.second)):
+    colours = {number: PALETTE[number % len(PALETTE)] for number in range(len(shown))}
+    colours |= {answer.first: RAISES, answer.second: LOWERS}  # as the marks in the sentences
+    for number in sorted(colours, key=lambda number: number in (answer.first, answer.second)):
         asked = number in (answer.first, answer.second)
-        members = [word for word in shown[number] if word != answer.word]
+        dots = _dots(places, [word for word in shown[number] if word != answer.word])
+        named = dots["text"][: LABELLED if asked else 0]
         figure.add_scatter(
-            **_dots(places, members), mode="markers+text" if asked else "markers", name=f"cluster {number}",
-            textposition="top center", textfont={"size": 11},
-            marker={"size": 7, "color": PALETTE[number % len(PALETTE)], "opacity": 1 if asked else 0.35},
+            **(dots | {"text": named + [""] * (len(dots["text"]) - len(named))}), hovertext=dots["text"],
+            mode="markers+text", name=f"cluster {number}", textposition="top center", textfont={"size": 11},
+            marker={"size": 7 if asked else 5, "color": colours[number], "opacity": 1 if asked else 0.35},
         )  # fmt: skip
     figure.add_scatter(
         **_dots(places, [answer.word]), mode="markers+text", name="the word", textposition="bottom center",

@@ -22,6 +22,8 @@ from ..objectives.word_sets import rows_of
 from ..training.retrain import leave_out
 from .words import Clock, WordsSettings, newton_step
 
+ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one that are all the same
+
 
 @dataclass(frozen=True, eq=False)
 class Move:
@@ -105,7 +107,7 @@ def explain_word(
 
     Example:
         >>> from crossfluence.studies.planted import planted
-        >>> corpus = planted(sentences=200, culprits=10).corpus
+        >>> corpus = planted(sentences=800, culprits=40).corpus
         >>> answer = explain_word(corpus, "fox", clusters=3, settings=WordsSettings(dimensions=4, remove=3))
         >>> answer.word, len(answer.clusters), answer.margin > 0
         ('fox', 3, True)
@@ -163,9 +165,17 @@ def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, 
 
     Returns:
         All words, in each cluster those nearest to its centre first.
+
+    Raises:
+        CorpusError: If all vectors have one direction.
     """
     kmeans = optional("sklearn.cluster", "Clusters of words", "clusters").KMeans(clusters, n_init=4, random_state=seed)
     table = torch.nn.functional.normalize(model.word_vectors.detach().double())
+    if (spread := float((table - table.mean(0)).norm(dim=1).max())) < ONE_DIRECTION:
+        raise CorpusError(
+            f"The vectors of all {len(table)} words have one direction (within {spread:.1g}), so there are no "
+            f"clusters: too little text for its l2 term. Give more text, or a lower prior."
+        )
     labels = torch.as_tensor(kmeans.fit(table.numpy()).labels_)
     centres = torch.as_tensor(kmeans.cluster_centers_)
     found = []
