@@ -204,7 +204,7 @@ def scifi(
     out: Annotated[Path, typer.Option(help="The folder for the tables and figure.html.")] = Path("study-scifi"),
     force: Force = False,
     full: Annotated[
-        bool, typer.Option("--all", help="1, 2, 5 and 10 sentences, 5 to 1,000 steps; default: 1 and 10, 5 to 100.")
+        bool, typer.Option("--all", help="1, 2, 5 and 10 sentences, 5 to 1,000 steps; default: 10, and 5 to 100.")
     ] = False,
     seed: Seed = 0,
 ) -> None:

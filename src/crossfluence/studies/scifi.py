@@ -68,7 +68,7 @@ class SciFi:
 
     words: tuple[str, ...] = ("dooku", "doctor", "hero", "sith", "kirk", "spock", "ring", "zulu")
     _: KW_ONLY
-    sentences: tuple[int, ...] = (1, 10)
+    sentences: tuple[int, ...] = (10,)
     steps: tuple[int, ...] = (5, 10, 100)
     lr: float = 1e-3
     clusters: int = 8
@@ -300,7 +300,7 @@ class _Experiment:
 
     def _kept(self, what: tuple[Any, ...], make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Figures from the store, or made and put there."""
-        file = self.store / f"{content_hash(what, self.settings, self.risk.signature)}.json"
+        file = self.store / f"{content_hash(what, self.members, self.settings.seed, self.risk.signature)}.json"
         if not file.exists():
             write_atomically(file, json.dumps(make()).encode())
         return json.loads(file.read_bytes())
