@@ -1,15 +1,14 @@
 """The command line: one sentence and exit code 2 for bad input, a page that needs nothing, runs that go on."""
 
 import functools
-import json
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from browser import CHROMIUM, browse, parsed
 from grid import normal
 from typer.testing import CliRunner
 
@@ -20,7 +19,6 @@ from crossfluence.training import retrain
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
 HEADER = "name,u [cm],v <b>,kind"
 ROWS = [f"r{row},{u:.4f},{v:.4f},text" for row, (u, v) in enumerate(BLOBS.tolist())]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def table(*changes, rows=40):
@@ -178,28 +176,6 @@ def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypat
 # The page.
 
 
-class Tags(HTMLParser):
-    """Ids, and whatever a browser would fetch."""
-
-    def __init__(self):
-        super().__init__()
-        self.ids, self.fetched, self.scripts = [], [], 0
-
-    def handle_starttag(self, tag, attributes):
-        self.scripts += tag == "script"
-        for name, value in attributes:
-            if name == "id":
-                self.ids.append(value)
-            if name in {"src", "href", "srcset", "data", "poster", "action", "background", "xlink:href"}:
-                self.fetched.append((tag, value))
-
-
-def parsed(page):
-    tags = Tags()
-    tags.feed(page)
-    return tags
-
-
 def test_the_page_has_its_parts_and_fetches_nothing(folder):
     assert clusters().exit_code == 0
     page = (folder / "page.html").read_text()
@@ -222,21 +198,6 @@ def test_ids_of_the_user_are_text_in_the_page(folder):
     assert clusters("--out", "plain.html").exit_code == 0
     tags, plain = (parsed((folder / name).read_text()) for name in ("page.html", "plain.html"))
     assert (tags.fetched, tags.scripts) == (plain.fetched, plain.scripts)
-
-
-def browse(folder, address):
-    """The page as the browser drew it, and what a page asked for; the browser's own requests have no origin."""
-    log = folder / "net.json"
-    quiet = ["gpu", "quic", "background-networking", "component-update", "sync", "extensions"]
-    dom = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", f"--user-data-dir={folder / 'user'}",
-         *[f"--disable-{name}" for name in quiet], f"--log-net-log={log}",
-         "--virtual-time-budget=8000", "--dump-dom", address],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-    parts = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-    begun = {part["url"] for part in parts if part.get("initiator", "not an origin") != "not an origin"}
-    return dom, {url for url in begun if not url.startswith(("file:", "data:", "blob:"))}
 
 
 @pytest.mark.slow

@@ -5,14 +5,18 @@ import re
 
 import pandas as pd
 import pytest
+import torch
+from browser import CHROMIUM, browse, parsed
 from typer.testing import CliRunner
 
-from crossfluence._errors import SolveError
+from crossfluence._errors import CorpusError, SolveError
 from crossfluence.cli import app
+from crossfluence.models.skipgram import SkipGram
 from crossfluence.report.words import marked
 from crossfluence.studies import words as study
 from crossfluence.studies.planted import marked as marked_corpus
 from crossfluence.studies.planted import planted
+from crossfluence.studies.word import clustered, own_and_next
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +52,66 @@ def test_the_command_writes_a_page_and_all_scores(corpus_file, tmp_path):
     assert run(corpus_file, "--out", out).exit_code == 2  # it is there already
 
 
+def about(corpus_file, out, *more, word="fox"):
+    asked = ["--word", word, "--clusters", 4, "--remove", 10, "--dimensions", 8, "--min-count", 2]
+    return run(corpus_file, *asked, "--out", out, *more)
+
+
 def test_a_word_is_explained_by_its_cluster(corpus_file, tmp_path):
     out = tmp_path / "word.html"
-    asked = ["--word", "fox", "--clusters", 4, "--remove", 10, "--dimensions", 8, "--min-count", 2]
-    result = run(corpus_file, *asked, "--out", out)
+    result = about(corpus_file, out)
     assert result.exit_code == 0, result.output
     assert "'fox' is in cluster" in result.output
-    assert out.with_suffix(".csv").exists()
+    assert len(pd.read_csv(out.with_suffix(".csv"))) == 840
+    tags, page = parsed(out.read_text()), re.sub(r"<script.*?</script>", "", out.read_text(), flags=re.DOTALL)
+    assert set(tags.ids) >= {"question", "clusters", "map", "raises", "lowers", "check", "made"}
+    assert tags.fetched == [("link", "data:,")]
+    for kind in ("target", "first", "second"):
+        assert page.count(f'<mark class="{kind}">') > 3
+    assert "10 random ones with &#39;fox&#39;" in page
+    assert not out.with_name("word.html.unfinished").exists()
+
+
+def test_a_word_lies_in_its_cluster_of_k_means_and_no_member_is_left_out():
+    model = SkipGram.initial([f"w{number}" for number in range(200)], 3, seed=0)
+    members = clustered(model, 2, seed=0)
+    assert sorted(word for words in members for word in words) == sorted(model.words)
+    assert max(map(len, members)) > 30
+    for word in model.words:
+        own, other = own_and_next(model, word, members)
+        assert word in members[own]
+        assert own != other
+
+
+def test_the_next_cluster_is_the_nearest_of_the_others():
+    places = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.8, 0.6], [0.7, 0.7], [-1.0, 0.0], [-1.0, 0.1]])
+    model = SkipGram(["a", "b", "c", "d", "e", "f"], places, places)
+    assert own_and_next(model, "a", [["e", "f"], ["a", "b"], ["c", "d"]]) == (1, 2)
+
+
+def test_a_word_alone_in_its_cluster_and_vectors_of_one_direction_are_refused():
+    model = SkipGram.initial(["a", "b", "c"], 2, seed=0)
+    with pytest.raises(CorpusError, match="the only word of its cluster"):
+        own_and_next(model, "a", [["a"], ["b", "c"]])
+    table = torch.tensor([[1.0, 2.0]]) * torch.tensor([[1.0], [2.0], [3.0]])
+    with pytest.raises(CorpusError, match="one direction"):
+        clustered(SkipGram(["a", "b", "c"], table, table), 2, seed=0)
+
+
+def test_fewer_sentences_of_the_word_than_are_removed_are_refused_before_training(corpus_file, tmp_path):
+    result = about(corpus_file, tmp_path / "word.html", "--remove", "30%")
+    assert result.exit_code == 2
+    assert re.search(r"252 sentences are to be removed together, and \d+ hold 'fox'", result.output.replace("\n", " "))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_draws_the_page_of_a_word_and_requests_nothing(corpus_file, tmp_path):
+    assert about(corpus_file, tmp_path / "word.html").exit_code == 0
+    dom, requested = browse(tmp_path, (tmp_path / "word.html").as_uri())
+    assert dom.count('class="main-svg"') >= 2
+    assert requested == set()
 
 
 def test_a_stopped_run_goes_on_and_gives_what_an_unbroken_one_gives(corpus_file, tmp_path, monkeypatch):
@@ -93,6 +150,7 @@ def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
         (None, ["--remove", "many"], "share such as 1%"),
         (None, ["--weat", "no-such-list"], "no-such-list"),
         (None, ["--word", "dooku"], "dooku"),
+        (None, ["--word", "fox", "--clusters", "30"], "a quarter of the words"),
         (None, ["--column", "text"], "column"),
         (None, ["--out", "words.txt"], ".html"),
     ],
@@ -121,11 +179,12 @@ def test_a_compressed_table_is_read_by_its_column(tmp_path):
 
 
 def test_only_whole_words_are_marked_and_all_else_is_escaped():
-    html = str(marked("He's <script>the</script> HE, shepherd; Management.", ["he"], ["management"]))
+    kinds = {"target": ["he"], "attribute": ["management"]}
+    html = str(marked("He's <script>the</script> HE, shepherd; Management.", kinds))
     assert html.count("<mark") == 3
     assert "<script>" not in html
     assert "shepherd" in html
-    long = str(marked("word " * 300 + "career " + "word " * 300, ["he"], ["career"]))
+    long = str(marked("word " * 300 + "career " + "word " * 300, {"target": ["he"], "attribute": ["career"]}))
     assert '<mark class="attribute">career</mark>' in long
     assert len(long) < 600
 

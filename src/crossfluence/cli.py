@@ -17,7 +17,7 @@ try:
     import typer
     from rich.table import Table as RichTable
 
-    from .report.terminal import console, print_clusters, print_word, print_words
+    from .report.terminal import console, print_clusters, print_scifi, print_word, print_words
 except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .report.page import Samples
     from .studies.clusters import ClusterSettings
+    from .studies.word import WordAnswer
     from .studies.words import WordsAnswer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -125,11 +126,9 @@ def words(
     seed: Seed = 0,
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
-    from ._files import write_atomically
     from .corpus.vocabulary import read_corpus
     from .models.skipgram.formats import refuse_ending
     from .objectives.word_sets import word_sets
-    from .report.page import frame_csv
     from .studies.forecast import forecast
     from .studies.given import read_given
     from .studies.word import explain_word
@@ -169,12 +168,12 @@ def words(
                 print_words(answer)
             else:
                 moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
-                write_atomically(sheet, frame_csv(moved.scores))
+                _write_words(moved, corpus.name, out, sheet, None)
                 print_word(moved)
         except KeyboardInterrupt:
             sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
     shutil.rmtree(unfinished, ignore_errors=True)
-    written = [sheet] if word else [out, sheet, *([save_vectors] if save_vectors else [])]
+    written = [out, sheet, *([save_vectors] if save_vectors else [])]
     console.print(f"Wrote {' and '.join(map(str, written))}.")
 
 
@@ -254,6 +253,28 @@ def weat(
     console.print(f"Wrote {out / 'results.csv'} and {out / 'figure.html'}.")
 
 
+@study.command()
+def scifi(
+    data_dir: Annotated[Path, typer.Option(envvar="CROSSFLUENCE_DATA", help="The folder with scifi/.")],
+    out: Annotated[Path, typer.Option(help="The folder for the tables and figure.html.")] = Path("study-scifi"),
+    force: Force = False,
+    full: Annotated[
+        bool, typer.Option("--all", help="1, 2, 5 and 10 sentences, 5 to 1,000 steps; default: 10, and 5 to 100.")
+    ] = False,
+    seed: Seed = 0,
+) -> None:
+    """The paper's second experiment: what moved a word, what holds it in its cluster, does it leave without that?"""
+    from .studies.scifi import SciFi, scifi_study
+
+    settings = SciFi(seed=seed)
+    if full:
+        settings = replace(settings, sentences=(1, 2, 5, 10), steps=(5, 10, 100, 1000))
+    with _plainly():
+        found = scifi_study(data_dir / "scifi", out, settings, force=force)
+    print_scifi(found)
+    console.print(f"Wrote results.csv, clusters.csv, determined.csv and figure.html into {out}.")
+
+
 def _answer(
     x: Tensor,
     ids: tuple[Hashable, ...],
@@ -306,19 +327,25 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
         raise CorpusError(f"--{name} {text} is not a list of numbers such as 10,100.") from None
 
 
-def _write_words(answer: WordsAnswer, title: str, out: Path, sheet: Path, vectors: Path | None) -> None:
+def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path, vectors: Path | None) -> None:
     from ._files import write_atomically
     from .models.skipgram.formats import write_vectors
     from .report.page import frame_csv
+    from .report.word import word_page
     from .report.words import words_page
+    from .studies.word import WordAnswer
 
     shown = {label for name in answer.scores.objectives for effect in ("raises", "lowers")
              for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
     texts: dict[Hashable, str] = {label: one.text for label, one in answer.corpus.find(map(str, shown)).items()}
-    page = words_page(answer, texts, title=title, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+    command = f"crossfluence {shlex.join(sys.argv[1:])}"
+    if isinstance(answer, WordAnswer):
+        page = word_page(answer, texts, title=title, command=command)
+    else:
+        page = words_page(answer, texts, title=title, command=command)
     write_atomically(out, page.encode())
     write_atomically(sheet, frame_csv(answer.scores))
-    if vectors is not None:
+    if vectors is not None and not isinstance(answer, WordAnswer):
         write_vectors(answer.model, vectors)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 if TYPE_CHECKING:
     from ..studies.clusters import ClusterSettings, Explanation
+    from ..studies.scifi import SciFiResult
     from ..studies.word import WordAnswer
     from ..studies.words import WordsAnswer
     from .page import Samples
@@ -127,3 +128,42 @@ def print_weat(rows: Sequence[dict[str, Any]], notes: Sequence[str]) -> None:
 
 def _spread(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.2f}" + (f" ± {row[f'sd {name}']:.2f}" if row["seeds"] > 1 else "")
+
+
+def print_scifi(found: SciFiResult) -> None:
+    """The clusters, what each action did, and how well determined both questions are."""
+    for row in found.clusters:
+        console.print(f"Cluster {row['cluster']}, {row['words']} words{_asked(row['asked'])}: {row['nearest']}.")
+    console.print(f"Silhouette {found.silhouette:.3f}.")
+    titles = {
+        "moved": "Squared distance from the initial vector (the paper's question)",
+        "margin": "Margin to the next cluster, in nats",
+    }
+    for question, title in titles.items():
+        shown = RichTable(title=title)
+        names = ["word", "action", "sentences", "steps", "summed scores", "Newton step", "after", "cluster"]
+        for place, name in enumerate(names):
+            shown.add_column(name, justify="right" if place > 1 else "left")
+        for row in found.rows:
+            if row["question"] == question:
+                numbers = [
+                    f"{row[name]:+.4f}" if row[name] == row[name] else "" for name in ("summed", "newton", "after")
+                ]
+                counts = [str(row[name] or "") for name in ("sentences", "steps")]
+                left = f"{row['cluster']}{' (left)' if row['left'] else ''}"
+                shown.add_row(row["word"], row["action"], *counts, *numbers, left)
+        console.print(shown)
+    shown = RichTable(title="The same questions, however it was trained")
+    for place, name in enumerate(["word", "trained", "moved", "margin", "squared length"]):
+        shown.add_column(name, justify="right" if place > 1 else "left")
+    for row in sorted(found.determined, key=lambda row: row["word"]):
+        shown.add_row(row["word"], row["trained"], *[_signed(row[name]) for name in ("moved", "margin", "length")])
+    console.print(shown)
+
+
+def _asked(words: str) -> str:
+    return f", with {words.replace(' ', ', ')}" if words else ""
+
+
+def _signed(value: float) -> str:
+    return "" if value != value else f"{value:+.4f}"

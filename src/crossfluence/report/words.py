@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import plotly.graph_objects as go
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from .._scores import Scores
 from .._types import Id
 from .page import LOWERS, PALETTE, RAISES, embedded, layout, template, versions
 
@@ -44,53 +45,58 @@ def words_page(answer: WordsAnswer, texts: Mapping[Id, str], *, title: str, comm
     )
 
 
-def marked(text: str, targets: Collection[str], attributes: Collection[str]) -> Markup:
-    """A sentence with the words of a test marked, whole words only; of a long one the part around the first.
+def marked(text: str, kinds: Mapping[str, Collection[str]]) -> Markup:
+    """A sentence with some words marked, whole words only; of a long one the part around the first.
 
     Args:
         text: As it stands in the corpus.
-        targets: Words of the first two lists.
-        attributes: Words of the other two.
+        kinds: Words by the class of their mark; a word that stands twice gets the first.
 
     Returns:
         HTML, in which everything else is escaped.
 
     Example:
-        >>> marked("He <b> ran a business.", ["he"], ["business"])
+        >>> marked("He <b> ran a business.", {"target": ["he"], "attribute": ["business"]})
         Markup('<mark class="target">He</mark> &lt;b&gt; ran a <mark class="attribute">business</mark>.')
     """
-    kinds = {word.lower(): "attribute" for word in attributes} | {word.lower(): "target" for word in targets}
-    pattern = re.compile(
-        r"(?<!\w)(" + "|".join(map(re.escape, sorted(kinds, key=len, reverse=True))) + r")(?!\w)", re.I
-    )
+    longest_first = {kind: sorted(words, key=len, reverse=True) for kind, words in kinds.items() if words}
+    named = (f"(?P<{kind}>{'|'.join(map(re.escape, words))})" for kind, words in longest_first.items())
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(named)})(?!\w)", re.IGNORECASE)
     if len(text) > SHOWN:
         first = pattern.search(text)
         start = max(0, (first.start() if first else 0) - SHOWN // 2)
         stop = min(len(text), start + SHOWN)
         text = f"{'…' if start else ''}{text[start:stop]}{'…' if stop < len(text) else ''}"
-    parts = pattern.split(text)
-    return Markup("").join(
-        Markup('<mark class="{}">{}</mark>').format(kinds[part.lower()], part) if place % 2 else escape(part)
-        for place, part in enumerate(parts)
-    )
+    parts, end = list[Markup](), 0
+    for found in pattern.finditer(text):
+        parts.append(escape(text[end : found.start()]))
+        parts.append(Markup('<mark class="{}">{}</mark>').format(found.lastgroup, found[0]))
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def strongest(
+    scores: Scores,
+    texts: Mapping[Id, str],
+    kinds: Mapping[str, Collection[str]],
+    *,
+    objective: str,
+    effect: Literal["raises", "lowers"],
+) -> list[dict[str, Any]]:
+    """The sentences that raise or lower a question most, as the template `sentences.html` shows them."""
+    top = scores.top(LISTED, objective, effect=effect)
+    return [{"id": label, "score": value, "text": marked(texts[label], kinds)} for label, value in top]
 
 
 def _test(answer: WordsAnswer, result: TestResult, texts: Mapping[Id, str]) -> dict[str, Any]:
     sets, missing = result.test.sets, result.test.missing
-    targets, attributes = sets.X + sets.Y, sets.A + sets.B
-
-    def listed(effect: str) -> list[dict[str, Any]]:
-        top = answer.scores.top(LISTED, result.name, effect="raises" if effect == "raises" else "lowers")
-        return [
-            {"id": label, "score": value, "text": marked(texts[label], targets, attributes)} for label, value in top
-        ]
-
+    kinds = {"target": sets.X + sets.Y, "attribute": sets.A + sets.B}
     named = zip(sets.categories, (sets.X, sets.Y, sets.A, sets.B), ("X", "Y", "A", "B"), strict=True)
     return {
         "result": result,
         "sets": [{"name": name, "words": words, "missing": missing[key]} for name, words, key in named],
-        "raises": listed("raises"),
-        "lowers": listed("lowers"),
+        "raises": strongest(answer.scores, texts, kinds, objective=result.name, effect="raises"),
+        "lowers": strongest(answer.scores, texts, kinds, objective=result.name, effect="lowers"),
         "bars": embedded(_bars(result)),
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..corpus.corpus import Corpus
-from ..corpus.pairs import Pairs, Sampling, pair_counts
+from ..corpus.pairs import Pairs, pair_counts
 from ..models.skipgram import ExpectedTraining, SkipGram
 from ..models.skipgram.loss import ExpectedLoss
 from ..models.skipgram.risk import NUMBERS_HELD
@@ -55,7 +55,7 @@ def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecas
     Returns:
         The number of passes, as measured on other corpora, times what a pass over some words takes here and now.
     """
-    pairs = Pairs(corpus, Sampling(settings.window, settings.negatives))
+    pairs = Pairs(corpus, settings.sampling)
     training = ExpectedTraining(pairs, settings.dimensions, prior=settings.prior, seed=settings.seed)
     size, d, dtype = len(corpus.words), settings.dimensions, training.precision
     model = SkipGram.initial(corpus.words, d, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from .._types import Id
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs
 from ..models.skipgram import ExpectedTraining, SkipGram
-from ..objectives.embeddings import cluster_margin
+from ..objectives.embeddings import cluster_margin, log_cluster
 from ..objectives.word_sets import rows_of
 from ..training.retrain import leave_out
-from .words import WordsSettings, newton_step
+from .words import Clock, WordsSettings, newton_step
 
-MEMBERS = 30  # words nearest to a centre, whose mean stands for the cluster in every retrained model
+ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one that are all the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Move:
         name: Which sentences.
         ids: They.
         summed: Margin predicted by summing scores.
-        predicted: Margin after one Newton step without them.
+        predicted: Margin after one Newton step without them; NaN if no step was possible.
         retrained: Margin after training without them.
     """
 
@@ -49,21 +50,34 @@ class WordAnswer:
 
     Attributes:
         word: As the corpus has it.
-        clusters: Words nearest to each centre.
+        settings: What was asked for.
+        corpus: The sentences.
+        model: The trained embedding.
+        clusters: The words of each cluster, those nearest to its centre first.
+        assignments: Share of the word's soft assignment to each cluster.
         first: The word's cluster.
         second: The next one.
-        margin: Log of the ratio of its soft assignments to the two.
+        margin: Log of the ratio of its soft assignments to the two. The word itself does not count in a centre, so for
+            a word at the border it may be a little below zero.
         scores: What every sentence did to the margin.
-        moves: The sentences that hold it there most, those that pull it away most, random ones.
+        moves: The sentences that hold it there most, those that pull it away most, and random ones.
+        seconds: Of each phase.
+        steps: Of training.
     """
 
     word: str
-    clusters: tuple[tuple[str, ...], ...]
+    settings: WordsSettings
+    corpus: Corpus = field(repr=False)
+    model: SkipGram = field(repr=False)
+    clusters: tuple[tuple[str, ...], ...] = field(repr=False)
+    assignments: tuple[float, ...]
     first: int
     second: int
     margin: float
     scores: Scores = field(repr=False)
     moves: tuple[Move, ...]
+    seconds: Mapping[str, float]
+    steps: int
 
 
 def explain_word(
@@ -88,74 +102,134 @@ def explain_word(
 
     Raises:
         WordError: If the word is not in the corpus.
-        CorpusError: If there are too few words for so many clusters.
+        CorpusError: If there are too few words for so many clusters, too few sentences hold the word for so many to be
+            removed, or it has a cluster for itself.
 
     Example:
         >>> from crossfluence.studies.planted import planted
-        >>> corpus = planted(sentences=200, culprits=10).corpus
-        >>> answer = explain_word(corpus, "fox", clusters=3, settings=WordsSettings(dimensions=4, remove=5))
+        >>> corpus = planted(sentences=800, culprits=40).corpus
+        >>> answer = explain_word(corpus, "fox", clusters=3, settings=WordsSettings(dimensions=4, remove=3))
         >>> answer.word, len(answer.clusters), answer.margin > 0
         ('fox', 3, True)
     """
-    settings = settings or WordsSettings()
-    count = settings.group(corpus.n)
+    settings, clock = settings or WordsSettings(), Clock()
     if not 2 <= clusters <= len(corpus.words) // 4:
         raise CorpusError(f"Got {clusters} clusters for {len(corpus.words)} words; needed 2 to a quarter of the words.")
-    index = {known: row for row, known in enumerate(corpus.words)}
-    word = corpus.words[next(iter(rows_of([word], index).values()))]
+    word = corpus.words[next(iter(rows_of([word], corpus.index).values()))]
+    held = corpus.sentences_with(word)
+    count = _refuse_emptying(settings.group(corpus.n), word, held)
     pairs = Pairs(corpus, settings.sampling)
     training = ExpectedTraining(pairs, settings.dimensions, prior=settings.prior, seed=settings.seed)
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
-    model, _ = training.fit(checkpoint=None if store is None else store / "training.safetensors")
-    members = _clustered(model, clusters, settings.seed)
-    first, second = _nearest_two(model, word, members)
-    question = cluster_margin(word, members, first, second, index)
+    model, ended = training.fit(checkpoint=None if store is None else store / "training.safetensors")
+    clock.note("training")
+    members = clustered(model, clusters, seed=settings.seed)
+    first, second = own_and_next(model, word, members)
+    question = cluster_margin(word, members, first, second, corpus.index)
     risk = training.risk(model)
     scores = influence(risk, question)
-    groups = _groups(scores, count, settings.seed)
+    clock.note("clusters and scores")
+    groups = _groups(scores, word, held, count, settings.seed)
+    predicted = {name: newton_step(risk, ids, question) for name, ids in groups.items()}
+    clock.note("one Newton step for each group")
     truth = leave_out(training.starting_from(model), question, groups, n=corpus.n, ids=corpus.ids, store=store)
+    clock.note("training again without each group")
     margin = float(torch.as_tensor(question(model)).detach())
     moves = tuple(
         Move(
             str(name),
             tuple(ids),
             margin - float(scores.select(ids).values.sum()),
-            newton_step(risk, ids, question),
+            predicted[name],
             margin - float(truth.select([name]).values),
         )
         for name, ids in groups.items()
     )
-    return WordAnswer(word, members, first, second, margin, scores, moves)
+    shares = tuple(
+        float(torch.as_tensor(log_cluster(word, members, number, corpus.index)(model)).exp().detach())
+        for number in range(clusters)
+    )
+    return WordAnswer(
+        word, settings, corpus, model, members, shares, first, second, margin, scores, moves, clock.seconds, ended.steps
+    )  # fmt: skip
 
 
-def _groups(scores: Scores, count: int, seed: int) -> dict[Id, list[Id]]:
-    draw = np.random.default_rng(seed).choice(len(scores.ids), count, replace=False)
-    groups: dict[Id, list[Id]] = {
-        f"the {count} that hold it there most": [label for label, _ in scores.top(count)],
-        f"the {count} that pull it away most": [label for label, _ in scores.top(count, effect="lowers")],
-        f"{count} random ones": [scores.ids[row] for row in draw],
-    }
-    return {name: ids for name, ids in groups.items() if ids}
+def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, ...], ...]:
+    """The words of each cluster of k-means on vectors of length one.
 
+    Args:
+        model: An embedding.
+        clusters: How many.
+        seed: Of the starts of k-means.
 
-def _clustered(model: SkipGram, clusters: int, seed: int) -> tuple[tuple[str, ...], ...]:
-    """The words nearest to each centre of k-means on vectors of length one."""
+    Returns:
+        All words, in each cluster those nearest to its centre first.
+
+    Raises:
+        CorpusError: If all vectors have one direction.
+    """
     kmeans = optional("sklearn.cluster", "Clusters of words", "clusters").KMeans(clusters, n_init=4, random_state=seed)
     table = torch.nn.functional.normalize(model.word_vectors.detach().double())
+    if (spread := float((table - table.mean(0)).norm(dim=1).max())) < ONE_DIRECTION:
+        raise CorpusError(
+            f"The vectors of all {len(table)} words have one direction (within {spread:.1g}), so there are no "
+            f"clusters: too little text for its l2 term. Give more text, or a lower prior."
+        )
     labels = torch.as_tensor(kmeans.fit(table.numpy()).labels_)
     centres = torch.as_tensor(kmeans.cluster_centers_)
     found = []
     for number in range(clusters):
         rows = (labels == number).nonzero().flatten()
-        order = (table[rows] @ centres[number]).argsort(descending=True)[:MEMBERS]
+        order = (table[rows] - centres[number]).norm(dim=1).argsort(stable=True)
         found.append(tuple(model.words[row] for row in rows[order].tolist()))
     return tuple(found)
 
 
-def _nearest_two(model: SkipGram, word: str, members: tuple[tuple[str, ...], ...]) -> tuple[int, int]:
-    """The clusters whose members' mean is nearest to the word, the word itself not counted."""
+def own_and_next(model: SkipGram, word: str, members: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """The cluster of a word, and of the others the one whose words' mean is nearest to it.
+
+    Args:
+        model: The embedding that was clustered.
+        word: The word.
+        members: The words of each cluster.
+
+    Returns:
+        Two positions.
+
+    Raises:
+        CorpusError: If the word has a cluster for itself.
+    """
+    own = next(number for number, words in enumerate(members) if word in words)
+    if len(members[own]) == 1:
+        raise CorpusError(
+            f"{word!r} is the only word of its cluster, one of {len(members)}, so nothing holds it there. "
+            f"Ask for fewer clusters."
+        )
     table = torch.nn.functional.normalize(model.word_vectors.detach().double())
-    centres = [table[[model.index[one] for one in words if one != word]].mean(0) for words in members]
-    order = (torch.stack(centres) - table[model.index[word]]).norm(dim=1).argsort().tolist()
-    return order[0], order[1]
+    centres = torch.stack([table[[model.index[one] for one in words]].mean(0) for words in members])
+    order = (centres - table[model.index[word]]).norm(dim=1).argsort().tolist()
+    return own, next(number for number in order if number != own)
+
+
+def _refuse_emptying(count: int, word: str, held: np.ndarray) -> int:
+    """How many sentences are removed, unless too few would be left that hold the word."""
+    if count > len(held) // 2:
+        raise CorpusError(
+            f"{count} sentences are to be removed together, and {len(held)} hold {word!r}; needed at most half as "
+            f"many, or too little is left to say where it belongs. Remove at most {len(held) // 2}, or ask about a "
+            f"word that is less rare."
+        )
+    return count
+
+
+def _groups(scores: Scores, word: str, held: np.ndarray, count: int, seed: int) -> dict[Id, list[Id]]:
+    random = np.random.default_rng(seed)
+    with_it, any_of_all = (random.choice(rows, count, replace=False) for rows in (held, len(scores.ids)))
+    groups: dict[Id, list[Id]] = {
+        f"the {count} that hold it there most": [label for label, _ in scores.top(count)],
+        f"the {count} that pull it away most": [label for label, _ in scores.top(count, effect="lowers")],
+        f"{count} random ones with {word!r}": [scores.ids[row] for row in with_it],
+        f"{count} random ones": [scores.ids[row] for row in any_of_all],
+    }
+    return {name: ids for name, ids in groups.items() if ids}

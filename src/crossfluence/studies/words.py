@@ -199,7 +199,7 @@ def explain_words(
     if start is not None:
         start = fitted(start, corpus)
         settings = replace(settings, dimensions=start.word_vectors.shape[1])
-    count, clock = settings.group(corpus.n), _Clock()
+    count, clock = settings.group(corpus.n), Clock()
     index = {word: row for row, word in enumerate(corpus.words)}
     tests = [weat(one, index, least=settings.least) for one in lists]
     if store is not None:
@@ -224,7 +224,7 @@ def explain_words(
     return WordsAnswer(settings, corpus, model, scores, tuple(results), measured(model), clock.seconds, ended.steps)
 
 
-class _Clock:
+class Clock:
     """Seconds of each phase, from when it was made."""
 
     def __init__(self) -> None:
@@ -232,6 +232,7 @@ class _Clock:
         self.last = time.perf_counter()
 
     def note(self, phase: str) -> None:
+        """The time since the last note belongs to this phase."""
         now = time.perf_counter()
         self.seconds[phase], self.last = now - self.last, now
 
