@@ -117,7 +117,7 @@ def words(
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
     from .corpus.vocabulary import read_corpus
-    from .objectives.word_sets import word_sets
+    from .objectives.word_sets import rows_of, word_sets
     from .studies.word import explain_word
     from .studies.words import WordsSettings, explain_words, forecast
 
@@ -134,6 +134,8 @@ def words(
             keep=keep, keep_count=min_count,
         )  # fmt: skip
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
+        if word is not None:
+            rows_of([word], text.index)  # refused before any time is foretold
         console.print(forecast(text, max(1, len(lists)), settings))
         if plan:
             return
