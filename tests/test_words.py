@@ -150,6 +150,7 @@ def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
         (None, ["--remove", "many"], "share such as 1%"),
         (None, ["--weat", "no-such-list"], "no-such-list"),
         (None, ["--word", "dooku"], "dooku"),
+        (None, ["--word", "dooku", "--plan"], "dooku"),
         (None, ["--word", "fox", "--clusters", "30"], "a quarter of the words"),
         (None, ["--column", "text"], "column"),
         (None, ["--out", "words.txt"], ".html"),
@@ -198,3 +199,6 @@ def test_a_run_whose_newton_steps_all_go_astray_still_answers(corpus_file, tmp_p
     result = run(corpus_file, "--remove", 20, "--dimensions", 6, "--min-count", 2, "--out", out)
     assert result.exit_code == 0, result.output
     assert "no step possible" in out.read_text()
+    monkeypatch.setattr("crossfluence.studies.word.newton_step", lambda *args: float("nan"))
+    assert about(corpus_file, tmp_path / "word.html").exit_code == 0
+    assert "no step possible" in (tmp_path / "word.html").read_text()

@@ -128,7 +128,7 @@ def words(
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
     from .corpus.vocabulary import read_corpus
     from .models.skipgram.formats import refuse_ending
-    from .objectives.word_sets import word_sets
+    from .objectives.word_sets import rows_of, word_sets
     from .studies.forecast import forecast
     from .studies.given import read_given
     from .studies.word import explain_word
@@ -158,6 +158,8 @@ def words(
             max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
         )  # fmt: skip
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
+        if word is not None:
+            rows_of([word], text.index)  # refused before any time is foretold
         console.print(str(forecast(text, max(1, len(lists)), settings)))
         if plan:
             return

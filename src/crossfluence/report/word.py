@@ -64,16 +64,16 @@ def _map(answer: WordAnswer, shown: list[tuple[str, ...]]) -> go.Figure:
     colours |= {answer.first: RAISES, answer.second: LOWERS}  # as the marks in the sentences
     for number in sorted(colours, key=lambda number: number in (answer.first, answer.second)):
         asked = number in (answer.first, answer.second)
-        dots = _dots(places, [word for word in shown[number] if word != answer.word])
-        named = dots["text"][: LABELLED if asked else 0]
+        members = [word for word in shown[number] if word != answer.word]
+        named = members[: LABELLED if asked else 0]
         figure.add_scatter(
-            **(dots | {"text": named + [""] * (len(dots["text"]) - len(named))}), hovertext=dots["text"],
-            mode="markers+text", name=f"cluster {number}", textposition="top center", textfont={"size": 11},
+            **_dots(places, members, text=named + [""] * (len(members) - len(named))), mode="markers+text",
+            name=f"cluster {number}", textposition="top center", textfont={"size": 11},
             marker={"size": 7 if asked else 5, "color": colours[number], "opacity": 1 if asked else 0.35},
         )  # fmt: skip
     figure.add_scatter(
-        **_dots(places, [answer.word]), mode="markers+text", name="the word", textposition="bottom center",
-        textfont={"size": 16, "color": "#000000"},
+        **_dots(places, [answer.word], text=[answer.word]), mode="markers+text", name="the word",
+        textposition="bottom center", textfont={"size": 16, "color": "#000000"},
         marker={"symbol": "star", "size": 18, "color": "#000000", "line": {"width": 1, "color": "#ffffff"}},
     )  # fmt: skip
     return figure.update_layout(height=640).update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
@@ -88,15 +88,15 @@ def _plane(answer: WordAnswer, words: list[str]) -> Tensor:
     return torch.as_tensor(flat)
 
 
-def _dots(places: Mapping[str, list[float]], words: list[str]) -> dict[str, Any]:
-    x, y = zip(*[places[word] for word in words], strict=True) if words else ((), ())
-    return {"x": x, "y": y, "text": words, "hoverinfo": "text"}
+def _dots(places: Mapping[str, list[float]], words: list[str], *, text: list[str]) -> dict[str, Any]:
+    x, y = ([places[word][axis] for word in words] for axis in (0, 1))
+    return {"x": x, "y": y, "text": text, "hovertext": words, "hoverinfo": "text"}
 
 
 def _scatter(answer: WordAnswer) -> go.Figure:
     figure = go.Figure(layout=layout("margin, predicted (nats)", "margin, trained again (nats)"))
-    seen = [answer.margin] + [value for move in answer.moves for value in (move.summed, move.predicted, move.retrained)]
-    ends = [min(seen), max(seen)]
+    truth = [answer.margin, *(move.retrained for move in answer.moves)]
+    ends = [min(truth), max(truth)]
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
     for symbol, name, predicted in (
         ("circle-open", "summed scores", [move.summed for move in answer.moves]),
