@@ -35,7 +35,7 @@ def counts(request):
     return pairs().weighted(some_weights(request.param))
 
 
-@pytest.fixture(params=[1, 40, 3_000_000], ids=["row by row", "some rows", "all rows"], autouse=False)
+@pytest.fixture(params=[1, 40, 3_000_000], ids=["row by row", "some rows", "all rows"])
 def chunks(request, monkeypatch):
     monkeypatch.setattr("crossfluence.models.skipgram.loss.NUMBERS_AT_ONCE", request.param)
     return request.param

@@ -147,7 +147,7 @@ def words(
         start = None
         if model is not None:
             start, sampling = read_given(model)
-            settings = replace(settings, **asdict(sampling))
+            settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
         settings = replace(settings, window=window or settings.window)
         lists = [one for name in weat for one in word_sets(name)] if word is None else []
         keep = {term for one in lists for part in (one.X, one.Y, one.A, one.B) for term in part} | (

@@ -195,7 +195,7 @@ def _pairs_between(
 ) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
     """Places of centres in `[start, stop)` and of the words within their reach, centre by centre; none of reach 0."""
     centres, contexts = [], []
-    places = np.arange(start, stop)
+    places = start + np.flatnonzero(reach[start:stop])
     for distance in (*range(-window, 0), *range(1, window + 1)):
         beside = places + distance
         fits = (beside >= 0) & (beside < len(sentence)) & (reach[places] >= abs(distance))
