@@ -233,9 +233,7 @@ def weat(
     words: Annotated[int, typer.Option(help="Of plain Wikipedia.", min=1)] = 1_500_000,
     vocabulary: Annotated[int, typer.Option(help="The most words to keep.", min=2)] = 1_500,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 32,
-    sizes: Annotated[
-        str, typer.Option(help="How many sentences are acted on; the paper: 5,10,100,1000.")
-    ] = "10,100,1000",
+    sizes: Annotated[str, typer.Option(help="How many sentences are acted on; the paper: 5,10,100,1000.")] = "10,100",
     steps: Annotated[str, typer.Option(help="Of undo and amplify; the paper: 5,10,100,1000.")] = "10,100",
     seeds: Annotated[int, typer.Option(help="Of the sampled trainer, which takes the largest size.", min=0)] = 2,
 ) -> None:

@@ -66,8 +66,8 @@ class Guard:
         now, limit = self.measure(theta), self.before + self.tolerance * abs(self.before)
         if now <= limit:
             return ""
-        allowed = f"tolerance={self.tolerance:g} allows {limit:.4g}"
-        return f"{self.name} would rise from {self.before:.4g} to {now:.4g}; {allowed}"
+        allowed = f"tolerance={self.tolerance:g} allows {limit:.5g}"
+        return f"{self.name} would rise from {self.before:.5g} to {now:.5g}; {allowed}"
 
 
 def _one_number(guard: Objective, model: nn.Module) -> float:

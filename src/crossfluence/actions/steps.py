@@ -68,7 +68,7 @@ def undo(
         >>> outcome.steps, round(outcome.model.weight.item(), 2)
         (2, 0.3)
         >>> outcome.stopped
-        'Step 3 of 9 was taken back: the guard would rise from 0.25 to 0.3402; tolerance=0.2 allows 0.3.'
+        'Step 3 of 9 was taken back: the guard would rise from 0.25 to 0.34018; tolerance=0.2 allows 0.3.'
 
     References:
         Silva, Chopra and Gombolay, AISTATS 2022, section 5.

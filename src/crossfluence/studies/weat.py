@@ -168,23 +168,28 @@ def _rows(
         return {**{one.name: one.value for one in quality(model, data=data)}, "held-out loss": loss(model)}
 
     names = [test.sets.name for test in tests]
-    expected = cases(names, settings.sizes, settings.steps, hard=_has_wefe())
-    sampled = list(cases(names, [max(settings.sizes)], [max(settings.steps)], hard=_has_wefe()))
-    trainings: list[tuple[str, int, ExpectedTraining | SampledTraining, list[Case]]] = [
-        ("expected", 0, ExpectedTraining(pairs, settings.dimensions, prior=PRIOR), list(expected))
-    ]
-    for seed in range(settings.seeds):
-        training = SampledTraining(pairs, settings.dimensions, epochs=settings.epochs, seed=seed)
-        trainings.append(("sampled", seed, training, sampled))
-    total = sum(len(several) for *_, several in trainings)
-    with tqdm(total=total, desc="actions", unit="action", disable=None) as bar:
-        for name, seed, training, several in trainings:
+    several = list(_trainings(pairs, names, settings))
+    with tqdm(total=sum(len(asked) for *_, asked in several), desc="actions", unit="action", disable=None) as bar:
+        for name, seed, training, asked in several:
             bench = Bench(training, mix, tests, cost)
-            for case in several:
-                key = content_hash(settings, mix.corpus.digest, mix.held, names, name, seed, case)
-                made = _kept(store / f"{key}.json", lambda bench=bench, case=case: bench.rows(case))
+            decides = mix.corpus.digest, mix.held, settings.dimensions, settings.epochs, names, name, seed
+            for case in asked:
+                file = store / f"{content_hash(*decides, case)}.json"
+                made = _kept(file, lambda bench=bench, case=case: bench.rows(case))
                 yield from ({"trainer": name, "seed": seed, **row} for row in made)
                 bar.update()
+
+
+def _trainings(
+    pairs: Pairs, names: Sequence[str], settings: WeatSettings
+) -> Iterator[tuple[str, int, ExpectedTraining | SampledTraining, list[Case]]]:
+    """Name, seed, trainer, and what is tried on its model: the sampled one takes only the largest sizes."""
+    hard = _has_wefe()
+    expected = ExpectedTraining(pairs, settings.dimensions, prior=PRIOR)
+    yield "expected", 0, expected, list(cases(names, settings.sizes, settings.steps, hard=hard))
+    for seed in range(settings.seeds):
+        sampled = SampledTraining(pairs, settings.dimensions, epochs=settings.epochs, seed=seed)
+        yield "sampled", seed, sampled, list(cases(names, [max(settings.sizes)], [max(settings.steps)], hard=hard))
 
 
 def _kept(file: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
