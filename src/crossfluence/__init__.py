@@ -21,6 +21,10 @@ from .solvers.cg import CG
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
+from .solvers.jacobi import Jacobi
+from .solvers.lissa import LiSSA
+from .solvers.low_rank import LowRank
+from .solvers.nystrom import Nystrom
 from .training.optimizers import SGD, Adam
 from .training.recipe import Recipe, cosine
 from .training.retrain import leave_out
@@ -40,6 +44,10 @@ __all__ = [
     "GaussNewton",
     "Hessian",
     "Identity",
+    "Jacobi",
+    "LiSSA",
+    "LowRank",
+    "Nystrom",
     "OnOutputs",
     "Outcome",
     "Recipe",

@@ -258,6 +258,18 @@ class Risk(AbstractRisk):
             return bind(self.kind.losses, self.model)(theta, batch).to(weights)
         return grad(self.total, argnums=3)(theta, self.theta, batch, weights)
 
+    def labels_of(self, index: int) -> tuple[Id, ...]:
+        """The ids of one batch.
+
+        Args:
+            index: The batch's number.
+
+        Returns:
+            In order.
+        """
+        start = sum(self.reading.sizes[:index])
+        return self.labels[start : start + self.reading.sizes[index]]
+
     def blame(self, index: int, batch: Batch, what: str = "The risk") -> str:
         """A sentence about what is not finite, and where.
 
@@ -271,8 +283,7 @@ class Risk(AbstractRisk):
         """
         if not all(tensor.isfinite().all() for tensor in self.theta.values()):
             return "The model's own parameters hold a NaN or an infinity: training diverged. Train it again."
-        start = sum(self.reading.sizes[:index])
-        ids = self.labels[start : start + self.reading.sizes[index]]
+        ids = self.labels_of(index)
         culprit = ""
         if self.kind.per_sample:
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
