@@ -17,6 +17,7 @@ from .curvature.field import FieldJacobian
 from .curvature.gauss_newton import GaussNewton
 from .curvature.hessian import Hessian
 from .solvers.auto import Auto
+from .solvers.base import load_inverse
 from .solvers.cg import CG
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
@@ -64,6 +65,7 @@ __all__ = [
     "each_of",
     "influence",
     "leave_out",
+    "load_inverse",
     "mean_over",
     "remove",
     "self_influence",
