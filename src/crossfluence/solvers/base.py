@@ -89,7 +89,7 @@ class AbstractInverse(ABC):
         except TypeError as error:
             raise UnsupportedError(
                 f"A {type(self).__name__} has no factors that a file could hold ({error} is in it): it goes back "
-                f"to the model and the data for each question. Keep the solver, and make it again: {self.solver}.invert(risk)."
+                f"to the model and the data each time. Keep the solver and make it again: {self.solver}.invert(risk)."
             ) from error
 
     @abstractmethod
