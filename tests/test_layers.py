@@ -11,7 +11,7 @@ ROOT = Path(crossfluence.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.stat().st_size)
 LAYERS = [  # from the top
     {"objectives", "models", "integrations", "studies", "report", "cli"},
-    {"actions", "training", "_influence"},
+    {"actions", "training", "_influence", "_plan"},
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},

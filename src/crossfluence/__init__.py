@@ -6,6 +6,7 @@ from ._errors import CrossfluenceError
 from ._influence import influence, self_influence
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._objective import each_of, mean_over
+from ._plan import Plan, plan
 from ._risk import Risk
 from ._scores import Scores, SolveReport
 from .actions.outcome import Outcome
@@ -51,6 +52,7 @@ __all__ = [
     "Nystrom",
     "OnOutputs",
     "Outcome",
+    "Plan",
     "Recipe",
     "Relative",
     "Risk",
@@ -67,6 +69,7 @@ __all__ = [
     "leave_out",
     "load_inverse",
     "mean_over",
+    "plan",
     "remove",
     "self_influence",
     "undo",

@@ -147,6 +147,11 @@ def mean_eigenvalue(curvature: AbstractCurvature, risk: AbstractRisk) -> float:
     return float(diagonal(curvature, risk).mean())
 
 
+def damping_products(damping: float | Relative, risk: AbstractRisk) -> int:
+    """How many products `plain_damping` takes."""
+    return min(PROBES, risk.p) if isinstance(damping, Relative) else 0
+
+
 def plain_damping(damping: float | Relative, curvature: AbstractCurvature, risk: AbstractRisk) -> float:
     """`absolute`, asking for the mean eigenvalue only when it matters.
 

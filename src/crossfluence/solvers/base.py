@@ -41,6 +41,35 @@ class Solution:
     solver: str = ""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a solver will ask for: what `plan` multiplies with the times that it measures.
+
+    Attributes:
+        alone: Products with the curvature before the first question, one after another.
+        together: Such products that share passes over the data.
+        steps: Products for each question, at most.
+        share: Of the data that a step reads.
+        vectors: Of p numbers held for each question while it is solved.
+        kept: Such vectors that every step adds.
+        held: Bytes of the inverse.
+        saved: Whether the inverse can be saved.
+        scratch: Bytes beside it while it is made.
+        order: Of a dense matrix that is factorised.
+    """
+
+    alone: int = 0
+    together: int = 0
+    steps: int = 0
+    share: float = 1.0
+    vectors: int = 2
+    kept: int = 0
+    held: int = 0
+    saved: bool = False
+    scratch: int = 0
+    order: int = 0
+
+
 class AbstractInverse(ABC):
     """The damped inverse of a curvature at one trained model, reusable for any number of questions.
 
@@ -111,6 +140,17 @@ class AbstractSolver(ABC):
         with undisturbed():
             risk.check()
             return self._invert(risk)
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """What inverting and solving will ask for, known without doing any of it.
+
+        Args:
+            risk: The trained model.
+
+        Raises:
+            UnsupportedError: If this solver does not say.
+        """
+        raise UnsupportedError(f"{type(self).__name__} does not say beforehand what it costs. Try it on less data.")
 
     @abstractmethod
     def _invert(self, risk: AbstractRisk) -> AbstractInverse: ...

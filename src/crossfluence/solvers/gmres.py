@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Shaped
@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
-from ..curvature.base import AbstractCurvature, Relative, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
 from .krylov import orthogonalised
 
 NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
@@ -47,6 +47,12 @@ class GMRES(AbstractSolver):
     restart: int = 250
     curvature: AbstractCurvature | None = None
     preconditioner: AbstractSolver | None = None
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """That of the preconditioner, and for each step a product, and a vector to keep."""
+        first = self.preconditioner.work(risk) if self.preconditioner else Work()
+        together = first.together + damping_products(self.damping, risk)
+        return replace(first, together=together, steps=self.max_steps, vectors=5, kept=1, saved=False)
 
     def _invert(self, risk: AbstractRisk) -> GMRESInverse:
         """Settles the damping and the preconditioner; the products come with each question.

@@ -9,8 +9,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from ..curvature.base import AbstractCurvature, Relative, diagonal, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from ..curvature.base import PROBES, AbstractCurvature, Relative, damping_products, diagonal, plain_damping
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
 
 FLOOR = 1e-3  # of the mean: what random signs leave below it is noise
 
@@ -34,6 +34,11 @@ class Jacobi(AbstractSolver):
     damping: float | Relative = 0.0
     seed: int = 0
     curvature: AbstractCurvature | None = None
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """The products of the estimate, all together."""
+        size, count = risk.weights.element_size() * risk.p, min(PROBES, risk.p)
+        return Work(together=count + damping_products(self.damping, risk), held=size, saved=True, scratch=count * size)
 
     def _invert(self, risk: AbstractRisk) -> JacobiInverse:
         """Estimates the diagonal; entries that come out too small to be meant are raised.

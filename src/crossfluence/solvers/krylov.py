@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from ..curvature.base import AbstractCurvature
 
+LANCZOS_STEPS = 30  # products that find the ends of a spectrum
+
 
 def orthogonalised(
     vectors: Shaped[Tensor, "m p"], bases: Shaped[Tensor, "m k p"]
@@ -77,7 +79,7 @@ def arnoldi(
 
 
 def extreme_eigenvalues(
-    curvature: AbstractCurvature, risk: AbstractRisk, *, steps: int = 30, seed: int = 0
+    curvature: AbstractCurvature, risk: AbstractRisk, *, steps: int = LANCZOS_STEPS, seed: int = 0
 ) -> tuple[float, float]:
     """The ends of a symmetric curvature's spectrum by Lanczos: the largest is close, the smallest an upper bound.
 

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._risk import Risk
-from ..curvature.base import AbstractCurvature, Relative, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
-from .krylov import extreme_eigenvalues
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
+from .krylov import LANCZOS_STEPS, extreme_eigenvalues
 
 MARGIN = 1.1  # Lanczos comes to the largest eigenvalue from below
 
@@ -56,6 +56,14 @@ class LiSSA(AbstractSolver):
     def __post_init__(self) -> None:
         if self.batches is not None and self.batches < 1:
             raise ValueError(f"Got batches={self.batches}; needed at least 1, or None for all of them.")
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """The look for the scale, and a product for each step; with drawn batches, two passes for one round of them."""
+        share = 1.0
+        if isinstance(risk, Risk) and self.batches is not None:
+            share = 2 / (1 - (-len(risk.reading.sizes) // self.batches))
+        together, alone = damping_products(self.damping, risk), min(LANCZOS_STEPS, risk.p)
+        return Work(alone=alone, together=together, steps=self.max_steps, share=share, vectors=5)
 
     def _invert(self, risk: AbstractRisk) -> LiSSAInverse:
         """Finds the scale, and whether the series converges.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
 from .._errors import SingularCurvatureError
-from ..curvature.base import AbstractCurvature, Relative, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
 from .krylov import arnoldi
 
 STEPS_PER_DIRECTION = 2  # twice the rank: of what a Krylov subspace finds, about the larger half has converged
@@ -48,6 +48,17 @@ class LowRank(AbstractSolver):
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """Two products for each direction, which wait for each other."""
+        size, rank = risk.weights.element_size(), min(self.rank, risk.p)
+        return Work(
+            alone=min(STEPS_PER_DIRECTION * self.rank, risk.p),
+            together=damping_products(self.damping, risk),
+            held=size * rank * (risk.p + rank),
+            saved=True,
+            scratch=size * STEPS_PER_DIRECTION * rank * risk.p,
+        )
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Finds the directions.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
-from ..curvature.base import AbstractCurvature, Relative, plain_damping
-from .base import AbstractSolver, natural_curvature
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from .base import AbstractSolver, Work, natural_curvature
 from .low_rank import LowRankInverse, check_rank, inverse_within
 
 
@@ -45,6 +45,13 @@ class Nystrom(AbstractSolver):
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """One product for each direction, all together."""
+        rank = min(self.rank, risk.p)
+        size = risk.weights.element_size() * rank * risk.p
+        together = rank + damping_products(self.damping, risk)
+        return Work(together=together, held=size, saved=True, scratch=4 * size)
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.
