@@ -23,6 +23,7 @@ from ._risk import Risk
 from .curvature.base import AbstractCurvature
 from .solvers.auto import Auto
 from .solvers.base import AbstractSolver, natural_curvature
+from .solvers.gmres import GMRES
 
 PART = 512  # samples that are looked at; whole batches, at least one
 CLOCK = time.perf_counter
@@ -67,7 +68,8 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
     """What `influence` will cost before it runs, from a look at some 500 samples.
 
     Times products and scores there, and solves for the gradient of one sample's loss to see how many steps a question
-    takes. Meant to be right within a factor of two; `benchmarks/plan.py` sets it beside real runs.
+    takes: on all samples for `GMRES`, and where the few have negative curvature. Meant to be right within a factor of
+    two; `benchmarks/plan.py` sets it beside real runs.
 
     Args:
         risk: The trained model.
@@ -99,7 +101,7 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         risk.check()
         part = _part(risk)
         curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
-        steps, notes = _steps(chosen, part) if work.steps else (0, ())
+        steps, notes = _steps(chosen, risk, part) if work.steps else (0, ())
         product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n)
         scores = _pace(part.sensitivity, part, risk.n / part.n)
         seconds = work.alone * product(1) + product(work.together) + _factorising(work.order)
@@ -125,16 +127,20 @@ def _part(risk: Risk) -> Risk:
     return replace(risk, data=list(itertools.islice(risk.data, count)), ids=None)
 
 
-def _steps(solver: AbstractSolver, part: Risk) -> tuple[int, tuple[str, ...]]:
-    """How many steps one question takes, or may take at most."""
-    question = part.gradient if not part.symmetric else next(part.influences())[0]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotConvergedWarning)
-            solution = solver.invert(part).solve(question.unsqueeze(0))
-    except NegativeCurvatureError as error:
-        return solver.work(part).steps, (f"The number of steps is its limit: {error}",)
-    return max(solution.steps), (f"A question takes about {max(solution.steps)} steps, by one of {part.n} samples.",)
+def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
+    """How many steps one question takes: on the part, or on all samples where a part may be indefinite."""
+    refused = ""
+    for look in (risk,) if isinstance(solver, GMRES) else (part, risk):
+        question = look.gradient if not look.symmetric else next(look.influences())[0]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotConvergedWarning)
+                steps = max(solver.invert(look).solve(question.unsqueeze(0)).steps)
+        except NegativeCurvatureError as error:
+            refused = str(error)
+        else:
+            return steps, (f"A question takes about {steps} steps, as one did on {look.n:,} samples.",)
+    return solver.work(part).steps, (f"The number of steps is its limit: {refused}",)
 
 
 def _pace(function: Callable[[Tensor], Tensor], part: Risk, scale: float) -> Callable[[int], float]:
