@@ -14,15 +14,27 @@ PER_SAMPLE = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEM
 COUPLED = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS if not problem.per_sample]
 CONVERGED = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS if problem.converges]
 
+POSITIVE = {"logistic", "logistic on outputs", "Cox"}  # curvature far from singular: LiSSA's series is short
+NO_PRODUCTS = (cf.LowRank, cf.Nystrom)  # keep none for the residual
+
 
 def solvers(problem):
     d = problem.damping
-    found = [cf.Exact(d), cf.Auto(d), cf.Identity(), cf.GMRES(d, rtol=1e-12), cf.Exact(d, curvature=cf.FieldJacobian())]
+    found = [
+        cf.Exact(d), cf.Auto(d), cf.Identity(), cf.GMRES(d, rtol=1e-12), cf.Exact(d, curvature=cf.FieldJacobian()),
+        cf.LowRank(1_000, d),
+    ]  # fmt: skip
     if problem.symmetric:
         found += [
             cf.CG(d, rtol=1e-11, max_steps=2000),
             cf.CG(d, rtol=1e-11, max_steps=2000, curvature=cf.FieldJacobian()),
+            cf.CG(d, rtol=1e-11, max_steps=2000, preconditioner=cf.Jacobi(d)),
         ]
+    if problem.name in POSITIVE:
+        found += [
+            cf.Nystrom(1_000, d), cf.CG(d, rtol=1e-11, preconditioner=cf.Nystrom(4, d)),
+            cf.LiSSA(d, rtol=1e-9, max_steps=20_000),
+        ]  # fmt: skip
     if isinstance(problem.loss, cf.OnOutputs):
         found += [cf.Exact(d, curvature=cf.GaussNewton()), cf.CG(d, rtol=1e-12, curvature=cf.GaussNewton())]
     return found
@@ -231,7 +243,7 @@ def test_the_report_tells_values_residuals_and_how_far_training_came(problem, so
     dense = Dense(problem.model, problem.loss, problem.tensors, problem.l2)
     report = cf.influence(problem.risk(), problem.ask, solver).report
     assert report.values == pytest.approx([value.item() for value in problem.ask(problem.model).values()])
-    assert max(report.residuals) < 1e-8
+    assert isinstance(solver, NO_PRODUCTS) or max(report.residuals) < 1e-8
     field = dense.field(dense.theta, dense.ones)
     assert report.gradient_norm == pytest.approx(float(field.norm()), abs=1e-12)
     if report.smallest_eigenvalue is not None:

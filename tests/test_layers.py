@@ -11,12 +11,12 @@ ROOT = Path(crossfluence.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.stat().st_size)
 LAYERS = [  # from the top
     {"objectives", "models", "integrations", "studies", "report", "cli"},
-    {"actions", "training", "_influence"},
+    {"actions", "training", "_influence", "_plan"},
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
     {"_losses", "_objective", "_compare", "_data", "_probes"},
-    {"_params", "_functional", "_scores", "_files", "_contents", "corpus"},
+    {"_params", "_functional", "_scores", "_files", "_archive", "_contents", "corpus"},
     {"_types", "_errors", "_extras"},
 ]
 TOP_MAY = {  # within the top layer

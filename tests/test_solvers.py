@@ -9,9 +9,11 @@ from grid import normal
 from reference import Dense
 
 import crossfluence as cf
+from crossfluence import _objective
 from crossfluence._errors import NotConvergedWarning
 from crossfluence.curvature.base import mean_eigenvalue
-from crossfluence.solvers import auto
+from crossfluence.solvers import auto, gmres
+from crossfluence.solvers.base import AbstractInverse
 from crossfluence.solvers.exact import dense as written_out
 
 PROBLEMS = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS if problem.converges]
@@ -205,12 +207,57 @@ def test_hundreds_of_questions_are_hundreds_of_times_one(count):
     assert mean.report.values == pytest.approx([sum(each.report.values) / count])
 
 
+def test_chunks_of_questions_shrink_as_the_model_grows(monkeypatch):
+    problem, points, held = grid.AUTOENCODER, normal(40, 4, seed=4), []
+    each = cf.each_of(cf.batches(points), lambda m, x: m.error(x))
+    whole = cf.influence(problem.risk(), each, cf.CG(rtol=1e-10))
+    monkeypatch.setattr(_objective, "NUMBERS_AT_ONCE", 7 * problem.risk().p)
+    solve = AbstractInverse.solve
+    monkeypatch.setattr(AbstractInverse, "solve", lambda self, v: held.append(len(v)) or solve(self, v))
+    chunks = cf.influence(problem.risk(), each, cf.CG(rtol=1e-10))
+    assert held == [7, 7, 7, 7, 7, 5]
+    assert chunks.objectives == whole.objectives
+    assert torch.allclose(chunks.values, whole.values, rtol=1e-6)
+
+
 def test_a_solve_that_stops_early_warns_with_its_residual():
     problem = grid.AUTOENCODER
     for solver in (cf.CG(max_steps=2), cf.GMRES(max_steps=2)):
         with pytest.warns(NotConvergedWarning, match="after 2 steps with a residual of"):
             scores = cf.influence(problem.risk(), problem.objective, solver)
         assert scores.report.residuals[0] > 1e-5
+
+
+@pytest.mark.parametrize("numbers", [1, 4_000])
+def test_gmres_solves_in_parts_where_the_bases_of_all_questions_have_no_room(numbers, monkeypatch):
+    vectors = normal(5, 28, seed=4)
+    inverse = cf.GMRES(0.1, rtol=1e-11, restart=40).invert(grid.DEC_MOVING.risk())
+    together = inverse.solve(vectors)
+    monkeypatch.setattr(gmres, "NUMBERS_AT_ONCE", numbers)
+    parts = inverse.solve(vectors)
+    assert torch.allclose(parts.vectors, together.vectors, rtol=1e-7)
+    assert parts.steps == together.steps
+
+
+def test_questions_that_are_solved_together_share_passes_over_the_data():
+    problem, passes = grid.AUTOENCODER, []
+    risk = cf.Risk(problem.model, problem.loss, Counted(problem.tensors[0], passes), l2=problem.l2)
+    for solver in (cf.GMRES(0.1), cf.CG(0.1)):
+        inverse = solver.invert(risk)
+        passes.clear()
+        found = inverse.solve(normal(20, risk.p, seed=0))
+        assert len(passes) <= max(found.steps) + 3
+
+
+class Counted:
+    """One batch, and a list that grows whenever it is read."""
+
+    def __init__(self, batch, passes):
+        self.batch, self.passes = batch, passes
+
+    def __iter__(self):
+        self.passes.append(1)
+        yield self.batch
 
 
 # Negative curvature

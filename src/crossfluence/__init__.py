@@ -6,6 +6,7 @@ from ._errors import CrossfluenceError
 from ._influence import influence, self_influence
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._objective import each_of, mean_over
+from ._plan import Plan, plan
 from ._risk import Risk
 from ._scores import Scores, SolveReport
 from .actions.outcome import Outcome
@@ -17,10 +18,15 @@ from .curvature.field import FieldJacobian
 from .curvature.gauss_newton import GaussNewton
 from .curvature.hessian import Hessian
 from .solvers.auto import Auto
+from .solvers.base import load_inverse
 from .solvers.cg import CG
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
+from .solvers.jacobi import Jacobi
+from .solvers.lissa import LiSSA
+from .solvers.low_rank import LowRank
+from .solvers.nystrom import Nystrom
 from .training.optimizers import SGD, Adam
 from .training.recipe import Recipe, cosine
 from .training.retrain import leave_out
@@ -40,8 +46,13 @@ __all__ = [
     "GaussNewton",
     "Hessian",
     "Identity",
+    "Jacobi",
+    "LiSSA",
+    "LowRank",
+    "Nystrom",
     "OnOutputs",
     "Outcome",
+    "Plan",
     "Recipe",
     "Relative",
     "Risk",
@@ -56,7 +67,9 @@ __all__ = [
     "each_of",
     "influence",
     "leave_out",
+    "load_inverse",
     "mean_over",
+    "plan",
     "remove",
     "self_influence",
     "undo",

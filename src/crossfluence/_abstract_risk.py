@@ -75,7 +75,7 @@ class AbstractRisk(ABC):
     @property
     @abstractmethod
     def signature(self) -> str:
-        """Content hash of all that decides the curvature."""
+        """All that decides the curvature, as `signed` writes it: a content hash, or the value itself, for each part."""
 
     @property
     def products(self) -> Mapping[type[AbstractCurvature], Callable[[Tensor], Tensor]]:
@@ -177,6 +177,33 @@ class AbstractRisk(ABC):
 
 def _is_cached(made: Any) -> bool:
     return isinstance(made, cached_property)
+
+
+def signed(**parts: str | float) -> str:
+    """A signature that can be taken apart again.
+
+    Args:
+        parts: Content hashes and plain numbers by name.
+
+    Returns:
+        `name=value` for each, with spaces between.
+    """
+    return " ".join(f"{name}={value}" for name, value in parts.items())
+
+
+def differing(before: str, now: str) -> list[str]:
+    """What differs between two signatures, as words for an error.
+
+    Args:
+        before: From `signed`.
+        now: From `signed`.
+
+    Returns:
+        Such as `model (1a2b3c4d, now 5e6f7a8b)`; empty if they are equal.
+    """
+    old, new = (dict(part.split("=") for part in signature.split()) for signature in (before, now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} ({old.get(name, 'none')[:8]}, now {new.get(name, 'none')[:8]})" for name in names]
 
 
 def training_modes(model: nn.Module) -> tuple[bool, ...]:

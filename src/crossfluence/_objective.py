@@ -16,6 +16,7 @@ from ._params import Layout
 from ._types import Batch, Objective, Params, SampleLoss
 
 QUESTIONS_AT_ONCE = 256  # gradients held together when every test sample is a question
+NUMBERS_AT_ONCE = 2**26  # in all of them: a quarter of a gigabyte in single precision, some times over in a solver
 DEFAULT_NAME = "objective"
 
 
@@ -119,7 +120,7 @@ def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator
         theta: The parameters to differentiate by.
 
     Yields:
-        At most 256 questions at a time.
+        At most `questions_at_once` for samples of a test set; all together for other objectives.
 
     Raises:
         ObjectiveError: If the objective has another form or does not depend on the parameters.
@@ -144,6 +145,22 @@ def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator
             f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
             f"Compute it from the model that is passed in, without .detach(), .item(), argmax or rounding."
         )
+
+
+def questions_at_once(p: int) -> int:
+    """How many questions `each_of` answers together.
+
+    Args:
+        p: Number of trained parameters.
+
+    Returns:
+        256, or as many as their gradients have room for.
+
+    Example:
+        >>> questions_at_once(10_000), questions_at_once(10_000_000)
+        (256, 6)
+    """
+    return max(1, min(QUESTIONS_AT_ONCE, NUMBERS_AT_ONCE // p))
 
 
 def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Questions:
@@ -179,7 +196,7 @@ def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterat
     for batch in objective.batches:
         values, pull = pullback(lambda params, batch=batch: checked_losses(bound(params, batch), batch), theta)
         eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        for rows in eye.split(QUESTIONS_AT_ONCE):
+        for rows in eye.split(questions_at_once(layout.size)):
             stop = start + len(rows)
             gradients = torch.stack([layout.flatten(pull(row)) for row in rows])
             chunk = values[rows.argmax(1)]

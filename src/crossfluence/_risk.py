@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from ._abstract_risk import AbstractRisk, training_modes
+from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
@@ -118,13 +118,15 @@ class Risk(AbstractRisk):
 
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Content hash of model, data, loss, weights, l2 and choice of parameters: all that decides the curvature."""
+        """All that decides the curvature: content hashes of model, data, loss, params and weights, and l2."""
         try:
             loss = content_hash(self.kind)
         except TypeError:  # it refers to something without content, such as an open file
-            loss = f"object {id(self.loss)}"
-        weights = digest_tensors([("weights", self.weights)])
-        return content_hash(self.fingerprint, self.reading.digests, loss, weights, float(self.l2), self.layout.names)
+            loss = f"object-{id(self.loss)}"
+        return signed(
+            model=self.fingerprint, data=content_hash(self.reading.digests), loss=loss, l2=float(self.l2),
+            params=content_hash(self.layout.names), weights=digest_tensors([("weights", self.weights)]),
+        )  # fmt: skip
 
     def passes(self, *, verify: bool = False) -> Iterator[tuple[int, Batch, Tensor]]:
         """One reading of the data.
@@ -258,6 +260,18 @@ class Risk(AbstractRisk):
             return bind(self.kind.losses, self.model)(theta, batch).to(weights)
         return grad(self.total, argnums=3)(theta, self.theta, batch, weights)
 
+    def labels_of(self, index: int) -> tuple[Id, ...]:
+        """The ids of one batch.
+
+        Args:
+            index: The batch's number.
+
+        Returns:
+            In order.
+        """
+        start = sum(self.reading.sizes[:index])
+        return self.labels[start : start + self.reading.sizes[index]]
+
     def blame(self, index: int, batch: Batch, what: str = "The risk") -> str:
         """A sentence about what is not finite, and where.
 
@@ -271,8 +285,7 @@ class Risk(AbstractRisk):
         """
         if not all(tensor.isfinite().all() for tensor in self.theta.values()):
             return "The model's own parameters hold a NaN or an infinity: training diverged. Train it again."
-        start = sum(self.reading.sizes[:index])
-        ids = self.labels[start : start + self.reading.sizes[index]]
+        ids = self.labels_of(index)
         culprit = ""
         if self.kind.per_sample:
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()

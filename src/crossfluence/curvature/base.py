@@ -16,7 +16,7 @@ from .._errors import SolveError, UnsupportedError
 from .._functional import undisturbed
 from .._risk import Risk
 
-PROBES = 64  # of Hutchinson's trace estimate; with at most this many parameters the trace is exact
+PROBES = 64  # of Hutchinson's estimate; with at most this many parameters the diagonal is exact
 
 
 class AbstractCurvature(ABC):
@@ -111,8 +111,31 @@ def absolute(damping: float | Relative, mean_eigenvalue: float) -> float:
     return damping.factor * mean_eigenvalue
 
 
+def diagonal(curvature: AbstractCurvature, risk: AbstractRisk, *, seed: int = 0) -> Shaped[Tensor, " p"]:
+    """The diagonal, estimated with 64 vectors of random signs; exact for at most 64 parameters.
+
+    Args:
+        curvature: Of what.
+        risk: Where.
+        seed: Of the signs.
+
+    Returns:
+        In units of mean loss per squared parameter.
+
+    References:
+        Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990; Bekas, Kokiopoulou and Saad,
+        "An estimator for the diagonal of a matrix", 2007.
+    """
+    like = risk.layout.flatten(risk.theta)
+    if risk.p <= PROBES:
+        return curvature.product(risk, torch.eye(risk.p, dtype=like.dtype, device=like.device)).diagonal()
+    generator = torch.Generator().manual_seed(seed)
+    probes = (torch.randint(0, 2, (PROBES, risk.p), generator=generator) * 2 - 1).to(like)
+    return (probes * curvature.product(risk, probes)).mean(0)
+
+
 def mean_eigenvalue(curvature: AbstractCurvature, risk: AbstractRisk) -> float:
-    """The trace over p, estimated with random signs; exact for at most 64 parameters.
+    """The trace over p: the mean of the diagonal.
 
     Args:
         curvature: Of what.
@@ -120,18 +143,13 @@ def mean_eigenvalue(curvature: AbstractCurvature, risk: AbstractRisk) -> float:
 
     Returns:
         In units of mean loss per squared parameter.
-
-    References:
-        Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
     """
-    like = risk.layout.flatten(risk.theta)
-    if risk.p <= PROBES:
-        probes = torch.eye(risk.p, dtype=like.dtype, device=like.device)
-        return float((probes * curvature.product(risk, probes)).sum() / risk.p)
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (PROBES, risk.p), generator=generator) * 2 - 1
-    probes = signs.to(like)
-    return float((probes * curvature.product(risk, probes)).sum() / (PROBES * risk.p))
+    return float(diagonal(curvature, risk).mean())
+
+
+def damping_products(damping: float | Relative, risk: AbstractRisk) -> int:
+    """How many products `plain_damping` takes."""
+    return min(PROBES, risk.p) if isinstance(damping, Relative) else 0
 
 
 def plain_damping(damping: float | Relative, curvature: AbstractCurvature, risk: AbstractRisk) -> float:

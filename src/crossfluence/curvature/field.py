@@ -55,7 +55,7 @@ class FieldJacobian(AbstractCurvature):
 
 
 def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-    """Sums a product over the batches, divides by n and adds the l2 term.
+    """Sums a product over the batches, divides by n and adds the l2 term; batches whose weights are all zero are free.
 
     Args:
         along: `(direction, batch, weights) -> (p,)`.
@@ -70,6 +70,8 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
     """
     total = risk.l2 * vectors
     for index, batch, weights in risk.passes():
+        if not weights.any():
+            continue
         part = each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors)
         if not part.isfinite().all():
             raise NonFiniteError(risk.blame(index, batch, "A second derivative of the loss"))

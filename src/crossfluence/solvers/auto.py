@@ -13,7 +13,7 @@ from .._losses import OnOutputs
 from .._risk import Risk
 from ..curvature.base import Relative
 from ..curvature.gauss_newton import GaussNewton
-from .base import AbstractInverse, AbstractSolver, Solution
+from .base import AbstractInverse, AbstractSolver, Solution, Work
 from .cg import CG
 from .exact import Exact
 from .gmres import GMRES
@@ -40,6 +40,10 @@ class Auto(AbstractSolver):
     """
 
     damping: float | Relative = 0.0
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """That of the chosen solver."""
+        return self.choose(risk)[0].work(risk)
 
     def _invert(self, risk: AbstractRisk) -> AbstractInverse:
         """Chooses, and inverts.

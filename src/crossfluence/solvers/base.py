@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._abstract_risk import AbstractRisk
-from .._errors import NotConvergedWarning, StaleError
+from .._abstract_risk import AbstractRisk, differing
+from .._archive import read_archive, write_archive
+from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
+
+FORMAT = "crossfluence.inverse/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +41,41 @@ class Solution:
     solver: str = ""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a solver will ask for: what `plan` multiplies with the times that it measures.
+
+    Attributes:
+        alone: Products with the curvature before the first question, one after another.
+        together: Such products that share passes over the data.
+        steps: Products for each question, at most.
+        share: Of the data that a step reads.
+        vectors: Of p numbers held for each question while it is solved.
+        kept: Such vectors that every step adds.
+        held: Bytes of the inverse.
+        saved: Whether the inverse can be saved.
+        scratch: Bytes beside it while it is made.
+        order: Of a dense matrix that is factorised.
+    """
+
+    alone: int = 0
+    together: int = 0
+    steps: int = 0
+    share: float = 1.0
+    vectors: int = 2
+    kept: int = 0
+    held: int = 0
+    saved: bool = False
+    scratch: int = 0
+    order: int = 0
+
+
 class AbstractInverse(ABC):
     """The damped inverse of a curvature at one trained model, reusable for any number of questions.
 
     Attributes:
         solver: `repr` of what made it.
-        signature: Content hash of the risk it belongs to.
+        signature: Of the risk it belongs to.
         damping: The absolute damping that was added.
         smallest_eigenvalue: Of the curvature before damping, where known.
         notes: Sentences for the report.
@@ -66,6 +100,27 @@ class AbstractInverse(ABC):
         with undisturbed():
             return self._solve(vectors, transposed)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the inverse to one safetensors file, atomically; `load_inverse` reads it.
+
+        The file holds the factors and a signature of model, data, loss and settings: used with another risk, the
+        inverse is refused, with what differs.
+
+        Args:
+            path: Where to.
+
+        Raises:
+            UnsupportedError: If the inverse makes products with the data for each question, and so has no factors.
+            ResultFileError: If the folder cannot be written.
+        """
+        try:
+            write_archive(path, self, FORMAT)
+        except TypeError as error:
+            raise UnsupportedError(
+                f"A {type(self).__name__} has no factors that a file could hold ({error} is in it): it goes back "
+                f"to the model and the data each time. Keep the solver and make it again: {self.solver}.invert(risk)."
+            ) from error
+
     @abstractmethod
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
 
@@ -86,8 +141,48 @@ class AbstractSolver(ABC):
             risk.check()
             return self._invert(risk)
 
+    def work(self, risk: AbstractRisk) -> Work:
+        """What inverting and solving will ask for, known without doing any of it.
+
+        Args:
+            risk: The trained model.
+
+        Raises:
+            UnsupportedError: If this solver does not say.
+        """
+        raise UnsupportedError(f"{type(self).__name__} does not say beforehand what it costs. Try it on less data.")
+
     @abstractmethod
     def _invert(self, risk: AbstractRisk) -> AbstractInverse: ...
+
+
+def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> AbstractInverse:
+    """Reads an inverse that `save` wrote.
+
+    Args:
+        path: The file.
+        device: Where its tensors go: that of the model.
+
+    Returns:
+        An inverse to ask with: `influence(risk, question, inverse)`. It is refused there if the risk is another one.
+
+    Raises:
+        ResultFileError: If the file is missing, damaged or not an inverse.
+
+    Example:
+        >>> import tempfile
+        >>> from crossfluence import LowRank, Risk, batches
+        >>> net, x = torch.nn.Linear(2, 1), torch.eye(2)
+        >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     LowRank(2).invert(risk).save(f"{folder}/net.low_rank")
+        ...     load_inverse(f"{folder}/net.low_rank").solver
+        'LowRank(rank=2, damping=0.0, seed=0, curvature=None)'
+    """
+    inverse = read_archive(path, FORMAT, device)
+    if not isinstance(inverse, AbstractInverse):
+        raise ResultFileError(f"{os.fspath(path)} holds a {type(inverse).__name__}; needed an inverse.")
+    return inverse
 
 
 def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> AbstractInverse:
@@ -110,9 +205,8 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
         raise TypeError(f"Got a solver of type {type(solver).__name__}; needed one such as crossfluence.Auto().")
     if solver.signature != risk.signature:
         raise StaleError(
-            f"This inverse was made for another risk (content hash {solver.signature[:8]}, this one has "
-            f"{risk.signature[:8]}): the model, data, loss, l2, weights or params differ. Make it again: "
-            f"solver.invert(risk)."
+            f"This inverse was made for another risk. What differs, by content hash or value: "
+            f"{', '.join(differing(solver.signature, risk.signature))}. Make it again: solver.invert(risk)."
         )
     return solver
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Shaped
@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
-from ..curvature.base import AbstractCurvature, Relative, plain_damping
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
 from ..curvature.hessian import Hessian
-from .base import AbstractInverse, AbstractSolver, Solution, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, Work, warn_unconverged
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class CG(AbstractSolver):
     curvature: AbstractCurvature = field(default_factory=Hessian)
     preconditioner: AbstractSolver | None = None
     truncate: bool = False
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """That of the preconditioner, and a product for each step."""
+        first = self.preconditioner.work(risk) if self.preconditioner else Work()
+        together = first.together + damping_products(self.damping, risk)
+        return replace(first, together=together, steps=self.max_steps, vectors=6, saved=False)
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.

@@ -13,7 +13,7 @@ from .._abstract_risk import AbstractRisk
 from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
 from ..curvature.base import AbstractCurvature, Relative, absolute
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
 
 SPECTRUM_UP_TO = 4_000  # parameters for which the eigenvalues of an unsymmetric matrix are still quick
 
@@ -38,6 +38,11 @@ class Exact(AbstractSolver):
 
     damping: float | Relative = 0.0
     curvature: AbstractCurvature | None = None
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """A product for each parameter, and a dense matrix of which four copies live together."""
+        square = 8 * risk.p**2
+        return Work(together=risk.p, held=2 * square, saved=True, scratch=2 * square, order=risk.p)
 
     def _invert(self, risk: AbstractRisk) -> ExactInverse:
         """Forms and factorises the matrix.

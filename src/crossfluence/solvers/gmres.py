@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Shaped
@@ -11,15 +11,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
-from ..curvature.base import AbstractCurvature, Relative, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
+from .krylov import orthogonalised
+
+NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
 
 
 @dataclass(frozen=True)
 class GMRES(AbstractSolver):
     """Generalised minimal residuals: needs neither symmetry nor positive curvature.
 
-    Keeps one vector of p numbers for each step between restarts.
+    Keeps one vector of p numbers for each step between restarts and each question solved at the same time.
 
     Attributes:
         damping: Added to the eigenvalues; a number, or `Relative`.
@@ -44,6 +47,12 @@ class GMRES(AbstractSolver):
     restart: int = 250
     curvature: AbstractCurvature | None = None
     preconditioner: AbstractSolver | None = None
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """That of the preconditioner, and for each step a product, and a vector to keep."""
+        first = self.preconditioner.work(risk) if self.preconditioner else Work()
+        together = first.together + damping_products(self.damping, risk)
+        return replace(first, together=together, steps=self.max_steps, vectors=5, kept=1, saved=False)
 
     def _invert(self, risk: AbstractRisk) -> GMRESInverse:
         """Settles the damping and the preconditioner; the products come with each question.
@@ -75,71 +84,77 @@ class GMRESInverse(AbstractInverse):
     notes: tuple[str, ...] = ()
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
-        """One right-hand side after another."""
+        """As many right-hand sides together as have room for their bases; they share passes over the data."""
         product = self.curvature.transposed_product if transposed else self.curvature.product
 
         def matrix(v: Tensor) -> Tensor:
-            return product(self.risk, v.unsqueeze(0))[0] + self.damping * v
+            return product(self.risk, v) + self.damping * v
 
         def precondition(v: Tensor) -> Tensor:
             if self.preconditioner is None:
                 return v
-            return self.preconditioner.solve(v.unsqueeze(0), transposed=transposed).vectors[0]
+            return self.preconditioner.solve(v, transposed=transposed).vectors
 
-        solved = [_gmres(matrix, precondition, vector, self.settings) for vector in vectors]
-        shares = torch.tensor([share for _, _, share in solved])
-        warn_unconverged("GMRES", shares, self.settings.rtol, max(steps for _, steps, _ in solved))
-        return Solution(
-            torch.stack([x for x, _, _ in solved]), tuple(steps for _, steps, _ in solved), tuple(shares.tolist())
-        )
+        kept = min(self.settings.restart, self.settings.max_steps) + 1
+        parts = vectors.split(max(1, NUMBERS_AT_ONCE // (kept * vectors.shape[1])))
+        solved = [_gmres(matrix, precondition, part, self.settings) for part in parts]
+        x, steps, shares = (torch.cat(found) for found in zip(*solved, strict=True))
+        warn_unconverged("GMRES", shares, self.settings.rtol, int(steps.max()))
+        return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()))
 
 
 def _gmres(
     matrix: Callable[[Tensor], Tensor], precondition: Callable[[Tensor], Tensor], wanted: Tensor, settings: GMRES
-) -> tuple[Shaped[Tensor, " p"], int, float]:
-    """Right-preconditioned GMRES with restarts: solution, steps taken, share of `wanted` that is left."""
-    size = float(wanted.norm())
-    x, steps, share = torch.zeros_like(wanted), 0, 1.0
-    if size == 0:
-        return x, 0, 0.0
+) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"], Shaped[Tensor, " m"]]:
+    """Right-preconditioned GMRES with restarts: solutions, steps taken, shares of `wanted` that are left."""
+    size = wanted.norm(dim=1)
+    x, steps = torch.zeros_like(wanted), torch.zeros(len(wanted), dtype=torch.long)
+    share = (size > 0).to(wanted)
+    going = share > settings.rtol
     with tqdm(total=settings.max_steps, desc="GMRES", unit="step", disable=None, leave=False) as bar:
-        while steps < settings.max_steps and share > settings.rtol:
-            residual = wanted - matrix(x) if steps else wanted
-            limit = min(settings.restart, settings.max_steps - steps)
-            update, taken = _cycle(lambda v: matrix(precondition(v)), residual, settings.rtol * size, limit, bar)
-            better, steps = x + precondition(update), steps + taken
-            left = float((wanted - matrix(better)).norm()) / size
-            if not left < 0.999 * share:  # no progress in a whole cycle: more cycles will not help
-                break
-            x, share = better, left
+        while going.any():
+            residual = wanted[going] - matrix(x[going]) if steps.any() else wanted[going]
+            limit = min(settings.restart, settings.max_steps - int(steps[going.cpu()].max()))
+            tolerance = settings.rtol * size[going]
+            update, taken = _cycle(lambda v: matrix(precondition(v)), residual, tolerance, limit, bar)
+            better = x[going] + precondition(update)
+            left = (wanted[going] - matrix(better)).norm(dim=1) / size[going]
+            steps[going.cpu()] += taken
+            nearer = left < 0.999 * share[going]  # without progress in a whole cycle more cycles will not help
+            gained = going.masked_scatter(going, nearer)
+            x[gained], share[gained] = better[nearer], left[nearer]
+            going = gained & (share > settings.rtol) & (steps < settings.max_steps).to(going.device)
     return x, steps, share
 
 
 def _cycle(
-    matrix: Callable[[Tensor], Tensor], residual: Tensor, tolerance: float, limit: int, bar: tqdm
-) -> tuple[Shaped[Tensor, " p"], int]:
-    """Arnoldi from the residual, then the least-squares problem in the small basis."""
-    beta = residual.norm()
-    basis = residual.new_empty(limit + 1, len(residual))  # row by row; memory is touched as it is written
-    basis[0] = residual / beta
-    hessenberg = torch.zeros(limit + 1, limit, dtype=torch.float64)
-    target = torch.zeros(limit + 1, dtype=torch.float64)
-    target[0] = float(beta)
-    small, eps = target[:0], torch.finfo(residual.dtype).eps
+    matrix: Callable[[Tensor], Tensor], residual: Tensor, tolerance: Tensor, limit: int, bar: tqdm
+) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"]]:
+    """Arnoldi from each residual, then the least-squares problems in the small bases."""
+    m, beta = len(residual), residual.norm(dim=1)
+    basis = residual.new_empty(m, limit + 1, residual.shape[1])  # memory is touched as it is written
+    basis[:, 0] = residual / beta.unsqueeze(1)
+    hessenberg = torch.zeros(m, limit + 1, limit, dtype=torch.float64)
+    target = torch.zeros(m, limit + 1, 1, dtype=torch.float64)
+    target[:, 0, 0] = beta.double().cpu()
+    update, taken = torch.zeros_like(residual), torch.zeros(m, dtype=torch.long)
+    going, wanted, eps = torch.arange(m), tolerance.double().cpu(), torch.finfo(residual.dtype).eps
     for step in range(limit):
-        image = matrix(basis[step])
-        reach = float(image.norm())
-        q = basis[: step + 1]
-        for _ in range(2):  # Gram-Schmidt twice: once loses orthogonality
-            overlap = q @ image
-            image = image - overlap @ q
-            hessenberg[: step + 1, step] += overlap.double().cpu()
-        height = image.norm()
-        hessenberg[step + 1, step] = float(height)
+        image = torch.zeros_like(residual)  # stays zero for what is done
+        image[going] = matrix(basis[going, step])
+        rest, inside = orthogonalised(image, basis[:, : step + 1])
+        height = rest.norm(dim=1)
+        hessenberg[:, : step + 1, step], hessenberg[:, step + 1, step] = inside.double().cpu(), height.double().cpu()
         bar.update()
-        h, t = hessenberg[: step + 2, : step + 1], target[: step + 2]
-        small = torch.linalg.lstsq(h, t.unsqueeze(1)).solution[:, 0]
-        if float((h @ small - t).norm()) <= tolerance or float(height) <= eps * reach:
+        h, t = hessenberg[going, : step + 2, : step + 1], target[going, : step + 2]
+        small = torch.linalg.lstsq(h, t).solution  # (going, step + 1, 1)
+        ends = (height <= eps * image.norm(dim=1)).cpu()[going]
+        done = ends | ((h @ small - t).norm(dim=(1, 2)) <= wanted[going]) | (step + 1 == limit)
+        rows = going[done]
+        update[rows] = (small[done].mT.to(residual) @ basis[rows, : step + 1]).squeeze(1)
+        taken[rows] = step + 1
+        going = going[~done]
+        if not len(going):
             break
-        basis[step + 1] = image / height
-    return small.to(residual) @ basis[: len(small)], len(small)
+        basis[:, step + 1] = rest / height.clamp_min(torch.finfo(height.dtype).tiny).unsqueeze(1)
+    return update, taken

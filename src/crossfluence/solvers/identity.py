@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from .base import AbstractInverse, AbstractSolver, Solution
+from .base import AbstractInverse, AbstractSolver, Solution, Work
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,10 @@ class Identity(AbstractSolver):
         >>> Identity()
         Identity()
     """
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """No products at all."""
+        return Work(saved=True)
 
     def _invert(self, risk: AbstractRisk) -> IdentityInverse:
         """Needs no work."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..._abstract_risk import AbstractRisk, training_modes
+from ..._abstract_risk import AbstractRisk, signed, training_modes
 from ..._contents import content_hash
 from ..._errors import CorpusError, ParameterError
 from ..._functional import undisturbed
@@ -102,9 +102,10 @@ class SkipGramRisk(AbstractRisk):
 
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Content hash of all that decides the curvature: model, corpus, sampling, l2, weights."""
-        weights = self.weights.double().numpy()
-        return content_hash(self.fingerprint, self.pairs.corpus.digest, self.pairs.sampling, float(self.l2), weights)
+        """All that decides the curvature: content hashes of model, corpus, sampling and weights, and l2."""
+        sampling, weights = content_hash(self.pairs.sampling), content_hash(self.weights.double().numpy())
+        corpus = content_hash(self.pairs.corpus.digest)
+        return signed(model=self.fingerprint, corpus=corpus, sampling=sampling, l2=float(self.l2), weights=weights)
 
     @property
     def products(self) -> Mapping[type[AbstractCurvature], Callable[[Tensor], Tensor]]:

@@ -1,0 +1,71 @@
+"""Forecasts of `plan` beside the runs that follow: ratios of what was measured to what was foreseen.
+
+Run: OMP_NUM_THREADS=1 python benchmarks/plan.py    (prints a table and writes benchmarks/results/plan.csv)
+Both count CPU seconds on one thread here, so that other processes do not matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import crossfluence as cf
+from crossfluence import _plan
+
+RESULTS = Path(__file__).parent / "results" / "plan.csv"
+SAMPLES, FEATURES, CLASSES, QUESTIONS = 4_000, 64, 10, 100
+SOLVERS = [
+    cf.CG(1e-2, rtol=1e-3), cf.CG(1e-2, rtol=1e-3, preconditioner=cf.Nystrom(100, 1e-2)), cf.GMRES(1e-2, rtol=1e-3),
+    cf.LowRank(50, 1e-2), cf.Nystrom(200, 1e-2), cf.LiSSA(1e-1, rtol=1e-1), cf.Exact(1e-2),
+]  # fmt: skip
+
+
+def main() -> None:
+    _plan.CLOCK = time.process_time
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    x, labels = torch.randn(SAMPLES, FEATURES), torch.randint(CLASSES, (SAMPLES,))
+    model = nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+    loss = cf.OnOutputs(
+        lambda model, batch: model(batch[0]),
+        lambda z, batch: nn.functional.cross_entropy(z, batch[1], reduction="none"),
+    )
+    recipe = cf.Recipe(model, loss, (x, labels), optimizer=cf.SGD(0.5, 0.9), epochs=100, l2=1e-2)
+    risk = recipe.risk(recipe.train())
+    question = cf.each_of(cf.batches(x[:QUESTIONS], labels[:QUESTIONS]), loss.losses)
+    rows = []
+    for solver in SOLVERS:
+        started = time.process_time()
+        plan = cf.plan(risk, solver, QUESTIONS)
+        looked = time.process_time() - started
+        started = time.process_time()
+        report = cf.influence(risk, question, solver).report
+        seconds = time.process_time() - started
+        with _plan._Tally() as tally:
+            cf.influence(risk, question, solver)
+        assert report is not None
+        row = {
+            "solver": repr(solver).partition(", curvature")[0],
+            "seconds, measured": f"{seconds:.1f}",
+            "foreseen": f"{plan.seconds:.1f}",
+            "seconds / foreseen": f"{seconds / plan.seconds:.2f}",
+            "memory / foreseen": f"{tally.peak / plan.memory:.2f}",
+            "steps": max(report.steps, default=0),
+            "seconds of looking": f"{looked:.1f}",
+        }
+        rows.append(row | {"torch": torch.__version__, "crossfluence": version("crossfluence")})
+        print("  ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

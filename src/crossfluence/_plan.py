@@ -1,0 +1,221 @@
+"""What an answer will cost, from a look at a small part of the data."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ._abstract_risk import AbstractRisk
+from ._errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
+from ._functional import VECTORS_AT_ONCE, undisturbed
+from ._objective import questions_at_once
+from ._risk import Risk
+from .curvature.base import AbstractCurvature
+from .solvers.auto import Auto
+from .solvers.base import AbstractSolver, natural_curvature
+from .solvers.gmres import GMRES
+
+PART = 512  # samples that are looked at; whole batches, at least one
+CLOCK = time.perf_counter
+DENSE = 500  # order of the matrix that is factorised to see how fast that goes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost; print it.
+
+    Attributes:
+        solver: The solver that will do the work.
+        samples: n.
+        questions: m.
+        products: Products with the curvature, for all questions together.
+        passes: Readings of the data; up to 32 products share one.
+        seconds: Of the clock, on this machine as busy as it is now. The gradients of the questions come on top.
+        memory: Bytes of tensors at the peak, beside the model and the data set.
+        disk: Bytes that `inverse.save` will write; 0 where nothing can be saved.
+        notes: Sentences for a person.
+    """
+
+    solver: str
+    samples: int
+    questions: int
+    products: int
+    passes: int
+    seconds: float
+    memory: int
+    disk: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        saved = f", {self.disk / 1e6:,.3g} MB when saved" if self.disk else ""
+        head = f"{self.solver} for {self.questions:,} question(s) about {self.samples:,} samples: "
+        cost = f"about {self.seconds:,.2g} s and {self.memory / 1e6:,.3g} MB of memory{saved}; "
+        work = f"{self.products:,} products with the curvature in {self.passes:,} passes over the data."
+        return "\n".join([head + cost + work, *self.notes])
+
+
+def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Plan:
+    """What `influence` will cost before it runs, from a look at some 500 samples.
+
+    Times products and scores there, and solves for the gradient of one sample's loss to see how many steps a question
+    takes: on all samples for `GMRES`, and where the few have negative curvature. Meant to be right within a factor of
+    two; `benchmarks/plan.py` sets it beside real runs.
+
+    Args:
+        risk: The trained model.
+        solver: What will be used.
+        m: How many questions.
+
+    Returns:
+        Products, passes, seconds, memory and disk.
+
+    Raises:
+        UnsupportedError: If the risk has a structure of its own, or the solver does not say what it does.
+        ValueError: If m is not positive.
+
+    Example:
+        >>> from crossfluence import LowRank, batches
+        >>> net, x = torch.nn.Linear(3, 1), torch.ones(2000, 3)
+        >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
+        >>> found = plan(risk, LowRank(2), m=10)
+        >>> found.products, found.passes
+        (4, 5)
+    """
+    if m < 1:
+        raise ValueError(f"Got m={m}; needed at least one question.")
+    if not isinstance(risk, Risk):
+        raise UnsupportedError(f"plan needs a Risk; got a {type(risk).__name__}, which has its own ways.")
+    chosen = solver.choose(risk)[0] if isinstance(solver, Auto) else solver
+    work = chosen.work(risk)
+    with undisturbed():
+        risk.check()
+        part = _part(risk)
+        curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
+        steps, notes = _steps(chosen, risk, part) if work.steps else (0, ())
+        product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n)
+        scores = _pace(part.sensitivity, part, risk.n / part.n)
+        seconds = work.alone * product(1) + product(work.together) + _factorising(work.order)
+        at_once = min(m, questions_at_once(risk.p))
+        peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE))
+    each = steps + 1 if steps else 0  # one more for the residual
+    products, passes = work.alone + work.together, work.alone + _passes(work.together)
+    for start in range(0, m, at_once):
+        size = min(at_once, m - start)
+        seconds += work.share * each * product(size) + scores(size)
+        products += each * size
+        passes += round(work.share * each) * _passes(size) + _passes(size)
+    solving = (work.vectors + work.kept * steps) * at_once * risk.p * risk.weights.element_size()
+    memory = work.held + max(work.scratch, solving) + peak
+    disk = work.held if work.saved else 0
+    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, disk, notes)
+
+
+def _part(risk: Risk) -> Risk:
+    """A risk of the first batches alone."""
+    sizes = list(itertools.accumulate(risk.reading.sizes))
+    count = next((number for number, total in enumerate(sizes, start=1) if total >= PART), len(sizes))
+    return replace(risk, data=list(itertools.islice(risk.data, count)), ids=None)
+
+
+def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
+    """How many steps one question takes: on the part, or on all samples where a part may be indefinite."""
+    refused = ""
+    for look in (risk,) if isinstance(solver, GMRES) else (part, risk):
+        question = look.gradient if not look.symmetric else next(look.influences())[0]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotConvergedWarning)
+                steps = max(solver.invert(look).solve(question.unsqueeze(0)).steps)
+        except NegativeCurvatureError as error:
+            refused = str(error)
+        else:
+            return steps, (f"A question takes about {steps} steps, as one did on {look.n:,} samples.",)
+    return solver.work(part).steps, (f"The number of steps is its limit: {refused}",)
+
+
+def _pace(function: Callable[[Tensor], Tensor], part: Risk, scale: float) -> Callable[[int], float]:
+    """Seconds over the whole data for any number of vectors, from those for one and for a full pass on a part."""
+    like = part.layout.flatten(part.theta)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(VECTORS_AT_ONCE, part.p, generator=generator).to(like)
+    one, full = (scale * _seconds(lambda v=v: function(v)) for v in (vectors[:1], vectors))
+
+    def seconds(count: int) -> float:
+        whole, rest = divmod(count, VECTORS_AT_ONCE)
+        return whole * full + (one + (full - one) * (rest - 1) / (VECTORS_AT_ONCE - 1) if rest else 0)
+
+    return seconds
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    """The faster of two runs: the first may wait for memory and caches."""
+    taken = []
+    for _ in range(2):
+        start = CLOCK()
+        _wait(function())
+        taken.append(CLOCK() - start)
+    return min(taken)
+
+
+def _wait(result: Any) -> None:
+    if isinstance(result, Tensor) and result.is_cuda:
+        torch.cuda.synchronize(result.device)
+
+
+def _factorising(order: int) -> float:
+    """Seconds for the factors and the eigenvalues of a dense matrix, from a smaller one."""
+    if not order:
+        return 0.0
+    size = min(order, DENSE)
+    matrix = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = matrix + matrix.T
+    taken = _seconds(lambda: (torch.linalg.lu_factor(matrix), torch.linalg.eigvalsh(matrix)))
+    return taken * (order / size) ** 3
+
+
+def _passes(count: int) -> int:
+    return -(-count // VECTORS_AT_ONCE)
+
+
+def _peak(curvature: AbstractCurvature, part: Risk, count: int) -> int:
+    """Bytes of the tensors that live together in one pass."""
+    with _Tally() as tally:
+        curvature.product(part, torch.zeros(count, part.p).to(part.layout.flatten(part.theta)))
+    return tally.peak
+
+
+class _Tally(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside it, and the most that lived at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size

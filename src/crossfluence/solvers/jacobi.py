@@ -1,0 +1,73 @@
+"""The diagonal of the curvature, inverted: the simplest preconditioner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._abstract_risk import AbstractRisk
+from ..curvature.base import PROBES, AbstractCurvature, Relative, damping_products, diagonal, plain_damping
+from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
+
+FLOOR = 1e-3  # of the mean: what random signs leave below it is noise
+
+
+@dataclass(frozen=True)
+class Jacobi(AbstractSolver):
+    """Divides by the diagonal of the curvature, estimated from 64 products: `CG(preconditioner=Jacobi())`.
+
+    Helps where parameters differ in scale. By itself it is a crude inverse.
+
+    Attributes:
+        damping: Added to the diagonal; that of the solver it serves. A number, or `Relative`.
+        seed: Of the random signs; up to 64 parameters need none.
+        curvature: Default: the Hessian, or the field's Jacobian for a `FieldLoss`.
+
+    Example:
+        >>> Jacobi(1e-3)
+        Jacobi(damping=0.001, seed=0, curvature=None)
+    """
+
+    damping: float | Relative = 0.0
+    seed: int = 0
+    curvature: AbstractCurvature | None = None
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """The products of the estimate, all together."""
+        size, count = risk.weights.element_size() * risk.p, min(PROBES, risk.p)
+        return Work(together=count + damping_products(self.damping, risk), held=size, saved=True, scratch=count * size)
+
+    def _invert(self, risk: AbstractRisk) -> JacobiInverse:
+        """Estimates the diagonal; entries that come out too small to be meant are raised.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            An inverse that costs p operations for each question.
+        """
+        curvature = natural_curvature(self.curvature, risk)
+        damping = plain_damping(self.damping, curvature, risk)
+        damped = diagonal(curvature, risk, seed=self.seed) + damping
+        size = float(damped.abs().mean())
+        floor = max(FLOOR * size, risk.l2 + damping, torch.finfo(damped.dtype).tiny)
+        return JacobiInverse(repr(self), risk.signature, damped.clamp_min(floor), damping)
+
+
+@dataclass(frozen=True, eq=False)
+class JacobiInverse(AbstractInverse):
+    """A positive diagonal."""
+
+    solver: str
+    signature: str
+    diagonal: Shaped[Tensor, " p"]
+    damping: float
+    smallest_eigenvalue: float | None = None
+    notes: tuple[str, ...] = ("Each parameter by itself: what parameters do to each other is left out.",)
+
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
+        """One division for each parameter."""
+        return Solution(vectors / self.diagonal)

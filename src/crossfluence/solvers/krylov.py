@@ -1,0 +1,98 @@
+"""Krylov subspaces: what a few products tell of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .._abstract_risk import AbstractRisk
+from ..curvature.base import AbstractCurvature
+
+LANCZOS_STEPS = 30  # products that find the ends of a spectrum
+
+
+def orthogonalised(
+    vectors: Shaped[Tensor, "m p"], bases: Shaped[Tensor, "m k p"]
+) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, "m k"]]:
+    """What is left of each vector outside its basis, and its coordinates inside; Gram-Schmidt twice.
+
+    Args:
+        vectors: One in each row.
+        bases: Orthonormal rows, one basis for each vector.
+
+    Returns:
+        The rests, orthogonal to the bases to working precision, and the coordinates.
+    """
+    inside = torch.zeros_like(bases[..., 0])
+    for _ in range(2):  # once loses orthogonality
+        overlap = (bases @ vectors.unsqueeze(2)).squeeze(2)
+        vectors = vectors - (overlap.unsqueeze(1) @ bases).squeeze(1)
+        inside = inside + overlap
+    return vectors, inside
+
+
+def arnoldi(
+    product: Callable[[Shaped[Tensor, "1 p"]], Shaped[Tensor, "1 p"]], like: Shaped[Tensor, " p"], steps: int, seed: int
+) -> tuple[Shaped[Tensor, "k p"], Float[Tensor, "k k"]]:
+    """An orthonormal basis of a Krylov subspace, and the matrix in it; Lanczos, if the matrix is symmetric.
+
+    Every vector is made orthogonal to all earlier ones, so no eigenvalue comes twice; where the subspace is invariant,
+    it goes on from a new random vector, so eigenvalues that are equal are all found.
+
+    Args:
+        product: The matrix times a row.
+        like: Has the length, type and place of the vectors.
+        steps: Products to take; at most p.
+        seed: Of the random start.
+
+    Returns:
+        V, and V J Vᵀ in float64.
+
+    References:
+        Lanczos, "An iteration method for the solution of the eigenvalue problem of linear differential and integral
+        operators", 1950; Arnoldi, "The principle of minimized iterations in the solution of the matrix eigenvalue
+        problem", 1951.
+    """
+    generator, eps = torch.Generator().manual_seed(seed), torch.finfo(like.dtype).eps
+    steps = min(steps, len(like))
+    basis = like.new_empty(1, steps, len(like))
+    core = torch.zeros(steps, steps, dtype=torch.float64, device=like.device)
+    following = torch.randn(1, len(like), generator=generator).to(like)
+    for step in tqdm(range(steps), desc="Krylov subspace", unit="step", disable=None, leave=False):
+        basis[:, step] = following / following.norm()
+        image = product(basis[:, step])
+        following, inside = orthogonalised(image, basis[:, : step + 1])
+        core[: step + 1, step] = inside[0].double()
+        height = following.norm()
+        if step + 1 == steps:
+            break
+        if height <= 10 * eps * image.norm():  # invariant: what is left is rounding
+            fresh = torch.randn(1, len(like), generator=generator).to(like)
+            following, _ = orthogonalised(fresh, basis[:, : step + 1])
+        else:
+            core[step + 1, step] = float(height)
+    return basis[0], core
+
+
+def extreme_eigenvalues(
+    curvature: AbstractCurvature, risk: AbstractRisk, *, steps: int = LANCZOS_STEPS, seed: int = 0
+) -> tuple[float, float]:
+    """The ends of a symmetric curvature's spectrum by Lanczos: the largest is close, the smallest an upper bound.
+
+    Args:
+        curvature: Of what.
+        risk: Where.
+        steps: Products to take.
+        seed: Of the random start.
+
+    Returns:
+        The smallest and the largest eigenvalue found.
+    """
+    like = risk.layout.flatten(risk.theta)
+    _, core = arnoldi(lambda v: curvature.product(risk, v), like, steps, seed)
+    found = torch.linalg.eigvalsh((core + core.T) / 2)
+    return float(found[0]), float(found[-1])
