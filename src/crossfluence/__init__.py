@@ -14,10 +14,12 @@ from .actions.steps import amplify, undo
 from .actions.unlearn import unlearn
 from .curvature.base import Relative
 from .curvature.field import FieldJacobian
+from .curvature.fisher import EmpiricalFisher, Fisher
 from .curvature.gauss_newton import GaussNewton
 from .curvature.hessian import Hessian
 from .solvers.auto import Auto
 from .solvers.cg import CG
+from .solvers.ekfac import EKFAC
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
@@ -32,10 +34,13 @@ __all__ = [
     "Batches",
     "CG",
     "CrossfluenceError",
+    "EKFAC",
+    "EmpiricalFisher",
     "Estimate",
     "Exact",
     "FieldJacobian",
     "FieldLoss",
+    "Fisher",
     "GMRES",
     "GaussNewton",
     "Hessian",
