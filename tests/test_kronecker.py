@@ -287,3 +287,83 @@ def test_as_a_preconditioner_it_saves_steps():
     )
     close(helped.values, plain.values, 1e-4)
     assert sum(helped.report.steps) < sum(plain.report.steps) / 2
+
+
+# Many questions at once.
+
+
+def each(loss, *tensors, size=4):
+    return cf.each_of(cf.batches(*tensors, size=size), loss)
+
+
+def one_by_one(risk, loss, tensors, inverse):
+    """The same questions as a plain objective: gradients in full, a solve, and forward-mode passes."""
+    batch = tensors[0] if len(tensors) == 1 else tensors
+    return cf.influence(risk, lambda model: loss(model, batch), inverse)
+
+
+@pytest.mark.parametrize(("model", "x", "outside"), MODELS)
+def test_all_pairs_score_as_one_question_after_another(model, x, outside):
+    risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
+    inverse = cf.EKFAC(tolerance=0).invert(risk)
+    ask = lambda m, b: curve(m, b).square()  # noqa: E731
+    pairs = cf.influence(risk, each(ask, x), inverse)
+    wanted = one_by_one(risk, ask, (x,), inverse)
+    close(pairs.values, wanted.values)
+    assert pairs.report.values == pytest.approx(wanted.report.values)
+    assert pairs.report.drift == pytest.approx(wanted.report.drift)
+    assert pairs.objectives == wanted.objectives
+    assert any("met layer by layer" in note for note in pairs.report.notes) == (not outside)
+    close(cf.influence(risk, each(ask, x), inverse, candidates=[x[2:5], x[:1]]).values, pairs.values[[2, 3, 4, 0]])
+
+
+WIDE = seeded(nn.Sequential(nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 3)), size=0.3)
+MANY = normal(200, 40, seed=10) * torch.linspace(0, 3, 40).exp()
+LABELS = integers(3, 200, seed=11)
+
+
+@pytest.mark.parametrize("tolerance", [0.2, 0.02, 1e-3])
+def test_short_sums_stay_within_the_tolerance(tolerance):
+    risk = cf.Risk(WIDE, SPLIT, cf.batches(MANY, LABELS))
+    exact = cf.influence(risk, each(entropy, MANY[:50], LABELS[:50]), cf.EKFAC(tolerance=0))
+    short = cf.influence(risk, each(entropy, MANY[:50], LABELS[:50]), cf.EKFAC(tolerance=tolerance))
+    assert (short.values - exact.values).norm() <= tolerance * exact.values.norm()
+    if tolerance > 0.1:
+        assert any("in sums of" in note for note in short.report.notes)
+        assert not torch.allclose(short.values, exact.values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [7, 600])
+def test_hundreds_of_questions_are_answered_in_chunks(size):
+    points, labels = normal(600, 40, seed=12), integers(3, 600, seed=13)
+    risk = cf.Risk(WIDE, SPLIT, cf.batches(MANY, LABELS))
+    inverse = cf.EKFAC().invert(risk)
+    found = cf.influence(risk, each(entropy, points, labels, size=size), inverse)
+    assert found.objectives == tuple(map(str, range(600)))
+    some = [0, 255, 256, 599]
+    wanted = one_by_one(risk, entropy, (points[some], labels[some]), inverse)
+    assert (found.values[:, some] - wanted.values).norm() <= 0.02 * wanted.values.norm()
+
+
+def test_questions_about_a_part_of_the_model_reach_only_that_part():
+    model = seeded(grid.Coder(4, 3, 2))
+    loss = lambda m, b: grid.mixed_loss(m, (*b, torch.ones(len(b[0]), dtype=torch.float64)))  # noqa: E731
+    risk = cf.Risk(model, loss, cf.batches(X, Y % 2), l2=0.1)
+    inverse = cf.EKFAC(tolerance=0).invert(risk)
+    code = lambda m, x: m.encode(x).square().sum(1)  # noqa: E731
+    found = cf.influence(risk, each(code, X[:9]), inverse)
+    close(found.values, one_by_one(risk, code, (X[:9],), inverse).values)
+    assert any("met layer by layer" in note for note in found.report.notes)
+
+
+def test_bad_questions_in_pairs_are_refused_as_others_are():
+    risk = cf.Risk(CHAIN, entropy, cf.batches(X, Y))
+    with pytest.raises(errors.ObjectiveError, match="does not depend on the trained parameters"):
+        cf.influence(risk, each(lambda m, b: b.sum(1), X), cf.EKFAC())
+    with pytest.raises(errors.ObjectiveError, match="each_of got no batches"):
+        cf.influence(risk, cf.each_of([], curve), cf.EKFAC())
+    with pytest.raises(errors.NonFiniteError, match="The objective '2' is NaN"):
+        cf.influence(risk, each(lambda m, b: m(b)[:, 0] / (b != X[2]).all(1), X), cf.EKFAC())
+    bad = [(X[:3], Y[:3]), (X[3:5] * torch.nan, Y[3:5])]
+    with pytest.raises(errors.NonFiniteError, match="Candidate batch 1 gives a NaN"):
+        cf.influence(risk, each(lambda m, b: m(b)[:, 0], X), cf.EKFAC(), candidates=bad)

@@ -6,18 +6,15 @@ import time
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor
 
 from ._abstract_risk import AbstractRisk
 from ._data import probe
 from ._errors import UnsupportedError
 from ._functional import undisturbed
-from ._objective import Questions, questions
 from ._scores import Scores, SolveReport
 from ._types import Batch, Objective
 from .solvers.auto import Auto
-from .solvers.base import AbstractInverse, AbstractSolver, Solution, inverse_of
+from .solvers.base import AbstractInverse, AbstractSolver, Answers, Solution, inverse_of
 
 
 def influence(
@@ -73,21 +70,11 @@ def influence(
         if candidates is not None:
             probe(candidates, "candidates")
         inverse = inverse_of(solver, risk)
-        asked, solved, columns = [], [], []
-        for chunk in questions(objective, risk.model, risk.theta):
-            solution = inverse.solve(chunk.gradients)
-            reached = (
-                risk.sensitivity(solution.vectors)
-                if candidates is None
-                else risk.sensitivity_of(candidates, solution.vectors)
-            )
-            asked.append(chunk)
-            solved.append(solution)
-            columns.append(-reached)
-        report = _report(risk, inverse, asked, solved, started)
-    values = torch.cat(columns, dim=1)
+        answers = list(inverse.answers(risk, objective, candidates))
+        report = _report(risk, inverse, [part.solution for part in answers if part.solution], answers, started)
+    values = -torch.cat([part.reached for part in answers], dim=1)
     ids = risk.labels if candidates is None else tuple(range(len(values)))
-    names = tuple(name for chunk in asked for name in chunk.names)
+    names = tuple(name for part in answers for name in part.names)
     return Scores(values, ids, names, report.solver, report)
 
 
@@ -131,22 +118,21 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
             solution = inverse.solve(rows)
             parts.append(-risk.n * (solution.vectors * rows).sum(1, keepdim=True))
             solved.append(solution)
-        report = _report(risk, inverse, [], solved, started)
+        report = _report(risk, inverse, solved, [], started)
     return Scores(torch.cat(parts), risk.labels, ("own loss",), report.solver, report)
 
 
 def _report(
-    risk: AbstractRisk, inverse: AbstractInverse, asked: list[Questions], solved: list[Solution], started: float
+    risk: AbstractRisk, inverse: AbstractInverse, solved: list[Solution], answers: list[Answers], started: float
 ) -> SolveReport:
-    drifts: list[Shaped[Tensor, " m"]] = [-(solution.vectors @ risk.gradient) for solution in solved]
-    notes = [note for solution in solved for note in solution.notes]
+    notes = [note for part in [*solved, *answers] for note in part.notes]
     return SolveReport(
         solver=next((solution.solver for solution in solved if solution.solver), inverse.solver),
         damping=inverse.damping,
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),
-        values=tuple(value for chunk in asked for value in chunk.values.tolist()),
-        drift=tuple(value for drift in drifts for value in drift.tolist()) if asked else (),
+        values=tuple(value for part in answers for value in part.values.tolist()),
+        drift=tuple(value for part in answers for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,

@@ -51,7 +51,7 @@ class Slot:
         groups, rows, _ = self.form
         parts = block.split([shape.numel() // (groups * rows) for shape in self.shapes], dim=-1)
         named = zip(self.names, self.shapes, parts, strict=True)
-        return {name: part.reshape(*block.shape[:-3], *shape) for name, shape, part in named}
+        return {name: part.reshape((*block.shape[:-3], *shape)) for name, shape, part in named}
 
 
 class AbstractGradients(ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jaxtyping import Shaped
@@ -12,6 +13,8 @@ from torch import Tensor
 from .._abstract_risk import AbstractRisk
 from .._errors import NotConvergedWarning, StaleError
 from .._functional import undisturbed
+from .._objective import questions
+from .._types import Batch, Objective
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
@@ -34,6 +37,27 @@ class Solution:
     residuals: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     solver: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What some questions came to.
+
+    Attributes:
+        names: m labels.
+        values: The objectives at the trained parameters, shape `(m,)`.
+        reached: How the field along each solution depends on each sample's weight; the scores are its negative.
+        drift: How far one more Newton step would move each objective, shape `(m,)`.
+        solution: Of the linear solves, if there were any.
+        notes: Sentences for the report.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    reached: Shaped[Tensor, "n m"]
+    drift: Shaped[Tensor, " m"]
+    solution: Solution | None = None
+    notes: tuple[str, ...] = ()
 
 
 class AbstractInverse(ABC):
@@ -68,6 +92,25 @@ class AbstractInverse(ABC):
 
     @abstractmethod
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
+
+    def answers(
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+    ) -> Iterator[Answers]:
+        """Questions in chunks: their gradients, a solve, and one forward-mode pass over the samples for each.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+            objective: The questions.
+            candidates: Samples that were not trained on, instead of the training data.
+
+        Yields:
+            One chunk after another.
+        """
+        for chunk in questions(objective, risk.model, risk.theta):
+            solution = self.solve(chunk.gradients)
+            u = solution.vectors
+            reached = risk.sensitivity(u) if candidates is None else risk.sensitivity_of(candidates, u)
+            yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution)
 
 
 class AbstractSolver(ABC):

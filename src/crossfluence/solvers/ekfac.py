@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +13,16 @@ from torch import Tensor
 from .._abstract_risk import AbstractRisk
 from .._errors import UnsupportedError
 from .._losses import OnOutputs
+from .._objective import EachOf
 from .._params import Layout
 from .._risk import Risk
+from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
 from ..curvature.eigenbasis import Eigenblock, eigenblocks
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers
-from .base import AbstractInverse, AbstractSolver, Solution
+from .base import AbstractInverse, AbstractSolver, Answers, Solution
+from .pairs import Filter, pairs_of
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ class EKFAC(AbstractSolver):
     Attributes:
         damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
         curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
+        tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
+            (`each_of`) are answered together; 0 for none.
 
     Example:
         >>> EKFAC(damping=1e-3)
-        EKFAC(damping=0.001, curvature=None)
+        EKFAC(damping=0.001, curvature=None, tolerance=0.02)
 
     References:
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
@@ -50,6 +55,7 @@ class EKFAC(AbstractSolver):
 
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
+    tolerance: float = 0.02
 
     def _invert(self, risk: AbstractRisk) -> EKFACInverse:
         """Fits the blocks.
@@ -76,7 +82,9 @@ class EKFAC(AbstractSolver):
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
         smallest = min(float(block.values.min()) for block in blocks) + risk.l2
         notes = (f"EK-FAC of {curvature}.", _shares(risk, layers, blocks))
-        return EKFACInverse(repr(self), risk.signature, risk.layout, tuple(blocks), responses, mean, smallest, notes)
+        return EKFACInverse(
+            repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +96,38 @@ class EKFACInverse(AbstractInverse):
     layout: Layout
     blocks: tuple[Eigenblock, ...]
     responses: tuple[Tensor, ...]
+    tolerance: float
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Block by block; the matrix is symmetric."""
-        params = self.layout.unflatten(vectors)
-        found = {}
+        params, found = self.layout.unflatten(vectors), {}
         for block, response in zip(self.blocks, self.responses, strict=True):
             found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
         return Solution(self.layout.flatten(found).to(vectors))
+
+    def answers(
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+    ) -> Iterator[Answers]:
+        """All pairs at once, layer by layer, if there is a question for each test sample and hooks explain all layers.
+
+        Args:
+            risk: The trained model.
+            objective: The questions.
+            candidates: Samples that were not trained on, instead of the training data.
+
+        Yields:
+            Chunks of some hundred questions.
+        """
+        filters = [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
+        pairs = pairs_of(risk, objective, filters) if isinstance(objective, EachOf) and isinstance(risk, Risk) else None
+        if pairs is None:
+            yield from super().answers(risk, objective, candidates)
+            return
+        step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
+        yield from pairs.answers(candidates, self.layout.unflatten(step))
 
 
 def _response(block: Eigenblock, shift: float) -> Tensor:
