@@ -92,16 +92,17 @@ def _mean(
     for index, batch, roots in tqdm(curvature.roots(risk), desc="EK-FAC", unit="batch", disable=None, leave=False):
         for root in roots:
             for slot, gradients in layers.gradients(root, batch).items():
-                found = [None if part is None else part.double() / risk.n for part in statistic(slot, gradients)]
-                if not all(part is None or part.isfinite().all() for part in found):
+                found = statistic(slot, gradients)
+                if not all(part is None or part.sum().isfinite() for part in found):
                     raise NonFiniteError(risk.blame(index, batch, f"The gradient by {' and '.join(slot.names)}"))
-                so_far = totals.get(slot, found)
-                totals[slot] = found if so_far is found else [_sum(*pair) for pair in zip(so_far, found, strict=True)]
+                if slot not in totals:
+                    totals[slot] = [
+                        None if part is None else torch.zeros_like(part, dtype=torch.float64) for part in found
+                    ]
+                for total, part in zip(totals[slot], found, strict=True):
+                    if total is not None and part is not None:
+                        total.add_(part, alpha=1 / risk.n)
     return totals
-
-
-def _sum(total: Tensor | None, part: Tensor | None) -> Tensor | None:
-    return None if total is None or part is None else total.add_(part)
 
 
 def _eigenvectors(factor: Tensor | None, like: Tensor) -> Tensor | None:

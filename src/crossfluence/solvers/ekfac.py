@@ -45,7 +45,7 @@ class EKFAC(AbstractSolver):
 
     Example:
         >>> EKFAC(damping=1e-3)
-        EKFAC(damping=0.001, curvature=None, tolerance=0.02)
+        EKFAC(damping=0.001, curvature=None, tolerance=0.05)
 
     References:
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
@@ -55,7 +55,7 @@ class EKFAC(AbstractSolver):
 
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
-    tolerance: float = 0.02
+    tolerance: float = 0.05
 
     def _invert(self, risk: AbstractRisk) -> EKFACInverse:
         """Fits the blocks.
