@@ -4,7 +4,7 @@ Usage: CROSSFLUENCE_DATA=<folder> python benchmarks/peers.py --peer-python <pyth
     python -m venv peers && peers/bin/pip install -c constraints.txt torch
     peers/bin/pip install kronfluence==1.0.1 dattri==0.3.0
 
-One perceptron 784-512-256-10 on MNIST is trained once. Each library then runs in a process of its own, on one thread, in
+One perceptron 784-512-256-10 on MNIST is trained once. Then each library runs in its own process, on one thread, in
 turns: factors of the empirical Fisher matrix, corrected eigenvalues, damping of 0.1 mean eigenvalues, all scores. The
 time is the process's CPU time after the imports. dattri has one damping for all layers: 0.1 of the mean of them all.
 """
