@@ -64,6 +64,7 @@ class Own(nn.Module):
         return ((self.first(x).tanh() @ self.second).tanh() @ self.large)[:, :40] * self.scale
 
 
+MASK = torch.ones(5, 5, dtype=torch.bool).triu(1)
 TEXT = integers(7, N, 5, seed=1)
 IMAGES = normal(N, 4, 6, 5, seed=2)
 SEQUENCES = normal(N, 5, 4, seed=3)
@@ -78,6 +79,12 @@ INSIDE = {
     "used twice": (Calls(lambda m, x: m["l"](m["l"](x).tanh()), l=nn.Linear(4, 4)), SEQUENCES[:, 0]),
     "attention": (Calls(attention, q=nn.Linear(4, 4), k=nn.Linear(4, 4), v=nn.Linear(4, 4), out=nn.Linear(4, 2)),
                   SEQUENCES),
+    "attention layer": (Calls(lambda m, x: m["a"](x, value=x, key=x, attn_mask=MASK, need_weights=False)[0].mean(1),
+                              a=nn.MultiheadAttention(4, 2, batch_first=True)), SEQUENCES),
+    "attention without bias": (Calls(lambda m, x: m["a"](*(y.transpose(0, 1) for y in (x, x, x.flip(1))))[0].mean(0),
+                                     a=nn.MultiheadAttention(4, 2, bias=False)), SEQUENCES),
+    "transformer": (Calls(lambda m, x: m["t"](x.transpose(0, 1)).mean(0), t=nn.TransformerEncoderLayer(4, 2, 6)),
+                    SEQUENCES),
     "conv2d": (Calls(lambda m, x: m["c"](x).tanh().flatten(1),
                      c=nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2))), IMAGES),
     "grouped": (Calls(lambda m, x: m["c"](x).tanh().flatten(1), c=nn.Conv2d(4, 6, 3, groups=2, padding="same")),
@@ -98,6 +105,10 @@ INSIDE = {
                          b=nn.BatchNorm2d(6), g=nn.GroupNorm(3, 6)), IMAGES),
 }  # fmt: skip
 OUTSIDE = {
+    "attention across": (Calls(lambda m, x: m["a"](x, x[:, :3], x[:, :3])[0].mean(1),
+                               a=nn.MultiheadAttention(4, 2, batch_first=True)), SEQUENCES,
+                         ["parts.a.in_proj_weight", "parts.a.in_proj_bias", "parts.a.out_proj.weight",
+                          "parts.a.out_proj.bias"]),
     "tied in a function": (Calls(tied, hidden=nn.Linear(3, 3), words=nn.Embedding(7, 3)), TEXT, ["parts.words.weight"]),
     "own parameters": (Own(), SEQUENCES[:, 0], ["scale", "second", "large"]),
     "recurrent": (Calls(lambda m, x: m["r"](x)[0][:, -1], r=nn.GRU(4, 3, batch_first=True)), SEQUENCES,

@@ -6,9 +6,11 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, vjp
 from torch.nn import functional
 
 from .._errors import UnsupportedError
@@ -21,7 +23,7 @@ from .blocks import AbstractGradients, Lookup, Outer, Slot, Whole, joined
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 OVER_FEATURES, OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm), (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 NORMALISATIONS = (*OVER_FEATURES, *OVER_CHANNELS)
-LAYERS = (nn.Linear, *CONVOLUTIONS, nn.Embedding, *NORMALISATIONS)
+LAYERS = (nn.Linear, *CONVOLUTIONS, nn.Embedding, *NORMALISATIONS, nn.MultiheadAttention)
 EXACT_NUMBERS = 1_024  # in a parameter outside of all layers, up to which its block is exact
 
 
@@ -134,17 +136,19 @@ def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Ba
     Returns:
         The calls that the scalars depend on, in order.
     """
-    noted: list[tuple[nn.Module, Tensor, Tensor]] = []
+    noted: list[tuple[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor]] = []
     b, shared = length_of(batch), {tap.layer for tap in taps if tap.samples is None}
 
-    def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> Tensor:
-        inputs = (*args, *kwargs.values())[0].detach()
+    def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
+        output, *others = returned if isinstance(returned, tuple) else (returned,)
         if not output.requires_grad:
-            return output
+            return returned
         if layer in shared:  # the same for every sample, so far: each is given its own copy
-            inputs, output = _repeated(inputs, b, 1), _repeated(output, b, 2)
-        noted.append((layer, inputs, output))
-        return output.clone()  # what follows may change it in place
+            args, kwargs = (_repeated((*args, *kwargs.values())[0], b, 1),), {}
+            output = _repeated(output, b, 2)
+        noted.append((layer, args, kwargs, output))
+        copy = output.clone()  # what follows may change it in place
+        return (copy, *others) if isinstance(returned, tuple) else copy
 
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {tap.layer for tap in taps}]
     try:
@@ -155,8 +159,33 @@ def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Ba
             hook.remove()
     if not noted:
         return []
-    back = torch.autograd.grad(total, [output for _, _, output in noted], allow_unused=True)
-    return [Call(layer, inputs, g) for (layer, inputs, _), g in zip(noted, back, strict=True) if g is not None]
+    back = torch.autograd.grad(total, [output for *_, output in noted], allow_unused=True)
+    calls = []
+    for (layer, args, kwargs, _), gradient in zip(noted, back, strict=True):
+        if gradient is not None and isinstance(layer, nn.MultiheadAttention):
+            calls += _attention(layer, args, kwargs, gradient)
+        elif gradient is not None:
+            calls.append(Call(layer, (*args, *kwargs.values())[0].detach(), gradient))
+    return calls
+
+
+def _attention(
+    layer: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any], gradient: Tensor
+) -> list[Call]:
+    """Attention as linear layers before and after what the same module does with identities for weights."""
+    named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+    inputs = [named.pop(name).detach() for name in ("query", "key", "value")]
+    if layer.in_proj_weight is None or layer.bias_k is not None or len({part.shape for part in inputs}) > 1:
+        return []  # not taken apart: the weights fall outside
+    biases = [None] * 3 if layer.in_proj_bias is None else layer.in_proj_bias.detach().chunk(3)
+    weights = layer.in_proj_weight.detach().chunk(3)
+    projected = [functional.linear(*each) for each in zip(inputs, weights, biases, strict=True)]
+    eye = torch.eye(layer.embed_dim).to(gradient)
+    plain = {name: torch.zeros_like(part) for name, part in layer.named_parameters()}
+    plain |= {"in_proj_weight": eye.repeat(3, 1), "out_proj.weight": eye}
+    mixed, pull = vjp(lambda *qkv: functional_call(layer, plain, (*qkv, *args[3:]), named)[0], *projected)[:2]
+    back = pull(gradient @ layer.out_proj.weight.detach())
+    return [Call(layer.out_proj, mixed, gradient), Call(layer, torch.stack(inputs, -2), torch.stack(back, -2))]
 
 
 def gradients_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slot, AbstractGradients]:
@@ -190,7 +219,7 @@ def _taps(model: nn.Module, theta: Params) -> list[Tap]:
     """Every trained parameter of every known layer; a bias stands beside its weight unless one of them is shared."""
     names = {id(tensor): name for name, tensor in model.named_parameters() if name in theta}
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
-    held = {layer: [names.get(id(getattr(layer, part, None))) for part in ("weight", "bias")] for layer in layers}
+    held = {layer: [names.get(id(getattr(layer, part, None))) for part in _parts(layer)] for layer in layers}
     uses = Counter(name for own in held.values() for name in own)
     taps = []
     for layer, (weight, bias) in held.items():
@@ -204,10 +233,17 @@ def _taps(model: nn.Module, theta: Params) -> list[Tap]:
     return taps
 
 
+def _parts(layer: nn.Module) -> tuple[str, str]:
+    attention = isinstance(layer, nn.MultiheadAttention)
+    return ("in_proj_weight", "in_proj_bias") if attention else ("weight", "bias")
+
+
 def _rows(layer: nn.Module) -> tuple[int, int]:
     """Groups, and rows in each."""
     if isinstance(layer, CONVOLUTIONS):
         return layer.groups, layer.out_channels // layer.groups
+    if isinstance(layer, nn.MultiheadAttention):
+        return 3, layer.embed_dim
     if isinstance(layer, nn.Linear):
         return 1, layer.out_features
     return 1, layer.num_embeddings if isinstance(layer, nn.Embedding) else 1
@@ -258,7 +294,7 @@ def _gradients(tap: Tap, call: Call, b: int) -> AbstractGradients:
     gradient = _features(layer, call.gradient)
     if tap.bias_alone:
         return Whole(by_sample(gradient.unsqueeze(-2)).sum(2, keepdim=True))
-    columns = _columns(layer, call.inputs) if isinstance(layer, CONVOLUTIONS) else call.inputs.unsqueeze(-2)
+    columns = _columns(layer, call.inputs)
     if len(tap.slot.names) == 2:
         columns = functional.pad(columns, (0, 1), value=1.0)
     return Outer(by_sample(gradient.unflatten(-1, (groups, rows))), by_sample(columns))
@@ -268,11 +304,15 @@ def _features(layer: nn.Module, values: Tensor) -> Tensor:
     """Features last and flat."""
     if isinstance(layer, (*CONVOLUTIONS, *OVER_CHANNELS)):
         return values.movedim(1, -1)
+    if isinstance(layer, nn.MultiheadAttention):
+        return values.flatten(-2)
     return values.flatten(-len(layer.normalized_shape)) if isinstance(layer, OVER_FEATURES) else values
 
 
-def _columns(layer: nn.Conv1d | nn.Conv2d, inputs: Tensor) -> Tensor:
-    """What a convolution multiplies its weight with at each position: `(N, positions, g, c)`."""
+def _columns(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """What a layer multiplies its weight with at each position: `(..., g, c)`."""
+    if not isinstance(layer, CONVOLUTIONS):
+        return inputs if isinstance(layer, nn.MultiheadAttention) else inputs.unsqueeze(-2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
     kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
