@@ -46,10 +46,9 @@ class Filter:
         $W$ is weighted with the gradients' energy along each eigenvector, cut off after as many singular values as
         the tolerance needs, and the weights are taken out again.
         """
-        groups, rows, columns = self.block.slot.form
-        if groups > 1:
+        (groups, rows, columns), energy = self.block.slot.form, self.block.values[0].double()
+        if groups > 1 or not energy.any():
             return None
-        energy = self.block.values[0].double()
         left, right = energy.sum(1) / energy.sum(), energy.sum(0)  # of samples times questions: no square roots
         weighted = left.unsqueeze(1) * self.response[0] * right
         wide = columns > rows
@@ -61,12 +60,11 @@ class Filter:
             return None
         basis = vectors[:, :s]
         alpha, beta = (basis, weighted.T @ basis) if wide else (weighted @ basis, basis)
-        bare = torch.where(left > 0, 1 / left, 0).unsqueeze(1), torch.where(right > 0, 1 / right, 0).unsqueeze(1)
-        return (alpha * bare[0]).to(self.response), (beta * bare[1]).to(self.response)
+        return (alpha * _reciprocal(left)).to(self.response), (beta * _reciprocal(right)).to(self.response)
 
     def asked(self, gradients: AbstractGradients) -> Asked:
         """The questions' gradients, ready to be met by those of samples."""
-        if self.terms is None or not isinstance(gradients, Outer) or not gradients.single:
+        if not isinstance(gradients, Outer) or not gradients.single or self.terms is None:
             return Asked(self, gradients)
         (alpha, beta), (left, right) = self.terms, (self.block.left, self.block.right)
         seen = gradients.rotated(left, right)
@@ -147,7 +145,7 @@ class Pairs:
         Raises:
             NonFiniteError: If a gradient of a question or a sample is not finite.
         """
-        start, dependent, note = 0, False, self._note()
+        start, dependent = 0, False
         for pieces in self._questions():
             values = torch.cat([piece.values for piece in pieces])
             names = tuple(str(position) for position in range(start, start + len(values)))
@@ -155,15 +153,11 @@ class Pairs:
             for what, finite in (("", values.isfinite()), ("gradient of the ", drift.isfinite())):
                 refuse_not_finite(names, what, finite)
             dependent = dependent or any(part.squares().any() for piece in pieces for part in piece.gradients.values())
-            yield Answers(names, values, self._reached(pieces, candidates), -drift, notes=(note,))
+            asked = [self._filtered(piece) for piece in pieces]
+            yield Answers(names, values, self._reached(asked, candidates), -drift, notes=(_note(asked),))
             start += len(values)
         if not dependent:
             refuse_independent(self.risk.theta)
-
-    def _note(self) -> str:
-        lengths = [part.terms[0].shape[1] for part in self.filters.values() if part.terms]
-        short = f", in sums of {min(lengths)} to {max(lengths)} products where that is shorter" if lengths else ""
-        return f"All pairs of samples and questions were met layer by layer{short}."
 
     def _questions(self) -> Iterator[list[Piece]]:
         """At least 256 questions at a time, fewer at the end."""
@@ -180,19 +174,21 @@ class Pairs:
         if pieces:
             yield pieces
 
-    def _reached(self, pieces: list[Piece], candidates: Iterable[Batch] | None) -> Shaped[Tensor, "n m"]:
+    def _filtered(self, piece: Piece) -> tuple[int, dict[Slot, Asked]]:
+        """How many questions, and what their gradients ask of each block."""
+        return len(piece.values), {slot: self.filters[slot].asked(part) for slot, part in piece.gradients.items()}
+
+    def _reached(
+        self, asked: list[tuple[int, dict[Slot, Asked]]], candidates: Iterable[Batch] | None
+    ) -> Shaped[Tensor, "n m"]:
         """The samples' gradients along the filtered gradients of the questions."""
-        asked = [
-            (piece.values, {slot: self.filters[slot].asked(part) for slot, part in piece.gradients.items()})
-            for piece in pieces
-        ]
         rows = []
         for batch, blame in self._samples(candidates):
             found = self.answering.gradients(self.risk.kind.losses, batch)
             blank = self.risk.weights.new_zeros(length_of(batch), 1)
             parts = [
-                sum((by[slot].met_by(found[slot]) for slot in by if slot in found), blank.expand(-1, len(values)))
-                for values, by in asked
+                sum((by[slot].met_by(found[slot]) for slot in by if slot in found), blank.expand(-1, m))
+                for m, by in asked
             ]
             rows.append(torch.cat(parts, dim=1))
             if not rows[-1].isfinite().all():
@@ -230,9 +226,21 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     return Pairs(risk, objective, by_slot, *sides)
 
 
+def _reciprocal(energy: Shaped[Tensor, " d"]) -> Shaped[Tensor, "d 1"]:
+    """One over it; zero where no sample has more than rounding errors."""
+    known = energy > torch.finfo(energy.dtype).eps * energy.max()
+    return torch.where(known, 1 / energy, 0).unsqueeze(1)
+
+
 def _scaled(
     side: Shaped[Tensor, "1 m 1 d"], terms: Shaped[Tensor, "d s"], basis: Tensor | None
 ) -> Shaped[Tensor, "s m d"]:
     """Every question's vector times every term, in the layer's own coordinates."""
     scaled = side[0, :, 0] * terms.T.unsqueeze(1)
     return scaled if basis is None else scaled @ basis[0].T
+
+
+def _note(asked: list[tuple[int, dict[Slot, Asked]]]) -> str:
+    lengths = [len(one.short[0]) for _, by in asked for one in by.values() if one.short]
+    short = f", in sums of {min(lengths)} to {max(lengths)} products where that is shorter" if lengths else ""
+    return f"All pairs of samples and questions were met layer by layer{short}."
