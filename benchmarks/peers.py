@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 QUESTIONS, BATCH, EPOCHS = 200, 256, 3
-RESULTS = Path(__file__).parent / "results" / "peers.csv"
+RESULTS = Path(__file__).parent / "results"
 
 
 def perceptron() -> nn.Module:
@@ -162,11 +162,11 @@ def main() -> None:
         measure(chosen.measure, chosen.n, Path(chosen.weights), Path(chosen.out))
         return
     rows = []
-    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     for row in side_by_side(chosen.libraries, chosen.peer_python, chosen.n):
         rows.append(row)
         print(row, flush=True)
-        with RESULTS.open("w", newline="") as file:
+        with (RESULTS / f"peers-{chosen.n}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             writer.writeheader()
             writer.writerows(rows)

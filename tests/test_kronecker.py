@@ -252,6 +252,15 @@ def test_draws_and_blocks_do_not_depend_on_the_batches(problem, size):
     close(parts, whole)
 
 
+def test_a_first_batch_of_one_sample_does_not_hide_that_sequences_come_first():
+    model, x = INSIDE["sequence first"]
+    whole, parts = (
+        cf.influence(cf.Risk(model, curve, data), each(curve, x, size=1), cf.EKFAC(0.1, tolerance=0)).values
+        for data in ([x], [x[:1], x[1:]])
+    )
+    close(parts, whole)
+
+
 COUPLED = [cf.WeightedLoss(lambda m, b, w: w @ curve(m, b)), cf.FieldLoss(lambda m, s, b, w: w @ curve(m, b))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Shaped
@@ -69,7 +70,7 @@ def eigenblocks(risk: Risk, curvature: AbstractFisher) -> tuple[Layers, list[Eig
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
         George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018.
     """
-    _, batch, roots = next(curvature.roots(risk))
+    _, batch, roots = next(islice(curvature.roots(risk), largest_batch(risk), None))
     layers = layers_of(risk.model, risk.theta, roots[0], batch)
     like = risk.weights
     factors = _mean(risk, curvature, layers, lambda _, gradients: gradients.moments(LONGEST_SIDE))
@@ -79,6 +80,12 @@ def eigenblocks(risk: Risk, curvature: AbstractFisher) -> tuple[Layers, list[Eig
     values = unused | {slot: found.to(like) for slot, (found,) in squares.items() if found is not None}
     bases = dict.fromkeys(layers.slots, (None, None)) | bases
     return layers, [Eigenblock(slot, *bases[slot], values[slot]) for slot in layers.slots]
+
+
+def largest_batch(risk: Risk) -> int:
+    """The number of the batch to look at first: one sample alone does not tell samples from positions."""
+    sizes = risk.reading.sizes
+    return max(range(len(sizes)), key=sizes.__getitem__)
 
 
 def _mean(

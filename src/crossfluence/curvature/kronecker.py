@@ -101,7 +101,7 @@ def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch
         model: The trained module.
         theta: Its trained parameters.
         scalars: `(model, batch) -> (b,)`, the quantity to differentiate.
-        batch: The first of the data.
+        batch: One of the data, with several samples.
 
     Returns:
         Layers, and the parameters outside of them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import islice
 
 import torch
 from jaxtyping import Shaped
@@ -16,7 +17,7 @@ from .._objective import QUESTIONS_AT_ONCE, EachOf, refuse_independent, refuse_n
 from .._risk import Risk
 from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
-from ..curvature.eigenbasis import Eigenblock
+from ..curvature.eigenbasis import Eigenblock, largest_batch
 from ..curvature.kronecker import Layers, layers_of
 from .base import Answers
 
@@ -217,9 +218,10 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     """
     by_slot = {part.block.slot: part for part in filters}
     sides = []
-    for scalars, data in ((objective.losses, objective.batches), (risk.kind.losses, risk.data)):
-        first = next(iter(data), None)
-        layers = None if first is None else layers_of(risk.model, risk.theta, scalars, first)
+    asked = max(objective.batches, key=length_of, default=None)
+    sample = next(islice(risk.data, largest_batch(risk), None))
+    for scalars, batch in ((objective.losses, asked), (risk.kind.losses, sample)):
+        layers = None if batch is None else layers_of(risk.model, risk.theta, scalars, batch)
         if layers is None or layers.outside or set(layers.slots) != set(by_slot):
             return None
         sides.append(layers)
