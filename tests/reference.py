@@ -107,3 +107,68 @@ def newton_train(problem, weights: Tensor, start: nn.Module, tolerance: float = 
     trained = copy.deepcopy(start)
     nn.utils.vector_to_parameters(theta, trained.parameters())
     return trained
+
+
+def sample_gradients(model: nn.Module, losses, tensors) -> dict[str, Tensor]:
+    """Every sample's gradient by every parameter, `(n, *shape)`: each sample alone, as a batch of one."""
+    theta = {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+    def one(params, *sample):
+        batch = tuple(part.unsqueeze(0) for part in sample)
+        pair = Called(model, losses)
+        return functional_call(
+            pair, {f"model.{k}": v for k, v in params.items()}, (batch if len(batch) > 1 else batch[0],)
+        )[0]
+
+    with sdpa_kernel(SDPBackend.MATH):
+        found = [grad(one)(theta, *(tensor[i] for tensor in tensors)) for i in range(len(tensors[0]))]
+    return {name: torch.stack([each[name] for each in found]) for name in theta}
+
+
+class Called(nn.Module):
+    def __init__(self, model: nn.Module, function):
+        super().__init__()
+        self.model, self.functions = model, (function,)
+
+    def forward(self, batch):
+        return self.functions[0](self.model, batch)
+
+
+def ekfac_matrix(model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping, l2: float = 0.0) -> Tensor:
+    """The damped EK-FAC matrix of a chain with linear layers, in the order of the parameters.
+
+    `losses(z, *rest)` gives one loss for each sample; output gradients are derivatives by a shift of a layer's output.
+    `damping` is a number, or a function of a block's mean eigenvalue.
+    """
+    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+
+    def forward(shifts, sample):
+        inputs = []
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                inputs.append(torch.cat([sample, sample.new_ones(1)]))
+                sample = layer(sample) + shifts[len(inputs) - 1]
+            else:
+                sample = layer(sample)
+        return sample, inputs
+
+    zero = [x.new_zeros(layer.out_features) for layer in linear]
+    seen = []
+    for i in range(len(x)):
+        _, inputs = forward(zero, x[i])
+        back = grad(lambda s, i=i: losses(forward(s, x[i])[0].unsqueeze(0), *(t[i : i + 1] for t in rest))[0])(zero)
+        seen.append([(g.detach(), a.detach()) for g, a in zip(back, inputs, strict=True)])
+    blocks = []
+    for position in range(len(linear)):
+        pairs = [sample[position] for sample in seen]
+        left = torch.linalg.eigh(sum(torch.outer(g, g) for g, _ in pairs))[1]
+        right = torch.linalg.eigh(sum(torch.outer(a, a) for _, a in pairs))[1]
+        squares = sum((left.T @ torch.outer(g, a) @ right).square() for g, a in pairs) / len(pairs) + l2
+        added = damping(squares.mean()) if callable(damping) else damping
+        basis = torch.kron(left, right)
+        block = basis @ torch.diag((squares + added).flatten()) @ basis.T
+        rows, columns = squares.shape
+        order = torch.arange(rows * columns).reshape(rows, columns)  # weight and bias side by side, then one by one
+        order = torch.cat([order[:, :-1].flatten(), order[:, -1]])
+        blocks.append(block[order][:, order])
+    return torch.block_diag(*blocks)

@@ -179,7 +179,9 @@ def test_auto_falls_back_to_gmres_on_negative_curvature(monkeypatch):
     assert any("negative curvature" in note and "GMRES took over" in note for note in scores.report.notes)
 
 
-@pytest.mark.parametrize("solver", [cf.Exact(0.1), cf.CG(0.1), cf.GMRES(0.1), cf.Identity(), cf.Auto(0.1)], ids=str)
+@pytest.mark.parametrize(
+    "solver", [cf.Exact(0.1), cf.CG(0.1), cf.GMRES(0.1), cf.EKFAC(0.1), cf.Identity(), cf.Auto(0.1)], ids=str
+)
 def test_an_inverse_answers_any_number_of_questions(solver):
     problem = grid.AUTOENCODER
     inverse = solver.invert(problem.risk())

@@ -15,11 +15,13 @@ from .actions.steps import amplify, undo
 from .actions.unlearn import unlearn
 from .curvature.base import Relative
 from .curvature.field import FieldJacobian
+from .curvature.fisher import EmpiricalFisher, Fisher
 from .curvature.gauss_newton import GaussNewton
 from .curvature.hessian import Hessian
 from .solvers.auto import Auto
 from .solvers.base import load_inverse
 from .solvers.cg import CG
+from .solvers.ekfac import EKFAC
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
@@ -38,10 +40,13 @@ __all__ = [
     "Batches",
     "CG",
     "CrossfluenceError",
+    "EKFAC",
+    "EmpiricalFisher",
     "Estimate",
     "Exact",
     "FieldJacobian",
     "FieldLoss",
+    "Fisher",
     "GMRES",
     "GaussNewton",
     "Hessian",

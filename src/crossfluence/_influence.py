@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor
 
 from ._abstract_risk import AbstractRisk
 from ._data import probe
 from ._errors import UnsupportedError
 from ._functional import undisturbed
-from ._objective import Questions, questions
 from ._scores import Scores, SolveReport
 from ._types import Batch, Objective
 from .solvers.auto import Auto
-from .solvers.base import AbstractInverse, AbstractSolver, Solution, inverse_of
-
-UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
+from .solvers.base import AbstractInverse, AbstractSolver, Answers, Solution, inverse_of
 
 
 def influence(
@@ -76,21 +70,11 @@ def influence(
         if candidates is not None:
             probe(candidates, "candidates")
         inverse = inverse_of(solver, risk)
-        asked, solved, columns = [], [], []
-        for chunk in questions(objective, risk.model, risk.theta):
-            solution = _answered(risk, inverse, chunk)
-            reached = (
-                risk.sensitivity(solution.vectors)
-                if candidates is None
-                else risk.sensitivity_of(candidates, solution.vectors)
-            )
-            asked.append(chunk)
-            solved.append(solution)
-            columns.append(-reached)
-        report = _report(risk, inverse, asked, solved, started)
-    values = torch.cat(columns, dim=1)
+        answers = list(inverse.answers(risk, objective, candidates))
+        report = _report(risk, inverse, [part.solution for part in answers if part.solution], answers, started)
+    values = -torch.cat([part.reached for part in answers], dim=1)
     ids = risk.labels if candidates is None else tuple(range(len(values)))
-    names = tuple(name for chunk in asked for name in chunk.names)
+    names = tuple(name for part in answers for name in part.names)
     return Scores(values, ids, names, report.solver, report)
 
 
@@ -134,37 +118,21 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
             solution = inverse.solve(rows)
             parts.append(-risk.n * (solution.vectors * rows).sum(1, keepdim=True))
             solved.append(solution)
-        report = _report(risk, inverse, [], solved, started)
+        report = _report(risk, inverse, solved, [], started)
     return Scores(torch.cat(parts), risk.labels, ("own loss",), report.solver, report)
 
 
-def _answered(risk: AbstractRisk, inverse: AbstractInverse, asked: Questions) -> Solution:
-    """Solves for the part of the questions that training determines, and notes what it does not."""
-    determined = risk.determined(asked.gradients)
-    solution = inverse.solve(determined)
-    shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
-    share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
-    if share <= UNDETERMINED:
-        return solution
-    note = (
-        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined (rotations "
-        f"of an embedding); it is left out, as if a retrained model were turned back to this one."
-    )
-    return replace(solution, notes=(*solution.notes, note))
-
-
 def _report(
-    risk: AbstractRisk, inverse: AbstractInverse, asked: list[Questions], solved: list[Solution], started: float
+    risk: AbstractRisk, inverse: AbstractInverse, solved: list[Solution], answers: list[Answers], started: float
 ) -> SolveReport:
-    drifts: list[Shaped[Tensor, " m"]] = [-(solution.vectors @ risk.gradient) for solution in solved]
-    notes = [note for solution in solved for note in solution.notes]
+    notes = [note for part in [*solved, *answers] for note in part.notes]
     return SolveReport(
         solver=next((solution.solver for solution in solved if solution.solver), inverse.solver),
         damping=inverse.damping,
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),
-        values=tuple(value for chunk in asked for value in chunk.values.tolist()),
-        drift=tuple(value for drift in drifts for value in drift.tolist()) if asked else (),
+        values=tuple(value for part in answers for value in part.values.tolist()),
+        drift=tuple(value for part in answers for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from jaxtyping import Shaped
@@ -57,7 +58,11 @@ class EachOf:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Shape `(m,)`."""
-        return torch.cat([checked_losses(self.loss(model, batch), batch) for batch in self.batches])
+        return torch.cat([self.losses(model, batch) for batch in self.batches])
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The questions of one batch, shape `(b,)`."""
+        return checked_losses(self.loss(model, batch), batch)
 
 
 def mean_over(batches: Iterable[Batch], loss: SampleLoss) -> MeanOver:
@@ -135,16 +140,42 @@ def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator
     dependent = False
     for chunk in chunks:
         for what, finite in (("", chunk.values.isfinite()), ("gradient of the ", chunk.gradients.isfinite().all(1))):
-            if not finite.all():
-                bad = chunk.names[int((~finite).nonzero()[0])]
-                raise NonFiniteError(f"The {what}objective {bad!r} is NaN or infinite at the trained model.")
+            refuse_not_finite(chunk.names, what, finite)
         dependent = dependent or bool(chunk.gradients.any())
         yield chunk
     if not dependent:
-        raise ObjectiveError(
-            f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
-            f"Compute it from the model that is passed in, without .detach(), .item(), argmax or rounding."
-        )
+        refuse_independent(theta)
+
+
+def refuse_not_finite(names: Sequence[str], what: str, finite: Tensor) -> None:
+    """Names the first question that is not finite.
+
+    Args:
+        names: m labels.
+        what: Of the question, if not its value: "gradient of the ".
+        finite: Shape `(m,)`.
+
+    Raises:
+        NonFiniteError: If there is one.
+    """
+    if not finite.all():
+        bad = names[int((~finite).nonzero()[0])]
+        raise NonFiniteError(f"The {what}objective {bad!r} is NaN or infinite at the trained model.")
+
+
+def refuse_independent(theta: Params) -> NoReturn:
+    """Says that a question's gradient is zero.
+
+    Args:
+        theta: The trained parameters.
+
+    Raises:
+        ObjectiveError: Always.
+    """
+    raise ObjectiveError(
+        f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
+        f"Compute it from the model that is passed in, without .detach(), .item(), argmax or rounding."
+    )
 
 
 def questions_at_once(p: int) -> int:
@@ -192,9 +223,9 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
 
 def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterator[Questions]:
     layout, start = Layout.of(theta), 0
-    bound = bind(objective.loss, model)
+    bound = bind(objective.losses, model)
     for batch in objective.batches:
-        values, pull = pullback(lambda params, batch=batch: checked_losses(bound(params, batch), batch), theta)
+        values, pull = pullback(lambda params, batch=batch: bound(params, batch), theta)
         eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
         for rows in eye.split(questions_at_once(layout.size)):
             stop = start + len(rows)

@@ -43,7 +43,7 @@ class Layout:
         """Named tensors from one vector; the inverse of `flatten`."""
         parts = vector.split([shape.numel() for shape in self.shapes], dim=-1)
         return {
-            name: part.reshape(*vector.shape[:-1], *shape).to(dtype)
+            name: part.reshape((*vector.shape[:-1], *shape)).to(dtype)
             for name, shape, dtype, part in zip(self.names, self.shapes, self.dtypes, parts, strict=True)
         }
 

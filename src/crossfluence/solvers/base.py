@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Shaped
@@ -15,11 +16,16 @@ from .._abstract_risk import AbstractRisk, differing
 from .._archive import read_archive, write_archive
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
+from .._objective import Questions, questions
+from .._types import Batch, Objective
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
 
 FORMAT = "crossfluence.inverse/1"
+
+
+UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +74,27 @@ class Work:
     saved: bool = False
     scratch: int = 0
     order: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What some questions came to.
+
+    Attributes:
+        names: m labels.
+        values: The objectives at the trained parameters, shape `(m,)`.
+        reached: How the field along each solution depends on each sample's weight; the scores are its negative.
+        drift: How far one more Newton step would move each objective, shape `(m,)`.
+        solution: Of the linear solves, if there were any.
+        notes: Sentences for the report.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    reached: Shaped[Tensor, "n m"]
+    drift: Shaped[Tensor, " m"]
+    solution: Solution | None = None
+    notes: tuple[str, ...] = ()
 
 
 class AbstractInverse(ABC):
@@ -123,6 +150,25 @@ class AbstractInverse(ABC):
 
     @abstractmethod
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
+
+    def answers(
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+    ) -> Iterator[Answers]:
+        """Questions in chunks: their gradients, a solve, and one forward-mode pass over the samples for each.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+            objective: The questions.
+            candidates: Samples that were not trained on, instead of the training data.
+
+        Yields:
+            One chunk after another.
+        """
+        for chunk in questions(objective, risk.model, risk.theta):
+            solution = _answered(self, risk, chunk)
+            u = solution.vectors
+            reached = risk.sensitivity(u) if candidates is None else risk.sensitivity_of(candidates, u)
+            yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution)
 
 
 class AbstractSolver(ABC):
@@ -183,6 +229,21 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
     if not isinstance(inverse, AbstractInverse):
         raise ResultFileError(f"{os.fspath(path)} holds a {type(inverse).__name__}; needed an inverse.")
     return inverse
+
+
+def _answered(inverse: AbstractInverse, risk: AbstractRisk, asked: Questions) -> Solution:
+    """Solves for the part of the questions that training determines, and notes what it does not."""
+    determined = risk.determined(asked.gradients)
+    solution = inverse.solve(determined)
+    shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
+    share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
+    if share <= UNDETERMINED:
+        return solution
+    note = (
+        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined (rotations "
+        f"of an embedding); it is left out, as if a retrained model were turned back to this one."
+    )
+    return replace(solution, notes=(*solution.notes, note))
 
 
 def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> AbstractInverse:

@@ -1,0 +1,159 @@
+"""Fisher matrices, true and empirical, as sums of outer products of per-sample gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from .._errors import UnsupportedError
+from .._functional import bind, each_direction, jvp, pullback
+from .._losses import OnOutputs
+from .._risk import Risk
+from .._types import Batch, SampleLoss
+from .base import AbstractCurvature
+from .outputs import square_root
+
+
+class AbstractFisher(AbstractCurvature):
+    r"""A curvature $\frac{1}{n}\sum_i\sum_k s_{ik}s_{ik}^\top$ + l2, made of per-sample gradients."""
+
+    @abstractmethod
+    def roots(self, risk: Risk) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+        """Per-sample scalars whose gradients are the $s_{ik}$.
+
+        Args:
+            risk: Where.
+
+        Yields:
+            The number of each batch, the batch, and one `(model, batch) -> (b,)` for each k.
+        """
+
+    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Along the scalars, and back."""
+        total = risk.l2 * vectors
+        for _, batch, roots in self.roots(risk):
+            for root in roots:
+                scalars = bind(root, risk.model)
+                values, pull = pullback(lambda theta, f=scalars, b=batch: f(theta, b), risk.theta)
+
+                def along(v: Tensor, f=scalars, b=batch, pull=pull, like=values) -> Tensor:
+                    moved = jvp(lambda theta: f(theta, b), risk.theta, risk.layout.unflatten(v))
+                    return risk.layout.flatten(pull(moved.to(like)))
+
+                total = total + each_direction(along, vectors) / risk.n
+        return total
+
+
+@dataclass(frozen=True)
+class EmpiricalFisher(AbstractFisher):
+    r"""$\frac{1}{n}\sum_i w_i \nabla\ell_i\nabla\ell_i^\top$ + l2: second moments of the training gradients.
+
+    Defined for every per-sample loss. It is not the Hessian, not even for a linear model: samples that are fitted well
+    count little.
+
+    Example:
+        >>> EmpiricalFisher()
+        EmpiricalFisher()
+
+    References:
+        Kunstner, Balles and Hennig, "Limitations of the empirical Fisher approximation for natural gradient descent",
+        NeurIPS 2019.
+    """
+
+    def roots(self, risk: Risk) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+        """The losses themselves, times the square roots of their weights.
+
+        Args:
+            risk: Where.
+
+        Yields:
+            The number of each batch, the batch, and one function.
+
+        Raises:
+            UnsupportedError: If the loss couples samples or stops gradients.
+        """
+        if not risk.kind.per_sample:
+            raise UnsupportedError(
+                f"A {type(risk.kind).__name__} has no gradient for each sample alone, so it has no Fisher matrix. "
+                f"Use curvature=Hessian() with CG or Exact, or GMRES for a FieldLoss."
+            )
+        for index, batch, weights in risk.passes():
+            root = weights.sqrt()
+            yield index, batch, [lambda model, batch, root=root: root * risk.kind.losses(model, batch)]
+
+
+@dataclass(frozen=True)
+class Fisher(AbstractFisher):
+    r"""$\frac{1}{n}\sum_i w_i J_{z_i}^\top F_{z_i} J_{z_i}$ + l2, with $F_z$ the Fisher matrix of the outputs.
+
+    The Fisher matrix of the distribution that a criterion stands for (softmax: categorical, squared error: Gaussian,
+    logistic: Bernoulli) is the criterion's second derivative by the outputs, so every convex criterion has one. It is
+    sampled with random signs: each sample's outputs are pulled back along a random combination of the columns of a
+    square root of $F_z$. The expectation is `GaussNewton`.
+
+    Attributes:
+        samples: Draws for each training sample; `None` takes every column of the square root, without chance.
+        seed: Of the draws.
+
+    Example:
+        >>> Fisher()
+        Fisher(samples=1, seed=0)
+
+    References:
+        Martens, "New insights and perspectives on the natural gradient method", JMLR 21(146), 2020.
+    """
+
+    samples: int | None = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"Got samples={self.samples}; needed at least 1, or None for every output.")
+
+    def roots(self, risk: Risk) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+        """The outputs along random combinations, the same in every pass and however the data is batched.
+
+        Args:
+            risk: Where.
+
+        Yields:
+            The number of each batch, the batch, and one function for each draw.
+
+        Raises:
+            UnsupportedError: If the loss is not split at the outputs.
+        """
+        loss = risk.kind
+        if not isinstance(loss, OnOutputs):
+            raise UnsupportedError(
+                f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
+                f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        for index, batch, weights in risk.passes():
+            z = loss.outputs(risk.model, batch)
+            root = square_root(lambda outputs, b=batch: loss.criterion(outputs, b), z)
+            scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
+            drawn = self._signs(z, generator) if self.samples else _units(z)
+            yield index, batch, [_projected(loss, scale * root(signs)) for signs in drawn]
+
+    def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:
+        assert self.samples is not None
+        signs = torch.randint(2, (len(z), self.samples, *z.shape[1:]), generator=generator) * 2 - 1
+        return list((signs / self.samples**0.5).to(z).unbind(1))
+
+
+def _units(z: Shaped[Tensor, "b *out"]) -> Iterator[Shaped[Tensor, "b *out"]]:
+    eye = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
+    return (unit.reshape(1, *z.shape[1:]).expand_as(z) for unit in eye)
+
+
+def _projected(loss: OnOutputs, cotangents: Tensor) -> SampleLoss:
+    def scalars(model: nn.Module, batch: Batch) -> Tensor:
+        return (loss.outputs(model, batch) * cotangents).reshape(len(cotangents), -1).sum(1)
+
+    return scalars

@@ -1,0 +1,159 @@
+"""Kronecker-factored curvature with corrected eigenvalues: small eigenproblems, layer by layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._abstract_risk import AbstractRisk
+from .._errors import UnsupportedError
+from .._losses import OnOutputs
+from .._objective import EachOf
+from .._params import Layout
+from .._risk import Risk
+from .._types import Batch, Objective
+from ..curvature.base import Relative, absolute
+from ..curvature.eigenbasis import Eigenblock, eigenblocks
+from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
+from ..curvature.kronecker import Layers
+from .base import AbstractInverse, AbstractSolver, Answers, Solution
+from .pairs import Filter, pairs_of
+
+
+@dataclass(frozen=True)
+class EKFAC(AbstractSolver):
+    r"""Block-diagonal: for each layer $(U_L \otimes U_R)\operatorname{diag}(\lambda)(U_L \otimes U_R)^\top$.
+
+    $U_L$ and $U_R$ are the eigenvectors of the second moments of the layer's output gradients and inputs, and $\lambda$
+    the mean squared gradients along them. Two passes over the data, whatever the number of questions.
+
+    Blocks: weight and bias of each linear layer, convolution and embedding (a table's rows keep their own
+    coordinates) have Kronecker factors; scales and shifts of normalisations, biases beside a shared weight, and other
+    parameters of at most 1,024 numbers are exact; larger ones outside of these layers have the factors of
+    their own gradients. A side of more than 8,192 keeps its own coordinates. The report gives the shares.
+
+    Attributes:
+        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
+        curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
+        tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
+            (`each_of`) are answered together; 0 for none.
+
+    Example:
+        >>> EKFAC(damping=1e-3)
+        EKFAC(damping=0.001, curvature=None, tolerance=0.05)
+
+    References:
+        Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
+        George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018;
+        Grosse et al., "Studying large language model generalization with influence functions", 2023.
+    """
+
+    damping: float | Relative = Relative(0.1)
+    curvature: AbstractFisher | None = None
+    tolerance: float = 0.05
+
+    def _invert(self, risk: AbstractRisk) -> EKFACInverse:
+        """Fits the blocks.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            An inverse that solves with a few small matrix products.
+
+        Raises:
+            UnsupportedError: If the loss couples samples, stops gradients or has a structure of its own.
+        """
+        if not isinstance(risk, Risk) or not risk.kind.per_sample:
+            kind = type(risk.kind if isinstance(risk, Risk) else risk).__name__
+            raise UnsupportedError(
+                f"EKFAC needs a gradient for each sample alone; a {kind} has none. Use CG(damping) where the loss "
+                f"couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+            )
+        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        layers, blocks = eigenblocks(risk, curvature)
+        damped = [absolute(self.damping, float(block.values.mean()) + risk.l2) for block in blocks]
+        responses = tuple(_response(block, risk.l2 + by) for block, by in zip(blocks, damped, strict=True))
+        mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
+        smallest = min(float(block.values.min()) for block in blocks) + risk.l2
+        notes = (f"EK-FAC of {curvature}.", _shares(risk, layers, blocks))
+        return EKFACInverse(
+            repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EKFACInverse(AbstractInverse):
+    """Eigenblocks and what they are multiplied with: one over eigenvalue, l2 and damping."""
+
+    solver: str
+    signature: str
+    layout: Layout
+    blocks: tuple[Eigenblock, ...]
+    responses: tuple[Tensor, ...]
+    tolerance: float
+    damping: float
+    smallest_eigenvalue: float | None
+    notes: tuple[str, ...] = ()
+
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
+        """Block by block; the matrix is symmetric."""
+        params, found = self.layout.unflatten(vectors), {}
+        for block, response in zip(self.blocks, self.responses, strict=True):
+            found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
+        return Solution(self.layout.flatten(found).to(vectors))
+
+    def answers(
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+    ) -> Iterator[Answers]:
+        """All pairs at once, layer by layer, if there is a question for each test sample and hooks explain all layers.
+
+        Args:
+            risk: The trained model.
+            objective: The questions.
+            candidates: Samples that were not trained on, instead of the training data.
+
+        Yields:
+            Chunks of some hundred questions.
+        """
+        filters = [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
+        pairs = pairs_of(risk, objective, filters) if isinstance(objective, EachOf) and isinstance(risk, Risk) else None
+        if pairs is None:
+            yield from super().answers(risk, objective, candidates)
+            return
+        step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
+        yield from pairs.answers(candidates, self.layout.unflatten(step))
+
+
+def _response(block: Eigenblock, shift: float) -> Tensor:
+    """One over the damped eigenvalues; zero where there is no curvature and no damping."""
+    damped = block.values + shift
+    known = damped > torch.finfo(damped.dtype).eps * damped.max()
+    return torch.where(known, 1 / damped, 0)
+
+
+def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
+    """A sentence about which parameters have which kind of block."""
+    inside, sizes = {tap.slot for tap in layers.taps}, Counter[str]()
+    examples: dict[str, str] = {}
+    for block in blocks:
+        kind = _kind(block, block.slot in inside)
+        sizes[kind] += block.slot.size
+        examples.setdefault(kind, block.slot.names[0])
+    parts = [f"{size / risk.p:.2%} {kind} ({examples[kind]}, ...)" for kind, size in sizes.most_common()]
+    return f"Parameters by kind of block: {'; '.join(parts)}."
+
+
+def _kind(block: Eigenblock, inside: bool) -> str:
+    if not block.values.any():
+        return "without any curvature, left out"
+    if block.right is None:
+        return "diagonal"
+    if block.slot.form[1] == 1:
+        return "exact"
+    return "Kronecker factors of their layer" if inside else "Kronecker factors of their own gradients"
