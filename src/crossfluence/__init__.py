@@ -21,12 +21,15 @@ from .solvers.cg import CG
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
-from .training.optimizers import SGD, Adam
-from .training.recipe import Recipe, cosine
+from .training.optimizers import SGD, Adam, AdamW
+from .training.recipe import Recipe
+from .training.replay import replay
 from .training.retrain import leave_out
+from .training.schedules import StepDecay, WarmUp, cosine
 
 __all__ = [
     "Adam",
+    "AdamW",
     "Agreement",
     "Auto",
     "Batches",
@@ -48,6 +51,8 @@ __all__ = [
     "SGD",
     "Scores",
     "SolveReport",
+    "StepDecay",
+    "WarmUp",
     "WeightedLoss",
     "amplify",
     "batches",
@@ -58,6 +63,7 @@ __all__ = [
     "leave_out",
     "mean_over",
     "remove",
+    "replay",
     "self_influence",
     "undo",
     "unlearn",
