@@ -21,17 +21,23 @@ from .solvers.cg import CG
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
 from .solvers.identity import Identity
+from .training.bank import Bank
+from .training.checkpoints import tracin
+from .training.lds import LDS, lds
 from .training.optimizers import SGD, Adam, AdamW
 from .training.recipe import Recipe
+from .training.removals import RemovalCurve, removal_curve
 from .training.replay import replay
 from .training.retrain import leave_out
 from .training.schedules import StepDecay, WarmUp, cosine
+from .training.smoothness import smoothness
 
 __all__ = [
     "Adam",
     "AdamW",
     "Agreement",
     "Auto",
+    "Bank",
     "Batches",
     "CG",
     "CrossfluenceError",
@@ -43,10 +49,12 @@ __all__ = [
     "GaussNewton",
     "Hessian",
     "Identity",
+    "LDS",
     "OnOutputs",
     "Outcome",
     "Recipe",
     "Relative",
+    "RemovalCurve",
     "Risk",
     "SGD",
     "Scores",
@@ -60,11 +68,15 @@ __all__ = [
     "cosine",
     "each_of",
     "influence",
+    "lds",
     "leave_out",
     "mean_over",
+    "removal_curve",
     "remove",
     "replay",
     "self_influence",
+    "smoothness",
+    "tracin",
     "undo",
     "unlearn",
 ]

@@ -17,6 +17,8 @@ State: TypeAlias = dict[str, Params]
 class AbstractOptimizer(ABC):
     """A first-order method; leading dimensions of the tensors are separate trainings."""
 
+    lr: float
+
     @abstractmethod
     def start(self, theta: Params) -> State:
         """The state before the first step."""
@@ -24,6 +26,10 @@ class AbstractOptimizer(ABC):
     @abstractmethod
     def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
         """One step, the `count`-th from 1, with the learning rate times `scale`."""
+
+    @abstractmethod
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """What, beside the learning rate, a lasting change of the gradient is multiplied by after `count` steps."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class SGD(AbstractOptimizer):
             gradient = {name: self.momentum * velocity[name] + gradient[name] for name in theta}
             state = {"velocity": gradient}
         return {name: theta[name] - self.lr * scale * gradient[name] for name in theta}, state
+
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """The sum over all steps that still feel a gradient."""
+        return {name: torch.full_like(tensor, 1 / (1 - self.momentum)) for name, tensor in theta.items()}
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,11 @@ class Adam(AbstractOptimizer):
             name: theta[name] - rate * mean[name] / (self._root(square[name], correction) + self.eps) for name in theta
         }
         return moved, {"mean": mean, "square": square}
+
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """One over the root mean square of each gradient."""
+        correction = 1 - self.betas[1] ** count
+        return {name: 1 / (self._root(state["square"][name], correction) + self.eps) for name in theta}
 
     def _root(self, square: Tensor, correction: float) -> Tensor:
         least = max(self.eps_root, torch.finfo(square.dtype).tiny)  # the root of zero itself has no derivative
@@ -156,6 +171,10 @@ class AdamW(AbstractOptimizer):
         """Shrinks the parameters, then steps as Adam does."""
         kept = 1 - self.lr * scale * self.weight_decay
         return self._adam.step({name: kept * tensor for name, tensor in theta.items()}, gradient, state, count, scale)
+
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """As in `Adam`."""
+        return self._adam.preconditioner(theta, state, count)
 
 
 def check_rate(lr: float) -> None:

@@ -89,6 +89,28 @@ class Recipe:
         return self._batches.samples
 
     @property
+    def coverage(self) -> float:
+        """Share of the model's parameters that are trained."""
+        return self._start.coverage
+
+    def labels(self, ids: Sequence[Id] | None) -> tuple[Id, ...]:
+        """The ids if there are n of them, or 0 to n-1.
+
+        Args:
+            ids: Labels, or nothing.
+
+        Returns:
+            n labels.
+
+        Raises:
+            DataError: If there are not n.
+        """
+        labels = tuple(range(self.n) if ids is None else ids)
+        if len(labels) != self.n:
+            raise DataError(f"Got {len(labels)} ids for {self.n} samples; needed one each.")
+        return labels
+
+    @property
     def ones(self) -> Shaped[Tensor, " n"]:
         """The sample weights of an ordinary training."""
         return self._start.weights
@@ -149,6 +171,10 @@ class Recipe:
         model = copy.deepcopy(self.init)
         put(theta, model)
         return model
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The same training with its mini-batches in another order."""
+        return replace(self, seed=seed)
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
         """What this recipe minimises, at a model.

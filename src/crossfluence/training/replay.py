@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 from tqdm.auto import tqdm
 
-from .._errors import DataError, NonFiniteError
+from .._errors import NonFiniteError
 from .._functional import VECTORS_AT_ONCE, undisturbed
 from .._objective import Questions, questions
 from .._params import Layout, fingerprint
@@ -55,8 +55,8 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         >>> from crossfluence import SGD, Recipe
         >>> x, y = torch.ones(2, 1), torch.tensor([[0.0], [2.0]])
         >>> loss = lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1) / 2
-        >>> start = nn.Linear(1, 1, bias=False)
-        >>> _ = nn.init.zeros_(start.weight)
+        >>> start = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(start.weight)
         >>> one_step = Recipe(start, loss, (x, y), optimizer=SGD(0.1), epochs=1)
         >>> replay(one_step, lambda model: model.weight[0, 0]).values[:, 0]  # only the second sample pulled
         tensor([0.0000, 0.1000])
@@ -70,9 +70,7 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         raise TypeError(f"Got {type(recipe).__name__}; replay needs a crossfluence.Recipe, whose every step it knows.")
     if keep is not None and keep < 2:
         raise ValueError(f"Got keep={keep}; needed at least 2 points, or None for twice the root of the steps.")
-    labels = tuple(range(recipe.n) if ids is None else ids)
-    if len(labels) != recipe.n:
-        raise DataError(f"Got {len(labels)} ids for {recipe.n} samples; needed one each.")
+    labels = recipe.labels(ids)
     with undisturbed():
         course = recipe.course()
         run = _Run(course, recipe.ones, 2 * math.ceil(len(course) ** 0.5) if keep is None else keep)
@@ -90,7 +88,7 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
     report = SolveReport(
         solver=f"replay of {len(course)} steps, {run.keep} points kept",
         values=tuple(value for chunk in asked for value in chunk.values.tolist()),
-        coverage=Layout.of(end.theta).size / sum(tensor.numel() for tensor in model.parameters()),
+        coverage=recipe.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=fingerprint(model),
         notes=(f"Going backwards, derivatives by the parameters grew at most {growth:.3g}-fold.",),
