@@ -1,6 +1,5 @@
 """How far scores are from the truth: subsets, seeds, removals, and whether training is smooth at all."""
 
-import dataclasses
 import warnings
 
 import grid
@@ -94,8 +93,14 @@ def test_the_seed_may_decide_more_than_the_order():
     weights = without_random(60, 6, 0.01, seed=0)
     again = torch.stack([ask(recipe(init=network(1), batch_size=None).train(row)).detach() for row in weights])
     assert np.allclose(found.again, again, rtol=0, atol=1e-9)
-    full = cf.lds(scores, recipe(batch_size=None), ask, subsets=6)
-    assert full.ceiling == pytest.approx(1)
+
+
+def test_full_batches_have_no_seed_and_are_trained_once(tmp_path):
+    bank = cf.Bank(recipe(batch_size=None), tmp_path)
+    assert bank.with_seed(4) is bank
+    found = cf.lds(scores_of(normal(60, 2, seed=3)), bank, ask, subsets=6)
+    assert found.ceiling == pytest.approx(1)
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_bank_answers_new_questions(tmp_path):
@@ -170,23 +175,24 @@ def test_sizes_and_questions_of_a_removal_curve():
 
 
 def test_smooth_training_moves_in_proportion():
-    found = cf.smoothness(recipe(), ask, groups=6)
+    found = cf.smoothness(recipe(batch_size=None), ask, groups=6)
     assert found.pearson > 0.97
     assert found.slope == pytest.approx(1, abs=0.1)
 
 
-def test_predictions_of_smoothness_are_twice_the_effects_of_half_removals():
-    found = cf.smoothness(recipe(), ask, drop=0.05, groups=3, seed=4)
+def test_smoothness_scales_up_what_a_share_of_the_weight_does():
+    made = recipe(batch_size=None)
+    found = cf.smoothness(made, ask, drop=0.05, groups=3, nudge=0.25, seed=4)
     without = without_random(60, 3, 0.05, seed=4)
-    full = ask(recipe().train()).detach()
-    half = torch.stack([full - ask(recipe().train((1 + row) / 2)).detach() for row in without])
-    whole = torch.stack([full - ask(recipe().train(row)).detach() for row in without])
-    assert np.allclose(found.predicted, 2 * half, rtol=0, atol=1e-9)
+    full = ask(made.train()).detach()
+    quarter = torch.stack([full - ask(made.train(1 - (1 - row) / 4)).detach() for row in without])
+    whole = torch.stack([full - ask(made.train(row)).detach() for row in without])
+    assert np.allclose(found.predicted, 4 * quarter, rtol=0, atol=1e-9)
     assert np.allclose(found.actual, whole, rtol=0, atol=1e-9)
 
 
 def test_rough_training_is_warned_of_with_advice():
-    with pytest.warns(errors.RoughTrainingWarning, match="Lower the learning rate"):
+    with pytest.warns(errors.RoughTrainingWarning, match="a lower learning rate"):
         found = cf.smoothness(recipe(**ROUGH), ask, groups=8)
     assert found.pearson < 0.9
 
@@ -203,12 +209,7 @@ def test_smoothness_bounds_what_replay_can_predict():
     assert reached[0] > reached[1]
 
 
-def test_smoothness_needs_three_groups():
-    with pytest.raises(errors.DataError, match="groups=2"):
-        cf.smoothness(recipe(), ask, groups=2)
-
-
-def test_another_seed_is_another_order_of_the_same_training():
-    made = recipe(epochs=1)
-    assert made.with_seed(3).seed == 3
-    assert dataclasses.replace(made, seed=3).l2 == made.with_seed(3).l2
+@pytest.mark.parametrize("changes", [{"groups": 2}, {"nudge": 0.0}, {"nudge": 1.0}])
+def test_smoothness_needs_three_groups_and_a_share(changes):
+    with pytest.raises(errors.DataError, match="at least 3 groups"):
+        cf.smoothness(recipe(), ask, **changes)

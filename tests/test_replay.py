@@ -154,7 +154,7 @@ def test_the_report_tells_how_it_came_about():
     made = recipe(problem)
     scores = cf.replay(made, problem.ask, ids=[f"s{row}" for row in range(40)])
     assert (scores.method, scores.ids[3]) == ("replay", "s3")
-    assert scores.report.solver == "replay of 15 steps, 8 points kept"
+    assert scores.report.solver == "replay of 15 steps, 15 points kept"
     assert scores.report.values == pytest.approx([value.item() for value in problem.ask(made.train()).values()])
     assert scores.report.coverage == 1
     assert "1-fold" in scores.report.notes[0]

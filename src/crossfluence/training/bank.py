@@ -66,7 +66,8 @@ class Bank:
 
     def with_seed(self, seed: int) -> Bank:
         """The same folder for the recipe with another seed."""
-        return replace(self, recipe=self.recipe.with_seed(seed))
+        recipe = self.recipe.with_seed(seed)
+        return self if recipe is self.recipe else replace(self, recipe=recipe)
 
     def __call__(self, weights: Tensor) -> nn.Module:
         """One model; see `Recipe.train`."""

@@ -117,12 +117,13 @@ def lds(
     weights = without_random(n, subsets, (0.5 if half else 0.01) if drop is None else drop, seed)
     if half:
         weights *= n / weights.sum(1, keepdim=True)  # the mean loss is that of the subset
-    found = [answers(one, objective, weights, executor=executor, store=store) for one in trainings]
-    names = found[0][0]
+    found = {one: answers(one, objective, weights, executor=executor, store=store) for one in dict.fromkeys(trainings)}
+    names = found[trainings[0]][0]
     if scores.objectives != names:
         raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
     predicted = ((weights - 1) @ scores.values.detach().cpu().double()).numpy()
-    actual, again = (_dealt(np.stack([v.numpy() for _, v in found]), first, mixed=half) for first in (0, 1))
+    values = np.stack([found[one][1].numpy() for one in trainings])
+    actual, again = (_dealt(values, first, mixed=half) for first in (0, 1))
     score, ceiling = mean_rank_correlation(predicted, actual), mean_rank_correlation(again, actual)
     return LDS(score, ceiling, protocol, predicted, actual, again, names, scores.method)
 

@@ -173,8 +173,8 @@ class Recipe:
         return model
 
     def with_seed(self, seed: int) -> Recipe:
-        """The same training with its mini-batches in another order."""
-        return replace(self, seed=seed)
+        """The same training with its mini-batches in another order; itself, where each step takes all samples."""
+        return self if self._whole_steps else replace(self, seed=seed)
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
         """What this recipe minimises, at a model.
@@ -215,10 +215,14 @@ class Recipe:
             point = course.advance(point, step, *course.part(step, weights), field)
         return point.theta
 
+    @property
+    def _whole_steps(self) -> bool:
+        return self.batch_size is None or self.batch_size >= self.n
+
     def _schedule(self) -> Iterator[Tensor | None]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            if self.batch_size is None or self.batch_size >= self.n:
+            if self._whole_steps:
                 yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)

@@ -22,6 +22,8 @@ from .._types import Id, Objective, Params
 from .course import Course, Point
 from .recipe import Recipe
 
+MEMORY = 2**28  # bytes for points of the training, unless the square root of the steps needs more
+
 
 def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None) -> Scores:
     r"""What each training sample did to each objective, exact to first order: through every step of the training.
@@ -30,16 +32,16 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
     m(\text{trained on all}) - m(\text{trained without sample } i)$$
 
     Unlike `influence` it needs no minimum: whatever training did, early stopping, mini-batches in their order,
-    momentum, a moving target, is in the derivative. It costs about four trainings for one objective, and memory for
-    about twice the square root of the steps; between kept points training runs again.
+    momentum, a moving target, is in the derivative. It costs about four or five trainings for one objective; between
+    the points that memory holds, training runs again.
 
     Args:
         recipe: The training; it is run once to see where it ends.
         objective: The question, or several: all are answered in one sweep.
         ids: n labels, default 0 to n-1.
         keep: Points of the training that are kept at once, each as large as parameters and optimiser state; default
-            twice the square root of the steps. With fewer, parts of the training run more often; with one for each
-            step, none runs twice.
+            as many as fit into 256 MiB, and at least twice the square root of the steps. With fewer, parts of the
+            training run more often; with one for each step, none runs twice.
 
     Returns:
         One score for each sample and objective, with the sign and unit of `influence`.
@@ -69,13 +71,14 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
     if not isinstance(recipe, Recipe):
         raise TypeError(f"Got {type(recipe).__name__}; replay needs a crossfluence.Recipe, whose every step it knows.")
     if keep is not None and keep < 2:
-        raise ValueError(f"Got keep={keep}; needed at least 2 points, or None for twice the root of the steps.")
+        raise ValueError(f"Got keep={keep}; needed at least 2 points, or None for as many as fit.")
     labels = recipe.labels(ids)
     with undisturbed():
         course = recipe.course()
-        run = _Run(course, recipe.ones, 2 * math.ceil(len(course) ** 0.5) if keep is None else keep)
+        point = course.start(course.theta)
+        run = _Run(course, recipe.ones, _room(course, point) if keep is None else keep)
         starts = run.starts(range(len(course)), run.keep)
-        points = run.kept(course.start(course.theta), starts)
+        points = run.kept(point, starts)
         end = run.forwards(points[-1], range(starts[-1], len(course)))
         model = recipe.holding(end.theta)
         asked = list(questions(objective, model, end.theta))
@@ -94,6 +97,13 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         notes=(f"Going backwards, derivatives by the parameters grew at most {growth:.3g}-fold.",),
     )
     return Scores(values, labels, tuple(name for chunk in asked for name in chunk.names), "replay", report)
+
+
+def _room(course: Course, point: Point) -> int:
+    """How many points to keep: as many as fit, and never so few that training would run more than twice."""
+    tensors = [tensor for params in (point.theta, *point.state.values()) for tensor in params.values()]
+    fit = MEMORY // sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return min(len(course), max(fit, 2 * math.ceil(len(course) ** 0.5)))
 
 
 @dataclass(frozen=True, eq=False)

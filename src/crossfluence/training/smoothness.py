@@ -17,7 +17,7 @@ from .draws import without_random
 from .recipe import Recipe
 from .retrain import answers
 
-SMOOTH = 0.9  # correlation between twice the effect of half a removal and that of the whole
+SMOOTH = 0.9  # correlation between the effects of a nudge, scaled up, and of a removal
 
 
 def smoothness(
@@ -26,30 +26,32 @@ def smoothness(
     *,
     drop: float = 0.01,
     groups: int = 16,
+    nudge: float = 0.01,
     seed: int = 0,
     executor: Executor | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Agreement:
-    """Is training smooth enough for first-order answers? Removes random groups by half and wholly, and compares.
+    """Is training smooth enough for first-order answers? Sets a small change of the data beside a removal.
 
-    Where the answer moves in proportion to the weights, twice the effect of half a removal is the effect of the whole.
-    How far the two agree bounds how well `replay`, or any first-order score, can predict removals of this size. It
-    needs no scores, only `2 groups + 1` trainings, which a recipe does together.
+    Takes a hundredth of the weight of random groups, and then all of it. Where the answer moves in proportion, a
+    hundred times the one effect is the other. How far they agree tells how well `replay`, the limit of small changes,
+    can predict removals of this size. It needs no scores, only `2 groups + 1` trainings, which a recipe does together.
 
     Args:
         train: The training.
         objective: The question.
         drop: Share of the samples in each group, at least one sample.
         groups: Random groups, at least three.
+        nudge: Share of the groups' weight that makes a small change; where effects drown in float32, raise it.
         seed: Of the groups.
         executor: As in `leave_out`.
         store: As in `leave_out`.
 
     Returns:
-        Twice the effects of half removals as predictions, beside the effects of whole ones.
+        The effects of the small change, scaled up, as predictions, beside those of removal.
 
     Raises:
-        DataError: If there are fewer than three groups, or the share is not between 0 and 1.
+        DataError: If there are fewer than three groups, or a share is not between 0 and 1.
 
     Warns:
         RoughTrainingWarning: If the two correlate below 0.9.
@@ -66,20 +68,23 @@ def smoothness(
         After the metasmoothness of Engstrom et al., "Optimizing ML training with metagradient descent",
         arXiv:2503.13751.
     """
-    if groups < 3:
-        raise DataError(f"Got groups={groups}; needed at least 3 to speak of agreement.")
+    if groups < 3 or not 0 < nudge < 1:
+        raise DataError(
+            f"Got groups={groups} and nudge={nudge}; needed at least 3 groups, and a share of their weight."
+        )
     without = without_random(train.n, groups, drop, seed)
-    weights = torch.cat([torch.ones_like(without[:1]), (1 + without) / 2, without])
+    weights = torch.cat([torch.ones_like(without[:1]), 1 - nudge * (1 - without), without])
     names, values = answers(train, objective, weights, executor=executor, store=store)
     ids = tuple(range(groups))
-    half, whole = (Scores(values[:1] - part, ids, names, "half removals") for part in values[1:].split(groups))
-    found = compare(Scores(2 * half.values, ids, names, half.method), whole)
+    small, whole = ((values[:1] - part) for part in values[1:].split(groups))
+    method = f"removal of {nudge:g} of the weight"
+    found = compare(Scores(small / nudge, ids, names, method), Scores(whole, ids, names, "retraining"))
     if not found.pearson >= SMOOTH:
         warnings.warn(
-            f"Training is rough: twice the effect of half-removing {groups} random groups correlates with that of "
-            f"removing them at {found.pearson:.2f} only, so no first-order estimate will predict such removals. Lower "
-            f"the learning rate or let it warm up, take larger batches, smooth activations (GELU, tanh) instead of "
-            f"ReLU, a larger eps or eps_root in Adam, more l2, or float64 where effects are small; or ask leave_out.",
+            f"Training is rough: the effects of taking {nudge:g} of the weight of {groups} random groups correlate "
+            f"with those of removing them at {found.pearson:.2f} only: derivatives will not predict removals. Use Adam "
+            f"with eps_root=1e-8 or more, or SGD; a lower learning rate or a warm-up; larger batches; smooth "
+            f"activations (GELU, tanh) instead of ReLU; more l2; float64, where effects are small. Or ask leave_out.",
             RoughTrainingWarning,
             stacklevel=2,
         )
