@@ -172,3 +172,43 @@ def ekfac_matrix(model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping
         order = torch.cat([order[:, :-1].flatten(), order[:, -1]])
         blocks.append(block[order][:, order])
     return torch.block_diag(*blocks)
+
+
+def _of_batch(loss, batch, weights):
+    return lambda live, still: weighted_sum(loss, live, still, batch, weights)
+
+
+def unrolled(problem, recipe, objective) -> Tensor:
+    """d m / d w through the whole training, written as one long graph: `recipe` only names its settings."""
+    dense = Dense(recipe.init, problem.loss, problem.tensors, problem.l2)
+    weights = dense.ones.clone().requires_grad_(True)
+    theta = dense.theta.clone().requires_grad_(True)
+    velocity = mean = square = torch.zeros_like(theta)
+    generator, size = torch.Generator().manual_seed(recipe.seed), recipe.batch_size or problem.n
+    whole = torch.arange(problem.n)
+    rows = [
+        part
+        for _ in range(recipe.epochs)
+        for part in (whole if size >= problem.n else torch.randperm(problem.n, generator=generator)).split(size)
+    ]
+    rule, decay = recipe.optimizer, getattr(recipe.optimizer, "weight_decay", 0.0)
+    with sdpa_kernel(SDPBackend.MATH):
+        for count, chosen in enumerate(rows):
+            if count % recipe.hold == 0:
+                still = theta
+            live = theta.clone()
+            tensors = [tensor[chosen] for tensor in problem.tensors]
+            batch = tensors[0] if len(tensors) == 1 else tuple(tensors)
+            total = dense.call(live, still, _of_batch(problem.loss, batch, weights[chosen]))
+            gradient = torch.autograd.grad(total, live, create_graph=True)[0] / len(chosen) + problem.l2 * theta
+            lr = rule.lr * recipe.schedule(count / len(rows))
+            if isinstance(rule, cf.SGD):
+                velocity = rule.momentum * velocity + gradient
+                theta = theta - lr * velocity
+            else:
+                (first, second), k = rule.betas, count + 1
+                mean, square = first * mean + (1 - first) * gradient, second * square + (1 - second) * gradient**2
+                root = torch.sqrt(square / (1 - second**k) + rule.eps_root)
+                theta = theta * (1 - lr * decay) - lr * mean / (1 - first**k) / (root + rule.eps)
+        asked = dense.call(theta, theta, lambda live, _: objective(live))
+        return torch.autograd.grad(asked, weights)[0]

@@ -26,6 +26,10 @@ OPTIMIZERS = {
         cf.Adam(0.01, betas=(0.7, 0.95), eps=1e-3),
         lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.7, 0.95), eps=1e-3),
     ),
+    "AdamW": (
+        cf.AdamW(0.01, betas=(0.8, 0.9), weight_decay=0.3),
+        lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.8, 0.9), weight_decay=0.3),
+    ),
 }
 KINDS = [grid.LOGISTIC, grid.ON_OUTPUTS, grid.CONTRASTIVE, grid.COX, grid.DEC_MOVING, grid.SKIP_GRAM]
 kinds = pytest.mark.parametrize("problem", KINDS, ids=lambda problem: problem.name)
@@ -88,11 +92,26 @@ def test_100_weighted_mini_batches_are_those_of_torch_optim(name):
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def test_a_schedule_multiplies_the_learning_rate_by_the_share_of_steps_done():
-    found = flat(recipe(optimizer=cf.Adam(0.01), epochs=20, batch_size=8, schedule=cf.cosine).train())
-    rows = shuffled(20, 8, seed=0)
-    expected = by_hand(OPTIMIZERS["Adam"][1], rows, torch.ones(20), schedule=lambda t: (1 + math.cos(math.pi * t)) / 2)
-    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+SCHEDULES = {
+    "cosine": (cf.cosine, lambda t: (1 + math.cos(math.pi * t)) / 2),
+    "warm-up": (cf.WarmUp(0.25), lambda t: 4 * t if t < 0.25 else (1 + math.cos(math.pi * (t - 0.25) / 0.75)) / 2),
+    "steps": (cf.StepDecay((0.3, 0.6), 0.2), lambda t: 1.0 if t < 0.3 else 0.2 if t < 0.6 else 0.2**2),
+}
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+@pytest.mark.parametrize(("ours", "expected"), SCHEDULES.values(), ids=list(SCHEDULES))
+def test_a_schedule_multiplies_the_learning_rate_by_the_share_of_steps_done(name, ours, expected):
+    found = flat(recipe(optimizer=OPTIMIZERS[name][0], epochs=20, batch_size=8, schedule=ours).train())
+    wanted = by_hand(OPTIMIZERS[name][1], shuffled(20, 8, seed=0), torch.ones(20), schedule=expected)
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_schedules_refuse_shares_outside_training():
+    with pytest.raises(ValueError, match=r"share=1\.0"):
+        cf.WarmUp(1.0)
+    with pytest.raises(ValueError, match=r"at=\(0.5, 75\)"):
+        cf.StepDecay((0.5, 75))
 
 
 # Order.

@@ -29,14 +29,23 @@ from .solvers.jacobi import Jacobi
 from .solvers.lissa import LiSSA
 from .solvers.low_rank import LowRank
 from .solvers.nystrom import Nystrom
-from .training.optimizers import SGD, Adam
-from .training.recipe import Recipe, cosine
+from .training.bank import Bank
+from .training.checkpoints import tracin
+from .training.lds import LDS, lds
+from .training.optimizers import SGD, Adam, AdamW
+from .training.recipe import Recipe
+from .training.removals import RemovalCurve, removal_curve
+from .training.replay import replay
 from .training.retrain import leave_out
+from .training.schedules import StepDecay, WarmUp, cosine
+from .training.smoothness import smoothness
 
 __all__ = [
     "Adam",
+    "AdamW",
     "Agreement",
     "Auto",
+    "Bank",
     "Batches",
     "CG",
     "CrossfluenceError",
@@ -52,6 +61,7 @@ __all__ = [
     "Hessian",
     "Identity",
     "Jacobi",
+    "LDS",
     "LiSSA",
     "LowRank",
     "Nystrom",
@@ -60,10 +70,13 @@ __all__ = [
     "Plan",
     "Recipe",
     "Relative",
+    "RemovalCurve",
     "Risk",
     "SGD",
     "Scores",
     "SolveReport",
+    "StepDecay",
+    "WarmUp",
     "WeightedLoss",
     "amplify",
     "batches",
@@ -71,12 +84,17 @@ __all__ = [
     "cosine",
     "each_of",
     "influence",
+    "lds",
     "leave_out",
     "load_inverse",
     "mean_over",
     "plan",
+    "removal_curve",
     "remove",
+    "replay",
     "self_influence",
+    "smoothness",
+    "tracin",
     "undo",
     "unlearn",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -144,17 +145,38 @@ def compare(predicted: Scores, actual: Scores) -> Agreement:
     )
 
 
+def mean_rank_correlation(x: Float[np.ndarray, "n m"], y: Float[np.ndarray, "n m"]) -> Estimate:
+    """The rank correlation of each column, averaged over the columns.
+
+    Args:
+        x: Predictions.
+        y: What was found.
+
+    Returns:
+        With an interval from resampling the rows; columns without variation are left out.
+    """
+    ranked = [(_ranks(x[:, [column]]), _ranks(y[:, [column]])) for column in range(x.shape[1])]
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        found = np.stack([_correlation(_moments(u, v, counts)) for u, v in ranked])
+        defined = np.isfinite(found)
+        return _ratio(np.where(defined, found, 0).sum(0), defined.sum(0).astype(float))
+
+    return _estimate(statistic, len(x))
+
+
 def _with_intervals(x: np.ndarray, y: np.ndarray) -> list[Estimate]:
     ranked = _ranks(x), _ranks(y)
-    draws = np.random.default_rng(0).multinomial(len(x), np.full(len(x), 1 / len(x)), size=RESAMPLES)
-    once = np.ones((1, len(x)))
-    estimates = []
-    for statistic, (u, v) in ((_correlation, (x, y)), (_correlation, ranked), (_regression, (x, y))):
-        resampled = statistic(_moments(u, v, draws))
-        defined = resampled[np.isfinite(resampled)]  # a resample of one id alone has no correlation
-        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
-        estimates.append(Estimate(statistic(_moments(u, v, once))[0], low, high))
-    return estimates
+    statistics = ((_correlation, (x, y)), (_correlation, ranked), (_regression, (x, y)))
+    return [_estimate(lambda counts, f=f, u=u, v=v: f(_moments(u, v, counts)), len(x)) for f, (u, v) in statistics]
+
+
+def _estimate(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
+    """A statistic of rows, which counts how often each of r samples holds each row, `(r, n)`, with its interval."""
+    resampled = statistic(np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES))
+    defined = resampled[np.isfinite(resampled)]  # a resample of one id alone has no correlation
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(defined) else (np.nan, np.nan)
+    return Estimate(statistic(np.ones((1, n)))[0], low, high)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:

@@ -89,3 +89,7 @@ class MissingExtraError(CrossfluenceError, ImportError):
 
 class NotConvergedWarning(UserWarning):
     """An iterative solve stopped at its step limit; the report holds the residual."""
+
+
+class RoughTrainingWarning(UserWarning):
+    """Training answers small changes of the data so unevenly that first-order estimates cannot follow."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .._extras import optional
 from .._losses import FieldLoss
 from ..training.optimizers import Adam
-from ..training.recipe import Recipe, cosine
+from ..training.recipe import Recipe
+from ..training.schedules import cosine
 
 
 class DEC(nn.Module):

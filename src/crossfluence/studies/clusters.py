@@ -22,8 +22,9 @@ from ..objectives.clusters import margin
 from ..solvers.auto import Auto
 from ..solvers.base import AbstractInverse
 from ..training.optimizers import Adam
-from ..training.recipe import Recipe, cosine
+from ..training.recipe import Recipe
 from ..training.retrain import leave_out
+from ..training.schedules import cosine
 
 KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
 STRONGEST_ANCHOR = 2.0  # by then nothing sharpens any more

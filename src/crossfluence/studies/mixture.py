@@ -27,8 +27,9 @@ from ..objectives.clusters import log_assignment
 from ..solvers.exact import Exact
 from ..solvers.identity import Identity
 from ..training.optimizers import Adam
-from ..training.recipe import Recipe, constant, cosine
+from ..training.recipe import Recipe
 from ..training.retrain import leave_out
+from ..training.schedules import constant, cosine
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from .._types import Params
 
@@ -16,6 +17,8 @@ State: TypeAlias = dict[str, Params]
 class AbstractOptimizer(ABC):
     """A first-order method; leading dimensions of the tensors are separate trainings."""
 
+    lr: float
+
     @abstractmethod
     def start(self, theta: Params) -> State:
         """The state before the first step."""
@@ -23,6 +26,10 @@ class AbstractOptimizer(ABC):
     @abstractmethod
     def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
         """One step, the `count`-th from 1, with the learning rate times `scale`."""
+
+    @abstractmethod
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """What, beside the learning rate, a lasting change of the gradient is multiplied by after `count` steps."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class SGD(AbstractOptimizer):
             state = {"velocity": gradient}
         return {name: theta[name] - self.lr * scale * gradient[name] for name in theta}, state
 
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """The sum over all steps that still feel a gradient."""
+        return {name: torch.full_like(tensor, 1 / (1 - self.momentum)) for name, tensor in theta.items()}
+
 
 @dataclass(frozen=True)
 class Adam(AbstractOptimizer):
@@ -67,6 +78,8 @@ class Adam(AbstractOptimizer):
         lr: Learning rate.
         betas: Decay of the running means of the gradient and of its square.
         eps: Added to the root of the second.
+        eps_root: Added under the root. Above zero it makes training a smooth function of the data also where a
+            gradient is near zero, which `replay` profits from; PyTorch has none.
 
     Example:
         >>> adam = Adam(0.1)
@@ -82,6 +95,7 @@ class Adam(AbstractOptimizer):
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    eps_root: float = 0.0
 
     def __post_init__(self) -> None:
         check_rate(self.lr)
@@ -96,11 +110,71 @@ class Adam(AbstractOptimizer):
         first, second = self.betas
         mean = {name: first * state["mean"][name] + (1 - first) * gradient[name] for name in theta}
         square = {name: second * state["square"][name] + (1 - second) * gradient[name] ** 2 for name in theta}
-        rate, correction = self.lr * scale / (1 - first**count), (1 - second**count) ** 0.5
+        rate, correction = self.lr * scale / (1 - first**count), 1 - second**count
         moved = {
-            name: theta[name] - rate * mean[name] / (square[name].sqrt() / correction + self.eps) for name in theta
+            name: theta[name] - rate * mean[name] / (self._root(square[name], correction) + self.eps) for name in theta
         }
         return moved, {"mean": mean, "square": square}
+
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """One over the root mean square of each gradient."""
+        correction = 1 - self.betas[1] ** count
+        return {name: 1 / (self._root(state["square"][name], correction) + self.eps) for name in theta}
+
+    def _root(self, square: Tensor, correction: float) -> Tensor:
+        least = max(self.eps_root, torch.finfo(square.dtype).tiny)  # the root of zero itself has no derivative
+        return (square / correction + least).sqrt()
+
+
+@dataclass(frozen=True)
+class AdamW(AbstractOptimizer):
+    """Adam with decoupled weight decay, as `torch.optim.AdamW`.
+
+    The decay is a part of the steps, not of what is minimised: the field of `Recipe.risk` does not hold it.
+
+    Attributes:
+        lr: Learning rate.
+        betas: As in `Adam`.
+        eps: As in `Adam`.
+        eps_root: As in `Adam`.
+        weight_decay: Every step first takes this share of the parameters away, times its learning rate.
+
+    Example:
+        >>> adamw = AdamW(0.1, weight_decay=0.5)
+        >>> start = {"w": torch.ones(1)}
+        >>> theta, _ = adamw.step(start, {"w": torch.full((1,), 5.0)}, adamw.start(start), 1, 1.0)
+        >>> theta["w"]
+        tensor([0.8500])
+
+    References:
+        Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    eps_root: float = 0.0
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+
+    @property
+    def _adam(self) -> Adam:
+        return Adam(self.lr, self.betas, self.eps, self.eps_root)
+
+    def start(self, theta: Params) -> State:
+        """Zero means."""
+        return self._adam.start(theta)
+
+    def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
+        """Shrinks the parameters, then steps as Adam does."""
+        kept = 1 - self.lr * scale * self.weight_decay
+        return self._adam.step({name: kept * tensor for name, tensor in theta.items()}, gradient, state, count, scale)
+
+    def preconditioner(self, theta: Params, state: State, count: int) -> Params:
+        """As in `Adam`."""
+        return self._adam.preconditioner(theta, state, count)
 
 
 def check_rate(lr: float) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import grad, vmap
+from torch.func import vmap
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
@@ -23,28 +22,9 @@ from .._losses import AbstractLoss, as_loss
 from .._params import put
 from .._risk import Risk
 from .._types import Batch, Id, Params, SampleLoss
+from .course import Course, Field
 from .optimizers import AbstractOptimizer
-
-
-def constant(progress: float) -> float:
-    """The full learning rate throughout."""
-    return 1.0
-
-
-def cosine(progress: float) -> float:
-    """From the full learning rate to zero along half a cosine.
-
-    Args:
-        progress: Share of the steps that are done.
-
-    Returns:
-        A multiplier of the learning rate.
-
-    Example:
-        >>> [round(cosine(t), 3) for t in (0.0, 0.5, 1.0)]
-        [1.0, 0.5, 0.0]
-    """
-    return (1 + math.cos(math.pi * progress)) / 2
+from .schedules import Schedule, constant
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +37,7 @@ class Recipe:
         init: The untrained module; it is copied, never changed.
         loss: Any of the four kinds, as in `Risk`.
         data: A tensor, a tuple of tensors, or a map-style dataset; the recipe makes the batches itself.
-        optimizer: `SGD` or `Adam`.
+        optimizer: `SGD`, `Adam` or `AdamW`.
         epochs: Passes over the data.
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
         seed: Of the shuffling.
@@ -84,7 +64,7 @@ class Recipe:
     batch_size: int | None = None
     seed: int = 0
     l2: float = 0.0
-    schedule: Callable[[float], float] = constant
+    schedule: Schedule = constant
     hold: int = 1
     at_once: int = 32
 
@@ -95,7 +75,7 @@ class Recipe:
                 raise ValueError(f"Got {name}={value}; needed at least 1.")
         if not isinstance(self.optimizer, AbstractOptimizer):
             came = self.optimizer.__name__ if isinstance(self.optimizer, type) else type(self.optimizer).__name__
-            raise TypeError(f"Got the optimizer {came}; needed crossfluence.SGD(lr) or crossfluence.Adam(lr).")
+            raise TypeError(f"Got the optimizer {came}; needed one such as crossfluence.SGD(lr).")
         object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
@@ -107,6 +87,33 @@ class Recipe:
     def n(self) -> int:
         """Number of training samples."""
         return self._batches.samples
+
+    @property
+    def coverage(self) -> float:
+        """Share of the model's parameters that are trained."""
+        return self._start.coverage
+
+    def labels(self, ids: Sequence[Id] | None) -> tuple[Id, ...]:
+        """The ids if there are n of them, or 0 to n-1.
+
+        Args:
+            ids: Labels, or nothing.
+
+        Returns:
+            n labels.
+
+        Raises:
+            DataError: If there are not n.
+        """
+        labels = tuple(range(self.n) if ids is None else ids)
+        if len(labels) != self.n:
+            raise DataError(f"Got {len(labels)} ids for {self.n} samples; needed one each.")
+        return labels
+
+    @property
+    def ones(self) -> Shaped[Tensor, " n"]:
+        """The sample weights of an ordinary training."""
+        return self._start.weights
 
     @cached_property
     def _batches(self) -> Batches:
@@ -154,11 +161,20 @@ class Recipe:
     def _models(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
         for chunk in weights.split(self.at_once) if len(weights) else ():
             with undisturbed():  # closed before the yield: it changes global settings
-                theta = self._fit(chunk.to(self._start.weights))
-                models = [copy.deepcopy(self.init) for _ in chunk]
-            for row, model in enumerate(models):
-                put({name: tensor[row] for name, tensor in theta.items()}, model)
-                yield model
+                theta = self._fit(chunk.to(self.ones))
+                rows = [{name: tensor[row] for name, tensor in theta.items()} for row in range(len(chunk))]
+                models = [self.holding(row) for row in rows]
+            yield from models
+
+    def holding(self, theta: Params) -> nn.Module:
+        """A new module with these parameters, in the mode of `init`; call it where nothing else trains."""
+        model = copy.deepcopy(self.init)
+        put(theta, model)
+        return model
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The same training with its mini-batches in another order; itself, where each step takes all samples."""
+        return self if self._whole_steps else replace(self, seed=seed)
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
         """What this recipe minimises, at a model.
@@ -172,36 +188,47 @@ class Recipe:
         """
         return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids)
 
+    def course(self) -> Course:
+        """All steps of the training, for whoever walks through them."""
+        rows = tuple(self._schedule())
+        return Course(
+            self._start.theta,
+            self._start.total,
+            self._batches,
+            rows,
+            tuple(self.schedule(step / len(rows)) for step in range(len(rows))),
+            self.optimizer,
+            self.l2,
+            self.hold,
+            self._batches.take(slice(None)) if rows[0] is None else None,  # once, not in every step
+        )
+
     def _fit(self, weights: Shaped[Tensor, "r n"]) -> Params:
         """Trained parameters, with one leading dimension for the rows of `weights`."""
-        theta = {name: tensor.expand(len(weights), *tensor.shape) for name, tensor in self._start.theta.items()}
-        descent = _together(self._field)
-        state, frozen = self.optimizer.start(theta), theta
-        steps = list(self._schedule())
-        whole = self._batches.take(slice(None)) if steps[0] is None else None  # once, not in every step
+        course = self.course()
+        field = _together(course.field)
+        point = course.start({
+            name: tensor.expand(len(weights), *tensor.shape) for name, tensor in course.theta.items()
+        })
         label = f"training {len(weights)}" if len(weights) > 1 else "training"
-        for count, rows in enumerate(tqdm(steps, desc=label, unit="step", disable=None, leave=False)):
-            if count % self.hold == 0:
-                frozen = theta
-            batch, w = (whole, weights) if rows is None else (self._batches.take(rows), weights[:, rows])
-            gradient = descent(theta, frozen, batch, w)
-            theta, state = self.optimizer.step(theta, gradient, state, count + 1, self.schedule(count / len(steps)))
-        return theta
+        for step in tqdm(range(len(course)), desc=label, unit="step", disable=None, leave=False):
+            point = course.advance(point, step, *course.part(step, weights), field)
+        return point.theta
 
-    def _field(self, theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
-        part = grad(self._start.total)(theta, frozen, batch, weights)
-        return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
+    @property
+    def _whole_steps(self) -> bool:
+        return self.batch_size is None or self.batch_size >= self.n
 
     def _schedule(self) -> Iterator[Tensor | None]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            if self.batch_size is None or self.batch_size >= self.n:
+            if self._whole_steps:
                 yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
 
 
-def _together(function: Callable[..., Params]) -> Callable[..., Params]:
+def _together(function: Field) -> Field:
     """The function for one training, on many at once: vectorised, or one by one where the user's code forbids it."""
     vectorised = vmap(function, in_dims=(0, 0, None, 0))
     possible = True

@@ -20,14 +20,18 @@ from .._files import write_atomically
 from .._objective import evaluate
 from .._scores import Scores, numbered, plain_id, row_of
 from .._types import Id, Objective, Train
+from .bank import Bank
 from .recipe import Recipe
 
 Answer: TypeAlias = tuple[tuple[str, ...], list[float]]
 """Names and values of the objectives at one retrained model."""
 
+Training: TypeAlias = Train | Recipe | Bank
+"""What can be trained again with other sample weights."""
+
 
 def leave_out(
-    train: Train | Recipe,
+    train: Training,
     objective: Objective,
     drop: Iterable[Id] | Mapping[Id, Iterable[Id]],
     *,
@@ -41,8 +45,8 @@ def leave_out(
     Each dropped sample or group gets weight 0 in one retraining; n stays fixed. A `Recipe` trains many models at once.
 
     Args:
-        train: Sample weights `(n,)` to a trained model, the same way every time; or a `Recipe`. Every call begins
-            with the same state of PyTorch's global generator.
+        train: Sample weights `(n,)` to a trained model, the same way every time; or a `Recipe`, or a `Bank` of its
+            models. Every call begins with the same state of PyTorch's global generator.
         objective: The question, asked of each retrained model.
         drop: Ids, each left out alone; or `{group name: ids}`, each group left out together.
         n: Number of training samples; needed unless `train` is a recipe.
@@ -79,21 +83,49 @@ def leave_out(
     weights = torch.ones(len(groups) + 1, n)  # row 0: nothing left out
     for position, members in enumerate(groups.values(), start=1):
         weights[position, members] = 0
+    names, values = answers(train, objective, weights, executor=executor, store=store)
+    return Scores(values[:1] - values[1:], tuple(groups), names, "retraining")
+
+
+def answers(
+    train: Training,
+    objective: Objective,
+    weights: Float[Tensor, "r n"],
+    *,
+    executor: Executor | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> tuple[tuple[str, ...], Float[Tensor, "r m"]]:
+    """Trains once for each row of weights, and asks each model.
+
+    Args:
+        train: As in `leave_out`.
+        objective: As in `leave_out`.
+        weights: Sample weights, one training in each row.
+        executor: As in `leave_out`.
+        store: As in `leave_out`.
+
+    Returns:
+        Names of the objectives, and their values in float64.
+
+    Raises:
+        ObjectiveError: If the objective's names differ from model to model.
+        NonFiniteError: If an answer is NaN or infinite.
+    """
     with torch.random.fork_rng(), torch.enable_grad():
-        answers = _answers(train, objective, weights, executor, None if store is None else Path(store))
-    names, whole = answers[0]
-    if any(found != names for found, _ in answers):
+        found = _answers(train, objective, weights, executor, None if store is None else Path(store))
+    names = found[0][0]
+    if any(other != names for other, _ in found):
         raise ObjectiveError(f"The objective's names differ between retrained models; the first gave {names}.")
-    values = torch.tensor(whole, dtype=torch.float64) - torch.tensor([v for _, v in answers[1:]], dtype=torch.float64)
+    values = torch.tensor([answer for _, answer in found], dtype=torch.float64)
     if not values.isfinite().all():
         raise NonFiniteError(
             "The objective is NaN or infinite at a retrained model: training diverged, or the question did."
         )
-    return Scores(values.reshape(len(groups), len(names)), tuple(groups), names, "retraining")
+    return names, values
 
 
-def _count(train: Train | Recipe, n: int | None, ids: Sequence[Id] | None) -> int:
-    known = train.n if isinstance(train, Recipe) else n
+def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
+    known = train.n if isinstance(train, (Recipe, Bank)) else n
     if known is None:
         raise DataError("leave_out needs n, the number of training samples, when train is a function. Type: n=len(x).")
     if n is not None and n != known:
@@ -112,7 +144,7 @@ def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, in
 
 
 def _answers(
-    train: Train | Recipe,
+    train: Training,
     objective: Objective,
     weights: Float[Tensor, "r n"],
     executor: Executor | None,
@@ -121,7 +153,7 @@ def _answers(
     files = _files(train, objective, weights, store)
     found = {row: answer for row, file in enumerate(files) if file and (answer := _read(file)) is not None}
     missing = [row for row in range(len(weights)) if row not in found]
-    size = train.at_once if isinstance(train, Recipe) else 1
+    size = train.at_once if isinstance(train, (Recipe, Bank)) else 1
     jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
     with tqdm(total=len(weights), initial=len(found), desc="retraining", unit="model", disable=None) as bar:
         for job, answers in _run(train, objective, weights, jobs, executor):
@@ -134,7 +166,7 @@ def _answers(
 
 
 def _run(
-    train: Train | Recipe,
+    train: Training,
     objective: Objective,
     weights: Float[Tensor, "r n"],
     jobs: list[list[int]],
@@ -166,7 +198,7 @@ def _cancel(futures: Iterable[Future[list[Answer]]]) -> None:
         future.cancel()
 
 
-def retrained_answers(train: Train | Recipe, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:
+def retrained_answers(train: Training, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:
     """Trains once for each row and asks; runs wherever the executor puts it.
 
     Args:
@@ -180,7 +212,7 @@ def retrained_answers(train: Train | Recipe, objective: Objective, weights: Floa
     return [_asked(objective, model) for model in trained_models(train, weights)]
 
 
-def trained_models(train: Train | Recipe, weights: Float[Tensor, "c n"]) -> Iterator[nn.Module]:
+def trained_models(train: Training, weights: Float[Tensor, "c n"]) -> Iterator[nn.Module]:
     """One model for each row; every training function begins with the same state of the global generator.
 
     Args:
@@ -193,7 +225,7 @@ def trained_models(train: Train | Recipe, weights: Float[Tensor, "c n"]) -> Iter
     Raises:
         TypeError: If the training function does not return a module.
     """
-    if isinstance(train, Recipe):
+    if isinstance(train, (Recipe, Bank)):
         yield from train.retrain(weights)
         return
     start = torch.Generator().manual_seed(0).get_state()
@@ -210,7 +242,7 @@ def _asked(objective: Objective, model: nn.Module) -> Answer:
     return names, values.tolist()
 
 
-def _files(train: Train | Recipe, objective: Objective, weights: Tensor, store: Path | None) -> list[Path | None]:
+def _files(train: Training, objective: Objective, weights: Tensor, store: Path | None) -> list[Path | None]:
     if store is None:
         return [None] * len(weights)
     store.mkdir(parents=True, exist_ok=True)
