@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mnist import mnist
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -34,7 +34,6 @@ from crossfluence._files import write_atomically
 from crossfluence.models.dec import encoder, moving_target
 from crossfluence.objectives.clusters import log_assignment
 from crossfluence.studies.mixture import CONVERGED, _start, gaussians
-from crossfluence.studies.mnist import mnist
 
 N, QUESTIONS, SUBSETS = 1_000, 10, 50
 RESULTS = Path(__file__).parent / "results" / "accuracy.csv"
@@ -56,10 +55,6 @@ class Task:
     damping: float | None = 0.0
 
 
-def images(split: str, count: int) -> tuple[Tensor, Tensor]:
-    return mnist(Path(os.environ["CROSSFLUENCE_DATA"], "mnist"), split, count)
-
-
 cross_entropy = cf.OnOutputs(
     lambda model, batch: model(batch[0]), lambda z, batch: F.cross_entropy(z, batch[1], reduction="none")
 )
@@ -73,9 +68,9 @@ def logistic() -> Task:
     model = nn.Linear(784, 10)
     nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
     recipe = cf.Recipe(
-        model, cross_entropy, images("train", N), optimizer=cf.SGD(0.3, 0.97), epochs=600, l2=1e-3, at_once=SUBSETS
+        model, cross_entropy, mnist("train", N), optimizer=cf.SGD(0.3, 0.97), epochs=600, l2=1e-3, at_once=SUBSETS
     )
-    return Task(recipe, each_loss(*images("test", QUESTIONS)))
+    return Task(recipe, each_loss(*mnist("test", QUESTIONS)))
 
 
 def perceptron() -> Task:
@@ -87,7 +82,7 @@ def perceptron() -> Task:
 
 
 def doubles(split: str, count: int) -> tuple[Tensor, Tensor]:
-    x, y = images(split, count)
+    x, y = mnist(split, count)
     return x.double(), y
 
 

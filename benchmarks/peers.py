@@ -24,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from mnist import mnist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,12 +40,12 @@ def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-def train(n: int) -> dict[str, Tensor]:
+def trained(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    model, (x, y) = perceptron(), mnist("train", n)
+    model = perceptron()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(n).split(BATCH):
+        for rows in torch.randperm(len(x)).split(BATCH):
             optimizer.zero_grad()
             losses(model, (x[rows], y[rows])).mean().backward()
             optimizer.step()
@@ -109,11 +108,11 @@ def dattri(model: nn.Module, samples: tuple[Tensor, Tensor], tests: tuple[Tensor
 LIBRARIES = {"crossfluence": crossfluence, "kronfluence": kronfluence, "dattri": dattri}
 
 
-def measure(name: str, n: int, weights: Path, out: Path) -> None:
+def measure(name: str, given: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    model = perceptron()
-    model.load_state_dict(torch.load(weights))
-    samples, tests = mnist("train", n), mnist("test", QUESTIONS)
+    model, problem = perceptron(), torch.load(given)
+    model.load_state_dict(problem["weights"])
+    samples, tests = problem["samples"], problem["tests"]
     started = time.process_time()
     found = LIBRARIES[name](model.eval(), samples, tests)
     seconds = time.process_time() - started
@@ -121,9 +120,9 @@ def measure(name: str, n: int, weights: Path, out: Path) -> None:
     print(json.dumps({"seconds": seconds, "version": version(name), "torch": torch.__version__}))
 
 
-def run(name: str, python: str, n: int, weights: Path) -> tuple[dict[str, str], Tensor]:
-    out = weights.with_name(f"{name}.scores")
-    command = [python, __file__, "--measure", name, "--n", str(n), "--weights", str(weights), "--out", str(out)]
+def run(name: str, python: str, problem: Path) -> tuple[dict[str, str], Tensor]:
+    out = problem.with_name(f"{name}.scores")
+    command = [python, __file__, "--measure", name, "--problem", str(problem), "--out", str(out)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=alone)
     return json.loads(done.stdout.splitlines()[-1]), torch.load(out)
@@ -135,13 +134,15 @@ def commit() -> str:
 
 
 def side_by_side(libraries: list[str], peer_python: str, n: int) -> Iterator[dict[str, str]]:
-    made = commit()
+    from mnist import mnist  # not in the peers' environment
+
+    made, samples = commit(), mnist("train", n)
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights"
-        torch.save(train(n), weights)
-        ours, reference = run("crossfluence", sys.executable, n, weights)
+        problem = Path(folder) / "problem"
+        torch.save({"weights": trained(*samples), "samples": samples, "tests": mnist("test", QUESTIONS)}, problem)
+        ours, reference = run("crossfluence", sys.executable, problem)
         for name in libraries:
-            row, scores = (ours, reference) if name == "crossfluence" else run(name, peer_python, n, weights)
+            row, scores = (ours, reference) if name == "crossfluence" else run(name, peer_python, problem)
             agreement = torch.corrcoef(torch.stack([reference.flatten(), scores.flatten()]).double())[0, 1]
             yield {
                 "library": name, "version": row["version"], "n": str(n), "questions": str(QUESTIONS),
@@ -155,11 +156,11 @@ def main() -> None:
     parser.add_argument("--peer-python", help="has kronfluence and dattri")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
-    for hidden in ("--measure", "--weights", "--out"):
+    for hidden in ("--measure", "--problem", "--out"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
-        measure(chosen.measure, chosen.n, Path(chosen.weights), Path(chosen.out))
+        measure(chosen.measure, Path(chosen.problem), Path(chosen.out))
         return
     rows = []
     RESULTS.mkdir(exist_ok=True)
