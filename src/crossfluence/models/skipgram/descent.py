@@ -40,7 +40,7 @@ def minimise(
     preconditioner: Callable[[Tensor], Callable[[Tensor], Tensor]],
     *,
     tolerance: float,
-    max_steps: int,
+    steps: range,
     refresh: Callable[[int], bool],
     description: str,
     on_step: Callable[[int, Tensor], None] | None = None,
@@ -55,7 +55,7 @@ def minimise(
         start: Where to begin.
         preconditioner: At a point, what multiplies by the inverse of an approximate curvature.
         tolerance: See above.
-        max_steps: At the latest.
+        steps: Numbers of the steps, at the most; a run that goes on from a checkpoint does not begin at 0.
         refresh: Whether the preconditioner is made anew before a step, by the number of the step.
         description: Of the progress bar.
         on_step: Is told each step and its point.
@@ -70,9 +70,9 @@ def minimise(
     point, evaluations, history = start, 1, deque[tuple[Tensor, Tensor]](maxlen=MEMORY)
     precondition = preconditioner(start)
     norm = float("inf")
-    with tqdm(desc=description, unit="step", disable=None, leave=False) as bar:
-        for step in range(max_steps):
-            if step and refresh(step):
+    with tqdm(desc=description, unit="step", initial=steps.start, disable=None, leave=False) as bar:
+        for step in steps:
+            if step > steps.start and refresh(step):
                 precondition = preconditioner(point)
             norm = float(gradient @ precondition(gradient)) ** 0.5
             bar.set_postfix_str(f"loss {value:.6f}, {norm:.1e} of {tolerance:.0e}", refresh=False)
@@ -91,7 +91,7 @@ def minimise(
                 history.append((moved, change))
             point, value, gradient = new, new_value, new_gradient
             evaluations += tried
-    return Descent(point, value, norm, max_steps, evaluations)
+    return Descent(point, value, norm, steps.stop, evaluations)
 
 
 def _two_loops(

@@ -166,11 +166,10 @@ class ExpectedTraining:
             factors = self._start_factors if known else self._factors(loss, point)
             return lambda vector: solve_blocks(factors, vector.unsqueeze(0))[0]
 
-        resumed = kept.read() if kept else None
+        done, point = (kept.read() if kept else None) or (0, self._initial)
         ended = minimise(
-            function, self._initial if resumed is None else resumed, preconditioner,
-            tolerance=self._tolerance, max_steps=self.max_steps, refresh=self._refresh, description="training",
-            on_step=kept.write if kept else None,
+            function, point, preconditioner, tolerance=self._tolerance, steps=range(done, self.max_steps),
+            refresh=self._refresh, description="training", on_step=kept.write if kept else None,
         )  # fmt: skip
         if kept:
             kept.file.unlink(missing_ok=True)
@@ -216,17 +215,18 @@ class ExpectedTraining:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """The tables on the way, marked with what is trained."""
+    """The tables on the way and the steps so far, marked with what is trained."""
 
     file: Path
     what: str
 
     def write(self, step: int, point: Tensor) -> None:
         if step and step % CHECKPOINT_EVERY == 0:
-            write_atomically(self.file, save({self.what: point}))
+            write_atomically(self.file, save({self.what: point, "steps": torch.tensor(step)}))
 
-    def read(self) -> Tensor | None:
+    def read(self) -> tuple[int, Tensor] | None:
         try:
-            return load_file(self.file).get(self.what)
-        except (OSError, SafetensorError):  # absent or damaged: begin anew
+            found = load_file(self.file)
+            return int(found["steps"]), found[self.what]
+        except (OSError, SafetensorError, KeyError):  # absent, damaged or of another training: begin anew
             return None
