@@ -1,0 +1,32 @@
+"""The command line: bad input gets one sentence and exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+from .._errors import MissingExtraError
+
+try:
+    import typer
+
+    from .clusters import clusters, demo
+    from .study import mixture, planted, scifi, weat
+    from .words import words
+except ImportError as error:
+    raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+study = typer.Typer(no_args_is_help=True, help="Reproduce an experiment.")
+app.add_typer(study, name="study")
+for command in (demo, clusters, words):
+    app.command()(command)
+for command in (mixture, planted, weat, scifi):
+    study.command()(command)
+
+
+@app.callback()
+def describe() -> None:
+    """Which training samples made a model behave as it does, checked by training again."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script."""
+    app(argv)

@@ -1,0 +1,99 @@
+"""Commands that explain clusters: of digits, and of any table."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Hashable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from torch import Tensor
+
+from ..report.terminal import console, print_clusters
+from .outputs import Check, Force, Out, Seed, plainly, refuse_outputs
+
+if TYPE_CHECKING:
+    from ..report.page import Samples
+    from ..studies.clusters import ClusterSettings
+
+
+def demo(
+    out: Out = Path("crossfluence-demo.html"),
+    force: Force = False,
+    seed: Seed = 0,
+    check: Check = 100,
+) -> None:
+    """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
+    from ..report.page import Samples
+    from ..studies.digits import SETTINGS, digits
+
+    x = digits()
+    samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
+    settings = replace(SETTINGS, seed=seed, check=check)
+    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, out=out, force=force)
+
+
+def clusters(
+    table: Annotated[Path, typer.Argument(help="A .csv or .tsv with a header, a .parquet, or a two-dimensional .npy.")],
+    k: Annotated[int, typer.Option("--k", help="How many clusters.", min=2)],
+    query: Annotated[str, typer.Option(help="The row to explain: its id, or its number from 0 without --id.")],
+    id_column: Annotated[str | None, typer.Option("--id", help="The column that names the rows.")] = None,
+    out: Out = Path("crossfluence-clusters.html"),
+    force: Force = False,
+    seed: Seed = 0,
+    check: Check = 100,
+) -> None:
+    """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
+    from ..report.page import Samples
+    from ..studies.clusters import ClusterSettings
+    from ..studies.tables import TableError, read_table
+
+    with plainly():
+        data = read_table(table, id_column=id_column)
+        row = data.row(query)
+        if k > len(data.ids):
+            raise TableError(f"--k {k} is more than the {len(data.ids)} rows of {table.name}.")
+        if len(data.ids) < 8:
+            raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
+    if data.ignored:
+        console.print(f"Not used, as they hold text or only one value: {', '.join(data.ignored)}.")
+    samples = Samples(f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values)
+    settings = ClusterSettings(k=k, seed=seed, check=check)
+    _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force)
+
+
+def _answer(
+    x: Tensor,
+    ids: tuple[Hashable, ...],
+    settings: ClusterSettings,
+    samples: Samples,
+    *,
+    query: int | None = None,
+    source: Path | None = None,
+    out: Path,
+    force: bool,
+) -> None:
+    """Explains, prints the table and writes page and scores; a stopped run goes on when it is started again."""
+    from .._files import write_atomically
+    from ..report.page import cluster_page, frame_csv
+    from ..studies.clusters import explain
+
+    sheet = out.with_suffix(".csv")
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    with plainly():
+        refuse_outputs(out, sheet, [] if source is None else [source], force)
+        try:
+            found = explain(x, ids, settings, query=query, store=unfinished)
+        except KeyboardInterrupt:
+            kept = f" Finished retrainings are kept in {unfinished}; the same command goes on from there."
+            sys.exit("\nStopped." + (kept if unfinished.exists() else " Nothing was written."))
+        page = cluster_page(found, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+        write_atomically(out, page.encode())
+        write_atomically(sheet, frame_csv(found.scores))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    print_clusters(found, settings, samples)
+    console.print(f"Wrote {out} and {sheet}.")

@@ -1,0 +1,139 @@
+"""The command that explains word embeddings: a bias in them, or the cluster of a word."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Hashable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .._errors import CorpusError
+from ..report.terminal import console, print_word, print_words
+from .outputs import Force, Out, Seed, plainly, refuse_output, refuse_outputs
+
+if TYPE_CHECKING:
+    from ..studies.word import WordAnswer
+    from ..studies.words import WordsAnswer
+
+
+def words(
+    corpus: Annotated[
+        Path, typer.Argument(help="Text (.txt, .csv, .tsv, .jsonl, WikiExtractor; also .gz, .xz), or a folder.")
+    ],
+    weat: Annotated[
+        list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
+    ] = ["career-terms"],  # noqa: B006  # typer copies it
+    remove: Annotated[str, typer.Option(help="How many sentences to remove together: 0.5%, or a number.")] = "0.5%",
+    column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
+    split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
+    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    tokenizer: Annotated[str, typer.Option(help="words, whitespace (text cut before) or syntok.")] = "words",
+    model: Annotated[
+        Path | None, typer.Option(help="Explain this file of gensim's Word2Vec.save: its words, dimensions and window.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
+    min_count: Annotated[int, typer.Option(help="Rarer words are left out.", min=1)] = 5,
+    dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
+    window: Annotated[int | None, typer.Option(help="Words on each side; 5, or that of --model.", min=1)] = None,
+    prior: Annotated[float, typer.Option(help="Strength of the l2 term, in pairs.", min=1e-3)] = 5.0,
+    least: Annotated[float, typer.Option(help="Share of each list that the corpus must have.", min=0, max=1)] = 0.6,
+    word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
+    clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")] = False,
+    save_vectors: Annotated[
+        Path | None, typer.Option(help="Write the word vectors too: .txt or .bin (word2vec), .kv (gensim).")
+    ] = None,
+    out: Out = Path("crossfluence-words.html"),
+    force: Force = False,
+    seed: Seed = 0,
+) -> None:
+    """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
+    from ..corpus.vocabulary import read_corpus
+    from ..models.skipgram.formats import refuse_ending
+    from ..objectives.word_sets import rows_of, word_sets
+    from ..studies.forecast import forecast
+    from ..studies.given import read_given
+    from ..studies.word import explain_word
+    from ..studies.words import WordsSettings, explain_words
+
+    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    with plainly():
+        if word is not None and (model or save_vectors):
+            raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
+        sources = [path for path in (corpus, model) if path is not None and path.is_file()]
+        refuse_outputs(out, sheet, sources, force or plan)
+        if save_vectors is not None:
+            refuse_ending(save_vectors)
+            refuse_output(save_vectors, sources, force or plan, "--save-vectors")
+        settings = WordsSettings(dimensions, prior=prior, remove=_amount(remove), least=least, seed=seed)
+        start = None
+        if model is not None:
+            start, sampling = read_given(model)
+            settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
+        settings = replace(settings, window=window or settings.window)
+        lists = [one for name in weat for one in word_sets(name)] if word is None else []
+        keep = {term for one in lists for part in (one.X, one.Y, one.A, one.B) for term in part} | (
+            {word} if word else set()
+        )
+        text = read_corpus(
+            corpus, column=column, split=split, encoding=encoding, tokenizer=tokenizer, min_count=min_count,
+            max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
+        )  # fmt: skip
+        console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
+        if word is not None:
+            rows_of([word], text.index)  # refused before any time is foretold
+        console.print(str(forecast(text, max(1, len(lists)), settings)))
+        if plan:
+            return
+        try:
+            if word is None:
+                answer = explain_words(text, lists, settings, start=start, store=unfinished)
+                _write_words(answer, corpus.name, out, sheet, save_vectors)
+                print_words(answer)
+            else:
+                moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
+                _write_words(moved, corpus.name, out, sheet, None)
+                print_word(moved)
+        except KeyboardInterrupt:
+            sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    written = [out, sheet, *([save_vectors] if save_vectors else [])]
+    console.print(f"Wrote {' and '.join(map(str, written))}.")
+
+
+def _amount(remove: str) -> float:
+    """A share from "1%", a number from "300"."""
+    try:
+        value = float(remove.removesuffix("%")) / (100 if remove.endswith("%") else 1)
+    except ValueError:
+        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.") from None
+    if not remove.endswith("%") and (value < 1 or value != round(value)):
+        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.")
+    return value
+
+
+def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path, vectors: Path | None) -> None:
+    from .._files import write_atomically
+    from ..models.skipgram.formats import write_vectors
+    from ..report.page import frame_csv
+    from ..report.word import word_page
+    from ..report.words import words_page
+    from ..studies.word import WordAnswer
+
+    shown = {label for name in answer.scores.objectives for effect in ("raises", "lowers")
+             for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
+    texts: dict[Hashable, str] = {label: one.text for label, one in answer.corpus.find(map(str, shown)).items()}
+    command = f"crossfluence {shlex.join(sys.argv[1:])}"
+    if isinstance(answer, WordAnswer):
+        page = word_page(answer, texts, title=title, command=command)
+    else:
+        page = words_page(answer, texts, title=title, command=command)
+    write_atomically(out, page.encode())
+    write_atomically(sheet, frame_csv(answer.scores))
+    if vectors is not None and not isinstance(answer, WordAnswer):
+        write_vectors(answer.model, vectors)
