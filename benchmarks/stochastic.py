@@ -57,6 +57,12 @@ def main() -> None:
     scores = cf.influence(expected.risk(centre), watch)
     chosen = list(subsets(corpus.n, scores, asked.random, 0))
     print(corpus, f"{len(chosen)} subsets", flush=True)
+    at_centre = {name: float(test(centre).detach()) for name, test in tests.items()}
+    in_expectation = {
+        (number, name): newton_step(expected.risk(centre), ids, test) - at_centre[name]
+        for number, (_, ids) in enumerate(chosen)
+        for name, test in tests.items()
+    }
     sampled = SampledTraining(pairs, asked.dimensions, epochs=asked.epochs)
     rows = []
     for seed in range(asked.seeds):
@@ -74,8 +80,7 @@ def main() -> None:
                 row["retrained"] = float(test(rest).detach()) - before
                 row["Newton step at its own solution"] = newton_step(risk, ids, test) - before
                 row["word blocks at its own solution"] = -float(blocks.select(ids).values[:, place].sum())
-                at_centre = float(test(centre).detach())
-                row["Newton step in expectation"] = newton_step(expected.risk(centre), ids, test) - at_centre
+                row["Newton step in expectation"] = in_expectation[number, name]
                 rows.append(row)
                 print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
         pd.DataFrame(rows).to_csv(asked.out, index=False)
