@@ -361,12 +361,15 @@ def _figure(rows: list[dict[str, Any]]) -> Figure:
         chosen = [row for row in rows if row["question"] == name and row["action"].startswith("without")]
         truth = [row["after"] - row["before"] for row in chosen]
         ends = [min(truth, default=0.0), max(truth, default=0.0)]
-        figure.add_scatter(x=ends, y=ends, mode="lines", line={"dash": "dot", "color": "#888888"}, row=1, col=column)
-        for estimate, symbol in (("summed", "circle-open"), ("newton", "circle")):
+        figure.add_scatter(x=ends, y=ends, mode="lines", line={"dash": "dot", "color": "#888888"}, row=1, col=column,
+                           name="equal", showlegend=column == 1)  # fmt: skip
+        for estimate, symbol, label in (
+            ("summed", "circle-open", "summed scores"), ("newton", "circle", "one Newton step"),
+        ):  # fmt: skip
             figure.add_scatter(
                 x=[row[estimate] - row["before"] for row in chosen], y=truth, mode="markers", row=1, col=column,
-                text=[f"{row['word']}, {row['action']} {row['sentences']}" for row in chosen], name=estimate,
-                marker={"symbol": symbol, "size": 9, "color": "#4c78a8"},
+                text=[f"{row['word']}, {row['action']} {row['sentences']}" for row in chosen], name=label,
+                marker={"symbol": symbol, "size": 9, "color": "#4c78a8"}, showlegend=column == 1,
             )  # fmt: skip
     figure.update_xaxes(title="predicted change").update_yaxes(title="change found by training again")
-    return figure.update_layout(go.Layout(template="plotly_white", showlegend=False))
+    return figure.update_layout(go.Layout(template="plotly_white", height=560, legend={"orientation": "h", "y": 1.12}))
