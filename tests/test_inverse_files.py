@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
 import grid
 import pytest
@@ -19,9 +19,16 @@ from crossfluence._archive import read_archive, write_archive
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
 KEPT = [
     cf.Exact(0.1), cf.LowRank(5, 0.1), cf.Nystrom(5, 0.1, curvature=cf.GaussNewton()), cf.Jacobi(0.1), cf.Identity(),
-    cf.Auto(0.1),
+    cf.Auto(0.1), cf.EKFAC(0.1),
 ]  # fmt: skip
 BOUND = [cf.CG(0.1), cf.GMRES(0.1), cf.LiSSA(0.1), cf.CG(0.1, preconditioner=cf.Jacobi(0.1))]
+
+
+def leaves(value):
+    """What stands in a value and in the values inside it, in order."""
+    if is_dataclass(value):
+        value = tuple(getattr(value, item.name) for item in fields(value))
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple) else [value]
 
 
 @pytest.mark.parametrize("solver", KEPT, ids=str)
@@ -30,8 +37,7 @@ def test_an_inverse_comes_back_as_it_was(solver, tmp_path):
     inverse.save(tmp_path / "inverse")
     again = cf.load_inverse(tmp_path / "inverse")
     assert type(again) is type(inverse)
-    for item in fields(inverse):
-        before, after = getattr(inverse, item.name), getattr(again, item.name)
+    for before, after in zip(leaves(inverse), leaves(again), strict=True):
         assert torch.equal(before, after) if isinstance(before, Tensor) else before == after
     scores = cf.influence(PROBLEM.risk(), PROBLEM.ask, again)
     assert torch.allclose(scores.values, cf.influence(PROBLEM.risk(), PROBLEM.ask, inverse).values, rtol=1e-12)

@@ -55,6 +55,7 @@ def words(
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
     from ..corpus.vocabulary import read_corpus
     from ..models.skipgram.formats import refuse_ending
+    from ..objectives.weat import weat as test_of
     from ..objectives.word_sets import rows_of, word_sets
     from ..studies.forecast import forecast
     from ..studies.given import read_given
@@ -86,7 +87,9 @@ def words(
         )  # fmt: skip
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
         if word is not None:
-            rows_of([word], text.index)  # refused before any time is foretold
+            rows_of([word], text.index)  # refused before any time is foretold, as lists are
+        for one in lists:
+            test_of(one, text.index, least=settings.least)
         console.print(str(forecast(text, max(1, len(lists)), settings)))
         if plan:
             return
