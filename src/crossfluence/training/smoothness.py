@@ -60,7 +60,9 @@ def smoothness(
         >>> from crossfluence import SGD
         >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> loss = lambda model, batch: (model(batch) - batch.sum(1, keepdim=True).sin()).square().sum(1)
-        >>> recipe = Recipe(torch.nn.Linear(3, 1).double(), loss, x, optimizer=SGD(0.1, 0.9), epochs=30, l2=0.1)
+        >>> start = torch.nn.Linear(3, 1, dtype=torch.float64)
+        >>> _ = torch.nn.init.zeros_(start.weight), torch.nn.init.zeros_(start.bias)
+        >>> recipe = Recipe(start, loss, x, optimizer=SGD(0.05), epochs=100, l2=0.1)
         >>> smoothness(recipe, lambda model: model.weight.sum()).pearson > 0.95
         True
 
