@@ -7,23 +7,20 @@ Each figure is a ratio within one process, or a peak of one process; absolute ti
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
+from results import save
 from torch import Tensor, nn
 
 import crossfluence as cf
 
 FEATURES, CLASSES, BATCH, REPEATS = 64, 10, 256, 7
-RESULTS = Path(__file__).parent / "results" / "cost.csv"
 
 
 class Streamed:
@@ -131,13 +128,9 @@ def main() -> None:
     small, large = peak_megabytes(10_000), peak_megabytes(100_000)
     rows.append({"figure": "peak memory, n = 10,000 (MB)", "measured": f"{small:.0f}", "target": ""})
     rows.append({"figure": "peak memory, n = 100,000 (MB)", "measured": f"{large:.0f}", "target": "the same"})
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["figure", "measured", "target", "torch", "crossfluence"])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(row | {"torch": torch.__version__, "crossfluence": version("crossfluence")})
-            print(f"{row['figure']:58s} {row['measured']:>8s}   at most {row['target']}")
+    save("cost", rows)
+    for row in rows:
+        print(f"{row['figure']:58s} {row['measured']:>8s}   at most {row['target']}")
 
 
 if __name__ == "__main__":

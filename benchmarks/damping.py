@@ -9,17 +9,13 @@ stopping for least squares regression", AISTATS 2019); with momentum b, r is the
 
 from __future__ import annotations
 
-import csv
-from importlib.metadata import version
-from pathlib import Path
-
 import torch
+from results import save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import crossfluence as cf
 
-RESULTS = Path(__file__).parent / "results" / "damping.csv"
 FACTORS = (0.0, 1e-2, 1e-1, 1.0, 10.0)
 RATE, MOMENTUM = 0.5, 0.9
 N, ALONE, TEST = 400, 40, 20
@@ -84,11 +80,7 @@ def main() -> None:
             }
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "torch", "crossfluence"])
-        writer.writeheader()
-        writer.writerows(row | {"torch": torch.__version__, "crossfluence": version("crossfluence")} for row in rows)
+    save("damping", rows)
 
 
 if __name__ == "__main__":

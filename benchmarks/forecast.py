@@ -9,7 +9,7 @@ import resource
 import time
 from pathlib import Path
 
-from words import some_words
+from words import some_words, wanted_words
 
 from crossfluence.corpus.readers import read_sentences
 from crossfluence.corpus.vocabulary import build_corpus
@@ -26,7 +26,7 @@ def main() -> None:
     asked = parser.parse_args()
     file = Path(os.environ["CROSSFLUENCE_DATA"], "enwiki", "enwiki2018plus_sample.txt.xz")
     lists = word_sets("career-terms")
-    keep = {word for one in lists for words in (one.X, one.Y, one.A, one.B) for word in words}
+    keep = wanted_words(["career-terms"])
     for size in asked.vocabulary:
         sentences = some_words(read_sentences(file), asked.words)
         corpus = build_corpus(sentences, max_words=size, keep=keep, keep_count=5)

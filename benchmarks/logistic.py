@@ -12,14 +12,12 @@ Writes benchmarks/results/logistic.csv. CPU seconds are of this process, on one 
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 import warnings
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from mnist import mnist
+from results import save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -28,7 +26,6 @@ from crossfluence._errors import NotConvergedWarning
 
 TRAIN, TEST, CLASSES, L2 = 5_000, 500, 10, 1e-3
 ALONE, HALVES, AT_ONCE, TOLERANCE = 100, 50, 50, 1e-7
-RESULTS = Path(__file__).parent / "results" / "logistic.csv"
 
 
 class Truth:
@@ -160,13 +157,9 @@ def main() -> None:
             "residual": f"{max(report.residuals, default=float('nan')):.1g}",
             "CPU seconds": f"{seconds:.1f}",
         }
-        table.append(row | {"torch": torch.__version__, "crossfluence": version("crossfluence")})
+        table.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    save("logistic", table)
 
 
 if __name__ == "__main__":

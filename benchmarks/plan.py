@@ -6,18 +6,15 @@ Both count CPU seconds on one thread here, so that other processes do not matter
 
 from __future__ import annotations
 
-import csv
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
+from results import save
 from torch import nn
 
 import crossfluence as cf
 from crossfluence import _plan
 
-RESULTS = Path(__file__).parent / "results" / "plan.csv"
 SAMPLES, FEATURES, CLASSES, QUESTIONS = 4_000, 64, 10, 100
 SOLVERS = [
     cf.CG(1e-2, rtol=1e-3), cf.CG(1e-2, rtol=1e-3, preconditioner=cf.Nystrom(100, 1e-2)), cf.GMRES(1e-2, rtol=1e-3),
@@ -58,13 +55,9 @@ def main() -> None:
             "steps": max(report.steps, default=0),
             "seconds of looking": f"{looked:.1f}",
         }
-        rows.append(row | {"torch": torch.__version__, "crossfluence": version("crossfluence")})
+        rows.append(row)
         print("  ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    save("plan", rows)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,7 @@ def some_words(sentences: Iterator[Sentence], words: int) -> Iterator[Sentence]:
 
 def wanted_words(tests: Iterable[str] = TESTS) -> set[str]:
     """The words of all lists."""
-    return {
-        word for name in tests for one in word_sets(name) for words in (one.X, one.Y, one.A, one.B) for word in words
-    }
+    return {word for name in tests for one in word_sets(name) for word in one.words}
 
 
 def questions(counts: dict[str, int], index: dict[str, int], tests: Iterable[str] = TESTS) -> dict[str, WEAT]:

@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mix(data):
-    keep = {word for one in word_sets("career-terms") for part in (one.X, one.Y, one.A, one.B) for word in part}
+    keep = {word for one in word_sets("career-terms") for word in one.words}
     return mixed(data, words=8_000, vocabulary=200, keep=keep, held=0.1)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ._errors import ResultFileError
+
+Made = TypeVar("Made")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -40,3 +45,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def kept_json(file: Path, make: Callable[[], Made]) -> Made:
+    """What a JSON file holds, or what is made now and written to it.
+
+    Args:
+        file: Its name says what decides the content.
+        make: Makes numbers, strings, lists and dictionaries.
+
+    Returns:
+        The content.
+    """
+    if not file.exists():
+        write_atomically(file, json.dumps(make()).encode())
+    return json.loads(file.read_bytes())

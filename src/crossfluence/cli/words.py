@@ -54,7 +54,7 @@ def words(
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
     from ..corpus.vocabulary import read_corpus
-    from ..models.skipgram.formats import refuse_ending
+    from ..models.skipgram.formats import refuse_ending, write_vectors
     from ..objectives.weat import weat as test_of
     from ..objectives.word_sets import rows_of, word_sets
     from ..studies.forecast import forecast
@@ -78,9 +78,7 @@ def words(
             settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
         settings = replace(settings, window=window or settings.window)
         lists = [one for name in weat for one in word_sets(name)] if word is None else []
-        keep = {term for one in lists for part in (one.X, one.Y, one.A, one.B) for term in part} | (
-            {word} if word else set()
-        )
+        keep = {term for one in lists for term in one.words} | ({word} if word else set())
         text = read_corpus(
             corpus, column=column, split=split, encoding=encoding, tokenizer=tokenizer, min_count=min_count,
             max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
@@ -96,11 +94,13 @@ def words(
         try:
             if word is None:
                 answer = explain_words(text, lists, settings, start=start, store=unfinished)
-                _write_words(answer, corpus.name, out, sheet, save_vectors)
+                _write_words(answer, corpus.name, out, sheet)
+                if save_vectors is not None:
+                    write_vectors(answer.model, save_vectors)
                 print_words(answer)
             else:
                 moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
-                _write_words(moved, corpus.name, out, sheet, None)
+                _write_words(moved, corpus.name, out, sheet)
                 print_word(moved)
         except KeyboardInterrupt:
             sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
@@ -120,9 +120,8 @@ def _amount(remove: str) -> float:
     return value
 
 
-def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path, vectors: Path | None) -> None:
+def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path) -> None:
     from .._files import write_atomically
-    from ..models.skipgram.formats import write_vectors
     from ..report.page import frame_csv
     from ..report.word import word_page
     from ..report.words import words_page
@@ -138,5 +137,3 @@ def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet:
         page = words_page(answer, texts, title=title, command=command)
     write_atomically(out, page.encode())
     write_atomically(sheet, frame_csv(answer.scores))
-    if vectors is not None and not isinstance(answer, WordAnswer):
-        write_vectors(answer.model, vectors)

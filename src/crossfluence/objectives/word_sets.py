@@ -56,6 +56,11 @@ class WordSets:
                     f"Take them out of one of the two."
                 )
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words of the four sets."""
+        return (*self.X, *self.Y, *self.A, *self.B)
+
     def _words(self, key: str) -> tuple[str, ...]:
         words = getattr(self, key)
         if isinstance(words, str) or not isinstance(words, Iterable):

@@ -23,8 +23,6 @@ from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
 
 FORMAT = "crossfluence.inverse/1"
-
-
 UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 

@@ -26,7 +26,7 @@ from ..objectives.weat import WEAT
 from ..objectives.word_sets import word_sets
 from ..solvers.auto import Auto
 from .neutrality import BIASED, NEUTRAL, Mix
-from .words import unlearned
+from .words import together, unlearned
 
 REMOVE, UNLEARN, UNDO, AMPLIFY, BOTH = "remove", "unlearn", "undo", "amplify", "undo and amplify"
 NOTHING, HARD, NEUTRALISE, RANDOM = "nothing", "hard debiasing", "neutralise", "random"
@@ -177,11 +177,8 @@ class Bench:
         risk = SkipGramRisk(model, pairs, PRIOR / pairs.all.total).without(idle)
         held = {test.sets.name: test.held_at(model) for test in self.tests}
 
-        def questions(other: nn.Module) -> dict[str, Tensor]:
-            return {name: torch.as_tensor(question(other)) for name, question in held.items()}
-
         # away from a minimum the Hessian has negative curvature; the blocks never have, and rank as well
-        return Start(model, risk, influence(risk, questions, Auto() if at_minimum else WordBlocks()))
+        return Start(model, risk, influence(risk, together(held), Auto() if at_minimum else WordBlocks()))
 
     def _act(self, case: Case) -> Acted:
         unknown = torch.full((len(self.tests),), math.nan)

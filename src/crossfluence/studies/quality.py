@@ -79,9 +79,9 @@ def quality(model: SkipGram, *, data: Path | None = None) -> tuple[Quality, ...]
     return tuple(one for one in found if one.used >= ENOUGH)
 
 
-def measured(model: SkipGram) -> dict[str, float]:
+def measured(model: SkipGram, *, data: Path | None = None) -> dict[str, float]:
     """The values of `quality` by name."""
-    return {measure.name: measure.value for measure in quality(model)}
+    return {measure.name: measure.value for measure in quality(model, data=data)}
 
 
 def held_out_loss(pairs: Pairs, held: Bool[np.ndarray, " n"]) -> Callable[[SkipGram], float]:

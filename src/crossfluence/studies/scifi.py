@@ -5,7 +5,6 @@ Long: one experiment, its two questions, four ways to act on the answer, and how
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from .._contents import content_hash
 from .._errors import CorpusError, ResultFileError
 from .._extras import optional
-from .._files import write_atomically
+from .._files import kept_json, write_atomically
 from .._influence import influence
 from .._scores import Scores
 from .._types import Id, Objective
@@ -33,8 +32,8 @@ from ..corpus.vocabulary import build_corpus
 from ..models.skipgram import ExpectedTraining, SkipGram
 from ..objectives.embeddings import cluster_margin, moved
 from ..training.retrain import leave_out
-from .word import clustered, own_and_next
-from .words import newton_step
+from .word import clustered, own_and_next, unit_vectors
+from .words import newton_step, together
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -194,7 +193,7 @@ class _Experiment:
     def _scores(self) -> Scores:
         file = self.store / f"{content_hash(self.risk.signature, self.words, self.members)}.scores"
         if not file.exists():
-            influence(self.risk, _together(self.questions)).save(file)
+            influence(self.risk, together(self.questions)).save(file)
         return Scores.load(file)
 
     def _groups(self, word: str, scores: Scores) -> dict[tuple[str, str, int], list[Id]]:
@@ -270,7 +269,9 @@ class _Experiment:
     def _silhouette(self) -> float:
         metrics = optional("sklearn.metrics", "The silhouette", "clusters")
         number = {word: place for place, words in enumerate(self.members) for word in words}
-        return float(metrics.silhouette_score(_unit(self.model).numpy(), [number[word] for word in self.model.words]))
+        return float(
+            metrics.silhouette_score(unit_vectors(self.model).numpy(), [number[word] for word in self.model.words])
+        )
 
     def _determined(self) -> list[dict[str, Any]]:
         """Both questions at models that differ only in how they were trained, from the start each time."""
@@ -295,27 +296,21 @@ class _Experiment:
 
     def _placed(self, model: SkipGram) -> dict[str, float]:
         lengths = model.word_vectors.detach().square().sum(1)
-        return _numbers(_together(self.questions)(model)) | {
+        return _numbers(together(self.questions)(model)) | {
             f"length {word}": float(lengths[model.index[word]]) for word in self.words
         }
 
     def _kept(self, what: tuple[Any, ...], make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Figures from the store, or made and put there."""
         file = self.store / f"{content_hash(what, self.members, self.settings.seed, self.risk.signature)}.json"
-        if not file.exists():
-            write_atomically(file, json.dumps(make()).encode())
-        return json.loads(file.read_bytes())
-
-
-def _together(questions: Mapping[str, Objective]) -> Callable[[nn.Module], dict[str, Tensor]]:
-    return lambda model: {name: torch.as_tensor(question(model)) for name, question in questions.items()}
+        return kept_json(file, make)
 
 
 def _figures(
     questions: Mapping[str, Objective], members: Sequence[Sequence[str]], words: Sequence[str]
 ) -> Callable[[nn.Module], dict[str, Tensor]]:
     """All questions, and the number of each word's cluster when it is clustered again."""
-    ask = _together(questions)
+    ask = together(questions)
 
     def figures(model: nn.Module) -> dict[str, Tensor]:
         assert isinstance(model, SkipGram)
@@ -336,14 +331,10 @@ def clustered_again(model: SkipGram, members: Sequence[Sequence[str]]) -> dict[s
     Returns:
         The cluster of every word.
     """
-    table = _unit(model)
+    table = unit_vectors(model)
     start = torch.stack([table[[model.index[word] for word in words]].mean(0) for words in members])
     kmeans = optional("sklearn.cluster", "Clusters of words", "clusters").KMeans(len(members), init=start, n_init=1)
     return dict(zip(model.words, kmeans.fit(table.numpy()).labels_.tolist(), strict=True))
-
-
-def _unit(model: SkipGram) -> Tensor:
-    return torch.nn.functional.normalize(model.word_vectors.detach().double())
 
 
 def _numbers(found: Mapping[str, Tensor]) -> dict[str, float]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from tqdm.auto import tqdm
 
 from .._contents import content_hash
 from .._errors import CorpusError, ResultFileError, WordError
-from .._files import write_atomically
+from .._files import kept_json, write_atomically
 from ..corpus.pairs import Pairs
 from ..models.skipgram import ExpectedTraining, SampledTraining, SkipGram
 from ..objectives.weat import WEAT, weat
 from ..objectives.word_sets import word_sets
 from .mitigation import PRIOR, Bench, Case, cases
 from .neutrality import Mix, mixed
-from .quality import held_out_loss, quality
+from .quality import held_out_loss, measured
 
 QUESTIONS = {
     "career": ("career", "career-terms"), "math": ("math",), "science": ("science",), "race": ("race", "race-terms"),
@@ -90,7 +89,7 @@ def weat_study(
     if (table.exists() or picture.exists()) and not force:
         raise ResultFileError(f"{out} holds results already. Choose another --out, or add --force to overwrite them.")
     lists = [one for names in QUESTIONS.values() for name in names for one in word_sets(name)]
-    keep = [word for one in lists for part in (one.X, one.Y, one.A, one.B) for word in part]
+    keep = [word for one in lists for word in one.words]
     mix = mixed(data, words=settings.words, vocabulary=settings.vocabulary, keep=keep, held=settings.held)
     tests, notes = questions(mix.corpus.index)
     unfinished.mkdir(parents=True, exist_ok=True)
@@ -165,7 +164,7 @@ def _rows(
     loss = held_out_loss(pairs, mix.held)
 
     def cost(model: SkipGram) -> dict[str, float]:
-        return {**{one.name: one.value for one in quality(model, data=data)}, "held-out loss": loss(model)}
+        return {**measured(model, data=data), "held-out loss": loss(model)}
 
     names = [test.sets.name for test in tests]
     several = list(_trainings(pairs, names, settings))
@@ -175,7 +174,7 @@ def _rows(
             decides = mix.corpus.digest, mix.held, settings.dimensions, settings.epochs, names, name, seed
             for case in asked:
                 file = store / f"{content_hash(*decides, case)}.json"
-                made = _kept(file, lambda bench=bench, case=case: bench.rows(case))
+                made = kept_json(file, lambda bench=bench, case=case: bench.rows(case))
                 yield from ({"trainer": name, "seed": seed, **row} for row in made)
                 bar.update()
 
@@ -190,15 +189,6 @@ def _trainings(
     for seed in range(settings.seeds):
         sampled = SampledTraining(pairs, settings.dimensions, epochs=settings.epochs, seed=seed)
         yield "sampled", seed, sampled, list(cases(names, [max(settings.sizes)], [max(settings.steps)], hard=hard))
-
-
-def _kept(file: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """What a file holds, or what is made now and written to it."""
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
-    rows = make()
-    write_atomically(file, json.dumps(rows).encode())
-    return rows
 
 
 def _has_wefe() -> bool:

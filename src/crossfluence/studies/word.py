@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .._errors import CorpusError
 from .._extras import optional
@@ -170,7 +171,7 @@ def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, 
         CorpusError: If all vectors have one direction.
     """
     kmeans = optional("sklearn.cluster", "Clusters of words", "clusters").KMeans(clusters, n_init=4, random_state=seed)
-    table = torch.nn.functional.normalize(model.word_vectors.detach().double())
+    table = unit_vectors(model)
     if (spread := float((table - table.mean(0)).norm(dim=1).max())) < ONE_DIRECTION:
         raise CorpusError(
             f"The vectors of all {len(table)} words have one direction (within {spread:.1g}), so there are no "
@@ -184,6 +185,11 @@ def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, 
         order = (table[rows] - centres[number]).norm(dim=1).argsort(stable=True)
         found.append(tuple(model.words[row] for row in rows[order].tolist()))
     return tuple(found)
+
+
+def unit_vectors(model: SkipGram) -> Tensor:
+    """The word vectors at length one, in float64; those without length stay at zero."""
+    return torch.nn.functional.normalize(model.word_vectors.detach().double())
 
 
 def own_and_next(model: SkipGram, word: str, members: Sequence[Sequence[str]]) -> tuple[int, int]:
@@ -206,7 +212,7 @@ def own_and_next(model: SkipGram, word: str, members: Sequence[Sequence[str]]) -
             f"{word!r} is the only word of its cluster, one of {len(members)}, so nothing holds it there. "
             f"Ask for fewer clusters."
         )
-    table = torch.nn.functional.normalize(model.word_vectors.detach().double())
+    table = unit_vectors(model)
     centres = torch.stack([table[[model.index[one] for one in words]].mean(0) for words in members])
     order = (centres - table[model.index[word]]).norm(dim=1).argsort().tolist()
     return own, next(number for number in order if number != own)

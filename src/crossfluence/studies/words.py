@@ -200,8 +200,7 @@ def explain_words(
         start = fitted(start, corpus)
         settings = replace(settings, dimensions=start.word_vectors.shape[1])
     count, clock = settings.group(corpus.n), Clock()
-    index = {word: row for row, word in enumerate(corpus.words)}
-    tests = [weat(one, index, least=settings.least) for one in lists]
+    tests = [weat(one, corpus.index, least=settings.least) for one in lists]
     if store is not None:
         store.mkdir(parents=True, exist_ok=True)
     training = ExpectedTraining(
@@ -211,7 +210,7 @@ def explain_words(
     clock.note("training")
     risk = training.risk(model)
     held = {test.sets.name: test.held_at(model) for test in tests}
-    scores = influence(risk, _named(held))
+    scores = influence(risk, together(held))
     clock.note("scores")
     groups = {test.sets.name: _groups(scores, test.sets.name, count, settings.seed) for test in tests}
     predicted = _newton(risk, tests, groups)
@@ -237,13 +236,16 @@ class Clock:
         self.seconds[phase], self.last = now - self.last, now
 
 
-def _named(questions: Mapping[str, Objective]) -> Objective:
-    """Several scalar questions as one."""
+def together(questions: Mapping[str, Objective]) -> Callable[[nn.Module], dict[str, Tensor]]:
+    """Several scalar questions as one.
 
-    def together(model: nn.Module) -> dict[str, Tensor]:
-        return {name: torch.as_tensor(question(model)) for name, question in questions.items()}
+    Args:
+        questions: By name.
 
-    return together
+    Returns:
+        An objective.
+    """
+    return lambda model: {name: torch.as_tensor(question(model)) for name, question in questions.items()}
 
 
 def _groups(scores: Scores, name: str, count: int, seed: int) -> dict[str, tuple[Id, ...]]:

@@ -85,14 +85,14 @@ class Bank:
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         rows = weights.to(self.recipe.ones)
         files = [Path(self.folder, f"{content_hash(self._what, row)}.safetensors") for row in rows]
-        missing = [row for row, file in enumerate(files) if _read(file) is None]
-        fresh = self.recipe.retrain(rows[missing])
+        missing = {row: None for row, file in enumerate(files) if not file.exists()}
+        fresh = self.recipe.retrain(rows[list(missing)])
         for row, file in enumerate(files):
             theta = None if row in missing else _read(file)
             if theta is not None:
                 yield self.recipe.holding(theta)
                 continue
-            model = next(fresh) if row in missing else self.recipe.train(rows[row])  # somebody removed the file
+            model = next(fresh) if row in missing else self.recipe.train(rows[row])  # the file is damaged, or gone
             _write(file, model)
             yield model
 

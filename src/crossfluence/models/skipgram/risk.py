@@ -138,11 +138,11 @@ class SkipGramRisk(AbstractRisk):
 
     def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
         """The gradient of F at any parameters."""
-        return _flat(self.expected.value_and_gradient(*_tables(theta), value=False)[1:])
+        return _flat(self.expected.value_and_gradient(*_both(theta), value=False)[1:])
 
     def value_at(self, theta: Params) -> float:
         """The risk F at any parameters."""
-        return self.expected.value(*_tables(theta))
+        return self.expected.value(*_both(theta))
 
     def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """Second derivatives by each vector alone, word table and context table."""
@@ -224,7 +224,7 @@ class SkipGramRisk(AbstractRisk):
 
     @cached_property
     def _tables(self) -> Float[Tensor, "2 V d"]:
-        return torch.stack(_tables(self.theta))
+        return torch.stack(_both(self.theta))
 
     def _shaped(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m 2 V d"]:
         return vectors.reshape(len(vectors), *self._tables.shape)
@@ -241,5 +241,5 @@ def _flat(tables: Iterable[Tensor]) -> Tensor:
     return torch.cat([table.flatten() for table in tables])
 
 
-def _tables(theta: Params) -> tuple[Tensor, Tensor]:
+def _both(theta: Params) -> tuple[Tensor, Tensor]:
     return theta["word_vectors"], theta["context_vectors"]
