@@ -1,25 +1,29 @@
-"""EK-FAC for all pairs of 10,000 training and 200 test images, beside kronfluence and dattri: CPU time and agreement.
+"""EK-FAC for all pairs of training and test samples, beside kronfluence and dattri: CPU time and agreement.
 
 Usage: CROSSFLUENCE_DATA=<folder> python benchmarks/peers.py --peer-python <python with kronfluence and dattri>
     python -m venv peers && peers/bin/pip install -c constraints.txt torch
     peers/bin/pip install kronfluence==1.0.1 dattri==0.3.0
 
-One perceptron 784-512-256-10 on MNIST is trained once. Then each library runs in its own process, on one thread, in
-turns: factors of the empirical Fisher matrix, corrected eigenvalues, damping of 0.1 mean eigenvalues, all scores. The
-time is the process's CPU time after the imports. dattri has one damping for all layers: 0.1 of the mean of them all.
+Three problems, each trained once: a perceptron 784-512-256-10 and a small convolutional network on MNIST, a character
+transformer of four layers on Shakespeare (sequences of 64). Then each library runs in its own process, on one thread,
+in turns: factors of the empirical Fisher matrix for every linear layer and convolution, corrected eigenvalues, damping
+of 0.1 mean eigenvalues, all scores. The time is the process's CPU time after the imports. dattri knows linear layers
+only, and has one damping for all layers, 0.1 of the mean of them all: its scores are compared with ours damped alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +31,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-QUESTIONS, BATCH, EPOCHS = 200, 256, 3
+LENGTH, WIDTH, HEADS, LAYERS = 64, 64, 4, 4
 RESULTS = Path(__file__).parent / "results"
+Pair = tuple[Tensor, Tensor]
 
 
 def perceptron() -> nn.Module:
@@ -36,30 +41,132 @@ def perceptron() -> nn.Module:
     return nn.Sequential(*(part for size in sizes for part in (nn.Linear(*size), nn.ReLU())), nn.Linear(256, 10))
 
 
-def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 28, 28)),
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 7 * 7, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
 
 
-def trained(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+class Block(nn.Module):
+    """Attention, then two linear layers, each beside a direct path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.mixed, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From `(b, t, d)` to the same shape."""
+        q, k, v = (part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in self.mixed(self.first(x)).chunk(3, dim=2))
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        return x + self.down(functional.gelu(self.up(self.second(x))))
+
+
+class Transformer(nn.Module):
+    """Next-character logits `(b, t, 65)` for characters `(b, t)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.characters, self.places = nn.Embedding(65, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 65)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(b, t, 65)`."""
+        return self.head(self.norm(self.blocks(self.characters(x) + self.places.weight)))
+
+
+def losses(model: nn.Module, batch: Pair) -> Tensor:
+    """Cross-entropy of each sample; of a sequence, its sum over the characters."""
+    logits = model(batch[0])
+    found = functional.cross_entropy(logits.flatten(0, -2), batch[1].flatten(), reduction="none")
+    return found if logits.ndim == 2 else found.unflatten(0, batch[1].shape).sum(1)
+
+
+def images(n: int, questions: int) -> tuple[Pair, Pair]:
+    from mnist import mnist  # not in the peers' environment
+
+    return mnist("train", n), mnist("test", questions)
+
+
+def shakespeare(n: int, questions: int) -> tuple[Pair, Pair]:
+    """Sequences of characters, each with the characters that follow; questions from the last tenth of the plays."""
+    with gzip.open(Path(os.environ["CROSSFLUENCE_DATA"], "tinyshakespeare", "input.txt.gz"), "rt") as file:
+        text = file.read()
+    places = {character: place for place, character in enumerate(sorted(set(text)))}
+    codes = torch.tensor([places[character] for character in text])
+
+    def drawn(part: Tensor, count: int) -> Pair:
+        starts = torch.linspace(0, len(part) - LENGTH - 1, count).long()
+        rows = starts.unsqueeze(1) + torch.arange(LENGTH)
+        return part[rows], part[rows + 1]
+
+    cut = len(codes) * 9 // 10
+    return drawn(codes[:cut], n), drawn(codes[cut:], questions)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its data, and how it is trained.
+
+    Attributes:
+        model: Untrained.
+        data: Training samples and questions, from how many there are of each.
+        n: Training samples, unless said otherwise.
+        questions: How many.
+        batch: Samples in a step, and in a pass.
+        epochs: Of training.
+        lr: Of SGD with momentum 0.9.
+    """
+
+    model: Callable[[], nn.Module]
+    data: Callable[[int, int], tuple[Pair, Pair]]
+    n: int
+    questions: int
+    batch: int
+    epochs: int
+    lr: float
+
+
+PROBLEMS = {
+    "perceptron": Problem(perceptron, images, 10_000, 200, 256, 3, 0.1),
+    "convolutions": Problem(convolutions, images, 2_000, 200, 256, 10, 0.1),
+    "transformer": Problem(Transformer, shakespeare, 2_000, 100, 50, 3, 1e-3),
+}
+
+
+def trained(problem: Problem, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    model = perceptron()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x)).split(BATCH):
+    model = problem.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=problem.lr, momentum=0.9)
+    for _ in range(problem.epochs):
+        for rows in torch.randperm(len(x)).split(problem.batch):
             optimizer.zero_grad()
             losses(model, (x[rows], y[rows])).mean().backward()
             optimizer.step()
     return model.state_dict()
 
 
-def crossfluence(model: nn.Module, samples: tuple[Tensor, Tensor], tests: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def crossfluence(problem: Problem, model: nn.Module, samples: Pair, tests: Pair, alike: bool = False) -> Tensor:
+    """Scores; `alike`: all layers with one damping, as dattri has it."""
     import crossfluence as cf
 
-    risk = cf.Risk(model, losses, cf.batches(*samples, size=BATCH))
-    return {"scores": -cf.influence(risk, cf.each_of(cf.batches(*tests, size=QUESTIONS), losses), cf.EKFAC()).values}
+    known = [f"{name}.*" for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    risk = cf.Risk(model, losses, cf.batches(*samples, size=problem.batch), params=known)
+    solver = cf.EKFAC()
+    if alike:
+        blocks = solver.invert(risk).blocks
+        solver = cf.EKFAC(0.1 * float(torch.cat([block.values.flatten() for block in blocks]).mean()))
+    questions = cf.each_of(cf.batches(*tests, size=problem.questions), losses)
+    return -cf.influence(risk, questions, solver).values
 
 
-def kronfluence(model: nn.Module, samples: tuple[Tensor, Tensor], tests: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def kronfluence(problem: Problem, model: nn.Module, samples: Pair, tests: Pair) -> Tensor:
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -77,16 +184,18 @@ def kronfluence(model: nn.Module, samples: tuple[Tensor, Tensor], tests: tuple[T
     with tempfile.TemporaryDirectory() as folder:
         analyzer = Analyzer("peers", model, task, cpu=True, output_dir=folder, disable_tqdm=True)
         fit = FactorArguments(strategy="ekfac", use_empirical_fisher=True)
-        analyzer.fit_all_factors("factors", TensorDataset(*samples), per_device_batch_size=BATCH, factor_args=fit)
+        analyzer.fit_all_factors(
+            "factors", TensorDataset(*samples), per_device_batch_size=problem.batch, factor_args=fit
+        )
         analyzer.compute_pairwise_scores(
             "scores", "factors", TensorDataset(*tests), TensorDataset(*samples),
-            per_device_query_batch_size=QUESTIONS, per_device_train_batch_size=BATCH,
+            per_device_query_batch_size=problem.questions, per_device_train_batch_size=problem.batch,
             score_args=ScoreArguments(damping_factor=None),
         )  # fmt: skip
-        return {"scores": analyzer.load_pairwise_scores("scores")["all_modules"].T}
+        return analyzer.load_pairwise_scores("scores")["all_modules"].T
 
 
-def dattri(model: nn.Module, samples: tuple[Tensor, Tensor], tests: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def dattri(problem: Problem, model: nn.Module, samples: Pair, tests: Pair) -> Tensor:
     from dattri.algorithm.influence_function import IFAttributorEKFAC
     from dattri.task import AttributionTask
     from torch.utils.data import DataLoader, TensorDataset
@@ -96,33 +205,39 @@ def dattri(model: nn.Module, samples: tuple[Tensor, Tensor], tests: tuple[Tensor
 
     task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
     attributor = IFAttributorEKFAC(task=task, device="cpu")
-    attributor.cache(DataLoader(TensorDataset(*samples), batch_size=BATCH))
+    attributor.cache(DataLoader(TensorDataset(*samples), batch_size=problem.batch))
     values = [torch.as_tensor(part).flatten() for part in attributor.cached_lambdas.values()]
     attributor.damping = 0.1 * float(torch.cat(values).mean())
     large = (
         DataLoader(TensorDataset(*part), batch_size=1_000) for part in (samples, tests)
     )  # it repeats tests for each
-    return {"scores": attributor.attribute(*large)}
+    return attributor.attribute(*large)
 
 
-LIBRARIES = {"crossfluence": crossfluence, "kronfluence": kronfluence, "dattri": dattri}
+LIBRARIES: dict[str, Callable[..., Tensor]] = {
+    "crossfluence": crossfluence,
+    "kronfluence": kronfluence,
+    "dattri": dattri,
+}
 
 
-def measure(name: str, given: Path, out: Path) -> None:
+def measure(name: str, problem: Problem, given: Path, out: Path) -> None:
+    """One library, in the process that this is; prints what it took."""
     torch.set_num_threads(1)
-    model, problem = perceptron(), torch.load(given)
-    model.load_state_dict(problem["weights"])
-    samples, tests = problem["samples"], problem["tests"]
+    model, made = problem.model(), torch.load(given)
+    model.load_state_dict(made["weights"])
+    library, _, alike = name.partition(", ")
+    work = LIBRARIES[library] if not alike else lambda *each: crossfluence(*each, alike=True)
     started = time.process_time()
-    found = LIBRARIES[name](model.eval(), samples, tests)
+    scores = work(problem, model.eval(), made["samples"], made["tests"])
     seconds = time.process_time() - started
-    torch.save(found["scores"].detach(), out)
-    print(json.dumps({"seconds": seconds, "version": version(name), "torch": torch.__version__}))
+    torch.save(scores.detach(), out)
+    print(json.dumps({"seconds": seconds, "version": version(library), "torch": torch.__version__}))
 
 
-def run(name: str, python: str, problem: Path) -> tuple[dict[str, str], Tensor]:
-    out = problem.with_name(f"{name}.scores")
-    command = [python, __file__, "--measure", name, "--problem", str(problem), "--out", str(out)]
+def run(name: str, python: str, problem: str, given: Path) -> tuple[dict[str, str], Tensor]:
+    out = given.with_name(f"{name}.scores")
+    command = [python, __file__, "--measure", name, "--problem", problem, "--given", str(given), "--out", str(out)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=alone)
     return json.loads(done.stdout.splitlines()[-1]), torch.load(out)
@@ -133,20 +248,21 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
 
 
-def side_by_side(libraries: list[str], peer_python: str, n: int) -> Iterator[dict[str, str]]:
-    from mnist import mnist  # not in the peers' environment
-
-    made, samples = commit(), mnist("train", n)
+def side_by_side(libraries: list[str], peer_python: str, name: str, n: int) -> Iterator[dict[str, str]]:
+    made, problem = commit(), PROBLEMS[name]
+    samples, tests = problem.data(n, problem.questions)
     with tempfile.TemporaryDirectory() as folder:
-        problem = Path(folder) / "problem"
-        torch.save({"weights": trained(*samples), "samples": samples, "tests": mnist("test", QUESTIONS)}, problem)
-        ours, reference = run("crossfluence", sys.executable, problem)
-        for name in libraries:
-            row, scores = (ours, reference) if name == "crossfluence" else run(name, peer_python, problem)
-            agreement = torch.corrcoef(torch.stack([reference.flatten(), scores.flatten()]).double())[0, 1]
+        given = Path(folder) / "given"
+        torch.save({"weights": trained(problem, *samples), "samples": samples, "tests": tests}, given)
+        ours, reference = run("crossfluence", sys.executable, name, given)
+        for library in libraries:
+            row, scores = (ours, reference) if library == "crossfluence" else run(library, peer_python, name, given)
+            beside = run("crossfluence, alike", sys.executable, name, given)[1] if library == "dattri" else reference
+            agreement = torch.corrcoef(torch.stack([beside.flatten(), scores.flatten()]).double())[0, 1]
             yield {
-                "library": name, "version": row["version"], "n": str(n), "questions": str(QUESTIONS),
-                "cpu seconds": f"{row['seconds']:.2f}", "times ours": f"{row['seconds'] / ours['seconds']:.1f}",
+                "problem": name, "library": library, "version": row["version"], "n": str(n),
+                "questions": str(problem.questions), "cpu seconds": f"{row['seconds']:.2f}",
+                "times ours": f"{row['seconds'] / ours['seconds']:.1f}",
                 "correlation with ours": f"{agreement:.5f}", "torch": row["torch"], "commit": made,
             }  # fmt: skip
 
@@ -154,20 +270,21 @@ def side_by_side(libraries: list[str], peer_python: str, n: int) -> Iterator[dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", help="has kronfluence and dattri")
-    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--problem", default="perceptron", choices=PROBLEMS)
+    parser.add_argument("--n", type=int)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
-    for hidden in ("--measure", "--problem", "--out"):
+    for hidden in ("--measure", "--given", "--out"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure:
-        measure(chosen.measure, Path(chosen.problem), Path(chosen.out))
+        measure(chosen.measure, PROBLEMS[chosen.problem], Path(chosen.given), Path(chosen.out))
         return
-    rows = []
+    rows, n = [], chosen.n or PROBLEMS[chosen.problem].n
     RESULTS.mkdir(exist_ok=True)
-    for row in side_by_side(chosen.libraries, chosen.peer_python, chosen.n):
+    for row in side_by_side(chosen.libraries, chosen.peer_python, chosen.problem, n):
         rows.append(row)
         print(row, flush=True)
-        with (RESULTS / f"peers-{chosen.n}.csv").open("w", newline="") as file:
+        with (RESULTS / f"peers-{chosen.problem}-{n}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             writer.writeheader()
             writer.writerows(rows)

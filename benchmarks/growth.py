@@ -1,0 +1,267 @@
+"""How time grows with samples, parameters and questions; passes over the data, and memory beside a training step.
+
+Usage: CROSSFLUENCE_DATA=<folder with mnist/> OMP_NUM_THREADS=1 python benchmarks/growth.py [--parts samples ...]
+
+Perceptrons with two hidden layers on MNIST, from random weights: costs do not depend on training. CPU seconds of one
+thread, and the slope of their logarithms over the larger half of each range (1: as the quantity itself).
+  samples     1,000 to 60,000, 100,000 parameters: EK-FAC's fit, one question after it, 200 questions; CG, 10 steps
+  parameters  10,000 to 10 million, 1,000 samples: the same
+  questions   1 to 1,000, 2,000 samples, 100,000 parameters: all pairs by EK-FAC, CG with 10 steps up to 100
+  epochs      60,000 samples and, for a transformer, 2,000 sequences: fit, one question, and both, over one epoch of
+              forward and backward passes
+  memory      of one question at its peak, over that of one step of SGD with momentum (Linux)
+Writes benchmarks/results/growth.csv and growth.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from mnist import mnist
+from peers import Transformer, losses, shakespeare
+from results import FOLDER, save
+from torch import Tensor, nn
+from torch.nn import functional
+
+import crossfluence as cf
+from crossfluence._errors import NotConvergedWarning
+
+BATCH, STEPS = 250, 10
+SAMPLES, WIDTHS, QUESTIONS = (1_000, 4_000, 16_000, 60_000), (12, 110, 670, 2_800), (1, 10, 100, 1_000)
+CG = cf.CG(1e-2, rtol=0.0, max_steps=STEPS, curvature=cf.GaussNewton())
+SOLVERS = {"Identity": cf.Identity(), "CG": CG, "EK-FAC": cf.EKFAC()}
+Data = tuple[Tensor, Tensor]
+
+
+def criterion(z: Tensor, batch: Data) -> Tensor:
+    """Cross-entropy of each sample; of a sequence, its sum over the characters."""
+    found = functional.cross_entropy(z.flatten(0, -2), batch[1].flatten(), reduction="none")
+    return found if z.ndim == 2 else found.unflatten(0, batch[1].shape).sum(1)
+
+
+loss = cf.OnOutputs(lambda model, batch: model(batch[0]), criterion)
+
+
+def perceptron(width: int = 110) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(784, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 10)
+    )  # fmt: skip
+
+
+def first_loss(test: Data) -> Callable[[nn.Module], Tensor]:
+    """One question: the loss of the first test sample."""
+    return lambda model: losses(model, (test[0][:1], test[1][:1]))[0]
+
+
+def each_loss(test: Data, m: int) -> object:
+    return cf.each_of(cf.batches(test[0][:m], test[1][:m], size=200), losses)
+
+
+def epoch(model: nn.Module, data: Data, batch: int) -> None:
+    for rows in torch.arange(len(data[0])).split(batch):
+        model.zero_grad()
+        losses(model, (data[0][rows], data[1][rows])).mean().backward()
+    model.zero_grad()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def answers(model: nn.Module, data: Data, test: Data, *, alone: int = 1, together: int = 200) -> Iterator[tuple]:
+    """CPU seconds of the fit, of one question, of many, and of conjugate gradients; none where there are none."""
+    risk = cf.Risk(model, loss, cf.batches(*data, size=BATCH), l2=1e-2)
+    inverse = []
+    yield "EK-FAC, fit", seconds(lambda: inverse.append(cf.EKFAC().invert(risk)))
+    if alone:
+        yield "EK-FAC, one question", seconds(lambda: cf.influence(risk, first_loss(test), *inverse))
+        yield "CG, one question", seconds(lambda: cf.influence(risk, first_loss(test), CG))
+    if together:
+        yield "EK-FAC, 200 questions", seconds(lambda: cf.influence(risk, each_loss(test, together), *inverse))
+
+
+def over_samples() -> Iterator[tuple[str, int, float]]:
+    test = mnist("test", 200)
+    for n in SAMPLES:
+        for name, taken in answers(perceptron(), mnist("train", n), test):
+            yield name, n, taken
+
+
+def over_parameters() -> Iterator[tuple[str, int, float]]:
+    data, test = mnist("train", 1_000), mnist("test", 200)
+    for width in WIDTHS:
+        model = perceptron(width)
+        for name, taken in answers(model, data, test):
+            yield name, sum(part.numel() for part in model.parameters()), taken
+
+
+def over_questions() -> Iterator[tuple[str, int, float]]:
+    data, test = mnist("train", 2_000), mnist("test", max(QUESTIONS))
+    risk = cf.Risk(perceptron(), loss, cf.batches(*data, size=BATCH), l2=1e-2)
+    inverse = cf.EKFAC().invert(risk)
+    for m in QUESTIONS:
+        yield "EK-FAC, all pairs", m, seconds(lambda m=m: cf.influence(risk, each_loss(test, m), inverse))
+        if m <= 100:
+            yield "CG, 10 steps each", m, seconds(lambda m=m: cf.influence(risk, each_loss(test, m), CG))
+
+
+PARTS = {"samples": over_samples, "parameters": over_parameters, "questions": over_questions}
+
+
+def slope(points: Iterable[tuple[int, float]]) -> float:
+    """Of the logarithms, over the upper half of the range."""
+    chosen = sorted(points)
+    logs = torch.tensor([[math.log(x), math.log(y)] for x, y in chosen[-max(2, len(chosen) // 2) :]])
+    centred = logs - logs.mean(0)
+    return float((centred[:, 0] * centred[:, 1]).sum() / centred[:, 0].square().sum())
+
+
+def curves(part: str) -> list[dict[str, str]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    for name, size, taken in PARTS[part]():
+        print(f"{part} {size:,}: {name} {taken:.2f} s", flush=True)
+        found.setdefault(name, []).append((size, taken))
+    return [
+        {"part": part, "what": name, "size": str(size), "measured": f"{taken:.3f}", "slope": f"{slope(points):.2f}"}
+        for name, points in found.items()
+        for size, taken in points
+    ]
+
+
+def problems(n: int, sequences: int, width: int = 110) -> dict[str, tuple[nn.Module, Data, Data, int]]:
+    """Models, training data, one test sample, and the size of batches."""
+    torch.manual_seed(0)
+    images, tests = mnist("train", n), mnist("test", 1)
+    return {
+        f"perceptron, n = {n:,}": (perceptron(width), images, tests, BATCH),
+        f"transformer, n = {sequences:,}": (Transformer(), *shakespeare(sequences, 1), 50),
+    }
+
+
+def epochs_of(model: nn.Module, data: Data, test: Data, batch: int) -> dict[str, float]:
+    """Fit and one question, over the median of three epochs before, between and after them."""
+    risk = cf.Risk(model, loss, cf.batches(*data, size=batch), l2=1e-2)
+    inverse, taken = [], [seconds(lambda: epoch(model, data, batch))]
+    fit = seconds(lambda: inverse.append(cf.EKFAC().invert(risk)))
+    taken.append(seconds(lambda: epoch(model, data, batch)))
+    question = seconds(lambda: cf.influence(risk, first_loss(test), *inverse))
+    taken.append(seconds(lambda: epoch(model, data, batch)))
+    unit = sorted(taken)[1]
+    return {"fit": fit / unit, "one question": question / unit, "both": (fit + question) / unit}
+
+
+def in_epochs() -> Iterator[dict[str, str]]:
+    for name, problem in problems(60_000, 2_000).items():
+        for what, value in epochs_of(*problem).items():
+            yield {"part": "epochs", "what": f"EK-FAC, {what}, {name}", "measured": f"{value:.2f}"}
+
+
+def step(model: nn.Module, rows: Data) -> None:
+    """The second of two steps of SGD, which finds the momentum of the first."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        losses(model, rows).mean().backward()
+        optimizer.step()
+
+
+def megabytes(name: str, work: str) -> float:
+    """Resident memory that a process of its own needs at its peak, beyond model and data."""
+    command = [sys.executable, __file__, "--peak", name, work]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def peak(name: str, work: str) -> None:
+    """What `megabytes` runs: a small problem first, so that no library is loaded later."""
+
+    def run(model: nn.Module, data: Data, test: Data, batch: int) -> None:
+        if work == "step":
+            step(model, (data[0][:batch], data[1][:batch]))
+            return
+        risk = cf.Risk(model, loss, cf.batches(*data, size=batch), l2=1e-2)
+        cf.influence(risk, first_loss(test), SOLVERS[work])
+
+    run(perceptron(4), mnist("train", 20), mnist("test", 1), 10)
+    large = problems(1_000, 200, width=WIDTHS[-1])[name]
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = resident("VmRSS")
+    run(*large)
+    print(resident("VmHWM") - before)
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(field))
+
+
+def in_memory() -> Iterator[dict[str, str]]:
+    """Memory of one question over that of a training step; the parameters, which both hold, are added to each."""
+    for name, (model, *_) in problems(1_000, 200, width=WIDTHS[-1]).items():
+        held = sum(part.numel() * part.element_size() for part in model.parameters()) / 1e6
+        base = held + megabytes(name, "step")
+        yield {"part": "memory", "what": f"training step, {name}, MB", "measured": f"{base:.0f}"}
+        for solver in SOLVERS:
+            ratio = (held + megabytes(name, solver)) / base
+            yield {"part": "memory", "what": f"{solver}, {name}, over a training step", "measured": f"{ratio:.2f}"}
+
+
+def figure(rows: list[dict[str, str]]) -> None:
+    from plotly.subplots import make_subplots
+
+    names = list(dict.fromkeys(row["what"] for row in rows if row.get("slope")))
+    colours = dict(zip(names, ("#2c5f8a", "#c0392b", "#3a8f5c", "#8e6bb0", "#d08c2e", "#555555"), strict=False))
+    picture = make_subplots(1, len(PARTS), horizontal_spacing=0.07)
+    for column, part in enumerate(PARTS, start=1):
+        for name in names:
+            points = [row for row in rows if (row["part"], row["what"]) == (part, name)]
+            if points:
+                picture.add_scatter(
+                    x=[int(row["size"]) for row in points], y=[float(row["measured"]) for row in points],
+                    name=name, legend=f"legend{column}", line_color=colours[name], mode="lines+markers+text",
+                    text=[""] * (len(points) - 1) + [points[-1]["slope"]], textposition="top center",
+                    row=1, col=column,
+                )  # fmt: skip
+        picture.update_xaxes(title=f"{part} (figure at the end: slope)", type="log", row=1, col=column)
+        picture.update_layout({f"legend{column}": {"x": (column - 1) * 0.357, "y": 1.24, "font": {"size": 11}}})
+    picture.update_yaxes(type="log")
+    picture.update_yaxes(title="CPU seconds, one thread", row=1, col=1)
+    picture.update_layout(template="plotly_white", width=1200, height=460, margin={"t": 110, "l": 60, "r": 20})
+    picture.write_html(FOLDER / "growth.html")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--parts", nargs="+", choices=[*PARTS, "epochs", "memory"], default=[*PARTS, "epochs", "memory"]
+    )
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", NotConvergedWarning)  # ten steps are asked for
+    if asked.peak:
+        peak(*asked.peak)
+        return
+    ratios = {"epochs": in_epochs, "memory": in_memory}
+    rows: list[dict[str, str]] = []
+    for part in asked.parts:
+        for row in curves(part) if part in PARTS else ratios[part]():
+            rows.append({"part": "", "what": "", "size": "", "measured": "", "slope": ""} | row)
+            if part in ratios:
+                print(f"{row['what']}: {row['measured']}", flush=True)
+    save("growth", rows)
+    figure(rows)
+
+
+if __name__ == "__main__":
+    main()
