@@ -192,7 +192,7 @@ def peak(name: str, work: str) -> None:
         risk = cf.Risk(model, loss, cf.batches(*data, size=batch), l2=1e-2)
         cf.influence(risk, first_loss(test), SOLVERS[work])
 
-    run(perceptron(4), mnist("train", 20), mnist("test", 1), 10)
+    run(*problems(10, 2, width=4)[name.replace("1,000", "10").replace("200", "2")])
     large = problems(1_000, 200, width=WIDTHS[-1])[name]
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = resident("VmRSS")

@@ -17,6 +17,7 @@ from ._types import Params
 
 Point = TypeVar("Point", bound=Any)
 _ONE_AT_A_TIME = threading.RLock()  # parameters are exchanged inside the user's module, and switches are global
+FUSED = [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 VECTORS_AT_ONCE = 32  # directions that share one vectorised pass: activations are held this many times
 
 
@@ -114,6 +115,27 @@ def pullback(function: Callable[[Params], Tensor], theta: Params) -> tuple[Tenso
     return value, lambda cotangent: pull(cotangent)[0]
 
 
+def gradient(function: Callable[[Params], Tensor], theta: Params) -> Params:
+    """The derivative of a scalar, in a backward pass that frees what it has read and may use fused attention kernels.
+
+    It cannot be differentiated again, and needs less than half the memory of a `pullback`.
+
+    Args:
+        function: Of named tensors.
+        theta: Where to differentiate.
+
+    Returns:
+        Named tensors; zeros where the value does not depend on one.
+    """
+    tracked = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
+    with torch.enable_grad(), sdpa_kernel(FUSED):
+        value = function(tracked)
+        if not value.requires_grad:
+            return {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+        found = torch.autograd.grad(value, list(tracked.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(theta, found, strict=True))
+
+
 def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m *out"]:
     """Applies a function of one vector to many, vectorised in chunks where the user's code allows it."""
     if len(directions) == 1:
@@ -124,6 +146,11 @@ def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tens
         if "vmap" not in str(error):
             raise
         return torch.stack([function(direction) for direction in directions])  # `.item()` and the like: one by one
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite: by their sum, or, where that is not finite, by a closer look."""
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 @contextlib.contextmanager

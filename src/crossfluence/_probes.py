@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from ._errors import LossShapeError, NondeterministicError, UnsupportedError
-from ._functional import jvp
+from ._functional import gradient, jvp
 from ._losses import AbstractLoss
 from ._params import fingerprint
 from ._types import Batch, Params
@@ -100,7 +100,7 @@ def _refuse_deaf(
 def _refuse_stopped_gradients(theta: Params, value: Callable[[Params], Tensor]) -> None:
     """Compares the derivative with differences of the value; a detached part of the loss makes them disagree."""
     eps = torch.finfo(next(iter(theta.values())).dtype).eps
-    gradient = grad(value)(theta)
+    slope = gradient(value, theta)
     size = sum(float(tensor.square().sum()) for tensor in theta.values()) ** 0.5
     length = eps ** (1 / 3) * max(size, 1.0)
     here = float(value(theta))
@@ -113,7 +113,7 @@ def _refuse_stopped_gradients(theta: Params, value: Callable[[Params], Tensor]) 
         difference = (ahead - behind) / (2 * length)
         bend = abs(ahead + behind - 2 * here) / length  # of the slope over the step: what a kink can do at most
         noise = 100 * eps * max(abs(here), abs(ahead), abs(behind)) / length
-        derivative = sum(float((gradient[name] * v[name]).sum()) for name in theta)
+        derivative = sum(float((slope[name] * v[name]).sum()) for name in theta)
         gap = abs(difference - derivative) - noise - bend
         shares.append(gap / max(abs(difference), abs(derivative), 1e-300))
     if all(share > DISAGREEMENT for share in shares):

@@ -15,7 +15,7 @@ from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
-from ._functional import bind, each_direction, jvp, pullback, undisturbed
+from ._functional import all_finite, bind, each_direction, gradient, jvp, pullback, undisturbed
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import probe_loss
@@ -171,10 +171,11 @@ class Risk(AbstractRisk):
         for index, batch, weights in self.passes(verify=True):
             if not weights.any():
                 continue
-            part = self.layout.flatten(grad(self.total)(theta, theta, batch, weights))
-            if not part.isfinite().all():
+            found = gradient(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
+            part = self.layout.flatten(found)
+            if not all_finite(part):
                 raise NonFiniteError(self.blame(index, batch))
-            total = total + part / self.n
+            total.add_(part, alpha=1 / self.n)
         return total
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from .._errors import NonFiniteError
-from .._functional import each_direction, jvp
+from .._functional import all_finite, each_direction, jvp
 from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
@@ -73,7 +73,8 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
         if not weights.any():
             continue
         part = each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors)
-        if not part.isfinite().all():
+        if not all_finite(part):
             raise NonFiniteError(risk.blame(index, batch, "A second derivative of the loss"))
-        total = total + part / risk.n
+        total.add_(part, alpha=1 / risk.n)
+        del part  # not beside the next one
     return total

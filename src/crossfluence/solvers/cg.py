@@ -87,38 +87,38 @@ class CGInverse(AbstractInverse):
     notes: tuple[str, ...] = ()
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
-        """Runs until every right-hand side has converged; one that has stays as it is."""
-        wanted = vectors.norm(dim=1)
+        """Runs until every right-hand side has converged; one that has leaves the others. In place where it can be."""
+        wanted, curvature = vectors.norm(dim=1), self.settings.curvature
         x, residual = torch.zeros_like(vectors), vectors.clone()
-        z = self._precondition(residual)
-        direction, rho = z.clone(), _dots(residual, z)
-        active = wanted > 0
-        steps, bent = torch.zeros(len(vectors), dtype=torch.long), torch.zeros_like(active)
+        direction = self._precondition(residual).clone()
+        rho, rows = _dots(residual, direction), torch.arange(len(vectors), device=vectors.device)
+        steps, bent = torch.zeros_like(rows), torch.zeros_like(wanted, dtype=torch.bool)
         with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
             for step in range(self.settings.max_steps):
-                active = active & (residual.norm(dim=1) > self.settings.rtol * wanted)
-                if not active.any():
+                far = residual.norm(dim=1) > self.settings.rtol * wanted[rows]
+                rows, residual, direction, rho = _kept(far, rows, residual, direction, rho)
+                if not len(rows):
                     break
-                d = direction[active]
-                product = self.settings.curvature.product(self.risk, d) + self.damping * d
-                bend = _dots(d, product)
-                positive = self._positive(step, bend / _dots(d, d))
-                if not positive.all():
-                    bent[active] = ~positive
-                    active = active.masked_scatter(active, positive)
-                    d, product, bend = d[positive], product[positive], bend[positive]
-                    if not positive.any():
-                        break
-                length = (rho[active] / bend).unsqueeze(1)
-                x[active] += length * d
-                residual[active] -= length * product
-                z = self._precondition(residual[active])
-                new_rho = _dots(residual[active], z)
-                direction[active] = z + (new_rho / rho[active]).unsqueeze(1) * d
-                rho[active] = new_rho
-                steps += active.cpu()
+                product = curvature.product(self.risk, direction).add_(direction, alpha=self.damping)
+                bend = _dots(direction, product)
+                positive = self._positive(step, bend / _dots(direction, direction))
+                bent[rows] = ~positive
+                rows, residual, direction, rho, product, bend = _kept(
+                    positive, rows, residual, direction, rho, product, bend
+                )
+                if not len(rows):
+                    break
+                length = (rho / bend).unsqueeze(1)
+                _add(x, rows, length, direction)
+                residual.addcmul_(length, product, value=-1)
+                del product
+                z = self._precondition(residual)
+                before, rho = rho, _dots(residual, z)
+                direction.mul_((rho / before).unsqueeze(1)).add_(z)
+                steps[rows] += 1
                 bar.update()
-        left = vectors - self.settings.curvature.product(self.risk, x) - self.damping * x  # the recursion drifts
+        del residual, direction
+        left = curvature.product(self.risk, x).add_(x, alpha=self.damping).sub_(vectors)  # the recursion drifts
         shares = left.norm(dim=1) / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
         warn_unconverged("CG", shares.masked_fill(bent, 0), self.settings.rtol, int(steps.max()))
         note = f"{int(bent.sum())} of {len(vectors)} solves ended where they met negative curvature."
@@ -137,6 +137,18 @@ class CGInverse(AbstractInverse):
                 f"which does not need positive curvature."
             )
         return quotients > 0
+
+
+def _kept(chosen: Shaped[Tensor, " m"], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The chosen rows of each; the tensors themselves, not copies, if that is all of them."""
+    return tensors if chosen.all() else tuple(tensor[chosen] for tensor in tensors)
+
+
+def _add(x: Shaped[Tensor, "m p"], rows: Shaped[Tensor, " k"], factors: Tensor, vectors: Shaped[Tensor, "k p"]) -> None:
+    if len(rows) == len(x):
+        x.addcmul_(factors, vectors)
+    else:
+        x[rows] += factors * vectors
 
 
 def _dots(x: Shaped[Tensor, "m p"], y: Shaped[Tensor, "m p"]) -> Shaped[Tensor, " m"]:
