@@ -26,10 +26,10 @@ from pathlib import Path
 
 import torch
 from mnist import mnist
-from peers import Transformer, losses, shakespeare
+from peers import losses
 from results import FOLDER, save
+from shakespeare import Transformer, shakespeare, summed
 from torch import Tensor, nn
-from torch.nn import functional
 
 import crossfluence as cf
 from crossfluence._errors import NotConvergedWarning
@@ -41,13 +41,7 @@ SOLVERS = {"Identity": cf.Identity(), "CG": CG, "EK-FAC": cf.EKFAC()}
 Data = tuple[Tensor, Tensor]
 
 
-def criterion(z: Tensor, batch: Data) -> Tensor:
-    """Cross-entropy of each sample; of a sequence, its sum over the characters."""
-    found = functional.cross_entropy(z.flatten(0, -2), batch[1].flatten(), reduction="none")
-    return found if z.ndim == 2 else found.unflatten(0, batch[1].shape).sum(1)
-
-
-loss = cf.OnOutputs(lambda model, batch: model(batch[0]), criterion)
+loss = cf.OnOutputs(lambda model, batch: model(batch[0]), lambda z, batch: summed(z, batch[1]))
 
 
 def perceptron(width: int = 110) -> nn.Module:

@@ -1,6 +1,7 @@
 """Solvers on logistic regression for MNIST: agreement with training again, and CPU seconds for 500 questions.
 
 Usage: CROSSFLUENCE_DATA=<folder with mnist/> OMP_NUM_THREADS=1 python benchmarks/logistic.py [--exact]
+       [--peer-python <python with dattri==0.3.0, kronfluence==1.0.1 and captum==0.9.0>]
 
 5,000 training and 500 test images, float32, l2 1e-3. A question is the loss of one test image. Two protocols:
   leave one out: 100 training images, each left out alone; mean over the questions of Pearson's r
@@ -12,10 +13,16 @@ Writes benchmarks/results/logistic.csv. CPU seconds are of this process, on one 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import tempfile
 import time
 import warnings
+from pathlib import Path
 
 import torch
+from logistic_peers import LIBRARIES
 from mnist import mnist
 from results import save
 from torch import Tensor, nn
@@ -23,6 +30,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import crossfluence as cf
 from crossfluence._errors import NotConvergedWarning
+from crossfluence.solvers.base import AbstractSolver
 
 TRAIN, TEST, CLASSES, L2 = 5_000, 500, 10, 1e-3
 ALONE, HALVES, AT_ONCE, TOLERANCE = 100, 50, 50, 1e-7
@@ -99,7 +107,11 @@ def ranks(values: Tensor) -> Tensor:
     return values.argsort(0).argsort(0).double()
 
 
-def solvers(exact: bool) -> dict[str, cf.Auto | cf.CG | cf.Exact | cf.Identity | cf.LiSSA | cf.LowRank | cf.Nystrom]:
+def exact_fisher(damping: float | cf.Relative) -> cf.EKFAC:
+    return cf.EKFAC(damping, curvature=cf.Fisher(samples=None))
+
+
+def solvers(exact: bool) -> dict[str, AbstractSolver]:
     found = {
         "Identity": cf.Identity(),
         "CG, 5 steps": cf.CG(max_steps=5),
@@ -107,14 +119,34 @@ def solvers(exact: bool) -> dict[str, cf.Auto | cf.CG | cf.Exact | cf.Identity |
         "CG and Nystrom(600), 3 steps": cf.CG(max_steps=3, preconditioner=cf.Nystrom(600)),
         "CG and Nystrom(600), 5 steps": cf.CG(max_steps=5, preconditioner=cf.Nystrom(600)),
         "Nystrom(200) alone": cf.Nystrom(200),
+        "CG and EK-FAC, 5 steps": cf.CG(max_steps=5, curvature=cf.GaussNewton(), preconditioner=exact_fisher(0.0)),
+        "EK-FAC, damping .1 mean": exact_fisher(cf.Relative(0.1)),
+        "EK-FAC, no damping": exact_fisher(0.0),
+        "EK-FAC, sampled, .1 mean": cf.EKFAC(),
+        "EK-FAC, sampled, no damping": cf.EKFAC(0.0),
         "LowRank(100)": cf.LowRank(100),
         "LiSSA, drawn batches, 12 steps": cf.LiSSA(max_steps=12, batches=1),
     }
     return found | ({"Exact": cf.Exact()} if exact else {})
 
 
+def peer(python: str, name: str, problem: dict[str, object]) -> tuple[float, str, Tensor] | None:
+    """CPU seconds, version and scores of another library, or nothing where it fails; its last words are printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, out = Path(folder, "given"), Path(folder, "out")
+        torch.save(problem, given)
+        command = [python, str(Path(__file__).with_name("logistic_peers.py")), name, str(given), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        if done.returncode:
+            print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
+            return None
+        said = json.loads(done.stdout.splitlines()[-1])
+        return said["seconds"], said["version"], torch.load(out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--peer-python")
     parser.add_argument("--exact", action="store_true", help="the dense matrix, too: 7,850 squared, some minutes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -133,33 +165,43 @@ def main() -> None:
         torch.cat([truth.theta[:, :-1].flatten(), truth.theta[:, -1]]).float(), model.parameters()
     )
 
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
+    loss = cf.OnOutputs(
+        lambda model, batch: model(batch[0]), lambda z, batch: F.cross_entropy(z, batch[1], reduction="none")
+    )
     risk = cf.Risk(model, loss, cf.batches(x, y, size=1000), l2=L2)
-    question = cf.each_of(cf.batches(test_x, test_y), loss)
+    question = cf.each_of(cf.batches(test_x, test_y), loss.losses)
+
+    def row(name: str, values: Tensor, seconds: float, steps: object = "", residual: object = "") -> dict[str, object]:
+        sums = torch.stack([values[rows].sum(0) for rows in halves])
+        found = {
+            "solver": name,
+            "leave one out": f"{correlation(values[alone], loo):.3f}",
+            "half subsets": f"{correlation(ranks(sums), ranks(half)):.3f}",
+            "slope": f"{float((values[alone] * loo).sum() / values[alone].square().sum()):.2f}",
+            "steps": steps,
+            "residual": residual,
+            "CPU seconds": f"{seconds:.1f}",
+        }
+        print("  ".join(f"{key} {value}" for key, value in found.items()), flush=True)
+        return found
+
     table = []
     for name, solver in solvers(asked.exact).items():
         started = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotConvergedWarning)  # to stop early is the point
             scores = cf.influence(risk, question, solver)
-        seconds = time.process_time() - started
-        values, report = scores.values.double(), scores.report
-        sums = torch.stack([values[rows].sum(0) for rows in halves])
+        seconds, report = time.process_time() - started, scores.report
         assert report is not None
-        row = {
-            "solver": name,
-            "leave one out": f"{correlation(values[alone], loo):.3f}",
-            "half subsets": f"{correlation(ranks(sums), ranks(half)):.3f}",
-            "slope": f"{float((values[alone] * loo).sum() / values[alone].square().sum()):.2f}",
-            "steps": max(report.steps, default=0),
-            "residual": f"{max(report.residuals, default=float('nan')):.1g}",
-            "CPU seconds": f"{seconds:.1f}",
-        }
-        table.append(row)
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    save("logistic", table)
+        residual = f"{max(report.residuals, default=float('nan')):.1g}"
+        table.append(row(name, scores.values.double(), seconds, max(report.steps, default=0), residual))
+        save("logistic", table)
+    for name in LIBRARIES if asked.peer_python else ():
+        problem = {"weights": model.state_dict(), "train": (x, y), "test": (test_x, test_y), "l2": L2}
+        if (answer := peer(asked.peer_python, name, problem)) is not None:
+            seconds, found, scores = answer
+            table.append(row(f"{name} ({found})", scores.double(), seconds))
+            save("logistic", table)
 
 
 if __name__ == "__main__":

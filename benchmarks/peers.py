@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import json
 import os
 import subprocess
@@ -28,10 +27,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from shakespeare import Transformer, shakespeare, summed
 from torch import Tensor, nn
 from torch.nn import functional
 
-LENGTH, WIDTH, HEADS, LAYERS = 64, 64, 4, 4
 RESULTS = Path(__file__).parent / "results"
 Pair = tuple[Tensor, Tensor]
 
@@ -50,64 +49,14 @@ def convolutions() -> nn.Module:
     )  # fmt: skip
 
 
-class Block(nn.Module):
-    """Attention, then two linear layers, each beside a direct path."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.mixed, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """From `(b, t, d)` to the same shape."""
-        q, k, v = (part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in self.mixed(self.first(x)).chunk(3, dim=2))
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(seen.transpose(1, 2).flatten(2))
-        return x + self.down(functional.gelu(self.up(self.second(x))))
-
-
-class Transformer(nn.Module):
-    """Next-character logits `(b, t, 65)` for characters `(b, t)`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.characters, self.places = nn.Embedding(65, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 65)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `(b, t, 65)`."""
-        return self.head(self.norm(self.blocks(self.characters(x) + self.places.weight)))
-
-
 def losses(model: nn.Module, batch: Pair) -> Tensor:
-    """Cross-entropy of each sample; of a sequence, its sum over the characters."""
-    logits = model(batch[0])
-    found = functional.cross_entropy(logits.flatten(0, -2), batch[1].flatten(), reduction="none")
-    return found if logits.ndim == 2 else found.unflatten(0, batch[1].shape).sum(1)
+    return summed(model(batch[0]), batch[1])
 
 
 def images(n: int, questions: int) -> tuple[Pair, Pair]:
     from mnist import mnist  # not in the peers' environment
 
     return mnist("train", n), mnist("test", questions)
-
-
-def shakespeare(n: int, questions: int) -> tuple[Pair, Pair]:
-    """Sequences of characters, each with the characters that follow; questions from the last tenth of the plays."""
-    with gzip.open(Path(os.environ["CROSSFLUENCE_DATA"], "tinyshakespeare", "input.txt.gz"), "rt") as file:
-        text = file.read()
-    places = {character: place for place, character in enumerate(sorted(set(text)))}
-    codes = torch.tensor([places[character] for character in text])
-
-    def drawn(part: Tensor, count: int) -> Pair:
-        starts = torch.linspace(0, len(part) - LENGTH - 1, count).long()
-        rows = starts.unsqueeze(1) + torch.arange(LENGTH)
-        return part[rows], part[rows + 1]
-
-    cut = len(codes) * 9 // 10
-    return drawn(codes[:cut], n), drawn(codes[cut:], questions)
 
 
 @dataclass(frozen=True)
