@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 from .._contents import content_hash
 from .._errors import DataError, NonFiniteError, ObjectiveError
 from .._files import write_atomically
+from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
-from .._scores import Scores, numbered, plain_id, row_of
+from .._scores import Scores
 from .._types import Id, Objective, Train
 from .bank import Bank
 from .recipe import Recipe
