@@ -166,7 +166,7 @@ def test_a_choice_of_samples_keeps_their_errors():
     assert chosen.members == 5
 
 
-def test_agreement_and_removal_take_the_means():
+def test_agreement_takes_the_means():
     single = cf.Scores(FOUND.values, FOUND.ids, FOUND.objectives, "replay")
     truth = members(1, seed=9)[0]
     found, wanted = cf.compare(FOUND, truth), cf.compare(single, truth)
@@ -210,7 +210,10 @@ def test_a_picture_shows_the_error_of_each_bar():
     assert members(1)[0].plot("y").data[0].error_x.array is None
 
 
-def test_seeds_of_a_training_are_members():
+def test_seeds_of_a_training_are_members_and_their_mean_is_checked_as_scores_are():
+    def ask(model):
+        return model.weight.sum()
+
     x = normal(30, 2, seed=0)
     recipe = cf.Recipe(
         torch.nn.Linear(2, 1).double(),
@@ -220,10 +223,11 @@ def test_seeds_of_a_training_are_members():
         epochs=3,
         batch_size=10,
     )
-    runs = [cf.replay(recipe.with_seed(seed), lambda model: model.weight.sum()) for seed in range(4)]
-    found = cf.ensemble(runs)
+    found = cf.ensemble(cf.replay(recipe.with_seed(seed), ask) for seed in range(4))
     assert found.errors.min() > 0
-    assert torch.allclose(found.values, torch.stack([run.values for run in runs]).mean(0), rtol=1e-12)
+    curve = cf.removal_curve(found, recipe, ask, [2], draws=2)
+    assert curve.predicted[0] == pytest.approx(sum(score for _, score in found.top(2)))
+    assert cf.lds(found, recipe, ask, subsets=8).score > 0
 
 
 # Bad input.
