@@ -67,6 +67,7 @@ def leave_out(
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
         CancelledError: If the executor gave up retrainings; what had finished is in the store.
+        TypeError: If the executor is something else, such as a dask client.
 
     Example:
         >>> from crossfluence import Recipe, SGD
@@ -80,6 +81,11 @@ def leave_out(
         >>> leave_out(recipe, lambda model: model.at[0], [0, 2]).values[:, 0].round(decimals=3)
         tensor([-1.,  1.], dtype=torch.float64)
     """
+    if not (executor is None or isinstance(executor, Executor)):
+        raise TypeError(
+            f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
+            f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
+        )
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
