@@ -267,6 +267,11 @@ def test_what_does_not_fit_is_refused_with_a_sentence():
         (errors.DataError, "nothing to leave out", lambda: cf.leave_out(ridge, ask, [], n=30)),
         (errors.IdError, "Unknown id 30", lambda: cf.leave_out(ridge, ask, [0, 30], n=30)),
         (errors.IdError, "Unknown id -1", lambda: cf.leave_out(ridge, ask, {"last": [-1]}, n=30)),
+        (
+            TypeError,
+            r"executor object; .*client\.get_executor",
+            lambda: cf.leave_out(ridge, ask, [0], n=30, executor=object()),
+        ),
         (TypeError, "returned Tensor; needed a torch.nn.Module", lambda: cf.leave_out(lambda w: w, ask, [0], n=30)),
         (errors.ObjectiveError, "float", lambda: cf.leave_out(ridge, lambda m: 1.0, [0], n=30)),
     ):

@@ -2,6 +2,7 @@
 
 from ._compare import Agreement, Estimate, compare
 from ._data import Batches, batches
+from ._ensemble import ensemble
 from ._errors import CrossfluenceError
 from ._influence import influence, self_influence
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
@@ -83,6 +84,7 @@ __all__ = [
     "compare",
     "cosine",
     "each_of",
+    "ensemble",
     "influence",
     "lds",
     "leave_out",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ._errors import StaleError
 from ._functional import undisturbed
+from ._labels import row_of
 from ._params import Layout, fingerprint
-from ._scores import row_of
 from ._types import Batch, Id, Params
 
 if TYPE_CHECKING:

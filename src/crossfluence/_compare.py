@@ -110,7 +110,8 @@ def compare(predicted: Scores, actual: Scores) -> Agreement:
 
     Args:
         predicted: From `influence`; may hold more ids than were retrained. Sum groups first (`Scores.sum_by`).
-        actual: From `leave_out`; its ids and objectives are the ones compared.
+        actual: From `leave_out`; its ids and objectives are the ones compared. Errors that either carries (`ensemble`)
+            are not used: what is left of them lowers the correlation.
 
     Returns:
         Pearson, Spearman and slope over all pairs, with intervals from resampling the ids.

@@ -16,10 +16,10 @@ from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, each_direction, gradient, jvp, pullback, undisturbed
+from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import probe_loss
-from ._scores import numbered
 from ._types import Batch, Id, Params, SampleLoss
 
 

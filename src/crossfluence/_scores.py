@@ -14,9 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ._errors import DataError, IdError, ResultFileError
+from ._errors import IdError, ResultFileError
 from ._extras import optional
 from ._files import write_atomically
+from ._labels import label_from_json, label_to_json, numbered, plain_id, row_of
+from ._significance import standing_out
 from ._types import Id
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ class Scores:
         objectives: m labels.
         method: How the numbers came about: the solver, or "retraining".
         report: Details of the computation, if there was a solve.
+        errors: Standard errors of the values, if they are means over members; see `ensemble`.
+        members: How many answers the values are the means of.
 
     Example:
         >>> scores = Scores(torch.tensor([[0.5], [-2.0], [1.0]]), ("a", "b", "c"), ("margin",), "by hand")
@@ -86,6 +90,8 @@ class Scores:
     objectives: tuple[str, ...]
     method: str
     report: SolveReport | None = None
+    errors: Tensor | None = None
+    members: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -94,6 +100,11 @@ class Scores:
             raise ValueError(
                 f"Scores got values of shape {tuple(self.values.shape)} for {len(self.ids)} ids and "
                 f"{len(self.objectives)} objectives; needed ({len(self.ids)}, {len(self.objectives)})."
+            )
+        if self.errors is not None and (self.errors.shape != self.values.shape or self.members < 2):
+            raise ValueError(
+                f"Scores got errors of shape {tuple(self.errors.shape)} and members={self.members}; needed the shape "
+                f"of the values, {tuple(self.values.shape)}, and the number of members, at least 2."
             )
         _ = self._rows  # labels that repeat are refused here
 
@@ -118,30 +129,59 @@ class Scores:
         raise IdError(f"Got {came}; these scores answer {len(self.objectives)}: {shown}. Pass objective=one of them.")
 
     def top(
-        self, k: int = 10, objective: str | None = None, *, effect: Literal["raises", "lowers"] = "raises"
+        self,
+        k: int = 10,
+        objective: str | None = None,
+        *,
+        effect: Literal["raises", "lowers"] = "raises",
+        significance: float | None = None,
     ) -> list[tuple[Id, float]]:
         """The k samples whose presence raised (or lowered) the objective most, strongest first.
+
+        With `significance=0.05` the probability that one or more of all listed samples have no such effect in the mean
+        over members is at most 5 %: Student's t for the number of members, on both sides, at a level divided by the
+        number of samples (Bonferroni), which holds however their errors depend on each other.
 
         Args:
             k: How many at most; samples of the other sign are never listed.
             objective: Which question, needed if there are several.
             effect: "raises" for positive scores, "lowers" for negative ones.
+            significance: List only scores that stand out of their errors: the probability of a false name in the list.
+                It counts all samples of these scores; those that were selected for being strong must not be tested.
 
         Returns:
             Pairs of id and score.
 
         Raises:
             IdError: If the objective is not one of the answered ones.
-            ValueError: If `effect` is neither word, or k is negative.
+            ValueError: If `effect` is neither word, k is negative, or there is nothing to tell significance by.
         """
         if effect not in ("raises", "lowers"):
             raise ValueError(f"Got effect={effect!r}; needed 'raises' or 'lowers'.")
         if k < 0:
             raise ValueError(f"Got k={k}; needed zero or more.")
         sign = 1 if effect == "raises" else -1
-        column = self.values[:, self._column(objective)].double().nan_to_num(0.0)  # a NaN is no effect to list
+        at = self._column(objective)
+        column = self.values[:, at].double().nan_to_num(0.0)  # a NaN is no effect to list
+        if significance is not None:
+            column = column * self._standing_out(at, significance)
         order = torch.argsort(column * sign, descending=True, stable=True)[:k].tolist()
         return [(self.ids[row], float(column[row])) for row in order if float(column[row]) * sign > 0]
+
+    def _standing_out(self, column: int, level: float) -> Tensor:
+        if not 0 < level < 1:
+            raise ValueError(f"Got significance={level}; needed a probability between 0 and 1, such as 0.05.")
+        if self.errors is None:
+            raise ValueError(
+                f"These scores ({self.method}) have no errors to tell significance by. Make them from several seeds: "
+                f"ensemble([scores of each seed]); of groups: ensemble(member.sum_by(groups) for member in members)."
+            )
+        if len(self) and not self.errors[:, column].any():
+            raise ValueError(
+                f"All errors of {self.objectives[column]!r} are zero: the {self.members} members are equal, so they "
+                f"say nothing about seeds. Give each member a training with a seed that changes it."
+            )
+        return standing_out(self.values[:, column].double(), self.errors[:, column].double(), self.members, level)
 
     def select(self, ids: Iterable[Id]) -> Scores:
         """The scores of some samples, in the order given.
@@ -157,10 +197,14 @@ class Scores:
         """
         wanted = tuple(plain_id(label) for label in ids)
         rows = [row_of(label, self._rows) for label in wanted]
-        return replace(self, values=self.values[rows], ids=wanted)
+        errors = None if self.errors is None else self.errors[rows]
+        return replace(self, values=self.values[rows], ids=wanted, errors=errors)
 
     def sum_by(self, groups: Sequence[Hashable] | Mapping[Any, Any]) -> Scores:
         """Adds up the scores of groups: to first order, effects of samples add.
+
+        Errors do not: samples of one seed err together. Sums carry none; to have them, sum each member and take the
+        mean afterwards, `ensemble(member.sum_by(groups) for member in members)`.
 
         Args:
             groups: One label for each sample; or `{id: label}`; or `{group name: [ids]}`, the form that
@@ -178,11 +222,11 @@ class Scores:
             >>> scores.sum_by(["x", "y", "x"]).top()
             [('x', 5.0), ('y', 2.0)]
         """
-        members = self._members(groups)
+        members = self._grouped(groups)
         totals = [self.values[rows].sum(0) for rows in members.values()]
-        return replace(self, values=torch.stack(totals), ids=tuple(members))
+        return replace(self, values=torch.stack(totals), ids=tuple(members), errors=None)
 
-    def _members(self, groups: Sequence[Hashable] | Mapping[Any, Any]) -> dict[Id, list[int]]:
+    def _grouped(self, groups: Sequence[Hashable] | Mapping[Any, Any]) -> dict[Id, list[int]]:
         if isinstance(groups, Mapping):
             if not groups:
                 raise ValueError("Got no groups; needed {group name: [ids]} or {id: label}.")
@@ -201,7 +245,7 @@ class Scores:
         return members
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with one row for each sample and one column for each objective.
+        """A table with one row for each sample and one column for each objective, and for its errors if there are any.
 
         Returns:
             A pandas DataFrame whose index is the ids.
@@ -211,10 +255,13 @@ class Scores:
         """
         pd = optional("pandas", "Scores.to_frame", "frame")
         index = pd.Index(self.ids, name="id", tupleize_cols=False)
-        return pd.DataFrame(self.values.detach().cpu().double().numpy(), index=index, columns=list(self.objectives))
+        names, parts = list(self.objectives), [self.values]
+        if self.errors is not None:
+            names, parts = names + [f"error of {name}" for name in names], [*parts, self.errors]
+        return pd.DataFrame(torch.cat(parts, 1).detach().cpu().double().numpy(), index=index, columns=names)
 
     def plot(self, objective: str | None = None, *, k: int = 10) -> Figure:
-        """The strongest samples in both directions, as bars.
+        """The strongest samples in both directions, as bars, with one standard error on each side if there are errors.
 
         Args:
             objective: Which question, needed if there are several.
@@ -227,12 +274,15 @@ class Scores:
             MissingExtraError: If plotly is not installed.
         """
         go = optional("plotly.graph_objects", "Scores.plot", "plot")
-        name = self.objectives[self._column(objective)]
+        column = self._column(objective)
+        name = self.objectives[column]
         rows = self.top(k, name) + self.top(k, name, effect="lowers")[::-1]
         colours = ["#c0392b" if value > 0 else "#2c5f8a" for _, value in rows]
         bars = go.Bar(
             x=[value for _, value in rows], y=[str(label) for label, _ in rows], orientation="h", marker_color=colours
         )
+        if self.errors is not None:
+            bars.error_x = {"array": [float(self.errors[self._rows[label], column]) for label, _ in rows]}
         layout = go.Layout(
             title=f"What raised and what lowered {name}",
             xaxis_title=f"effect on {name} of having the sample",
@@ -242,7 +292,7 @@ class Scores:
         return go.Figure(bars, layout)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes values and provenance to one safetensors file, atomically.
+        """Writes values, errors and provenance to one safetensors file, atomically.
 
         Args:
             path: Where to.
@@ -253,12 +303,15 @@ class Scores:
         """
         header = {
             "format": FORMAT,
-            "ids": json.dumps([_to_json(label) for label in self.ids]),
+            "ids": json.dumps([label_to_json(label) for label in self.ids]),
             "objectives": json.dumps(self.objectives),
             "method": self.method,
             "report": json.dumps(None if self.report is None else asdict(self.report)),
+            "members": str(self.members),
         }
-        write_atomically(path, to_bytes({"values": self.values.detach().cpu().contiguous()}, metadata=header))
+        kept = {"values": self.values} | ({} if self.errors is None else {"errors": self.errors})
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+        write_atomically(path, to_bytes(tensors, metadata=header))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -268,7 +321,7 @@ class Scores:
             path: A file written by `save`.
 
         Returns:
-            Equal values, ids, objectives, method and report.
+            Equal values, ids, objectives, method, report, errors and members.
 
         Raises:
             ResultFileError: If the file is missing, damaged or of another format.
@@ -276,6 +329,7 @@ class Scores:
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
                 header, values = file.metadata() or {}, file.get_tensor("values")
+                errors = file.get_tensor("errors") if "errors" in file.keys() else None  # noqa: SIM118  # not a mapping
         except (OSError, SafetensorError) as error:
             raise ResultFileError(f"Cannot read scores from {os.fspath(path)}: {error}.") from error
         if header.get("format") != FORMAT:
@@ -284,70 +338,10 @@ class Scores:
         if report is not None:
             content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in report.items()}
             report = SolveReport(**content)
-        ids = tuple(_from_json(label) for label in json.loads(header["ids"]))
-        return cls(values, ids, tuple(json.loads(header["objectives"])), header["method"], report)
-
-
-def plain_id(label: Any) -> Id:
-    """A label as Python has it, where NumPy, pandas or PyTorch gave a scalar of theirs."""
-    return label.item() if hasattr(label, "item") and getattr(label, "ndim", 1) == 0 else label
-
-
-def numbered(ids: Sequence[Id]) -> dict[Id, int]:
-    """Row numbers by label.
-
-    Args:
-        ids: Labels.
-
-    Returns:
-        The row of each.
-
-    Raises:
-        DataError: If labels repeat or cannot be labels.
-    """
-    try:
-        rows = {plain_id(label): row for row, label in enumerate(ids)}
-    except TypeError as error:
-        raise DataError(f"An id cannot be used as a label: {error}. Use strings, numbers or tuples.") from error
-    if len(rows) != len(ids):
-        raise DataError(f"Got {len(ids)} ids of which only {len(rows)} differ; needed unique ones.")
-    return rows
-
-
-def row_of(label: Id, rows: Mapping[Id, int]) -> int:
-    """The row of a label, or a sentence about what is there instead.
-
-    Args:
-        label: What is looked for.
-        rows: Row numbers by label.
-
-    Returns:
-        The row number.
-
-    Raises:
-        IdError: If the label is unknown.
-    """
-    try:
-        return rows[plain_id(label)]
-    except (KeyError, TypeError):
-        shown = ", ".join(repr(known) for known in list(rows)[:5])
-        raise IdError(f"Unknown id {label!r}; there are {len(rows)} ids: {shown}, ...") from None
+        ids = tuple(label_from_json(label) for label in json.loads(header["ids"]))
+        objectives, members = tuple(json.loads(header["objectives"])), int(header.get("members", 1))
+        return cls(values, ids, objectives, header["method"], report, errors, members)
 
 
 def _no_group(label: Id) -> Any:
     raise IdError(f"The id {label!r} has no group: needed a label for every id, or {{group name: [ids]}}.")
-
-
-def _to_json(label: Any) -> Any:
-    if label is None or isinstance(label, (str, bool, int, float)):
-        return label
-    if isinstance(label, tuple):
-        return [_to_json(part) for part in label]
-    raise TypeError(
-        f"Cannot save the id {label!r} of type {type(label).__name__}: needed int, str, float, bool, None or a tuple "
-        f"of such. Give the risk ids=[str(x) for x in ...]."
-    )
-
-
-def _from_json(label: Any) -> Id:
-    return tuple(_from_json(part) for part in label) if isinstance(label, list) else label

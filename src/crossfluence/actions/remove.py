@@ -8,8 +8,9 @@ import torch
 
 from .._errors import DataError, ObjectiveError
 from .._influence import influence
+from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
-from .._scores import Scores, numbered, plain_id, row_of
+from .._scores import Scores
 from .._types import Id, Objective, Train
 from ..training.recipe import Recipe
 from ..training.retrain import trained_models

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import CancelledError, Executor, Future, as_completed
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 from .._contents import content_hash
 from .._errors import DataError, NonFiniteError, ObjectiveError
 from .._files import write_atomically
+from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
-from .._scores import Scores, numbered, plain_id, row_of
+from .._scores import Scores
 from .._types import Id, Objective, Train
 from .bank import Bank
 from .recipe import Recipe
@@ -52,7 +53,8 @@ def leave_out(
         n: Number of training samples; needed unless `train` is a recipe.
         ids: n labels, default 0 to n-1.
         executor: Runs retrainings side by side: threads, processes, loky, dask, MPI. What it sends to other
-            processes must be picklable.
+            processes must be picklable. Threads share PyTorch's global generator: with them, a training function needs
+            a generator of its own.
         store: A folder that keeps every finished retraining under a content hash of training, question and weights.
             A run that was stopped goes on where it was; what changed is trained anew, never mixed up.
 
@@ -64,6 +66,8 @@ def leave_out(
         IdError: If an id is unknown.
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
+        CancelledError: If the executor gave up retrainings; what had finished is in the store.
+        TypeError: If the executor is something else, such as a dask client.
 
     Example:
         >>> from crossfluence import Recipe, SGD
@@ -77,6 +81,11 @@ def leave_out(
         >>> leave_out(recipe, lambda model: model.at[0], [0, 2]).values[:, 0].round(decimals=3)
         tensor([-1.,  1.], dtype=torch.float64)
     """
+    if not (executor is None or isinstance(executor, Executor)):
+        raise TypeError(
+            f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
+            f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
+        )
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
@@ -176,26 +185,41 @@ def _run(
         for job in jobs:
             yield job, retrained_answers(train, objective, weights[job])
         return
-    futures = {executor.submit(retrained_answers, train, objective, weights[job]): job for job in jobs}
+    futures: dict[Future[list[Answer]], list[int]] = {}
     failure: BaseException | None = None
     try:
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            if (error := future.exception()) is None:
-                yield futures[future], future.result()
-            elif failure is None:  # what has not begun is not begun; what is under way is still kept
-                failure = error
-                _cancel(futures)
+        try:
+            futures.update((executor.submit(retrained_answers, train, objective, weights[job]), job) for job in jobs)
+        except Exception as error:  # the pool broke while jobs were handed to it
+            failure, futures = error, _under_way(futures)
+        while futures:
+            for future in as_completed(futures):
+                job, error = futures.pop(future), _failure(future)
+                if error is None:
+                    answers = future.result()
+                    del future  # dask would train again what a lost worker had finished, for whoever still holds it
+                    yield job, answers
+                elif failure is None:
+                    failure, futures = error, _under_way(futures)
+                    break
     finally:
-        _cancel(futures)
+        _under_way(futures)
     if failure is not None:
         raise failure
 
 
-def _cancel(futures: Iterable[Future[list[Answer]]]) -> None:
-    for future in futures:
-        future.cancel()
+def _under_way(futures: dict[Future[list[Answer]], list[int]]) -> dict[Future[list[Answer]], list[int]]:
+    """Cancels what has not begun; the rest is waited for, and kept."""
+    return {future: job for future, job in futures.items() if not future.cancel()}
+
+
+def _failure(future: Future[list[Answer]]) -> BaseException | None:
+    if not future.cancelled():
+        return future.exception()
+    return CancelledError(
+        "The executor gave up retrainings that had not finished: it was shut down, or lost its connection. With "
+        "store=folder, the same call with a new executor trains what is missing."
+    )
 
 
 def retrained_answers(train: Training, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:

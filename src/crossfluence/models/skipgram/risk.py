@@ -15,8 +15,8 @@ from ..._abstract_risk import AbstractRisk, signed, training_modes
 from ..._contents import content_hash
 from ..._errors import CorpusError, ParameterError
 from ..._functional import undisturbed
+from ..._labels import numbered
 from ..._params import Layout, fingerprint, trained_parameters
-from ..._scores import numbered
 from ..._types import Batch, Id, Params
 from ...corpus.pairs import PairCounts, Pairs
 from ...curvature.base import AbstractCurvature, Relative
