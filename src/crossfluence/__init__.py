@@ -31,6 +31,7 @@ from .solvers.low_rank import LowRank
 from .solvers.nystrom import Nystrom
 from .training.bank import Bank
 from .training.checkpoints import tracin
+from .training.data_gradient import data_gradient
 from .training.lds import LDS, lds
 from .training.optimizers import SGD, Adam, AdamW
 from .training.recipe import Recipe
@@ -82,6 +83,7 @@ __all__ = [
     "batches",
     "compare",
     "cosine",
+    "data_gradient",
     "each_of",
     "influence",
     "lds",
