@@ -174,6 +174,23 @@ def ekfac_matrix(model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping
     return torch.block_diag(*blocks)
 
 
+def segmented(points, end, objective, curvatures=None) -> Tensor:
+    """A training in segments, each with the curvature, gradients and summed learning rates of one point.
+
+    `points` are pairs of a `Dense` and what multiplies a gradient there, `end` is the `Dense` of the trained model.
+    """
+    carried, total = end.slope(objective), 0
+    curvatures = curvatures or [dense.J for dense, _ in points]
+    for (dense, scaling), J in reversed(list(zip(points, curvatures, strict=True))):
+        p, scaling = len(J), scaling * torch.ones(len(J), dtype=J.dtype)
+        wide = torch.zeros(2 * p, 2 * p, dtype=J.dtype)
+        wide[:p, :p], wide[:p, p:] = -scaling.unsqueeze(1) * J, torch.eye(p)
+        exponential = torch.linalg.matrix_exp(wide)  # its corner is the integral of exp(-Mt) from 0 to 1
+        total = total - carried @ exponential[:p, p:] @ (scaling.unsqueeze(1) * dense.K)
+        carried = carried @ exponential[:p, :p]
+    return total
+
+
 def _of_batch(loss, batch, weights):
     return lambda live, still: weighted_sum(loss, live, still, batch, weights)
 

@@ -40,6 +40,7 @@ from .training.replay import replay
 from .training.retrain import leave_out
 from .training.schedules import StepDecay, WarmUp, cosine
 from .training.smoothness import smoothness
+from .training.source import source
 
 __all__ = [
     "Adam",
@@ -96,6 +97,7 @@ __all__ = [
     "replay",
     "self_influence",
     "smoothness",
+    "source",
     "tracin",
     "undo",
     "unlearn",

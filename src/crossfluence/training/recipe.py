@@ -92,6 +92,11 @@ class Recipe:
         return self._batches.samples
 
     @property
+    def whole_steps(self) -> bool:
+        """Whether each step takes all samples, in order."""
+        return self.batch_size is None or self.batch_size >= self.n
+
+    @property
     def coverage(self) -> float:
         """Share of the model's parameters that are trained."""
         return self._start.coverage
@@ -178,7 +183,7 @@ class Recipe:
 
     def with_seed(self, seed: int) -> Recipe:
         """The same training with other mini-batches and random numbers; itself, where nothing depends on a seed."""
-        return self if self._whole_steps and not self.random else replace(self, seed=seed)
+        return self if self.whole_steps and not self.random else replace(self, seed=seed)
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
         """What this recipe minimises, at a model.
@@ -226,14 +231,10 @@ class Recipe:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(2**62, (count,), generator=generator).tolist()
 
-    @property
-    def _whole_steps(self) -> bool:
-        return self.batch_size is None or self.batch_size >= self.n
-
     def _schedule(self) -> Iterator[Tensor | None]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            if self._whole_steps:
+            if self.whole_steps:
                 yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
