@@ -58,7 +58,8 @@ class Exact(AbstractSolver):
         damping = absolute(self.damping, float(matrix.diagonal().mean()))
         symmetric = risk.symmetric
         if symmetric:
-            matrix = symmetrised(matrix, torch.finfo(risk.weights.dtype).eps)
+            _refuse_asymmetric(matrix, torch.finfo(risk.weights.dtype).eps)
+            matrix = (matrix + matrix.T) / 2
         smallest = _smallest_eigenvalue(matrix, symmetric)
         matrix.diagonal().add_(damping)
         noise = 8 * torch.finfo(risk.weights.dtype).eps * float(matrix.norm())
@@ -127,19 +128,7 @@ def dense(curvature: AbstractCurvature, risk: AbstractRisk) -> Float[Tensor, "p 
     return matrix
 
 
-def symmetrised(matrix: Float[Tensor, "p p"], eps: float) -> Float[Tensor, "p p"]:
-    """Half the sum of a matrix and its transpose, which must be equal but for rounding.
-
-    Args:
-        matrix: Of a symmetric curvature.
-        eps: Of the precision in which it was computed.
-
-    Returns:
-        Shape `(p, p)`.
-
-    Raises:
-        SolveError: If the second derivatives of some layer are wrong.
-    """
+def _refuse_asymmetric(matrix: Tensor, eps: float) -> None:
     share = float((matrix - matrix.T).norm() / matrix.norm().clamp_min(1e-300))
     if share > eps**0.5:
         raise SolveError(
@@ -147,7 +136,6 @@ def symmetrised(matrix: Float[Tensor, "p p"], eps: float) -> Float[Tensor, "p p"
             f"has wrong second derivatives; weight_norm on the CPU is known for it. Take that layer out, for instance "
             f"with torch.nn.utils.parametrize.remove_parametrizations, or use curvature=GaussNewton()."
         )
-    return (matrix + matrix.T) / 2
 
 
 def _smallest_eigenvalue(matrix: Tensor, symmetric: bool) -> float | None:

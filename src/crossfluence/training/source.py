@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._errors import UnsupportedError
+from .._errors import NotConvergedWarning, UnsupportedError
 from .._functional import undisturbed
 from .._losses import OnOutputs, as_loss
 from .._objective import questions
-from .._params import Layout, fingerprint, trained_parameters
+from .._params import fingerprint
 from .._risk import Risk
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
 from ..curvature.base import AbstractCurvature
-from ..curvature.blocks import Slot
-from ..curvature.eigenbasis import Eigenblock, eigenblocks, filtered
+from ..curvature.eigenbasis import eigenblocks, filtered
 from ..curvature.fisher import AbstractFisher, Fisher
 from ..curvature.gauss_newton import GaussNewton
 from ..curvature.hessian import Hessian
-from ..solvers.exact import dense, symmetrised
-from .checkpoints import Waypoint, waypoints
+from ..solvers.krylov import functions_of
+from .checkpoints import waypoints
 from .optimizers import SGD, AdamW
 from .recipe import Recipe
 
-WRITTEN_OUT = 1_000  # parameters up to which each segment has its whole Hessian
+MAX_STEPS = 200  # products that stand for a segment, at most
 GROWTH = 1.0  # exponent by which a direction that curves downwards grows at most: training leaves it sooner
 
 
@@ -39,6 +38,7 @@ def source(
     *,
     segments: int = 6,
     curvature: AbstractCurvature | None = None,
+    rtol: float = 1e-3,
     ids: Sequence[Id] | None = None,
 ) -> Scores:
     r"""What each training sample did to each objective, with the training in a few segments: `replay` for long runs.
@@ -51,14 +51,16 @@ def source(
 
     Early samples are forgotten, short trainings do not reach a minimum, and no damping is needed. One long segment at a
     minimum is `influence`; a segment for each step is `replay`, but for terms of second order in the learning rate.
-    It costs one training, and for each segment a curvature and a pass for each question.
+    It costs one training, and for each segment some ten to a hundred products with the curvature and one pass for each
+    question, however long the training was.
 
     Args:
         recipe: The training; it is run once. A recipe whose loss is `random` counts as the loss of its trained models.
         objective: The question, or several.
         segments: Of equal length. Each holds a copy of the parameters.
-        curvature: A Fisher matrix is approximated layer by layer, as in `EKFAC`; any other is written out, with p²
-            numbers. Default: `Hessian()` for at most 1,000 parameters, else `Fisher()`.
+        curvature: Default: `Hessian()`. A Fisher matrix is approximated layer by layer, as in `EKFAC`, in two passes
+            for all questions together: for hundreds of them, and rougher.
+        rtol: How closely products with other curvatures follow the exponentials.
         ids: n labels, default 0 to n-1.
 
     Returns:
@@ -66,11 +68,14 @@ def source(
 
     Raises:
         UnsupportedError: If the loss stops gradients, or couples the samples of mini-batches, which mix them anew each
-            time; if the optimiser is AdamW, or with a Fisher matrix not SGD; if the curvature is not that of the loss.
+            time; if the optimiser is AdamW, or not SGD with a Fisher matrix; if the curvature is not that of the loss.
         ObjectiveError: If the objective does not depend on the trained parameters.
         DataError: If the ids are not n.
         TypeError: If it is not a recipe.
         ValueError: If there are no segments.
+
+    Warns:
+        NotConvergedWarning: If 200 products in a segment were not enough.
 
     Example:
         >>> from crossfluence import SGD, compare, replay
@@ -93,7 +98,7 @@ def source(
         raise TypeError(f"Got {type(recipe).__name__}; source needs a crossfluence.Recipe, whose every step it knows.")
     if segments < 1:
         raise ValueError(f"Got segments={segments}; needed at least 1.")
-    labels, curvature = recipe.labels(ids), curvature or _natural(recipe)
+    labels, curvature = recipe.labels(ids), curvature or Hessian()
     _refuse(recipe, curvature)
     with undisturbed():
         points, end = waypoints(recipe, segments, preconditioned=True)
@@ -104,10 +109,11 @@ def source(
         for point in reversed(points):
             if not point.scaling.any():
                 continue  # a schedule stood still
-            segment = _segment(recipe, point, curvature)
-            parts.append(segment.scores(vectors))
-            lowest.append(segment.lowest)
-            vectors = segment.carried(vectors)
+            risk, pace = recipe.risk(recipe.holding(point.theta)), point.scaling.sqrt()
+            (gathered, left), least = _filtered(curvature, risk, pace, vectors * pace, rtol)
+            parts.append(-risk.sensitivity(gathered * pace))
+            vectors = left / pace
+            lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"
     report = SolveReport(
         solver=method,
@@ -120,10 +126,6 @@ def source(
     return Scores(torch.stack(parts).sum(0), labels, tuple(name for c in asked for name in c.names), method, report)
 
 
-def _natural(recipe: Recipe) -> AbstractCurvature:
-    return Hessian() if Layout.of(trained_parameters(recipe.init)).size <= WRITTEN_OUT else Fisher()
-
-
 def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
     """Before training, what the approximation does not cover."""
     kind, rule = as_loss(recipe.loss), recipe.optimizer
@@ -134,72 +136,50 @@ def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
         )
     if isinstance(rule, AdamW):
         raise UnsupportedError("AdamW's decay is no part of what is minimised. Use Adam with l2, or replay.")
-    written_out = "Type curvature=Hessian() to write out p x p numbers for each segment, or replay(recipe, objective)."
     if isinstance(curvature, (Fisher, GaussNewton)) and not isinstance(kind, OnOutputs):
         raise UnsupportedError(
             f"{curvature} needs to know where the outputs are; this recipe has a {type(kind).__name__}. Write the loss "
-            f"as OnOutputs(outputs, criterion). {written_out}"
+            f"as OnOutputs(outputs, criterion). Or type curvature=Hessian()."
         )
     if isinstance(curvature, AbstractFisher) and not (kind.per_sample and isinstance(rule, SGD)):
         raise UnsupportedError(
             f"{curvature}, layer by layer, needs gradients of single samples, and steps as SGD's, of one size for all "
-            f"parameters; got a {type(kind).__name__} and {type(rule).__name__}. {written_out}"
+            f"parameters; got a {type(kind).__name__} and {type(rule).__name__}. Or type curvature=Hessian()."
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Segment:
-    """A stretch of training, in the eigenbasis of its curvature.
+def _filtered(
+    curvature: AbstractCurvature, risk: Risk, pace: Shaped[Tensor, " p"], vectors: Shaped[Tensor, "m p"], rtol: float
+) -> tuple[list[Shaped[Tensor, "m p"]], float]:
+    """`_gathered` and `_left` of the curvature between two paces, times vectors; and its smallest eigenvalue."""
+    if not isinstance(curvature, AbstractFisher):
+        found, lowest, share = functions_of(
+            lambda v: pace * curvature.product(risk, pace * v),
+            vectors, (_gathered, _left), rtol=rtol, max_steps=MAX_STEPS,
+        )  # fmt: skip
+        if share > 10 * rtol:
+            warnings.warn(
+                f"source stopped after {MAX_STEPS} products in a segment with a share of {share:.2g} in the last ones; "
+                f"asked for rtol={rtol:g}. Take more segments: shorter ones need fewer products. Or accept it.",
+                NotConvergedWarning,
+                stacklevel=3,
+            )
+        return found, lowest
+    _, blocks = eigenblocks(risk, curvature)
+    exponents = [pace[0].square() * (block.values + risk.l2) for block in blocks]  # one pace for all parameters
+    found = [filtered(blocks, [each(x) for x in exponents], risk.layout, vectors) for each in (_gathered, _left)]
+    return found, min(float(x.min()) for x in exponents)
 
-    Attributes:
-        risk: In its middle.
-        pace: Square roots of what multiplies a lasting gradient in all its steps, shape `(p,)`.
-        blocks: Of the curvature between two paces: eigenvalues are exponents of what is left of a direction at the end.
-    """
 
-    risk: Risk
-    pace: Shaped[Tensor, " p"]
-    blocks: Sequence[Eigenblock]
-
-    @property
-    def lowest(self) -> float:
-        """The smallest eigenvalue."""
-        return min(float(block.values.min()) for block in self.blocks)
-
-    def scores(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
-        """What the samples did in this segment to questions whose gradients by its end are given."""
-        return -self.risk.sensitivity(self._filtered(vectors, _gathered) * self.pace)
-
-    def carried(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Gradients by the parameters at the segment's beginning from those at its end."""
-        return self._filtered(vectors, lambda exponents: (-exponents).exp()) / self.pace
-
-    def _filtered(self, vectors: Tensor, response: Callable[[Tensor], Tensor]) -> Tensor:
-        responses = [response(block.values.clamp_min(-GROWTH)) for block in self.blocks]
-        return filtered(self.blocks, responses, self.risk.layout, vectors * self.pace)
+def _left(exponents: Tensor) -> Tensor:
+    """What is left of a direction at the end of a segment."""
+    return (-exponents.clamp_min(-GROWTH)).exp()
 
 
 def _gathered(exponents: Tensor) -> Tensor:
-    r"""$(1 - e^{-x}) / x$: the mean over a segment of what is left of a step at its end."""
-    return torch.where(exponents == 0, 1, -torch.expm1(-exponents) / exponents)
-
-
-def _segment(recipe: Recipe, point: Waypoint, curvature: AbstractCurvature) -> _Segment:
-    risk, pace = recipe.risk(recipe.holding(point.theta)), point.scaling.sqrt()
-    if not isinstance(curvature, AbstractFisher):
-        return _Segment(risk, pace, [_written_out(curvature, risk, pace)])
-    _, blocks = eigenblocks(risk, curvature)
-    return _Segment(
-        risk, pace, [replace(block, values=point.scaling[0] * (block.values + risk.l2)) for block in blocks]
-    )
-
-
-def _written_out(curvature: AbstractCurvature, risk: Risk, pace: Shaped[Tensor, " p"]) -> Eigenblock:
-    """The whole matrix as one block with one row."""
-    matrix = symmetrised(dense(curvature, risk), torch.finfo(risk.weights.dtype).eps)
-    values, basis = torch.linalg.eigh(pace.unsqueeze(1) * matrix * pace)
-    slot = Slot.of(risk.theta, Layout.of(risk.theta).names, 1, 1)
-    return Eigenblock(slot, None, basis.unsqueeze(0).to(pace), values.reshape(1, 1, -1).to(pace))
+    r"""$(1 - e^{-x}) / x$: what is left at the end of a segment of all steps in it, in the mean."""
+    held = exponents.clamp_min(-GROWTH)
+    return torch.where(held == 0, 1, -torch.expm1(-held) / held)
 
 
 def _limited(lowest: Sequence[float]) -> tuple[str, ...]:
