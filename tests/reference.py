@@ -174,14 +174,35 @@ def ekfac_matrix(model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping
     return torch.block_diag(*blocks)
 
 
+def segmented(points, end, objective, curvatures=None) -> Tensor:
+    """A training in segments, each with the curvature, gradients and summed learning rates of one point.
+
+    `points` are pairs of a `Dense` and what multiplies a gradient there, `end` is the `Dense` of the trained model.
+    """
+    carried, total = end.slope(objective), 0
+    curvatures = curvatures or [dense.J for dense, _ in points]
+    for (dense, scaling), J in reversed(list(zip(points, curvatures, strict=True))):
+        p, scaling = len(J), scaling * torch.ones(len(J), dtype=J.dtype)
+        wide = torch.zeros(2 * p, 2 * p, dtype=J.dtype)
+        wide[:p, :p], wide[:p, p:] = -scaling.unsqueeze(1) * J, torch.eye(p)
+        exponential = torch.linalg.matrix_exp(wide)  # its corner is the integral of exp(-Mt) from 0 to 1
+        total = total - carried @ exponential[:p, p:] @ (scaling.unsqueeze(1) * dense.K)
+        carried = carried @ exponential[:p, :p]
+    return total
+
+
 def _of_batch(loss, batch, weights):
     return lambda live, still: weighted_sum(loss, live, still, batch, weights)
 
 
-def unrolled(problem, recipe, objective) -> Tensor:
-    """d m / d w through the whole training, written as one long graph: `recipe` only names its settings."""
+def unrolled(problem, recipe, objective, part=None) -> Tensor:
+    """d m / d w, or by one part of the data, through the whole training, written as one long graph.
+
+    `recipe` only names its settings.
+    """
     dense = Dense(recipe.init, problem.loss, problem.tensors, problem.l2)
-    weights = dense.ones.clone().requires_grad_(True)
+    weights, data = dense.ones.clone(), [tensor.clone() for tensor in problem.tensors]
+    variable = (weights if part is None else data[part]).requires_grad_(True)
     theta = dense.theta.clone().requires_grad_(True)
     velocity = mean = square = torch.zeros_like(theta)
     generator, size = torch.Generator().manual_seed(recipe.seed), recipe.batch_size or problem.n
@@ -197,7 +218,7 @@ def unrolled(problem, recipe, objective) -> Tensor:
             if count % recipe.hold == 0:
                 still = theta
             live = theta.clone()
-            tensors = [tensor[chosen] for tensor in problem.tensors]
+            tensors = [tensor[chosen] for tensor in data]
             batch = tensors[0] if len(tensors) == 1 else tuple(tensors)
             total = dense.call(live, still, _of_batch(problem.loss, batch, weights[chosen]))
             gradient = torch.autograd.grad(total, live, create_graph=True)[0] / len(chosen) + problem.l2 * theta
@@ -211,4 +232,4 @@ def unrolled(problem, recipe, objective) -> Tensor:
                 root = torch.sqrt(square / (1 - second**k) + rule.eps_root)
                 theta = theta * (1 - lr * decay) - lr * mean / (1 - first**k) / (root + rule.eps)
         asked = dense.call(theta, theta, lambda live, _: objective(live))
-        return torch.autograd.grad(asked, weights)[0]
+        return torch.autograd.grad(asked, variable)[0]

@@ -32,6 +32,7 @@ from .solvers.low_rank import LowRank
 from .solvers.nystrom import Nystrom
 from .training.bank import Bank
 from .training.checkpoints import tracin
+from .training.data_gradient import data_gradient
 from .training.lds import LDS, lds
 from .training.optimizers import SGD, Adam, AdamW
 from .training.recipe import Recipe
@@ -40,6 +41,7 @@ from .training.replay import replay
 from .training.retrain import leave_out
 from .training.schedules import StepDecay, WarmUp, cosine
 from .training.smoothness import smoothness
+from .training.source import source
 
 __all__ = [
     "Adam",
@@ -83,6 +85,7 @@ __all__ = [
     "batches",
     "compare",
     "cosine",
+    "data_gradient",
     "each_of",
     "ensemble",
     "influence",
@@ -96,6 +99,7 @@ __all__ = [
     "replay",
     "self_influence",
     "smoothness",
+    "source",
     "tracin",
     "undo",
     "unlearn",

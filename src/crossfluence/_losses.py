@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ._errors import DataError, LossShapeError
@@ -164,6 +165,25 @@ def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
             f"WeightedLoss(fn), FieldLoss(fn) or OnOutputs(outputs, criterion)."
         )
     return PerSample(loss)
+
+
+def repeatable(kind: AbstractLoss) -> AbstractLoss:
+    """The same loss, leaving the global random state as it finds it: called again, it draws the same numbers.
+
+    Args:
+        kind: Any of the four kinds.
+
+    Returns:
+        A loss of the same values and derivatives; one that is split at the outputs becomes per-sample.
+    """
+    coupled = isinstance(kind, (WeightedLoss, FieldLoss))
+    function = kind.fn if coupled else kind.losses
+
+    def unmoved(*arguments: Any) -> Tensor:
+        with torch.random.fork_rng():
+            return function(*arguments)
+
+    return replace(kind, fn=unmoved) if coupled else PerSample(unmoved)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

@@ -57,7 +57,8 @@ def probe_loss(
     if not torch.equal(*values):
         raise NondeterministicError(
             f"The loss of one batch came out as {values[0].item():.6g} and then {values[1].item():.6g}: something "
-            f"in it is random. Call model.eval() to switch dropout off, and draw augmentations once, beforehand."
+            f"in it is random. Call model.eval() to switch dropout off, and draw augmentations once, beforehand. A "
+            f"training that draws from PyTorch's global generators is repeated by Recipe(..., random=True)."
         )
     if not kind.per_sample:
         _refuse_deaf(kind, theta, total, batch, weights)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._errors import NonFiniteError
+from .._params import Layout
 from .._risk import Risk
 from .blocks import AbstractGradients, Slot
 from .fisher import AbstractFisher
@@ -80,6 +81,26 @@ def eigenblocks(risk: Risk, curvature: AbstractFisher) -> tuple[Layers, list[Eig
     values = unused | {slot: found.to(like) for slot, (found,) in squares.items() if found is not None}
     bases = dict.fromkeys(layers.slots, (None, None)) | bases
     return layers, [Eigenblock(slot, *bases[slot], values[slot]) for slot in layers.slots]
+
+
+def filtered(
+    blocks: Sequence[Eigenblock], responses: Sequence[Tensor], layout: Layout, vectors: Shaped[Tensor, "m p"]
+) -> Shaped[Tensor, "m p"]:
+    """Vectors with their components along all eigenvectors multiplied by responses.
+
+    Args:
+        blocks: Of all parameters.
+        responses: One for each eigenvalue of each block.
+        layout: Of the parameters.
+        vectors: One in each row.
+
+    Returns:
+        One in each row, in the precision of the given ones.
+    """
+    params, found = layout.unflatten(vectors), {}
+    for block, response in zip(blocks, responses, strict=True):
+        found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
+    return layout.flatten(found).to(vectors)
 
 
 def largest_batch(risk: Risk) -> int:

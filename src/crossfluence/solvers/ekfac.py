@@ -18,7 +18,7 @@ from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
-from ..curvature.eigenbasis import Eigenblock, eigenblocks
+from ..curvature.eigenbasis import Eigenblock, eigenblocks, filtered
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers
 from .base import AbstractInverse, AbstractSolver, Answers, Solution
@@ -103,10 +103,7 @@ class EKFACInverse(AbstractInverse):
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Block by block; the matrix is symmetric."""
-        params, found = self.layout.unflatten(vectors), {}
-        for block, response in zip(self.blocks, self.responses, strict=True):
-            found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
-        return Solution(self.layout.flatten(found).to(vectors))
+        return Solution(filtered(self.blocks, self.responses, self.layout, vectors))
 
     def answers(
         self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None

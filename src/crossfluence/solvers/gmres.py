@@ -13,9 +13,7 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
 from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
-from .krylov import orthogonalised
-
-NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
+from .krylov import NUMBERS_AT_ONCE, orthogonalised
 
 
 @dataclass(frozen=True)

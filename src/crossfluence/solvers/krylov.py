@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from ..curvature.base import AbstractCurvature
 
+NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
 LANCZOS_STEPS = 30  # products that find the ends of a spectrum
 
 
@@ -76,6 +77,67 @@ def arnoldi(
         else:
             core[step + 1, step] = float(height)
     return basis[0], core
+
+
+def functions_of(
+    product: Callable[[Shaped[Tensor, "m p"]], Shaped[Tensor, "m p"]],
+    vectors: Shaped[Tensor, "m p"],
+    functions: Sequence[Callable[[Tensor], Tensor]],
+    *,
+    rtol: float,
+    max_steps: int,
+) -> tuple[list[Shaped[Tensor, "m p"]], float, float]:
+    """Functions of a symmetric matrix times vectors: each vector's Krylov subspace serves all functions.
+
+    Args:
+        product: The matrix times rows.
+        vectors: One in each row.
+        functions: Of eigenvalues.
+        rtol: Stops where the last two basis vectors have at most this share of each result, measured by the largest.
+        max_steps: Products to take at most.
+
+    Returns:
+        The results, one for each function; the smallest eigenvalue that was found; and the share where it stopped.
+
+    References:
+        Saad, "Analysis of some Krylov subspace approximations to the matrix exponential operator", SIAM Journal on
+        Numerical Analysis 29(1), 1992.
+    """
+    parts = vectors.split(max(1, NUMBERS_AT_ONCE // (max_steps * vectors.shape[1])))
+    found = [_functions_of(product, part, functions, rtol, max_steps) for part in parts]
+    results, lowest, shares = zip(*found, strict=True)
+    return [torch.cat(each) for each in zip(*results, strict=True)], min(lowest), max(shares)
+
+
+def _functions_of(
+    product: Callable[[Tensor], Tensor],
+    vectors: Shaped[Tensor, "m p"],
+    functions: Sequence[Callable[[Tensor], Tensor]],
+    rtol: float,
+    max_steps: int,
+) -> tuple[list[Shaped[Tensor, "m p"]], float, float]:
+    m, p = vectors.shape
+    steps, eps = min(max_steps, p), torch.finfo(vectors.dtype).eps
+    basis = vectors.new_empty(m, steps, p)  # memory is touched as it is written
+    core = torch.zeros(m, steps, steps, dtype=torch.float64, device=vectors.device)
+    following, values, weights, share = vectors, core[..., 0], [core[..., 0]], 1.0
+    for step in tqdm(range(steps), desc="Krylov subspace", unit="step", disable=None, leave=False):
+        height = following.norm(dim=1, keepdim=True)
+        basis[:, step] = torch.where(height > 0, following / height, 0)  # an invariant subspace goes on with zeros
+        image = product(basis[:, step])
+        following, inside = orthogonalised(image, basis[:, : step + 1])
+        core[:, step, : step + 1] = core[:, : step + 1, step] = inside.double()
+        rounding = following.norm(dim=1, keepdim=True) <= 10 * eps * image.norm(dim=1, keepdim=True)
+        following = torch.where(rounding, 0, following)
+        values, turned = torch.linalg.eigh(core[:, : step + 1, : step + 1])
+        weights = [(turned @ (each(values) * turned[:, 0]).unsqueeze(2)).squeeze(2) for each in functions]
+        size = torch.stack([each.norm(dim=1, keepdim=True) for each in weights]).amax(0)
+        share = max(float((each[:, -2:].abs() / size).nan_to_num().max()) for each in weights)
+        share = 0.0 if step + 1 == p else share
+        if step and share <= rtol:
+            break
+    basis, size = basis[:, : weights[0].shape[1]], vectors.norm(dim=1, keepdim=True)
+    return [size * (each.to(basis).unsqueeze(1) @ basis).squeeze(1) for each in weights], float(values.min()), share
 
 
 def extreme_eigenvalues(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Shaped
@@ -16,6 +17,18 @@ from .._params import Layout
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective, Params
 from .recipe import Recipe
+
+
+class Waypoint(NamedTuple):
+    """A point that stands for a stretch of a training.
+
+    Attributes:
+        theta: The parameters there.
+        scaling: What multiplies a lasting gradient in all steps of the stretch together, shape `(p,)`.
+    """
+
+    theta: Params
+    scaling: Shaped[Tensor, " p"]
 
 
 def tracin(
@@ -68,7 +81,7 @@ def tracin(
     started, labels = time.perf_counter(), recipe.labels(ids)
     parts, names = [], ()
     with undisturbed():
-        for theta, scaling in _waypoints(recipe, checkpoints, preconditioned):
+        for theta, scaling in waypoints(recipe, checkpoints, preconditioned=preconditioned)[0]:
             risk = recipe.risk(recipe.holding(theta))
             asked = list(questions(objective, risk.model, risk.theta))
             names = tuple(name for chunk in asked for name in chunk.names)
@@ -79,9 +92,18 @@ def tracin(
     return Scores(torch.stack(parts).sum(0), labels, names, method, report)
 
 
-def _waypoints(recipe: Recipe, count: int, preconditioned: bool) -> Iterator[tuple[Params, Shaped[Tensor, " p"]]]:
-    """Parameters in the middle of each stretch of a training, and what multiplies a gradient there in all its steps."""
-    course = recipe.course()
+def waypoints(recipe: Recipe, count: int, *, preconditioned: bool) -> tuple[list[Waypoint], Params]:
+    """Points in the middles of stretches of equal length, and where training ends.
+
+    Args:
+        recipe: The training; it is run once.
+        count: Stretches, at most one for each step.
+        preconditioned: Whether to multiply by what the optimiser makes of a gradient, too.
+
+    Returns:
+        The points in order, each standing for all steps of its stretch; and the trained parameters.
+    """
+    course, points = recipe.course(), []
     point, layout, length = course.start(course.theta), Layout.of(course.theta), math.ceil(len(course) / count)
     for step in range(len(course)):
         after = course.advance(point, step, *course.part(step, recipe.ones))
@@ -90,5 +112,6 @@ def _waypoints(recipe: Recipe, count: int, preconditioned: bool) -> Iterator[tup
             scaling = torch.full_like(layout.flatten(point.theta), course.optimizer.lr * sum(rates))
             if preconditioned:
                 scaling *= layout.flatten(course.optimizer.preconditioner(point.theta, after.state, step + 1))
-            yield point.theta, scaling
+            points.append(Waypoint(point.theta, scaling))
         point = after
+    return points, point.theta

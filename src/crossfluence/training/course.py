@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad, vmap
 
 from .._data import Batches
 from .._types import Batch, Params
 from .optimizers import AbstractOptimizer, State
 
-Field: TypeAlias = Callable[[Params, Params, Batch, Tensor], Params]
-"""`(theta, frozen theta, batch, weights)` to the field of that batch."""
+Field: TypeAlias = Callable[[int, Params, Params, Batch, Tensor], Params]
+"""`(step, theta, frozen theta, batch, weights)` to the field of that batch."""
 
 
 class Point(NamedTuple):
@@ -46,6 +49,8 @@ class Course:
         l2: As in `Risk`.
         hold: Steps between two refreshes of the frozen parameters.
         whole: All samples as one batch, if a step takes them all.
+        seeds: Of the random numbers that the loss draws in each step, the same for every training; `None` if it draws
+            none.
     """
 
     theta: Params
@@ -57,6 +62,7 @@ class Course:
     l2: float
     hold: int
     whole: Batch | None
+    seeds: tuple[int, ...] | None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,24 +76,62 @@ class Course:
         rows = self.rows[step]
         return (self.whole, weights) if rows is None else (self.data.take(rows), weights[..., rows])
 
-    def field(self, theta: Params, frozen: Params, batch: Batch, weights: Shaped[Tensor, " b"]) -> Params:
-        """The direction against which a step of one training moves."""
-        part = grad(self.total)(theta, frozen, batch, weights)
-        return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
-
-    def advance(self, point: Point, step: int, batch: Batch, weights: Tensor, field: Field | None = None) -> Point:
-        """One step.
+    def advance(self, point: Point, step: int, batch: Batch, weights: Shaped[Tensor, "*r b"]) -> Point:
+        """One step, of one training or of many at once.
 
         Args:
             point: Where training is.
             step: Counted from 0.
             batch: From `part`.
             weights: From `part`.
-            field: For many trainings at once; default: that of one.
 
         Returns:
             Where training is afterwards.
         """
-        gradient = (field or self.field)(point.theta, point.frozen, batch, weights)
+        field = self._field if weights.ndim == 1 else self._fields
+        gradient = field(step, point.theta, point.frozen, batch, weights)
         theta, state = self.optimizer.step(point.theta, gradient, point.state, step + 1, self.rates[step])
         return Point(theta, state, theta if (step + 1) % self.hold == 0 else point.frozen)
+
+    def _field(self, step: int, theta: Params, frozen: Params, batch: Batch, weights: Shaped[Tensor, " b"]) -> Params:
+        """The direction against which a step of one training moves."""
+        with self._drawn(step):
+            part = grad(self.total)(theta, frozen, batch, weights)
+        return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
+
+    @cached_property
+    def _fields(self) -> Field:
+        on_cpu = all(tensor.device.type == "cpu" for tensor in self.theta.values())
+        return _together(self._field, possible=self.seeds is None or on_cpu)  # fused dropout draws otherwise than vmap
+
+    @contextlib.contextmanager
+    def _drawn(self, step: int) -> Iterator[None]:
+        """Random numbers inside depend on the step alone, and those outside on nothing that is drawn inside."""
+        if self.seeds is None:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seeds[step])
+            yield
+
+
+def _together(function: Field, *, possible: bool) -> Field:
+    """The function for one training, on many at once: vectorised, or one by one where the user's code forbids it."""
+    vectorised = vmap(function, in_dims=(None, 0, 0, None, 0), randomness="same")
+
+    def call(step: int, theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
+        nonlocal possible
+        if possible and len(weights) > 1:
+            try:
+                return vectorised(step, theta, frozen, batch, weights)
+            except RuntimeError as error:
+                if "vmap" not in str(error).lower():
+                    raise
+                possible = False  # `.item()` and the like
+        each = [
+            function(step, {k: v[row] for k, v in theta.items()}, {k: v[row] for k, v in frozen.items()}, batch, w)
+            for row, w in enumerate(weights)
+        ]
+        return {name: torch.stack([one[name] for one in each]) for name in theta}
+
+    return call

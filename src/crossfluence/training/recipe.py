@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .._data import Batches, batches
 from .._errors import DataError
 from .._functional import undisturbed
-from .._losses import AbstractLoss, as_loss
+from .._losses import AbstractLoss, as_loss, repeatable
 from .._params import put
 from .._risk import Risk
-from .._types import Batch, Id, Params, SampleLoss
-from .course import Course, Field
+from .._types import Id, Params, SampleLoss
+from .course import Course
 from .optimizers import AbstractOptimizer
 from .schedules import Schedule, constant
 
@@ -40,10 +39,13 @@ class Recipe:
         optimizer: `SGD`, `Adam` or `AdamW`.
         epochs: Passes over the data.
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
-        seed: Of the shuffling.
+        seed: Of the shuffling, and of the random numbers of a `random` loss.
         l2: As in `Risk`.
         schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
         hold: Steps between two refreshes of the frozen copy that a `FieldLoss` sees (a target held for T steps).
+        random: Whether the loss draws random numbers: dropout of an `init` in training mode, noise added to the batch.
+            PyTorch's global generators then begin each step with a seed of that step, whatever the weights, and are
+            put back afterwards. Trained models come in evaluation mode, so that questions about them have one answer.
         at_once: Models that `retrain` trains together.
 
     Example:
@@ -66,6 +68,7 @@ class Recipe:
     l2: float = 0.0
     schedule: Schedule = constant
     hold: int = 1
+    random: bool = False
     at_once: int = 32
 
     def __post_init__(self) -> None:
@@ -87,6 +90,11 @@ class Recipe:
     def n(self) -> int:
         """Number of training samples."""
         return self._batches.samples
+
+    @property
+    def whole_steps(self) -> bool:
+        """Whether each step takes all samples, in order."""
+        return self.batch_size is None or self.batch_size >= self.n
 
     @property
     def coverage(self) -> float:
@@ -123,7 +131,8 @@ class Recipe:
 
     @cached_property
     def _start(self) -> Risk:
-        return self.risk(self.init)
+        loss = repeatable(as_loss(self.loss)) if self.random else self.loss
+        return Risk(self.init, loss, self._batches, l2=self.l2)
 
     def __call__(self, weights: Tensor) -> nn.Module:
         """Trains with sample weights; see `train`."""
@@ -136,7 +145,7 @@ class Recipe:
             weights: Shape `(n,)`; default: ones.
 
         Returns:
-            A new module, in the mode of `init`.
+            A new module, in the mode of `init`; in evaluation mode if the recipe is `random`.
         """
         return next(self.retrain(torch.ones(1, self.n) if weights is None else weights.unsqueeze(0)))
 
@@ -167,14 +176,14 @@ class Recipe:
             yield from models
 
     def holding(self, theta: Params) -> nn.Module:
-        """A new module with these parameters, in the mode of `init`; call it where nothing else trains."""
+        """A new module with these parameters, in the mode of trained ones; call it where nothing else trains."""
         model = copy.deepcopy(self.init)
         put(theta, model)
-        return model
+        return model.eval() if self.random else model
 
     def with_seed(self, seed: int) -> Recipe:
-        """The same training with its mini-batches in another order; itself, where each step takes all samples."""
-        return self if self._whole_steps else replace(self, seed=seed)
+        """The same training with other mini-batches and random numbers; itself, where nothing depends on a seed."""
+        return self if self.whole_steps and not self.random else replace(self, seed=seed)
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
         """What this recipe minimises, at a model.
@@ -185,6 +194,9 @@ class Recipe:
 
         Returns:
             A risk with the recipe's loss, data and l2. Losses that couple samples see the batches in order.
+
+        Raises:
+            NondeterministicError: If the loss is random at this model, as it is in training.
         """
         return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids)
 
@@ -201,51 +213,28 @@ class Recipe:
             self.l2,
             self.hold,
             self._batches.take(slice(None)) if rows[0] is None else None,  # once, not in every step
+            tuple(self._seeds(len(rows))) if self.random else None,
         )
 
     def _fit(self, weights: Shaped[Tensor, "r n"]) -> Params:
         """Trained parameters, with one leading dimension for the rows of `weights`."""
         course = self.course()
-        field = _together(course.field)
         point = course.start({
             name: tensor.expand(len(weights), *tensor.shape) for name, tensor in course.theta.items()
         })
         label = f"training {len(weights)}" if len(weights) > 1 else "training"
         for step in tqdm(range(len(course)), desc=label, unit="step", disable=None, leave=False):
-            point = course.advance(point, step, *course.part(step, weights), field)
+            point = course.advance(point, step, *course.part(step, weights))
         return point.theta
 
-    @property
-    def _whole_steps(self) -> bool:
-        return self.batch_size is None or self.batch_size >= self.n
+    def _seeds(self, count: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randint(2**62, (count,), generator=generator).tolist()
 
     def _schedule(self) -> Iterator[Tensor | None]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            if self._whole_steps:
+            if self.whole_steps:
                 yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
-
-
-def _together(function: Field) -> Field:
-    """The function for one training, on many at once: vectorised, or one by one where the user's code forbids it."""
-    vectorised = vmap(function, in_dims=(0, 0, None, 0))
-    possible = True
-
-    def call(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
-        nonlocal possible
-        if possible and len(weights) > 1:
-            try:
-                return vectorised(theta, frozen, batch, weights)
-            except RuntimeError as error:
-                if "vmap" not in str(error):
-                    raise
-                possible = False  # `.item()` and the like
-        each = [
-            function({k: v[row] for k, v in theta.items()}, {k: v[row] for k, v in frozen.items()}, batch, w)
-            for row, w in enumerate(weights)
-        ]
-        return {name: torch.stack([one[name] for one in each]) for name in theta}
-
-    return call
