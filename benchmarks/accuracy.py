@@ -2,12 +2,12 @@
 
 Usage: CROSSFLUENCE_DATA=<folder with mnist/> OMP_NUM_THREADS=1 python benchmarks/accuracy.py [--tasks MLP DEC]
 
-Tasks: logistic regression (trained until it stands still) and a small MLP (10 epochs, and 50) on 1,000 images of MNIST;
-Deep Embedded Clustering with its moving target on the mixture of Gaussians; in-batch contrastive training on noisy
-pairs of the same images, asked for the loss of a linear probe that is fitted to the embedding in closed form. Ten
-questions each (six for the clusters). Two protocols, not to be compared with each other: one seed, 1 % left out;
-halves, seeds mixed. Costs are CPU seconds of this process over those of one training. Retrained models are kept in
---store: a run that was stopped goes on, and a new question trains nothing. Writes benchmarks/results/accuracy.csv.
+Tasks: logistic regression (trained until it stands still) and a small MLP on 1,000 images of MNIST; Deep Embedded
+Clustering with its moving target on the mixture of Gaussians; in-batch contrastive training on noisy pairs of the same
+images, asked for the loss of a linear probe that is fitted to the embedding in closed form. Ten questions each (six
+for the clusters). Two protocols, not to be compared with each other: one seed, 1 % left out; halves, seeds mixed.
+Costs are CPU seconds of this process over those of one training. Retrained models are kept in --store: a run that was
+stopped goes on, and a new question trains nothing. Writes benchmarks/results/accuracy.csv.
 """
 
 from __future__ import annotations
