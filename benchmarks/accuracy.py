@@ -145,8 +145,8 @@ def probe() -> Task:
 
 TASKS: dict[str, Callable[[], Task]] = {
     "LR": logistic,
-    "MLP": perceptron,
     "MLP, 50 epochs": lambda: perceptron(50),
+    "MLP": perceptron,
     "probe": probe,
     "DEC": lambda: clusters(1e-8),
     "DEC, Adam without eps_root": lambda: clusters(0.0),
