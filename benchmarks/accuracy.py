@@ -84,9 +84,9 @@ def logistic() -> Task:
     return Task(recipe, each_loss(*mnist("test", QUESTIONS)))
 
 
-def perceptron() -> Task:
+def perceptron(epochs: int = 10) -> Task:
     recipe = cf.Recipe(
-        encoder([784, 32, 10]), cross_entropy, doubles("train", N), optimizer=cf.SGD(0.05, 0.9), epochs=10,
+        encoder([784, 32, 10]), cross_entropy, doubles("train", N), optimizer=cf.SGD(0.05, 0.9), epochs=epochs,
         batch_size=50, l2=1e-3, schedule=cf.WarmUp(0.1), at_once=SUBSETS,
     )  # fmt: skip
     return Task(recipe, each_loss(*doubles("test", QUESTIONS)), damping=1e-2)
@@ -170,6 +170,7 @@ def transformer() -> Task:
 
 TASKS: dict[str, Callable[[], Task]] = {
     "LR": logistic,
+    "MLP, 50 epochs": lambda: perceptron(50),
     "MLP": perceptron,
     "autoencoder": autoencoder,
     "probe": probe,

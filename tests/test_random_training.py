@@ -212,6 +212,16 @@ def test_dropout_in_evaluation_mode_is_no_dropout():
     assert torch.equal(flat(cf.Recipe(dropped, squared, (X, Y), random=True, **options).train()), trained[0])
 
 
+def test_noise_that_a_loss_adds_in_training_alone_leaves_influence_at_the_end():
+    def loss(model, batch):
+        return (noisy if model.training else squared)(model, batch)
+
+    made = cf.Recipe(network(), loss, (X, Y), optimizer=cf.SGD(0.1), epochs=4, l2=0.1, random=True)
+    model = made.train()
+    plain = cf.Risk(model, squared, cf.batches(X, Y), l2=0.1)
+    assert torch.equal(cf.influence(made.risk(model), ask).values, cf.influence(plain, ask).values)
+
+
 # Bad input.
 
 

@@ -38,20 +38,20 @@ def source(
     *,
     segments: int = 6,
     curvature: AbstractCurvature | None = None,
-    rtol: float = 1e-3,
+    rtol: float = 1e-2,
     ids: Sequence[Id] | None = None,
 ) -> Scores:
     r"""What each training sample did to each objective, with the training in a few segments: `replay` for long runs.
 
     Within a segment the curvature H and each sample's gradient are those of its middle, so what its steps did has a
-    closed form: with T the sum of its learning rates,
+    closed form. With T the sum of its learning rates (over 1 - momentum; over the root mean squares for Adam),
 
     $$\text{scores}_i = -\sum_s \nabla m^\top \Big[\prod_{r>s} e^{-T_r H_r}\Big]
     \frac{1 - e^{-T_s H_s}}{H_s}\,\frac{\partial g_s}{\partial w_i}$$
 
     Early samples are forgotten, short trainings do not reach a minimum, and no damping is needed. One long segment at a
-    minimum is `influence`; a segment for each step is `replay`, but for terms of second order in the learning rate.
-    It costs one training, and for each segment some ten to a hundred products with the curvature and one pass for each
+    minimum is `influence`; a segment for each step tends to `replay` as the learning rate falls.
+    It costs one training, and for each segment some ten to fifty products with the curvature and one pass for each
     question, however long the training was.
 
     Args:
@@ -60,7 +60,7 @@ def source(
         segments: Of equal length. Each holds a copy of the parameters.
         curvature: Default: `Hessian()`. A Fisher matrix is approximated layer by layer, as in `EKFAC`, in two passes
             for all questions together: for hundreds of them, and rougher.
-        rtol: How closely products with other curvatures follow the exponentials.
+        rtol: How closely the products with other curvatures follow the exponentials; errors are some times smaller.
         ids: n labels, default 0 to n-1.
 
     Returns:
