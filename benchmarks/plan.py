@@ -19,6 +19,7 @@ SAMPLES, FEATURES, CLASSES, QUESTIONS = 4_000, 64, 10, 100
 SOLVERS = [
     cf.CG(1e-2, rtol=1e-3), cf.CG(1e-2, rtol=1e-3, preconditioner=cf.Nystrom(100, 1e-2)), cf.GMRES(1e-2, rtol=1e-3),
     cf.LowRank(50, 1e-2), cf.Nystrom(200, 1e-2), cf.LiSSA(1e-1, rtol=1e-1), cf.Exact(1e-2),
+    cf.EKFAC(1e-2), cf.CG(1e-2, rtol=1e-3, curvature=cf.GaussNewton(), preconditioner=cf.EKFAC(1e-2)),
 ]  # fmt: skip
 
 

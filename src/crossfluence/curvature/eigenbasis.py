@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Shaped
@@ -17,6 +18,7 @@ from .blocks import AbstractGradients, Slot
 from .fisher import AbstractFisher
 from .kronecker import Layers, layers_of
 
+Bases: TypeAlias = dict[Slot, tuple[Tensor | None, Tensor | None]]
 LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
 
 
@@ -70,16 +72,34 @@ def eigenblocks(risk: Risk, curvature: AbstractFisher) -> tuple[Layers, list[Eig
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
         George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018.
     """
+    layers = layers_seen(risk, curvature)
+    bases = eigenbases(factors(risk, curvature, layers), risk)
+    return layers, blocks_along(risk, curvature, layers, bases)
+
+
+def layers_seen(risk: Risk, curvature: AbstractFisher) -> Layers:
+    """The model's layers, as the largest batch shows them."""
     _, batch, roots = next(islice(curvature.roots(risk), largest_batch(risk), None))
-    layers = layers_of(risk.model, risk.theta, roots[0], batch)
-    like = risk.weights
-    factors = _mean(risk, curvature, layers, lambda _, gradients: gradients.moments(LONGEST_SIDE))
-    bases = {slot: (_eigenvectors(left, like), _eigenvectors(right, like)) for slot, (left, right) in factors.items()}
-    squares = _mean(risk, curvature, layers, lambda slot, gradients: [gradients.rotated(*bases[slot]).squares()])
-    unused = {slot: like.new_zeros(slot.form) for slot in layers.slots}
-    values = unused | {slot: found.to(like) for slot, (found,) in squares.items() if found is not None}
-    bases = dict.fromkeys(layers.slots, (None, None)) | bases
-    return layers, [Eigenblock(slot, *bases[slot], values[slot]) for slot in layers.slots]
+    return layers_of(risk.model, risk.theta, roots[0], batch)
+
+
+def factors(risk: Risk, curvature: AbstractFisher, layers: Layers) -> dict[Slot, list[Tensor | None]]:
+    """The first pass: mean second moments of both sides of each block, in float64."""
+    return _mean(risk, curvature, layers, lambda _, gradients: gradients.moments(LONGEST_SIDE))
+
+
+def eigenbases(moments: dict[Slot, list[Tensor | None]], risk: Risk) -> Bases:
+    """Eigenvectors of both sides of each block, in the precision of the model; `None` for sides without factors."""
+    found = {slot: [_eigenvectors(side, risk.weights) for side in sides] for slot, sides in moments.items()}
+    return {slot: (left, right) for slot, (left, right) in found.items()}
+
+
+def blocks_along(risk: Risk, curvature: AbstractFisher, layers: Layers, bases: Bases) -> list[Eigenblock]:
+    """The second pass: mean squared gradients along the eigenvectors; zero for blocks that no batch reaches."""
+    found = _mean(risk, curvature, layers, lambda slot, gradients: [gradients.rotated(*bases[slot]).squares()])
+    reached = {slot: value.to(risk.weights) for slot, (value,) in found.items() if value is not None}
+    values = {slot: risk.weights.new_zeros(slot.form) for slot in layers.slots} | reached
+    return [Eigenblock(slot, *bases.get(slot, (None, None)), values[slot]) for slot in layers.slots]
 
 
 def largest_batch(risk: Risk) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from .._archive import read_archive, write_archive
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
 from .._objective import Questions, questions
+from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
@@ -60,6 +61,8 @@ class Work:
         saved: Whether the inverse can be saved.
         scratch: Bytes beside it while it is made.
         order: Of a dense matrix that is factorised.
+        readings: Passes over the data that are no products.
+        rehearse: Does the work that is no products on a part of the data, for some number of questions.
     """
 
     alone: int = 0
@@ -72,6 +75,36 @@ class Work:
     saved: bool = False
     scratch: int = 0
     order: int = 0
+    readings: int = 0
+    rehearse: Callable[[Risk, int], Rehearsal] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A piece of work on a part of the data, to be timed.
+
+    Attributes:
+        run: Does it.
+        grows: Whether it takes time in proportion to the samples.
+        questions: How many it answers; 0 if it is done once for all.
+    """
+
+    run: Callable[[], object]
+    grows: bool = False
+    questions: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """What a solver did with a part of the data.
+
+    Attributes:
+        held: Bytes of the inverse, whatever n is.
+        stages: All that it did, ready to be done again.
+    """
+
+    held: int
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, eq=False)

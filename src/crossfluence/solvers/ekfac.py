@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,11 @@ from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
-from ..curvature.eigenbasis import Eigenblock, eigenblocks
+from ..curvature.eigenbasis import Eigenblock, blocks_along, eigenbases, eigenblocks, factors, layers_seen
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers
-from .base import AbstractInverse, AbstractSolver, Answers, Solution
-from .pairs import Filter, pairs_of
+from .base import AbstractInverse, AbstractSolver, Answers, Rehearsal, Solution, Stage, Work
+from .pairs import Filter, Pairs, pairs_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,25 @@ class EKFAC(AbstractSolver):
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
 
+    def work(self, risk: AbstractRisk) -> Work:
+        """Two passes over the data, and eigenproblems that do not grow with it."""
+        self._curvature(risk)
+        return Work(readings=2, saved=True, rehearse=self._rehearse)
+
+    def _rehearse(self, part: Risk, m: int) -> Rehearsal:
+        curvature = self._curvature(part)
+        layers = layers_seen(part, curvature)
+        moments = factors(part, curvature, layers)
+        bases = eigenbases(moments, part)
+        inverse = self._inverse(part, curvature, layers, blocks_along(part, curvature, layers, bases))
+        fit = (
+            Stage(lambda: layers_seen(part, curvature)),
+            Stage(lambda: factors(part, curvature, layers), grows=True),
+            Stage(lambda: eigenbases(moments, part)),
+            Stage(lambda: blocks_along(part, curvature, layers, bases), grows=True),
+        )
+        return Rehearsal(inverse.size, fit + inverse.rehearse(part, m))
+
     def _invert(self, risk: AbstractRisk) -> EKFACInverse:
         """Fits the blocks.
 
@@ -69,14 +88,22 @@ class EKFAC(AbstractSolver):
         Raises:
             UnsupportedError: If the loss couples samples, stops gradients or has a structure of its own.
         """
+        curvature = self._curvature(risk)
+        assert isinstance(risk, Risk)
+        return self._inverse(risk, curvature, *eigenblocks(risk, curvature))
+
+    def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
         if not isinstance(risk, Risk) or not risk.kind.per_sample:
             kind = type(risk.kind if isinstance(risk, Risk) else risk).__name__
             raise UnsupportedError(
                 f"EKFAC needs a gradient for each sample alone; a {kind} has none. Use CG(damping) where the loss "
                 f"couples samples, GMRES(damping) for a FieldLoss, or Auto()."
             )
-        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
-        layers, blocks = eigenblocks(risk, curvature)
+        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+
+    def _inverse(
+        self, risk: Risk, curvature: AbstractFisher, layers: Layers, blocks: Sequence[Eigenblock]
+    ) -> EKFACInverse:
         damped = [absolute(self.damping, float(block.values.mean()) + risk.l2) for block in blocks]
         responses = tuple(_response(block, risk.l2 + by) for block, by in zip(blocks, damped, strict=True))
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
@@ -101,6 +128,31 @@ class EKFACInverse(AbstractInverse):
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        found = [side for block in self.blocks for side in (block.left, block.right, block.values)]
+        return sum(tensor.nbytes for tensor in (*found, *self.responses) if tensor is not None)
+
+    def rehearse(self, part: Risk, m: int) -> tuple[Stage, ...]:
+        """All pairs of the samples of a part, as samples and as up to 256 questions; nothing if there is one question.
+
+        Args:
+            part: What this inverse was fitted to.
+            m: How many questions there will be.
+
+        Returns:
+            What `answers` does; empty where it goes another way.
+        """
+
+        def start() -> Pairs | None:
+            filters = self._filters()
+            _ = [each.terms for each in filters]  # worked out with the first question
+            return pairs_of(part, EachOf(part.data, part.kind.losses), filters)
+
+        pairs = start() if m > 1 else None
+        return () if pairs is None else (Stage(start), *pairs.rehearse(m))
+
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Block by block; the matrix is symmetric."""
         params, found = self.layout.unflatten(vectors), {}
@@ -121,13 +173,17 @@ class EKFACInverse(AbstractInverse):
         Yields:
             Chunks of some hundred questions.
         """
-        filters = [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
-        pairs = pairs_of(risk, objective, filters) if isinstance(objective, EachOf) and isinstance(risk, Risk) else None
+        pairs = None
+        if isinstance(objective, EachOf) and isinstance(risk, Risk):
+            pairs = pairs_of(risk, objective, self._filters())
         if pairs is None:
             yield from super().answers(risk, objective, candidates)
             return
         step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
         yield from pairs.answers(candidates, self.layout.unflatten(step))
+
+    def _filters(self) -> list[Filter]:
+        return [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
 
 
 def _response(block: Eigenblock, shift: float) -> Tensor:

@@ -16,22 +16,23 @@ LANCZOS_STEPS = 30  # products that find the ends of a spectrum
 
 
 def orthogonalised(
-    vectors: Shaped[Tensor, "m p"], bases: Shaped[Tensor, "m k p"]
+    vectors: Shaped[Tensor, "m p"], *bases: Shaped[Tensor, "m _ p"]
 ) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, "m k"]]:
     """What is left of each vector outside its basis, and its coordinates inside; Gram-Schmidt twice.
 
     Args:
         vectors: One in each row.
-        bases: Orthonormal rows, one basis for each vector.
+        bases: Orthonormal rows, one basis for each vector, in blocks.
 
     Returns:
         The rests, orthogonal to the bases to working precision, and the coordinates.
     """
-    inside = torch.zeros_like(bases[..., 0])
+    inside = vectors.new_zeros(len(vectors), sum(block.shape[1] for block in bases))
     for _ in range(2):  # once loses orthogonality
-        overlap = (bases @ vectors.unsqueeze(2)).squeeze(2)
-        vectors = vectors - (overlap.unsqueeze(1) @ bases).squeeze(1)
-        inside = inside + overlap
+        overlaps = [(block @ vectors.unsqueeze(2)).squeeze(2) for block in bases]
+        for overlap, block in zip(overlaps, bases, strict=True):
+            vectors = vectors - (overlap.unsqueeze(1) @ block).squeeze(1)
+        inside = inside + torch.cat(overlaps, 1)
     return vectors, inside
 
 
