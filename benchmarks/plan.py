@@ -44,7 +44,7 @@ def main() -> None:
         started = time.process_time()
         report = cf.influence(risk, question, solver).report
         seconds = time.process_time() - started
-        with _plan._Tally() as tally:
+        with _plan.Tally() as tally:
             cf.influence(risk, question, solver)
         assert report is not None
         row = {

@@ -141,7 +141,7 @@ def _rehearsed(work: Work, part: Risk, m: int, n: int) -> _Tried:
     """What a solver does by itself: seen once for its memory, and timed piece by piece."""
     if work.rehearse is None:
         return _Tried()
-    with _Tally() as tally:
+    with Tally() as tally:
         found = work.rehearse(part, 1 if work.steps else m)
     before = answers = 0.0
     for stage in found.stages:
@@ -222,12 +222,12 @@ def _passes(count: int) -> int:
 
 def _peak(curvature: AbstractCurvature, part: Risk, count: int) -> int:
     """Bytes of the tensors that live together in one pass."""
-    with _Tally() as tally:
+    with Tally() as tally:
         curvature.product(part, torch.zeros(count, part.p).to(part.layout.flatten(part.theta)))
     return tally.peak
 
 
-class _Tally(TorchDispatchMode):
+class Tally(TorchDispatchMode):
     """Counts the bytes of all tensors made inside it, and the most that lived at one time."""
 
     def __init__(self) -> None:
