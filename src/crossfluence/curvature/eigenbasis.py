@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -12,13 +11,16 @@ from jaxtyping import Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NonFiniteError
 from .._risk import Risk
 from .blocks import AbstractGradients, Slot
 from .fisher import AbstractFisher
 from .kronecker import Layers, layers_of
 
-Bases: TypeAlias = dict[Slot, tuple[Tensor | None, Tensor | None]]
+Moments: TypeAlias = dict[Slot, tuple[Tensor | None, ...]]
+Bases: TypeAlias = tuple[tuple[Slot, Tensor | None, Tensor | None], ...]
+Keep: TypeAlias = Callable[[Callable[[], "Sums"]], None]
 LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
 
 
@@ -55,12 +57,28 @@ class Eigenblock:
         return block if self.right is None else block @ self.right.mT
 
 
-def eigenblocks(risk: Risk, curvature: AbstractFisher) -> tuple[Layers, list[Eigenblock]]:
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A pass over the data that is under way.
+
+    Attributes:
+        done: Batches that are in it.
+        draws: State of the generator of draws after them.
+        totals: By block, divided by n, in float64.
+    """
+
+    done: int = 0
+    draws: Tensor | None = None
+    totals: tuple[tuple[Slot, tuple[Tensor | None, ...]], ...] = ()
+
+
+def eigenblocks(risk: Risk, curvature: AbstractFisher, kept: Checkpoint = NOWHERE) -> tuple[Layers, list[Eigenblock]]:
     """Fits every block in two passes over the data: factors first, then the eigenvalues.
 
     Args:
         risk: The trained model.
         curvature: Whose blocks.
+        kept: Is offered the sums after each batch.
 
     Returns:
         The layers, and one block for each of their slots, in the precision of the model.
@@ -73,33 +91,54 @@ def eigenblocks(risk: Risk, curvature: AbstractFisher) -> tuple[Layers, list[Eig
         George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018.
     """
     layers = layers_seen(risk, curvature)
-    bases = eigenbases(factors(risk, curvature, layers), risk)
-    return layers, blocks_along(risk, curvature, layers, bases)
+    bases, so_far = kept.state or ((), Sums())
+    if not bases:
+        moments = factors(risk, curvature, layers, so_far, lambda sums: kept.offer(lambda: ((), sums())))
+        bases, so_far = eigenbases(moments, risk), Sums()
+    return layers, blocks_along(
+        risk, curvature, layers, bases, so_far, lambda sums: kept.offer(lambda: (bases, sums()))
+    )
 
 
 def layers_seen(risk: Risk, curvature: AbstractFisher) -> Layers:
     """The model's layers, as the largest batch shows them."""
-    _, batch, roots = next(islice(curvature.roots(risk), largest_batch(risk), None))
+    _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
     return layers_of(risk.model, risk.theta, roots[0], batch)
 
 
-def factors(risk: Risk, curvature: AbstractFisher, layers: Layers) -> dict[Slot, list[Tensor | None]]:
+def factors(
+    risk: Risk, curvature: AbstractFisher, layers: Layers, so_far: Sums = Sums(), keep: Keep | None = None
+) -> Moments:
     """The first pass: mean second moments of both sides of each block, in float64."""
-    return _mean(risk, curvature, layers, lambda _, gradients: gradients.moments(LONGEST_SIDE))
+    return _mean(risk, curvature, layers, lambda _, gradients: gradients.moments(LONGEST_SIDE), so_far, keep)
 
 
-def eigenbases(moments: dict[Slot, list[Tensor | None]], risk: Risk) -> Bases:
+def eigenbases(moments: Moments, risk: Risk) -> Bases:
     """Eigenvectors of both sides of each block, in the precision of the model; `None` for sides without factors."""
-    found = {slot: [_eigenvectors(side, risk.weights) for side in sides] for slot, sides in moments.items()}
-    return {slot: (left, right) for slot, (left, right) in found.items()}
+    like = risk.weights
+    return tuple(
+        (slot, _eigenvectors(left, like), _eigenvectors(right, like)) for slot, (left, right) in moments.items()
+    )
 
 
-def blocks_along(risk: Risk, curvature: AbstractFisher, layers: Layers, bases: Bases) -> list[Eigenblock]:
+def blocks_along(
+    risk: Risk,
+    curvature: AbstractFisher,
+    layers: Layers,
+    bases: Bases,
+    so_far: Sums = Sums(),
+    keep: Keep | None = None,
+) -> list[Eigenblock]:
     """The second pass: mean squared gradients along the eigenvectors; zero for blocks that no batch reaches."""
-    found = _mean(risk, curvature, layers, lambda slot, gradients: [gradients.rotated(*bases[slot]).squares()])
+    sides = {slot: (left, right) for slot, left, right in bases}
+
+    def squares(slot: Slot, gradients: AbstractGradients) -> list[Tensor]:
+        return [gradients.rotated(*sides[slot]).squares()]
+
+    found = _mean(risk, curvature, layers, squares, so_far, keep)
     reached = {slot: value.to(risk.weights) for slot, (value,) in found.items() if value is not None}
     values = {slot: risk.weights.new_zeros(slot.form) for slot in layers.slots} | reached
-    return [Eigenblock(slot, *bases.get(slot, (None, None)), values[slot]) for slot in layers.slots]
+    return [Eigenblock(slot, *sides.get(slot, (None, None)), values[slot]) for slot in layers.slots]
 
 
 def largest_batch(risk: Risk) -> int:
@@ -113,22 +152,32 @@ def _mean(
     curvature: AbstractFisher,
     layers: Layers,
     statistic: Callable[[Slot, AbstractGradients], Sequence[Tensor | None]],
-) -> dict[Slot, list[Tensor | None]]:
+    so_far: Sums,
+    keep: Keep | None,
+) -> Moments:
     """Statistics of the samples' gradients, added up in double precision and divided by n."""
-    totals: dict[Slot, list[Tensor | None]] = {}
-    for index, batch, roots in tqdm(curvature.roots(risk), desc="EK-FAC", unit="batch", disable=None, leave=False):
+    totals, draws = dict(so_far.totals), curvature.draws()
+    if so_far.draws is not None:
+        draws.set_state(so_far.draws.cpu())
+    batches = tqdm(
+        curvature.roots(risk, so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
+        total=len(risk.reading.sizes), disable=None, leave=False,
+    )  # fmt: skip
+    for index, batch, roots in batches:
         for root in roots:
             for slot, gradients in layers.gradients(root, batch).items():
                 found = statistic(slot, gradients)
                 if not all(part is None or part.sum().isfinite() for part in found):
                     raise NonFiniteError(risk.blame(index, batch, f"The gradient by {' and '.join(slot.names)}"))
                 if slot not in totals:
-                    totals[slot] = [
+                    totals[slot] = tuple(
                         None if part is None else torch.zeros_like(part, dtype=torch.float64) for part in found
-                    ]
+                    )
                 for total, part in zip(totals[slot], found, strict=True):
                     if total is not None and part is not None:
                         total.add_(part, alpha=1 / risk.n)
+        if keep is not None:
+            keep(lambda done=index + 1: Sums(done, draws.get_state(), tuple(totals.items())))
     return totals
 
 

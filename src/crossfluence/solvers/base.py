@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk, differing
 from .._archive import read_archive, write_archive
+from .._checkpoint import FORMAT, Checkpoint, Unfinished
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
 from .._objective import Questions, questions
@@ -23,7 +24,6 @@ from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
 
-FORMAT = "crossfluence.inverse/1"
 UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
@@ -205,18 +205,54 @@ class AbstractInverse(ABC):
 class AbstractSolver(ABC):
     """A setting from which an inverse is made."""
 
-    def invert(self, risk: AbstractRisk) -> AbstractInverse:
+    def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
         """Does the work that all questions share.
 
         Args:
             risk: The trained model.
+            checkpoint: A file that keeps what is finished, and in the end the inverse, as `save` writes it. Stopped
+                and called again, `EKFAC`, `LowRank` and `Nystrom` go on where they were, and an inverse that is
+                whole comes back at once.
 
         Returns:
             An inverse, for any number of questions about this risk.
+
+        Raises:
+            StaleError: If the file holds a fit of another risk or solver.
+            UnsupportedError: If this solver has nothing to keep.
         """
         with undisturbed():
             risk.check()
-            return self._invert(risk)
+            if checkpoint is None:
+                return self._invert(risk)
+            found = self._found(risk, checkpoint)
+            if isinstance(found, AbstractInverse):
+                return found
+            made = self._resumed(risk, Checkpoint(checkpoint, found))
+        made.save(checkpoint)
+        return made
+
+    def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
+        """What a checkpoint holds; the beginning, if there is none."""
+        if not self.work(risk).saved:
+            raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
+        if not os.path.exists(file):
+            return Unfinished(repr(self), risk.signature)
+        found = read_archive(file, FORMAT, risk.weights.device)
+        if not isinstance(found, (AbstractInverse, Unfinished)):
+            raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
+        changed = [f"solver ({found.solver}, now {self})"] if found.solver != repr(self) else []
+        changed += differing(found.signature, risk.signature)
+        if changed:
+            raise StaleError(
+                f"{os.fspath(file)} was made by another fit. What differs, by content hash or value: "
+                f"{', '.join(changed)}. Delete it, or name another file."
+            )
+        return found
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> AbstractInverse:
+        """As `_invert`, from where a checkpoint is; from the beginning in solvers that are quick, or cannot stop."""
+        return self._invert(risk)
 
     def work(self, risk: AbstractRisk) -> Work:
         """What inverting and solving will ask for, known without doing any of it.

@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import UnsupportedError
 from .._losses import OnOutputs
 from .._objective import EachOf
@@ -88,9 +89,12 @@ class EKFAC(AbstractSolver):
         Raises:
             UnsupportedError: If the loss couples samples, stops gradients or has a structure of its own.
         """
+        return self._resumed(risk, NOWHERE)
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> EKFACInverse:
         curvature = self._curvature(risk)
         assert isinstance(risk, Risk)
-        return self._inverse(risk, curvature, *eigenblocks(risk, curvature))
+        return self._inverse(risk, curvature, *eigenblocks(risk, curvature, kept))
 
     def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
         if not isinstance(risk, Risk) or not risk.kind.per_sample:
