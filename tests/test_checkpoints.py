@@ -19,6 +19,7 @@ from crossfluence.solvers import nystrom
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
 FITS = [
     cf.EKFAC(0.1), cf.EKFAC(0.1, curvature=cf.Fisher(samples=2, seed=3)), cf.EKFAC(0.1, curvature=cf.EmpiricalFisher()),
+    cf.EKFAC(0.1, blocks="kronecker"), cf.EKFAC(0.1, blocks="diagonal"),
     cf.LowRank(5, cf.Relative(0.1)), cf.Nystrom(9, 0.1, curvature=cf.GaussNewton()),
 ]  # fmt: skip
 

@@ -95,6 +95,11 @@ def test_a_fit_by_layers_is_taken_apart_by_what_grows_with_the_samples(m, monkey
     assert set(read) == {600}  # the part alone
 
 
+@pytest.mark.parametrize("kind", ["kronecker", "exact", "diagonal"])
+def test_simpler_blocks_take_one_pass_less(kind):
+    assert cf.plan(risk(), cf.EKFAC(blocks=kind), m=40).passes == 2 + (kind == "exact")  # its scores: two at 32 a pass
+
+
 def test_a_preconditioner_by_layers_is_fitted_once_and_answers_nothing():
     alone, helped = (cf.plan(risk(), cf.CG(preconditioner=by), m=40) for by in (None, cf.EKFAC()))
     assert helped.seconds > 0

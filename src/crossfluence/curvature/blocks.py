@@ -37,6 +37,11 @@ class Slot:
         return cls(tuple(names), shapes, (groups, rows, columns))
 
     @property
+    def row(self) -> Slot:
+        """The same parameters as one row of one matrix."""
+        return Slot(self.names, self.shapes, (1, 1, self.size))
+
+    @property
     def size(self) -> int:
         """The number of parameters in it."""
         return sum(shape.numel() for shape in self.shapes)
@@ -73,8 +78,11 @@ class AbstractGradients(ABC):
         """Written out."""
 
     @abstractmethod
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
-        """The Kronecker factors `(g, r, r)` and `(g, c, c)`, summed over samples; `None` for sides that are longer."""
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The Kronecker factors `(g, r, r)` and `(g, c, c)`, and `(g,)`: by how much their product is too large.
+
+        Summed over samples; of sides that are longer, only the diagonals `(g, r)` and `(g, c)`.
+        """
 
     @abstractmethod
     def rotated(self, left: Tensor | None, right: Tensor | None) -> AbstractGradients:
@@ -132,10 +140,14 @@ class Outer(AbstractGradients):
         """Written out."""
         return self.left.mT @ self.right
 
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """Second moments of either side, positions counted as samples: the approximation that makes the factors."""
         x, y = self.left.flatten(1, 2), self.right.flatten(1, 2)
-        return _second_moment(x, longest), _second_moment(y, longest)
+        return (
+            _second_moment(x, longest),
+            _second_moment(y, longest),
+            x.new_full((len(x),), x.shape[1], dtype=torch.float64),
+        )
 
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "g r c"]:
         """One matrix product."""
@@ -188,9 +200,10 @@ class Lookup(AbstractGradients):
         table.index_add_(0, self._places().flatten(), self.right.flatten(0, 2))
         return table.reshape(1, len(self), self.height, -1)
 
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
-        """The table's rows are their own basis."""
-        return None, _second_moment(self.right.flatten(1, 2), longest)
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The table's rows are their own basis: how often each was read."""
+        read = self.rows.flatten().bincount(minlength=self.height).double().unsqueeze(0)
+        return read, _second_moment(self.right.flatten(1, 2), longest), read.sum(1)
 
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "1 r c"]:
         """Adds into the rows that were read."""
@@ -244,10 +257,10 @@ class Whole(AbstractGradients):
         """As they are."""
         return self.matrices
 
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of `G Gᵀ` and `Gᵀ G`; with one row the second is the exact block of the Fisher matrix."""
         x, y = self.matrices.mT.flatten(1, 2), self.matrices.flatten(1, 2)
-        return _second_moment(x, longest), _second_moment(y, longest)
+        return _second_moment(x, longest), _second_moment(y, longest), self.matrices.square().sum((1, 2, 3))
 
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "g r c"]:
         """Their sum."""
@@ -279,8 +292,8 @@ def joined(parts: Sequence[AbstractGradients]) -> AbstractGradients:
     return Outer(*(torch.cat([getattr(part, side) for part in outers], dim=2) for side in ("left", "right")))
 
 
-def _second_moment(rows: Shaped[Tensor, "g n d"], longest: int) -> Shaped[Tensor, "g d d"] | None:
-    return rows.mT @ rows if rows.shape[-1] <= longest else None
+def _second_moment(rows: Shaped[Tensor, "g n d"], longest: int) -> Shaped[Tensor, "g *d"]:
+    return rows.mT @ rows if rows.shape[-1] <= longest else rows.square().sum(1)
 
 
 def _turned(vectors: Shaped[Tensor, "g b t d"], basis: Tensor | None) -> Shaped[Tensor, "g b t d"]:

@@ -62,19 +62,22 @@ class Layers:
         model: The module that is called.
         taps: Layers whose inputs and output gradients give the gradients of their blocks.
         outside: Parameters that no layer explains; differentiated sample by sample.
+        rows: Blocks of up to this many numbers are seen as one row, so that their second moment is all of them.
     """
 
     model: nn.Module
     taps: tuple[Tap, ...]
     outside: Params
+    rows: int = 0
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """All blocks."""
-        return (
+        seen = (
             *dict.fromkeys(tap.slot for tap in self.taps),
             *(_own_slot(self.outside, name) for name in self.outside),
         )
+        return tuple(slot.row if slot.size <= self.rows else slot for slot in seen)
 
     def gradients(self, scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
         """Every sample's gradient with respect to every block that the batch reaches.
@@ -87,7 +90,14 @@ class Layers:
             Gradients by block.
         """
         calls = called(self.model, self.taps, scalars, batch)
-        return gradients_of(calls, self.taps, length_of(batch)) | _written_out(self.model, self.outside, scalars, batch)
+        found = gradients_of(calls, self.taps, length_of(batch))
+        found |= _written_out(self.model, self.outside, scalars, batch)
+        return dict(_in_a_row(slot, part) if slot.size <= self.rows else (slot, part) for slot, part in found.items())
+
+
+def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
+    each = slot.row.gather(slot.scatter(gradients.dense().movedim(0, 1)))
+    return slot.row, Whole(each.movedim(1, 0))
 
 
 def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch) -> Layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Shaped
@@ -19,11 +20,13 @@ from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
-from ..curvature.eigenbasis import Eigenblock, blocks_along, eigenbases, eigenblocks, factors, layers_seen
+from ..curvature.eigenbasis import Eigenblock, Fit
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers
 from .base import AbstractInverse, AbstractSolver, Answers, Rehearsal, Solution, Stage, Work
 from .pairs import Filter, Pairs, pairs_of
+
+NAMES = {"corrected": "EK-FAC", "kronecker": "K-FAC", "exact": "Block-diagonal", "diagonal": "Diagonal"}
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,13 @@ class EKFAC(AbstractSolver):
         curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
         tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
             (`each_of`) are answered together; 0 for none.
+        blocks: "corrected" as above; "kronecker" takes products of the factors' eigenvalues for $\lambda$ (K-FAC), one
+            pass; "exact" blocks are second moments of whole layers' gradients, where these have at most 8,192 numbers
+            (larger ones stay Kronecker); "diagonal" has mean squared gradients alone. For comparison.
 
     Example:
         >>> EKFAC(damping=1e-3)
-        EKFAC(damping=0.001, curvature=None, tolerance=0.05)
+        EKFAC(damping=0.001, curvature=None, tolerance=0.05, blocks='corrected')
 
     References:
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
@@ -57,25 +63,29 @@ class EKFAC(AbstractSolver):
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
+    blocks: Literal["corrected", "kronecker", "exact", "diagonal"] = "corrected"
+
+    def __post_init__(self) -> None:
+        if self.blocks not in NAMES:
+            raise ValueError(f"Got blocks={self.blocks!r}; needed one of {', '.join(map(repr, NAMES))}.")
 
     def work(self, risk: AbstractRisk) -> Work:
-        """Two passes over the data, and eigenproblems that do not grow with it."""
+        """One or two passes over the data, and eigenproblems that do not grow with it."""
         self._curvature(risk)
-        return Work(readings=2, saved=True, rehearse=self._rehearse)
+        return Work(readings=2 if self.blocks == "corrected" else 1, saved=True, rehearse=self._rehearse)
 
     def _rehearse(self, part: Risk, m: int) -> Rehearsal:
         curvature = self._curvature(part)
-        layers = layers_seen(part, curvature)
-        moments = factors(part, curvature, layers)
-        bases = eigenbases(moments, part)
-        inverse = self._inverse(part, curvature, layers, blocks_along(part, curvature, layers, bases))
-        fit = (
-            Stage(lambda: layers_seen(part, curvature)),
-            Stage(lambda: factors(part, curvature, layers), grows=True),
-            Stage(lambda: eigenbases(moments, part)),
-            Stage(lambda: blocks_along(part, curvature, layers, bases), grows=True),
-        )
-        return Rehearsal(inverse.size, fit + inverse.rehearse(part, m))
+        fit = Fit.of(part, curvature, self.blocks)
+        stages = [Stage(lambda: Fit.of(part, curvature, self.blocks))]
+        moments = fit.moments() if fit.by_factors else {}
+        bases = fit.bases(moments)
+        if fit.by_factors:
+            stages += [Stage(fit.moments, grows=True), Stage(lambda: fit.bases(moments))]
+        if fit.by_squares:
+            stages += [Stage(lambda: fit.along(bases), grows=True)]
+        inverse = self._inverse(fit, fit.along(bases) if fit.by_squares else fit.products(moments))
+        return Rehearsal(inverse.size, (*stages, *inverse.rehearse(part, m)))
 
     def _invert(self, risk: AbstractRisk) -> EKFACInverse:
         """Fits the blocks.
@@ -94,7 +104,8 @@ class EKFAC(AbstractSolver):
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> EKFACInverse:
         curvature = self._curvature(risk)
         assert isinstance(risk, Risk)
-        return self._inverse(risk, curvature, *eigenblocks(risk, curvature, kept))
+        fit = Fit.of(risk, curvature, self.blocks)
+        return self._inverse(fit, fit.blocks(kept))
 
     def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
         if not isinstance(risk, Risk) or not risk.kind.per_sample:
@@ -105,14 +116,13 @@ class EKFAC(AbstractSolver):
             )
         return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
 
-    def _inverse(
-        self, risk: Risk, curvature: AbstractFisher, layers: Layers, blocks: Sequence[Eigenblock]
-    ) -> EKFACInverse:
+    def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
+        risk = fit.risk
         damped = [absolute(self.damping, float(block.values.mean()) + risk.l2) for block in blocks]
         responses = tuple(_response(block, risk.l2 + by) for block, by in zip(blocks, damped, strict=True))
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
         smallest = min(float(block.values.min()) for block in blocks) + risk.l2
-        notes = (f"EK-FAC of {curvature}.", _shares(risk, layers, blocks))
+        notes = (f"{NAMES[self.blocks]} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
         return EKFACInverse(
             repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
         )
