@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .._errors import UnsupportedError
 from .._functional import bind, each_direction, jvp, pullback
 from .._losses import OnOutputs
+from .._params import wide
 from .._risk import Risk
 from .._types import Batch, SampleLoss
 from .base import AbstractCurvature
@@ -156,7 +157,7 @@ class Fisher(AbstractFisher):
             )
         generator = draws or self.draws()
         for index, batch, weights in islice(risk.passes(), start, None):
-            z = loss.outputs(risk.model, batch)
+            z = wide(loss.outputs(risk.model, batch))
             root = square_root(lambda outputs, b=batch: loss.criterion(outputs, b), z)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             drawn = self._signs(z, generator) if self.samples else _units(z)

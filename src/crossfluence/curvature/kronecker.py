@@ -16,7 +16,7 @@ from torch.nn import functional
 from .._errors import UnsupportedError
 from .._functional import bind, each_direction, pullback
 from .._losses import length_of
-from .._params import Layout
+from .._params import Layout, coarseness, wide
 from .._types import Batch, Params, SampleLoss
 from .blocks import AbstractGradients, Lookup, Outer, Slot, Whole, joined
 
@@ -175,7 +175,7 @@ def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Ba
         if gradient is not None and isinstance(layer, nn.MultiheadAttention):
             calls += _attention(layer, args, kwargs, gradient)
         elif gradient is not None:
-            calls.append(Call(layer, (*args, *kwargs.values())[0].detach(), gradient))
+            calls.append(Call(layer, wide((*args, *kwargs.values())[0].detach()), wide(gradient)))
     return calls
 
 
@@ -268,7 +268,7 @@ def _explained(model: nn.Module, theta: Params, taps: Sequence[Tap], scalars: Sa
             found |= gradients_of(calls, [tap for tap in taps if tap.slot == slot], b)
     values, pull = pullback(lambda part: bind(scalars, model)(part, batch), theta)
     weights = torch.randn(b, generator=torch.Generator().manual_seed(0)).to(values)
-    whole, tolerance = pull(weights), 10 * torch.finfo(values.dtype).eps ** 0.5
+    whole, tolerance = pull(weights), min(10 * coarseness(theta) ** 0.5, 0.1)
 
     def right(slot: Slot) -> bool:
         wanted = slot.gather(whole)
@@ -366,5 +366,5 @@ def _written_out(model: nn.Module, params: Params, scalars: SampleLoss, batch: B
     bound, layout = bind(scalars, model), Layout.of(params)
     values, pull = pullback(lambda part: bound(part, batch), params)
     rows = each_direction(lambda unit: layout.flatten(pull(unit)), torch.eye(len(values)).to(values))
-    each = layout.unflatten(rows)
+    each = layout.split(rows)
     return {slot: Whole(slot.gather(each).movedim(0, 1)) for slot in (_own_slot(params, name) for name in params)}

@@ -169,7 +169,7 @@ class EKFACInverse(AbstractInverse):
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Block by block; the matrix is symmetric."""
-        params, found = self.layout.unflatten(vectors), {}
+        params, found = self.layout.split(vectors), {}
         for block, response in zip(self.blocks, self.responses, strict=True):
             found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
         return Solution(self.layout.flatten(found).to(vectors))
@@ -194,7 +194,7 @@ class EKFACInverse(AbstractInverse):
             yield from super().answers(risk, objective, candidates)
             return
         step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
-        yield from pairs.answers(candidates, self.layout.unflatten(step))
+        yield from pairs.answers(candidates, self.layout.split(step))
 
     def _filters(self) -> list[Filter]:
         return [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
