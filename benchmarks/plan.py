@@ -38,6 +38,7 @@ def main() -> None:
     question = cf.each_of(cf.batches(x[:QUESTIONS], labels[:QUESTIONS]), loss.losses)
     rows = []
     for solver in SOLVERS:
+        helper = getattr(solver, "preconditioner", None)
         started = time.process_time()
         plan = cf.plan(risk, solver, QUESTIONS)
         looked = time.process_time() - started
@@ -48,7 +49,7 @@ def main() -> None:
             cf.influence(risk, question, solver)
         assert report is not None
         row = {
-            "solver": repr(solver).partition(", curvature")[0],
+            "solver": type(solver).__name__ + (f" with {type(helper).__name__}" if helper else ""),
             "seconds, measured": f"{seconds:.1f}",
             "foreseen": f"{plan.seconds:.1f}",
             "seconds / foreseen": f"{seconds / plan.seconds:.2f}",

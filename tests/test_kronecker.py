@@ -477,6 +477,19 @@ def test_questions_about_a_part_of_the_model_reach_only_that_part():
     assert any("met layer by layer" in note for note in found.report.notes)
 
 
+@pytest.mark.parametrize("kind", ["corrected", "exact"])
+@pytest.mark.parametrize(("model", "x", "outside"), MODELS)
+def test_scores_of_own_losses_equal_those_of_a_solve_for_each_sample(model, x, outside, kind, monkeypatch):
+    risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
+    inverse = cf.EKFAC(blocks=kind).invert(risk)
+    with undisturbed():
+        gradients = torch.cat(list(risk.influences()))
+    wanted = -risk.n * (inverse.solve(gradients).vectors * gradients).sum(1, keepdim=True)
+    if kind == "corrected":
+        monkeypatch.setattr(cf.Risk, "influences", None)  # no gradient is written out by a solve
+    close(cf.self_influence(risk, inverse).values, wanted)
+
+
 def test_bad_questions_in_pairs_are_refused_as_others_are():
     risk = cf.Risk(CHAIN, entropy, cf.batches(X, Y))
     with pytest.raises(errors.ObjectiveError, match="does not depend on the trained parameters"):

@@ -102,6 +102,10 @@ class AbstractGradients(ABC):
         """Every entry squared, summed over samples."""
         return torch.stack([piece.square().sum(1) for piece in self.pieces()]).sum(0)
 
+    def energy(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
+        """Every sample's squared entries, each times its weight, added up."""
+        return torch.cat([(piece.square() * weights.unsqueeze(1)).sum((0, 2, 3)) for piece in self.pieces()])
+
     def along(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "b m"]:
         """Inner products with some directions."""
         flat = directions.flatten(1).T
@@ -163,6 +167,12 @@ class Outer(AbstractGradients):
             return super().squares()
         return self.left.squeeze(2).square().mT @ self.right.squeeze(2).square()
 
+    def energy(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
+        """The same way."""
+        if not self.single:
+            return super().energy(weights)
+        return ((self.left.squeeze(2).square() @ weights) * self.right.squeeze(2).square()).sum((0, 2))
+
 
 @dataclass(frozen=True, eq=False)
 class Lookup(AbstractGradients):
@@ -218,14 +228,26 @@ class Lookup(AbstractGradients):
 
     def squares(self) -> Shaped[Tensor, "1 r c"]:
         """Only of rows that were read; a row read twice by one sample counts once, with the sum."""
-        read, place = self._places().flatten().unique(return_inverse=True)
-        sums = self.right.new_zeros(len(read), self.right.shape[-1]).index_add_(0, place, self.right.flatten(0, 2))
+        read, sums = self._sums()
         table = self.right.new_zeros(self.height, self.right.shape[-1])
         return table.index_add_(0, read % self.height, sums.square()).unsqueeze(0)
+
+    def energy(self, weights: Shaped[Tensor, "1 r c"]) -> Shaped[Tensor, " b"]:
+        """The same way."""
+        read, sums = self._sums()
+        parts = (sums.square() * weights[0, read % self.height]).sum(1)
+        return parts.new_zeros(len(self)).index_add_(0, read // self.height, parts)
 
     def along(self, directions: Shaped[Tensor, "m 1 r c"]) -> Shaped[Tensor, "b m"]:
         """Reads the directions where the samples read the table."""
         return torch.stack([(one[0, self.rows] * self.right[0]).sum((1, 2)) for one in directions], dim=1)
+
+    def _sums(self) -> tuple[Int[Tensor, " k"], Shaped[Tensor, "k c"]]:
+        """Places that were read, and their gradients."""
+        read, place = self._places().flatten().unique(return_inverse=True)
+        return read, self.right.new_zeros(len(read), self.right.shape[-1]).index_add_(
+            0, place, self.right.flatten(0, 2)
+        )
 
     def _places(self) -> Int[Tensor, "b t"]:
         samples = torch.arange(len(self), device=self.rows.device)

@@ -201,6 +201,19 @@ class AbstractInverse(ABC):
             reached = risk.sensitivity(u) if candidates is None else risk.sensitivity_of(candidates, u)
             yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution)
 
+    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
+        """Every sample's score for its own loss, batch by batch: a solve for each.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+
+        Yields:
+            Scores, and the solution they came from, if there was one.
+        """
+        for rows in risk.influences():
+            solution = self.solve(rows)
+            yield -risk.n * (solution.vectors * rows).sum(1), solution
+
 
 class AbstractSolver(ABC):
     """A setting from which an inverse is made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -13,16 +14,16 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
-from .._errors import UnsupportedError
+from .._errors import NonFiniteError, UnsupportedError
 from .._losses import OnOutputs
 from .._objective import EachOf
 from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
-from ..curvature.eigenbasis import Eigenblock, Fit
+from ..curvature.eigenbasis import Eigenblock, Fit, largest_batch
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
-from ..curvature.kronecker import Layers
+from ..curvature.kronecker import Layers, layers_of
 from .base import AbstractInverse, AbstractSolver, Answers, Rehearsal, Solution, Stage, Work
 from .pairs import Filter, Pairs, pairs_of
 
@@ -195,6 +196,34 @@ class EKFACInverse(AbstractInverse):
             return
         step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
         yield from pairs.answers(candidates, self.layout.split(step))
+
+    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
+        """Every sample's score for its own loss: squares in the eigenbases, if hooks see the inverse's own blocks.
+
+        Args:
+            risk: The trained model.
+
+        Yields:
+            Scores, batch by batch.
+
+        Raises:
+            NonFiniteError: If a gradient is not finite, with its batch.
+        """
+        assert isinstance(risk, Risk)
+        losses, sample = risk.kind.losses, next(islice(risk.data, largest_batch(risk), None))
+        layers = layers_of(risk.model, risk.theta, losses, sample)
+        filters = {block.slot: (block, response) for block, response in zip(self.blocks, self.responses, strict=True)}
+        if set(layers.slots) != set(filters):
+            yield from super().own(risk)
+            return
+        for index, batch, weights in risk.passes(verify=True):
+            total = torch.zeros_like(weights)
+            for slot, gradients in layers.gradients(losses, batch).items():
+                block, response = filters[slot]
+                total -= gradients.rotated(block.left, block.right).energy(response) / risk.n
+            if not total.isfinite().all():
+                raise NonFiniteError(risk.blame(index, batch))
+            yield total, None
 
     def _filters(self) -> list[Filter]:
         return [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
