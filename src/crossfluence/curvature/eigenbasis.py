@@ -129,6 +129,7 @@ class Fit:
             if not self.by_squares:
                 return self.products(moments)
             bases, so_far = self.bases(moments), Sums()
+            kept.offer(lambda: (bases, so_far))
         return self.along(bases, so_far, lambda sums: kept.offer(lambda: (bases, sums())))
 
     def moments(self, so_far: Sums = Sums(), keep: Keep | None = None) -> Moments:
