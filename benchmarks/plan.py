@@ -19,6 +19,7 @@ SAMPLES, FEATURES, CLASSES, QUESTIONS = 4_000, 64, 10, 100
 SOLVERS = [
     cf.CG(1e-2, rtol=1e-3), cf.CG(1e-2, rtol=1e-3, preconditioner=cf.Nystrom(100, 1e-2)), cf.GMRES(1e-2, rtol=1e-3),
     cf.LowRank(50, 1e-2), cf.Nystrom(200, 1e-2), cf.LiSSA(1e-1, rtol=1e-1), cf.Exact(1e-2),
+    cf.EKFAC(1e-2), cf.CG(1e-2, rtol=1e-3, curvature=cf.GaussNewton(), preconditioner=cf.EKFAC(1e-2)),
 ]  # fmt: skip
 
 
@@ -37,17 +38,18 @@ def main() -> None:
     question = cf.each_of(cf.batches(x[:QUESTIONS], labels[:QUESTIONS]), loss.losses)
     rows = []
     for solver in SOLVERS:
+        helper = getattr(solver, "preconditioner", None)
         started = time.process_time()
         plan = cf.plan(risk, solver, QUESTIONS)
         looked = time.process_time() - started
         started = time.process_time()
         report = cf.influence(risk, question, solver).report
         seconds = time.process_time() - started
-        with _plan._Tally() as tally:
+        with _plan.Tally() as tally:
             cf.influence(risk, question, solver)
         assert report is not None
         row = {
-            "solver": repr(solver).partition(", curvature")[0],
+            "solver": type(solver).__name__ + (f" with {type(helper).__name__}" if helper else ""),
             "seconds, measured": f"{seconds:.1f}",
             "foreseen": f"{plan.seconds:.1f}",
             "seconds / foreseen": f"{seconds / plan.seconds:.2f}",

@@ -134,8 +134,10 @@ class Called(nn.Module):
         return self.functions[0](self.model, batch)
 
 
-def ekfac_matrix(model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping, l2: float = 0.0) -> Tensor:
-    """The damped EK-FAC matrix of a chain with linear layers, in the order of the parameters.
+def ekfac_matrix(
+    model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping, l2: float = 0.0, corrected: bool = True
+) -> Tensor:
+    """The damped EK-FAC matrix of a chain with linear layers, or the K-FAC matrix, in the order of the parameters.
 
     `losses(z, *rest)` gives one loss for each sample; output gradients are derivatives by a shift of a layer's output.
     `damping` is a number, or a function of a block's mean eigenvalue.
@@ -164,9 +166,15 @@ def ekfac_matrix(model: nn.Sequential, losses, x: Tensor, *rest: Tensor, damping
         left = torch.linalg.eigh(sum(torch.outer(g, g) for g, _ in pairs))[1]
         right = torch.linalg.eigh(sum(torch.outer(a, a) for _, a in pairs))[1]
         squares = sum((left.T @ torch.outer(g, a) @ right).square() for g, a in pairs) / len(pairs) + l2
-        added = damping(squares.mean()) if callable(damping) else damping
         basis = torch.kron(left, right)
-        block = basis @ torch.diag((squares + added).flatten()) @ basis.T
+        block = basis @ torch.diag(squares.flatten()) @ basis.T
+        if not corrected:
+            block = torch.kron(
+                *(sum(torch.outer(v, v) for v in side) / len(pairs) for side in zip(*pairs, strict=True))
+            )
+            block = block + l2 * torch.eye(len(block), dtype=block.dtype)
+        added = damping(block.diagonal().mean()) if callable(damping) else damping
+        block = block + added * torch.eye(len(block), dtype=block.dtype)
         rows, columns = squares.shape
         order = torch.arange(rows * columns).reshape(rows, columns)  # weight and bias side by side, then one by one
         order = torch.cat([order[:, :-1].flatten(), order[:, -1]])

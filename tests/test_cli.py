@@ -1,6 +1,7 @@
 """The command line: one sentence and exit code 2 for bad input, a page that needs nothing, runs that go on."""
 
 import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from browser import CHROMIUM, browse, parsed
 from grid import normal
 from typer.testing import CliRunner
 
-from crossfluence import cli
+from crossfluence import _plan, cli
 from crossfluence.studies import clusters as study
+from crossfluence.studies import forecast
 from crossfluence.training import retrain
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
@@ -145,6 +147,26 @@ def test_a_run_writes_page_and_scores_and_overwrites_them_only_when_told(folder)
     assert content(folder) == before
     assert clusters("--force").exit_code == 0
     assert content(folder)[folder / "page.csv"] == before[folder / "page.csv"]
+
+
+def test_time_and_memory_are_foretold_before_a_run_and_alone_with_plan(folder):
+    result = clusters("--plan")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"Not used.*\.\nAbout \d+ min and \d+\.\d GiB\.\n", result.stdout, re.DOTALL)
+    assert {path.name for path in folder.iterdir()} == {"blobs.csv"}
+    assert re.search(r"About \d+ min and \d+\.\d GiB\.\n.*Row r3", clusters().stdout, re.DOTALL)
+    assert clusters("--plan").exit_code == 0  # it will not overwrite anything
+
+
+def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
+    monkeypatch.setattr(forecast, "_seconds", lambda work: 3.0)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(_plan, "CLOCK", lambda: 0.0)
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    settings = study.ClusterSettings(3, pretraining=30, steps=60, check=60, draws=2)
+    found = forecast.forecast_clusters(x, settings)
+    assert found.seconds == 30 + 60 + 60 * 44 / 32  # 40 samples alone, three groups and all, 32 at once
+    assert 0.7 < found.gigabytes < 0.8
 
 
 def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypatch):

@@ -14,7 +14,8 @@ import crossfluence as cf
 from crossfluence import _errors as errors
 from crossfluence._functional import undisturbed
 from crossfluence._params import trained_parameters
-from crossfluence.curvature.eigenbasis import eigenblocks
+from crossfluence.curvature import eigenbasis
+from crossfluence.curvature.eigenbasis import Fit
 from crossfluence.curvature.kronecker import layers_of
 
 N = 6
@@ -156,7 +157,7 @@ def test_eigenvalues_are_mean_squared_gradients_along_the_eigenvectors(model, x,
     wanted = sample_gradients(model, curve, (x,))
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1).without([2])
     with undisturbed():
-        _, blocks = eigenblocks(risk, cf.EmpiricalFisher())
+        blocks = Fit.of(risk, cf.EmpiricalFisher()).blocks()
     assert sum(block.slot.size for block in blocks) == risk.p
     for block in blocks:
         each = block.along(block.slot.gather(wanted))
@@ -170,7 +171,7 @@ def test_blocks_of_one_row_are_exact(name):
     model, x = (INSIDE | OUTSIDE)[name][:2]
     wanted, risk = sample_gradients(model, curve, (x,)), cf.Risk(model, curve, cf.batches(x))
     with undisturbed():
-        _, blocks = eigenblocks(risk, cf.EmpiricalFisher())
+        blocks = Fit.of(risk, cf.EmpiricalFisher()).blocks()
     rows = [block for block in blocks if block.slot.form[1] == 1]
     assert rows
     for block in rows:
@@ -220,6 +221,93 @@ def test_scores_equal_the_dense_formula(damping, size):
     assert scores.report.smallest_eigenvalue == pytest.approx(0.01, abs=1e-3)
     assert any("EmpiricalFisher" in note for note in scores.report.notes)
     assert any("100.00% Kronecker" in note for note in scores.report.notes)
+
+
+@pytest.mark.parametrize("damping", [0.02, cf.Relative(0.1)], ids=str)
+def test_scores_by_products_of_eigenvalues_equal_the_dense_formula(damping):
+    added = damping if isinstance(damping, float) else lambda mean: damping.factor * mean
+    matrix = ekfac_matrix(
+        CHAIN, lambda z, y: F.cross_entropy(z, y, reduction="none"), X, Y, damping=added, l2=0.01, corrected=False
+    )
+    risk = cf.Risk(CHAIN, entropy, cf.batches(X, Y, size=7), l2=0.01)
+    scores = cf.influence(risk, question, cf.EKFAC(damping, blocks="kronecker"))
+    close(scores.values, dense_scores(matrix))
+    assert any("K-FAC of EmpiricalFisher" in note for note in scores.report.notes)
+
+
+@pytest.mark.parametrize("kind", ["exact", "diagonal"])
+@pytest.mark.parametrize(("model", "x", "outside"), MODELS)
+def test_plain_blocks_are_those_of_the_second_moment_of_whole_gradients(model, x, outside, kind):
+    each = sample_gradients(model, curve, (x,))
+    risk = cf.Risk(model, curve, cf.batches(x, size=4))
+    with undisturbed():
+        blocks = Fit.of(risk, cf.EmpiricalFisher(), kind).blocks()
+    assert sum(block.slot.size for block in blocks) == risk.p
+    for block in blocks:
+        rows = block.slot.gather(each).flatten(1)  # (n, size)
+        moment = rows.T @ rows / N
+        moment = moment if kind == "exact" else moment.diagonal().diag()
+        vectors = normal(3, *block.slot.form, seed=4)
+        close(block.filtered(vectors, block.values).flatten(1), vectors.flatten(1) @ moment, 1e-8)
+
+
+def test_larger_layers_keep_their_factors_among_exact_blocks(monkeypatch):
+    monkeypatch.setattr(eigenbasis, "LONGEST_SIDE", 20)
+    scores = cf.influence(cf.Risk(CHAIN, entropy, cf.batches(X, Y)), question, cf.EKFAC(blocks="exact"))
+    notes = " ".join(scores.report.notes)
+    assert "58.14% Kronecker factors of their layer (0.weight, ...); 41.86% exact (2.weight, ...)" in notes
+    assert scores.values.isfinite().all()
+
+
+def kronecker(model, loss, data, size=4):
+    with undisturbed():
+        return Fit.of(cf.Risk(model, loss, cf.batches(*data, size=size)), cf.EmpiricalFisher(), "kronecker").blocks()
+
+
+def multiplied(block, vectors):
+    return block.filtered(vectors, block.values)
+
+
+def test_a_table_has_the_products_of_a_linear_layer_that_reads_unit_vectors():
+    table = seeded(Calls(lambda m, x: m["t"](x).tanh().sum(1), t=nn.Embedding(7, 3)))
+    layer = Calls(lambda m, x: m["l"](x).tanh().sum(1), l=nn.Linear(7, 3, bias=False)).double()
+    with torch.no_grad():
+        layer.parts["l"].weight.copy_(table.parts["t"].weight.T)
+    (rows,), (columns,) = kronecker(table, curve, (TEXT,)), kronecker(layer, curve, (F.one_hot(TEXT, 7).double(),))
+    vectors = normal(3, 1, 7, 3, seed=4)
+    close(multiplied(rows, vectors), multiplied(columns, vectors.mT).mT)
+
+
+def test_positions_count_as_samples_whose_losses_add_up():
+    model = seeded(nn.Sequential(nn.Linear(4, 3)))
+    losses = lambda m, x: (m(x) ** 3).sum(-1)  # noqa: E731
+    (whole,) = kronecker(model, lambda m, x: losses(m, x).sum(1), (SEQUENCES,))
+    (parts,) = kronecker(model, losses, (SEQUENCES.flatten(0, 1),))
+    vectors = normal(3, 1, 3, 5, seed=4)
+    close(multiplied(whole, vectors), 5 * multiplied(parts, vectors))
+
+
+def test_draws_do_not_change_the_size_of_products():
+    risk = cf.Risk(CHAIN, SPLIT, cf.batches(X, Y))
+    with undisturbed():
+        one, many = (Fit.of(risk, cf.Fisher(samples=count), "kronecker").blocks() for count in (2, 64))
+    for few, more in zip(one, many, strict=True):
+        assert float(more.values.sum() / few.values.sum()) == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize("kind", ["kronecker", "exact", "diagonal"])
+@pytest.mark.parametrize("name", ["chain", "conv2d", "table", "transformer"])
+def test_all_pairs_of_other_blocks_score_as_one_question_after_another(name, kind):
+    model, x = seeded(INSIDE[name][0]), INSIDE[name][1]
+    risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
+    inverse = cf.EKFAC(tolerance=0, blocks=kind).invert(risk)
+    found = cf.influence(risk, each(curve, x), inverse)
+    close(found.values, one_by_one(risk, curve, (x,), inverse).values)
+
+
+def test_unknown_blocks_are_refused():
+    with pytest.raises(ValueError, match="Got blocks='full'; needed one of 'corrected', 'kronecker', 'exact'"):
+        cf.EKFAC(blocks="full")
 
 
 def test_scores_in_single_precision_are_close():
@@ -387,6 +475,19 @@ def test_questions_about_a_part_of_the_model_reach_only_that_part():
     found = cf.influence(risk, each(code, X[:9]), inverse)
     close(found.values, one_by_one(risk, code, (X[:9],), inverse).values)
     assert any("met layer by layer" in note for note in found.report.notes)
+
+
+@pytest.mark.parametrize("kind", ["corrected", "exact"])
+@pytest.mark.parametrize(("model", "x", "outside"), MODELS)
+def test_scores_of_own_losses_equal_those_of_a_solve_for_each_sample(model, x, outside, kind, monkeypatch):
+    risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
+    inverse = cf.EKFAC(blocks=kind).invert(risk)
+    with undisturbed():
+        gradients = torch.cat(list(risk.influences()))
+    wanted = -risk.n * (inverse.solve(gradients).vectors * gradients).sum(1, keepdim=True)
+    if kind == "corrected":
+        monkeypatch.setattr(cf.Risk, "influences", None)  # no gradient is written out by a solve
+    close(cf.self_influence(risk, inverse).values, wanted)
 
 
 def test_bad_questions_in_pairs_are_refused_as_others_are():

@@ -1,5 +1,7 @@
 """Forecasts, beside what the run then does."""
 
+import itertools
+
 import grid
 import pytest
 import torch
@@ -62,24 +64,52 @@ def test_iterative_solvers_take_about_the_products_that_were_foreseen(solver, pr
     assert 0.5 < found.products / sum(products) < 2
 
 
-@pytest.mark.parametrize("solver", [cf.CG(), cf.LowRank(30), cf.Exact(), cf.Nystrom(40)], ids=str)
+@pytest.mark.parametrize(
+    "solver", [cf.CG(), cf.GMRES(), cf.LowRank(30), cf.Exact(), cf.Nystrom(40), cf.EKFAC()], ids=str
+)
 def test_memory_is_about_that_of_the_run(solver):
     made = risk()
     found = cf.plan(made, solver, m=40)
-    with _plan._Tally() as tally:
+    with _plan.Tally() as tally:
         cf.influence(made, EACH, solver)
     assert 0.4 < found.memory / tally.peak < 2.5
 
 
-@pytest.mark.parametrize("solver", [cf.Exact(), cf.LowRank(10), cf.Nystrom(20, 1.0), cf.Jacobi()], ids=str)
+@pytest.mark.parametrize("solver", [cf.Exact(), cf.LowRank(10), cf.Nystrom(20, 1.0), cf.Jacobi(), cf.EKFAC()], ids=str)
 def test_disk_is_what_a_saved_inverse_takes(solver, tmp_path):
     solver.invert(risk()).save(tmp_path / "inverse")
     size = (tmp_path / "inverse").stat().st_size
     assert abs(size - cf.plan(risk(), solver).disk) < 0.05 * size + 4_000
 
 
+@pytest.mark.parametrize("m", [1, 40])
+def test_a_fit_by_layers_is_taken_apart_by_what_grows_with_the_samples(m, monkeypatch):
+    made, read, passes, clock = risk(), [], cf.Risk.passes, itertools.count()
+    monkeypatch.setattr(cf.Risk, "passes", lambda self, **how: read.append(self.n) or passes(self, **how))
+    monkeypatch.setattr(_plan, "CLOCK", lambda: float(next(clock)))  # everything takes one second
+    found = cf.plan(made, cf.EKFAC(), m=m)
+    pairs = m > 1
+    growing, once = 3, 2 + (1 + m / 300 if pairs else 0)  # factors, eigenvalues, scores; the rest; 300 asked at a time
+    assert (found.products, found.passes) == (0, 3)
+    assert found.seconds == pytest.approx(growing * 700 / 600 + once)
+    assert set(read) == {600}  # the part alone
+
+
+@pytest.mark.parametrize("kind", ["kronecker", "exact", "diagonal"])
+def test_simpler_blocks_take_one_pass_less(kind):
+    assert cf.plan(risk(), cf.EKFAC(blocks=kind), m=40).passes == 2 + (kind == "exact")  # its scores: two at 32 a pass
+
+
+def test_a_preconditioner_by_layers_is_fitted_once_and_answers_nothing():
+    alone, helped = (cf.plan(risk(), cf.CG(preconditioner=by), m=40) for by in (None, cf.EKFAC()))
+    assert helped.seconds > 0
+    assert helped.disk == 0
+    assert helped.passes - helped.products // 40 >= 2
+    assert helped.memory > 0.5 * alone.memory
+
+
 def test_a_tally_counts_what_lives_together_and_views_once():
-    with _plan._Tally() as tally:
+    with _plan.Tally() as tally:
         first = torch.ones(1000, dtype=torch.float64)
         second = (first + 1)[10:].reshape(-1, 2)
         del first

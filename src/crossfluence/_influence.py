@@ -113,13 +113,9 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         risk.check()
         _ = risk.gradient
         inverse = inverse_of(solver, risk)
-        parts, solved = [], []
-        for rows in risk.influences():
-            solution = inverse.solve(rows)
-            parts.append(-risk.n * (solution.vectors * rows).sum(1, keepdim=True))
-            solved.append(solution)
-        report = _report(risk, inverse, solved, [], started)
-    return Scores(torch.cat(parts), risk.labels, ("own loss",), report.solver, report)
+        parts, solved = zip(*inverse.own(risk), strict=True)
+        report = _report(risk, inverse, [solution for solution in solved if solution], [], started)
+    return Scores(torch.cat(parts).unsqueeze(1), risk.labels, ("own loss",), report.solver, report)
 
 
 def _report(

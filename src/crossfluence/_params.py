@@ -35,17 +35,31 @@ class Layout:
         return sum(shape.numel() for shape in self.shapes)
 
     def flatten(self, params: Params) -> Shaped[Tensor, "*lead p"]:
-        """One vector from named tensors; leading dimensions that all tensors share are kept."""
+        """One vector, of at least single precision, from named tensors; leading dimensions that all share are kept."""
         lead = params[self.names[0]].shape[: params[self.names[0]].ndim - len(self.shapes[0])]
-        return torch.cat([params[name].reshape(*lead, -1) for name in self.names], dim=-1)
+        return wide(torch.cat([params[name].reshape(*lead, -1) for name in self.names], dim=-1))
 
     def unflatten(self, vector: Shaped[Tensor, "*lead p"]) -> Params:
-        """Named tensors from one vector; the inverse of `flatten`."""
-        parts = vector.split([shape.numel() for shape in self.shapes], dim=-1)
+        """Named tensors from one vector, in the precision of the parameters; the inverse of `flatten`."""
         return {
-            name: part.reshape((*vector.shape[:-1], *shape)).to(dtype)
-            for name, shape, dtype, part in zip(self.names, self.shapes, self.dtypes, parts, strict=True)
+            name: part.to(dtype) for dtype, (name, part) in zip(self.dtypes, self.split(vector).items(), strict=True)
         }
+
+    def split(self, vector: Shaped[Tensor, "*lead p"]) -> Params:
+        """Named tensors from one vector, in its own precision."""
+        parts = vector.split([shape.numel() for shape in self.shapes], dim=-1)
+        named = zip(self.names, self.shapes, parts, strict=True)
+        return {name: part.reshape((*vector.shape[:-1], *shape)) for name, shape, part in named}
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """At least single precision, so that sums over samples keep what each adds; whole numbers stay as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+
+
+def coarseness(params: Params) -> float:
+    """The relative rounding error of the least precise of some tensors."""
+    return max(torch.finfo(tensor.dtype).eps for tensor in params.values())
 
 
 def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> Params:

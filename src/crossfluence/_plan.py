@@ -18,15 +18,16 @@ from torch.utils._pytree import tree_leaves
 from ._abstract_risk import AbstractRisk
 from ._errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
 from ._functional import VECTORS_AT_ONCE, undisturbed
-from ._objective import questions_at_once
+from ._objective import QUESTIONS_AT_ONCE, questions_at_once
 from ._risk import Risk
 from .curvature.base import AbstractCurvature
 from .solvers.auto import Auto
-from .solvers.base import AbstractSolver, natural_curvature
+from .solvers.base import AbstractSolver, Work, natural_curvature
 from .solvers.gmres import GMRES
 
 PART = 512  # samples that are looked at; whole batches, at least one
 CLOCK = time.perf_counter
+LONG = 0.1  # seconds after which a run is not timed again
 DENSE = 500  # order of the matrix that is factorised to see how fast that goes
 
 
@@ -68,8 +69,9 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
     """What `influence` will cost before it runs, from a look at some 500 samples.
 
     Times products and scores there, and solves for the gradient of one sample's loss to see how many steps a question
-    takes: on all samples for `GMRES`, and where the few have negative curvature. Meant to be right within a factor of
-    two; `benchmarks/plan.py` sets it beside real runs.
+    takes: on all samples for `GMRES`, and where the few have negative curvature. `EKFAC` is fitted there, and answers
+    there: several questions are taken for an `each_of`. Meant to be right within a factor of two; `benchmarks/plan.py`
+    sets it beside real runs.
 
     Args:
         risk: The trained model.
@@ -100,24 +102,58 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
     with undisturbed():
         risk.check()
         part = _part(risk)
+        tried = _rehearsed(work, part, m, risk.n)
+        if tried.answers:
+            memory = max(tried.peak, tried.held + _scores_held(risk, m))
+            passes = work.readings + -(-m // QUESTIONS_AT_ONCE)
+            return Plan(repr(chosen), risk.n, m, 0, passes, tried.seconds + tried.answers, memory, tried.held)
         curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
         steps, notes = _steps(chosen, risk, part) if work.steps else (0, ())
         product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n)
         scores = _pace(part.sensitivity, part, risk.n / part.n)
-        seconds = work.alone * product(1) + product(work.together) + _factorising(work.order)
+        seconds = tried.seconds + work.alone * product(1) + product(work.together) + _factorising(work.order)
         at_once = min(m, questions_at_once(risk.p))
         peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE))
     each = steps + 1 if steps else 0  # one more for the residual
-    products, passes = work.alone + work.together, work.alone + _passes(work.together)
+    products, passes = work.alone + work.together, work.readings + work.alone + _passes(work.together)
     for start in range(0, m, at_once):
         size = min(at_once, m - start)
         seconds += work.share * each * product(size) + scores(size)
         products += each * size
         passes += round(work.share * each) * _passes(size) + _passes(size)
     solving = (work.vectors + work.kept * steps) * at_once * risk.p * risk.weights.element_size()
-    memory = work.held + max(work.scratch, solving) + peak
-    disk = work.held if work.saved else 0
-    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, disk, notes)
+    held = work.held + tried.held
+    memory = max(tried.peak, held + max(max(work.scratch, solving) + peak, _scores_held(risk, m)))
+    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, held if work.saved else 0, notes)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Seconds for all samples before the first question, and for answers; bytes of the inverse, and at the peak."""
+
+    seconds: float = 0.0
+    answers: float = 0.0
+    held: int = 0
+    peak: int = 0
+
+
+def _rehearsed(work: Work, part: Risk, m: int, n: int) -> _Tried:
+    """What a solver does by itself: seen once for its memory, and timed piece by piece."""
+    if work.rehearse is None:
+        return _Tried()
+    with Tally() as tally:
+        found = work.rehearse(part, 1 if work.steps else m)
+    before = answers = 0.0
+    for stage in found.stages:
+        seconds = _seconds(stage.run) * (n / part.n if stage.grows else 1)
+        before += 0 if stage.questions else seconds
+        answers += seconds * m / stage.questions if stage.questions else 0
+    return _Tried(before, answers, found.held, tally.peak)
+
+
+def _scores_held(risk: Risk, m: int) -> int:
+    """Bytes of all scores, which are copied twice at the end."""
+    return 3 * risk.n * m * risk.weights.element_size()
 
 
 def _part(risk: Risk) -> Risk:
@@ -158,18 +194,15 @@ def _pace(function: Callable[[Tensor], Tensor], part: Risk, scale: float) -> Cal
 
 
 def _seconds(function: Callable[[], Any]) -> float:
-    """The faster of two runs: the first may wait for memory and caches."""
+    """The faster of two runs, as the first may wait for memory and caches; one run if it takes long."""
     taken = []
-    for _ in range(2):
+    while len(taken) < 2 and sum(taken) < LONG:
         start = CLOCK()
-        _wait(function())
+        function()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         taken.append(CLOCK() - start)
     return min(taken)
-
-
-def _wait(result: Any) -> None:
-    if isinstance(result, Tensor) and result.is_cuda:
-        torch.cuda.synchronize(result.device)
 
 
 def _factorising(order: int) -> float:
@@ -189,12 +222,12 @@ def _passes(count: int) -> int:
 
 def _peak(curvature: AbstractCurvature, part: Risk, count: int) -> int:
     """Bytes of the tensors that live together in one pass."""
-    with _Tally() as tally:
+    with Tally() as tally:
         curvature.product(part, torch.zeros(count, part.p).to(part.layout.flatten(part.theta)))
     return tally.peak
 
 
-class _Tally(TorchDispatchMode):
+class Tally(TorchDispatchMode):
     """Counts the bytes of all tensors made inside it, and the most that lived at one time."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from ._functional import all_finite, bind, each_direction, gradient, jvp, pullba
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
-from ._probes import probe_loss
+from ._probes import birthplace, probe_loss
 from ._types import Batch, Id, Params, SampleLoss
 
 
@@ -198,7 +198,7 @@ class Risk(AbstractRisk):
                 part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
                 if not part.isfinite().all():
                     raise NonFiniteError(self.blame(index, batch))
-                parts.append(part.T)
+                parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
 
     def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
@@ -226,7 +226,7 @@ class Risk(AbstractRisk):
             part = each_direction(self._batch_sensitivity(batch, ones), directions)
             if not part.isfinite().all():
                 raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
-            parts.append(part.T)
+            parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
 
     def _batch_sensitivity(self, batch: Batch, weights: Tensor) -> Callable[[Tensor], Tensor]:
@@ -282,7 +282,7 @@ class Risk(AbstractRisk):
             what: What came out as a NaN or an infinity.
 
         Returns:
-            Names the batch, and the sample if the loss is per sample.
+            Names the batch, the sample if the loss is per sample, and the module where it begins.
         """
         if not all(tensor.isfinite().all() for tensor in self.theta.values()):
             return "The model's own parameters hold a NaN or an infinity: training diverged. Train it again."
@@ -291,6 +291,9 @@ class Risk(AbstractRisk):
         if self.kind.per_sample:
             bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
             culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
+        ones = self.weights.new_ones(len(ids))
+        place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)
+        culprit += f"; it begins in {place}" if place else ""
         return (
             f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
             f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
@@ -305,7 +308,7 @@ def _bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Para
 
 
 def _working_dtype(theta: Params) -> torch.dtype:
-    dtype = torch.bfloat16
+    dtype = torch.float32
     for tensor in theta.values():
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype

@@ -14,7 +14,7 @@ import typer
 from torch import Tensor
 
 from ..report.terminal import console, print_clusters
-from .outputs import Check, Force, Out, Seed, plainly, refuse_outputs
+from .outputs import Check, Force, Out, Plan, Seed, plainly, refuse_outputs
 
 if TYPE_CHECKING:
     from ..report.page import Samples
@@ -26,6 +26,7 @@ def demo(
     force: Force = False,
     seed: Seed = 0,
     check: Check = 100,
+    plan: Plan = False,
 ) -> None:
     """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
     from ..report.page import Samples
@@ -34,7 +35,7 @@ def demo(
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, out=out, force=force)
+    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, out=out, force=force, plan=plan)
 
 
 def clusters(
@@ -46,6 +47,7 @@ def clusters(
     force: Force = False,
     seed: Seed = 0,
     check: Check = 100,
+    plan: Plan = False,
 ) -> None:
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
     from ..report.page import Samples
@@ -63,7 +65,7 @@ def clusters(
         console.print(f"Not used, as they hold text or only one value: {', '.join(data.ignored)}.")
     samples = Samples(f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values)
     settings = ClusterSettings(k=k, seed=seed, check=check)
-    _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force)
+    _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force, plan=plan)
 
 
 def _answer(
@@ -76,16 +78,21 @@ def _answer(
     source: Path | None = None,
     out: Path,
     force: bool,
+    plan: bool,
 ) -> None:
-    """Explains, prints the table and writes page and scores; a stopped run goes on when it is started again."""
+    """Foretells, explains, prints the table, writes page and scores; a stopped run goes on when it is started again."""
     from .._files import write_atomically
     from ..report.page import cluster_page, frame_csv
     from ..studies.clusters import explain
+    from ..studies.forecast import forecast_clusters
 
     sheet = out.with_suffix(".csv")
     unfinished = out.with_name(f"{out.name}.unfinished")
     with plainly():
-        refuse_outputs(out, sheet, [] if source is None else [source], force)
+        refuse_outputs(out, sheet, [] if source is None else [source], force or plan)
+        console.print(str(forecast_clusters(x, settings)))
+        if plan:
+            return
         try:
             found = explain(x, ids, settings, query=query, store=unfinished)
         except KeyboardInterrupt:

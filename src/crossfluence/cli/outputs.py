@@ -13,6 +13,7 @@ from .._errors import CrossfluenceError, ResultFileError
 
 Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists already.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")]
 Seed = Annotated[int, typer.Option(help="Of the weights, k-means and random groups.", min=0)]
 Check = Annotated[int, typer.Option(help="Samples to leave out one by one.", min=3)]
 

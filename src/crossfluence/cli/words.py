@@ -14,7 +14,7 @@ import typer
 
 from .._errors import CorpusError
 from ..report.terminal import console, print_word, print_words
-from .outputs import Force, Out, Seed, plainly, refuse_output, refuse_outputs
+from .outputs import Force, Out, Plan, Seed, plainly, refuse_output, refuse_outputs
 
 if TYPE_CHECKING:
     from ..studies.word import WordAnswer
@@ -44,7 +44,7 @@ def words(
     least: Annotated[float, typer.Option(help="Share of each list that the corpus must have.", min=0, max=1)] = 0.6,
     word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
     clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")] = False,
+    plan: Plan = False,
     save_vectors: Annotated[
         Path | None, typer.Option(help="Write the word vectors too: .txt or .bin (word2vec), .kv (gensim).")
     ] = None,

@@ -37,6 +37,11 @@ class Slot:
         return cls(tuple(names), shapes, (groups, rows, columns))
 
     @property
+    def row(self) -> Slot:
+        """The same parameters as one row of one matrix."""
+        return Slot(self.names, self.shapes, (1, 1, self.size))
+
+    @property
     def size(self) -> int:
         """The number of parameters in it."""
         return sum(shape.numel() for shape in self.shapes)
@@ -73,8 +78,11 @@ class AbstractGradients(ABC):
         """Written out."""
 
     @abstractmethod
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
-        """The Kronecker factors `(g, r, r)` and `(g, c, c)`, summed over samples; `None` for sides that are longer."""
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The Kronecker factors `(g, r, r)` and `(g, c, c)`, and `(g,)`: by how much their product is too large.
+
+        Summed over samples; of sides that are longer, only the diagonals `(g, r)` and `(g, c)`.
+        """
 
     @abstractmethod
     def rotated(self, left: Tensor | None, right: Tensor | None) -> AbstractGradients:
@@ -93,6 +101,10 @@ class AbstractGradients(ABC):
     def squares(self) -> Shaped[Tensor, "g r c"]:
         """Every entry squared, summed over samples."""
         return torch.stack([piece.square().sum(1) for piece in self.pieces()]).sum(0)
+
+    def energy(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
+        """Every sample's squared entries, each times its weight, added up."""
+        return torch.cat([(piece.square() * weights.unsqueeze(1)).sum((0, 2, 3)) for piece in self.pieces()])
 
     def along(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "b m"]:
         """Inner products with some directions."""
@@ -132,10 +144,14 @@ class Outer(AbstractGradients):
         """Written out."""
         return self.left.mT @ self.right
 
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """Second moments of either side, positions counted as samples: the approximation that makes the factors."""
         x, y = self.left.flatten(1, 2), self.right.flatten(1, 2)
-        return _second_moment(x, longest), _second_moment(y, longest)
+        return (
+            _second_moment(x, longest),
+            _second_moment(y, longest),
+            x.new_full((len(x),), x.shape[1], dtype=torch.float64),
+        )
 
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "g r c"]:
         """One matrix product."""
@@ -150,6 +166,12 @@ class Outer(AbstractGradients):
         if not self.single:
             return super().squares()
         return self.left.squeeze(2).square().mT @ self.right.squeeze(2).square()
+
+    def energy(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
+        """The same way."""
+        if not self.single:
+            return super().energy(weights)
+        return ((self.left.squeeze(2).square() @ weights) * self.right.squeeze(2).square()).sum((0, 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +210,10 @@ class Lookup(AbstractGradients):
         table.index_add_(0, self._places().flatten(), self.right.flatten(0, 2))
         return table.reshape(1, len(self), self.height, -1)
 
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
-        """The table's rows are their own basis."""
-        return None, _second_moment(self.right.flatten(1, 2), longest)
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The table's rows are their own basis: how often each was read."""
+        read = self.rows.flatten().bincount(minlength=self.height).double().unsqueeze(0)
+        return read, _second_moment(self.right.flatten(1, 2), longest), read.sum(1)
 
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "1 r c"]:
         """Adds into the rows that were read."""
@@ -205,14 +228,26 @@ class Lookup(AbstractGradients):
 
     def squares(self) -> Shaped[Tensor, "1 r c"]:
         """Only of rows that were read; a row read twice by one sample counts once, with the sum."""
-        read, place = self._places().flatten().unique(return_inverse=True)
-        sums = self.right.new_zeros(len(read), self.right.shape[-1]).index_add_(0, place, self.right.flatten(0, 2))
+        read, sums = self._sums()
         table = self.right.new_zeros(self.height, self.right.shape[-1])
         return table.index_add_(0, read % self.height, sums.square()).unsqueeze(0)
+
+    def energy(self, weights: Shaped[Tensor, "1 r c"]) -> Shaped[Tensor, " b"]:
+        """The same way."""
+        read, sums = self._sums()
+        parts = (sums.square() * weights[0, read % self.height]).sum(1)
+        return parts.new_zeros(len(self)).index_add_(0, read // self.height, parts)
 
     def along(self, directions: Shaped[Tensor, "m 1 r c"]) -> Shaped[Tensor, "b m"]:
         """Reads the directions where the samples read the table."""
         return torch.stack([(one[0, self.rows] * self.right[0]).sum((1, 2)) for one in directions], dim=1)
+
+    def _sums(self) -> tuple[Int[Tensor, " k"], Shaped[Tensor, "k c"]]:
+        """Places that were read, and their gradients."""
+        read, place = self._places().flatten().unique(return_inverse=True)
+        return read, self.right.new_zeros(len(read), self.right.shape[-1]).index_add_(
+            0, place, self.right.flatten(0, 2)
+        )
 
     def _places(self) -> Int[Tensor, "b t"]:
         samples = torch.arange(len(self), device=self.rows.device)
@@ -244,10 +279,10 @@ class Whole(AbstractGradients):
         """As they are."""
         return self.matrices
 
-    def moments(self, longest: int) -> tuple[Tensor | None, Tensor | None]:
+    def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
         """Sums of `G Gᵀ` and `Gᵀ G`; with one row the second is the exact block of the Fisher matrix."""
         x, y = self.matrices.mT.flatten(1, 2), self.matrices.flatten(1, 2)
-        return _second_moment(x, longest), _second_moment(y, longest)
+        return _second_moment(x, longest), _second_moment(y, longest), self.matrices.square().sum((1, 2, 3))
 
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "g r c"]:
         """Their sum."""
@@ -279,8 +314,8 @@ def joined(parts: Sequence[AbstractGradients]) -> AbstractGradients:
     return Outer(*(torch.cat([getattr(part, side) for part in outers], dim=2) for side in ("left", "right")))
 
 
-def _second_moment(rows: Shaped[Tensor, "g n d"], longest: int) -> Shaped[Tensor, "g d d"] | None:
-    return rows.mT @ rows if rows.shape[-1] <= longest else None
+def _second_moment(rows: Shaped[Tensor, "g n d"], longest: int) -> Shaped[Tensor, "g *d"]:
+    return rows.mT @ rows if rows.shape[-1] <= longest else rows.square().sum(1)
 
 
 def _turned(vectors: Shaped[Tensor, "g b t d"], basis: Tensor | None) -> Shaped[Tensor, "g b t d"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Shaped
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from .._errors import UnsupportedError
 from .._functional import bind, each_direction, jvp, pullback
 from .._losses import OnOutputs
+from .._params import wide
 from .._risk import Risk
 from .._types import Batch, SampleLoss
 from .base import AbstractCurvature
@@ -22,12 +24,20 @@ from .outputs import square_root
 class AbstractFisher(AbstractCurvature):
     r"""A curvature $\frac{1}{n}\sum_i\sum_k s_{ik}s_{ik}^\top$ + l2, made of per-sample gradients."""
 
+    def draws(self) -> torch.Generator:
+        """What `roots` draws from, at its beginning."""
+        return torch.Generator()
+
     @abstractmethod
-    def roots(self, risk: Risk) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+    def roots(
+        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
+    ) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
         """Per-sample scalars whose gradients are the $s_{ik}$.
 
         Args:
             risk: Where.
+            start: Batches that are left out at the beginning.
+            draws: As these batches left it; default: at its beginning.
 
         Yields:
             The number of each batch, the batch, and one `(model, batch) -> (b,)` for each k.
@@ -65,11 +75,15 @@ class EmpiricalFisher(AbstractFisher):
         NeurIPS 2019.
     """
 
-    def roots(self, risk: Risk) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+    def roots(
+        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
+    ) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
         """The losses themselves, times the square roots of their weights.
 
         Args:
             risk: Where.
+            start: Batches that are left out at the beginning.
+            draws: Not used.
 
         Yields:
             The number of each batch, the batch, and one function.
@@ -82,7 +96,7 @@ class EmpiricalFisher(AbstractFisher):
                 f"A {type(risk.kind).__name__} has no gradient for each sample alone, so it has no Fisher matrix. "
                 f"Use curvature=Hessian() with CG or Exact, or GMRES for a FieldLoss."
             )
-        for index, batch, weights in risk.passes():
+        for index, batch, weights in islice(risk.passes(), start, None):
             root = weights.sqrt()
             yield index, batch, [lambda model, batch, root=root: root * risk.kind.losses(model, batch)]
 
@@ -115,11 +129,19 @@ class Fisher(AbstractFisher):
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"Got samples={self.samples}; needed at least 1, or None for every output.")
 
-    def roots(self, risk: Risk) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+    def draws(self) -> torch.Generator:
+        """The same at every beginning."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def roots(
+        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
+    ) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
         """The outputs along random combinations, the same in every pass and however the data is batched.
 
         Args:
             risk: Where.
+            start: Batches that are left out at the beginning.
+            draws: As these batches left it; default: at its beginning.
 
         Yields:
             The number of each batch, the batch, and one function for each draw.
@@ -133,9 +155,9 @@ class Fisher(AbstractFisher):
                 f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
                 f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
             )
-        generator = torch.Generator().manual_seed(self.seed)
-        for index, batch, weights in risk.passes():
-            z = loss.outputs(risk.model, batch)
+        generator = draws or self.draws()
+        for index, batch, weights in islice(risk.passes(), start, None):
+            z = wide(loss.outputs(risk.model, batch))
             root = square_root(lambda outputs, b=batch: loss.criterion(outputs, b), z)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             drawn = self._signs(z, generator) if self.samples else _units(z)

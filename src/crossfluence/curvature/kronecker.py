@@ -16,7 +16,7 @@ from torch.nn import functional
 from .._errors import UnsupportedError
 from .._functional import bind, each_direction, pullback
 from .._losses import length_of
-from .._params import Layout
+from .._params import Layout, coarseness, wide
 from .._types import Batch, Params, SampleLoss
 from .blocks import AbstractGradients, Lookup, Outer, Slot, Whole, joined
 
@@ -62,19 +62,22 @@ class Layers:
         model: The module that is called.
         taps: Layers whose inputs and output gradients give the gradients of their blocks.
         outside: Parameters that no layer explains; differentiated sample by sample.
+        rows: Blocks of up to this many numbers are seen as one row, so that their second moment is all of them.
     """
 
     model: nn.Module
     taps: tuple[Tap, ...]
     outside: Params
+    rows: int = 0
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """All blocks."""
-        return (
+        seen = (
             *dict.fromkeys(tap.slot for tap in self.taps),
             *(_own_slot(self.outside, name) for name in self.outside),
         )
+        return tuple(slot.row if slot.size <= self.rows else slot for slot in seen)
 
     def gradients(self, scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
         """Every sample's gradient with respect to every block that the batch reaches.
@@ -87,7 +90,14 @@ class Layers:
             Gradients by block.
         """
         calls = called(self.model, self.taps, scalars, batch)
-        return gradients_of(calls, self.taps, length_of(batch)) | _written_out(self.model, self.outside, scalars, batch)
+        found = gradients_of(calls, self.taps, length_of(batch))
+        found |= _written_out(self.model, self.outside, scalars, batch)
+        return dict(_in_a_row(slot, part) if slot.size <= self.rows else (slot, part) for slot, part in found.items())
+
+
+def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
+    each = slot.row.gather(slot.scatter(gradients.dense().movedim(0, 1)))
+    return slot.row, Whole(each.movedim(1, 0))
 
 
 def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch) -> Layers:
@@ -165,7 +175,7 @@ def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Ba
         if gradient is not None and isinstance(layer, nn.MultiheadAttention):
             calls += _attention(layer, args, kwargs, gradient)
         elif gradient is not None:
-            calls.append(Call(layer, (*args, *kwargs.values())[0].detach(), gradient))
+            calls.append(Call(layer, wide((*args, *kwargs.values())[0].detach()), wide(gradient)))
     return calls
 
 
@@ -258,7 +268,7 @@ def _explained(model: nn.Module, theta: Params, taps: Sequence[Tap], scalars: Sa
             found |= gradients_of(calls, [tap for tap in taps if tap.slot == slot], b)
     values, pull = pullback(lambda part: bind(scalars, model)(part, batch), theta)
     weights = torch.randn(b, generator=torch.Generator().manual_seed(0)).to(values)
-    whole, tolerance = pull(weights), 10 * torch.finfo(values.dtype).eps ** 0.5
+    whole, tolerance = pull(weights), min(10 * coarseness(theta) ** 0.5, 0.1)
 
     def right(slot: Slot) -> bool:
         wanted = slot.gather(whole)
@@ -356,5 +366,5 @@ def _written_out(model: nn.Module, params: Params, scalars: SampleLoss, batch: B
     bound, layout = bind(scalars, model), Layout.of(params)
     values, pull = pullback(lambda part: bound(part, batch), params)
     rows = each_direction(lambda unit: layout.flatten(pull(unit)), torch.eye(len(values)).to(values))
-    each = layout.unflatten(rows)
+    each = layout.split(rows)
     return {slot: Whole(slot.gather(each).movedim(0, 1)) for slot in (_own_slot(params, name) for name in params)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 from jaxtyping import Shaped
@@ -40,6 +41,12 @@ class Auto(AbstractSolver):
     """
 
     damping: float | Relative = 0.0
+
+    def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
+        """As every solver; with a checkpoint, what the chosen solver makes."""
+        if checkpoint is None:
+            return super().invert(risk)
+        return self.choose(risk)[0].invert(risk, checkpoint=checkpoint)
 
     def work(self, risk: AbstractRisk) -> Work:
         """That of the chosen solver."""

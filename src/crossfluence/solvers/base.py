@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,15 +14,16 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk, differing
 from .._archive import read_archive, write_archive
+from .._checkpoint import FORMAT, Checkpoint, Unfinished
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
 from .._objective import Questions, questions
+from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import AbstractCurvature
 from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
 
-FORMAT = "crossfluence.inverse/1"
 UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
@@ -60,6 +61,8 @@ class Work:
         saved: Whether the inverse can be saved.
         scratch: Bytes beside it while it is made.
         order: Of a dense matrix that is factorised.
+        readings: Passes over the data that are no products.
+        rehearse: Does the work that is no products on a part of the data, for some number of questions.
     """
 
     alone: int = 0
@@ -72,6 +75,36 @@ class Work:
     saved: bool = False
     scratch: int = 0
     order: int = 0
+    readings: int = 0
+    rehearse: Callable[[Risk, int], Rehearsal] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A piece of work on a part of the data, to be timed.
+
+    Attributes:
+        run: Does it.
+        grows: Whether it takes time in proportion to the samples.
+        questions: How many it answers; 0 if it is done once for all.
+    """
+
+    run: Callable[[], object]
+    grows: bool = False
+    questions: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """What a solver did with a part of the data.
+
+    Attributes:
+        held: Bytes of the inverse, whatever n is.
+        stages: All that it did, ready to be done again.
+    """
+
+    held: int
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,22 +201,71 @@ class AbstractInverse(ABC):
             reached = risk.sensitivity(u) if candidates is None else risk.sensitivity_of(candidates, u)
             yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution)
 
+    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
+        """Every sample's score for its own loss, batch by batch: a solve for each.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+
+        Yields:
+            Scores, and the solution they came from, if there was one.
+        """
+        for rows in risk.influences():
+            solution = self.solve(rows)
+            yield -risk.n * (solution.vectors * rows).sum(1), solution
+
 
 class AbstractSolver(ABC):
     """A setting from which an inverse is made."""
 
-    def invert(self, risk: AbstractRisk) -> AbstractInverse:
+    def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
         """Does the work that all questions share.
 
         Args:
             risk: The trained model.
+            checkpoint: A file that keeps what is finished, and in the end the inverse, as `save` writes it. Stopped
+                and called again, `EKFAC`, `LowRank` and `Nystrom` go on where they were, and an inverse that is
+                whole comes back at once.
 
         Returns:
             An inverse, for any number of questions about this risk.
+
+        Raises:
+            StaleError: If the file holds a fit of another risk or solver.
+            UnsupportedError: If this solver has nothing to keep.
         """
         with undisturbed():
             risk.check()
-            return self._invert(risk)
+            if checkpoint is None:
+                return self._invert(risk)
+            found = self._found(risk, checkpoint)
+            if isinstance(found, AbstractInverse):
+                return found
+            made = self._resumed(risk, Checkpoint(checkpoint, found))
+        made.save(checkpoint)
+        return made
+
+    def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
+        """What a checkpoint holds; the beginning, if there is none."""
+        if not self.work(risk).saved:
+            raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
+        if not os.path.exists(file):
+            return Unfinished(repr(self), risk.signature)
+        found = read_archive(file, FORMAT, risk.weights.device)
+        if not isinstance(found, (AbstractInverse, Unfinished)):
+            raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
+        changed = [f"solver ({found.solver}, now {self})"] if found.solver != repr(self) else []
+        changed += differing(found.signature, risk.signature)
+        if changed:
+            raise StaleError(
+                f"{os.fspath(file)} was made by another fit. What differs, by content hash or value: "
+                f"{', '.join(changed)}. Delete it, or name another file."
+            )
+        return found
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> AbstractInverse:
+        """As `_invert`, from where a checkpoint is; from the beginning in solvers that are quick, or cannot stop."""
+        return self._invert(risk)
 
     def work(self, risk: AbstractRisk) -> Work:
         """What inverting and solving will ask for, known without doing any of it.

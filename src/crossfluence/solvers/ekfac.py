@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from .._errors import UnsupportedError
+from .._checkpoint import NOWHERE, Checkpoint
+from .._errors import NonFiniteError, UnsupportedError
 from .._losses import OnOutputs
 from .._objective import EachOf
 from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
-from ..curvature.eigenbasis import Eigenblock, eigenblocks, filtered
+from ..curvature.eigenbasis import Eigenblock, Fit, filtered, largest_batch
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
-from ..curvature.kronecker import Layers
-from .base import AbstractInverse, AbstractSolver, Answers, Solution
-from .pairs import Filter, pairs_of
+from ..curvature.kronecker import Layers, layers_of
+from .base import AbstractInverse, AbstractSolver, Answers, Rehearsal, Solution, Stage, Work
+from .pairs import Filter, Pairs, pairs_of
+
+NAMES = {"corrected": "EK-FAC", "kronecker": "K-FAC", "exact": "Block-diagonal", "diagonal": "Diagonal"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,13 @@ class EKFAC(AbstractSolver):
         curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
         tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
             (`each_of`) are answered together; 0 for none.
+        blocks: "corrected" as above; "kronecker" takes products of the factors' eigenvalues for $\lambda$ (K-FAC), one
+            pass; "exact" blocks are second moments of whole layers' gradients, where these have at most 8,192 numbers
+            (larger ones stay Kronecker); "diagonal" has mean squared gradients alone. For comparison.
 
     Example:
         >>> EKFAC(damping=1e-3)
-        EKFAC(damping=0.001, curvature=None, tolerance=0.05)
+        EKFAC(damping=0.001, curvature=None, tolerance=0.05, blocks='corrected')
 
     References:
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
@@ -56,6 +64,29 @@ class EKFAC(AbstractSolver):
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
+    blocks: Literal["corrected", "kronecker", "exact", "diagonal"] = "corrected"
+
+    def __post_init__(self) -> None:
+        if self.blocks not in NAMES:
+            raise ValueError(f"Got blocks={self.blocks!r}; needed one of {', '.join(map(repr, NAMES))}.")
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """One or two passes over the data, and eigenproblems that do not grow with it."""
+        self._curvature(risk)
+        return Work(readings=2 if self.blocks == "corrected" else 1, saved=True, rehearse=self._rehearse)
+
+    def _rehearse(self, part: Risk, m: int) -> Rehearsal:
+        curvature = self._curvature(part)
+        fit = Fit.of(part, curvature, self.blocks)
+        stages = [Stage(lambda: Fit.of(part, curvature, self.blocks))]
+        moments = fit.moments() if fit.by_factors else {}
+        bases = fit.bases(moments)
+        if fit.by_factors:
+            stages += [Stage(fit.moments, grows=True), Stage(lambda: fit.bases(moments))]
+        if fit.by_squares:
+            stages += [Stage(lambda: fit.along(bases), grows=True)]
+        inverse = self._inverse(fit, fit.along(bases) if fit.by_squares else fit.products(moments))
+        return Rehearsal(inverse.size, (*stages, *inverse.rehearse(part, m)))
 
     def _invert(self, risk: AbstractRisk) -> EKFACInverse:
         """Fits the blocks.
@@ -69,19 +100,30 @@ class EKFAC(AbstractSolver):
         Raises:
             UnsupportedError: If the loss couples samples, stops gradients or has a structure of its own.
         """
+        return self._resumed(risk, NOWHERE)
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> EKFACInverse:
+        curvature = self._curvature(risk)
+        assert isinstance(risk, Risk)
+        fit = Fit.of(risk, curvature, self.blocks)
+        return self._inverse(fit, fit.blocks(kept))
+
+    def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
         if not isinstance(risk, Risk) or not risk.kind.per_sample:
             kind = type(risk.kind if isinstance(risk, Risk) else risk).__name__
             raise UnsupportedError(
                 f"EKFAC needs a gradient for each sample alone; a {kind} has none. Use CG(damping) where the loss "
                 f"couples samples, GMRES(damping) for a FieldLoss, or Auto()."
             )
-        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
-        layers, blocks = eigenblocks(risk, curvature)
+        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+
+    def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
+        risk = fit.risk
         damped = [absolute(self.damping, float(block.values.mean()) + risk.l2) for block in blocks]
         responses = tuple(_response(block, risk.l2 + by) for block, by in zip(blocks, damped, strict=True))
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
         smallest = min(float(block.values.min()) for block in blocks) + risk.l2
-        notes = (f"EK-FAC of {curvature}.", _shares(risk, layers, blocks))
+        notes = (f"{NAMES[self.blocks]} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
         return EKFACInverse(
             repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
         )
@@ -101,6 +143,31 @@ class EKFACInverse(AbstractInverse):
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        found = [side for block in self.blocks for side in (block.left, block.right, block.values)]
+        return sum(tensor.nbytes for tensor in (*found, *self.responses) if tensor is not None)
+
+    def rehearse(self, part: Risk, m: int) -> tuple[Stage, ...]:
+        """All pairs of the samples of a part, as samples and as up to 256 questions; nothing if there is one question.
+
+        Args:
+            part: What this inverse was fitted to.
+            m: How many questions there will be.
+
+        Returns:
+            What `answers` does; empty where it goes another way.
+        """
+
+        def start() -> Pairs | None:
+            filters = self._filters()
+            _ = [each.terms for each in filters]  # worked out with the first question
+            return pairs_of(part, EachOf(part.data, part.kind.losses), filters)
+
+        pairs = start() if m > 1 else None
+        return () if pairs is None else (Stage(start), *pairs.rehearse(m))
+
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Block by block; the matrix is symmetric."""
         return Solution(filtered(self.blocks, self.responses, self.layout, vectors))
@@ -118,13 +185,45 @@ class EKFACInverse(AbstractInverse):
         Yields:
             Chunks of some hundred questions.
         """
-        filters = [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
-        pairs = pairs_of(risk, objective, filters) if isinstance(objective, EachOf) and isinstance(risk, Risk) else None
+        pairs = None
+        if isinstance(objective, EachOf) and isinstance(risk, Risk):
+            pairs = pairs_of(risk, objective, self._filters())
         if pairs is None:
             yield from super().answers(risk, objective, candidates)
             return
         step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
-        yield from pairs.answers(candidates, self.layout.unflatten(step))
+        yield from pairs.answers(candidates, self.layout.split(step))
+
+    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
+        """Every sample's score for its own loss: squares in the eigenbases, if hooks see the inverse's own blocks.
+
+        Args:
+            risk: The trained model.
+
+        Yields:
+            Scores, batch by batch.
+
+        Raises:
+            NonFiniteError: If a gradient is not finite, with its batch.
+        """
+        assert isinstance(risk, Risk)
+        losses, sample = risk.kind.losses, next(islice(risk.data, largest_batch(risk), None))
+        layers = layers_of(risk.model, risk.theta, losses, sample)
+        filters = {block.slot: (block, response) for block, response in zip(self.blocks, self.responses, strict=True)}
+        if set(layers.slots) != set(filters):
+            yield from super().own(risk)
+            return
+        for index, batch, weights in risk.passes(verify=True):
+            total = torch.zeros_like(weights)
+            for slot, gradients in layers.gradients(losses, batch).items():
+                block, response = filters[slot]
+                total -= gradients.rotated(block.left, block.right).energy(response) / risk.n
+            if not total.isfinite().all():
+                raise NonFiniteError(risk.blame(index, batch))
+            yield total, None
+
+    def _filters(self) -> list[Filter]:
+        return [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
 
 
 def _response(block: Eigenblock, shift: float) -> Tensor:

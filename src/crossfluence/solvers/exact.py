@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
+from .._params import coarseness
 from ..curvature.base import AbstractCurvature, Relative, absolute
 from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
 
@@ -58,7 +59,7 @@ class Exact(AbstractSolver):
         damping = absolute(self.damping, float(matrix.diagonal().mean()))
         symmetric = risk.symmetric
         if symmetric:
-            _refuse_asymmetric(matrix, torch.finfo(risk.weights.dtype).eps)
+            _refuse_asymmetric(matrix, coarseness(risk.theta))
             matrix = (matrix + matrix.T) / 2
         smallest = _smallest_eigenvalue(matrix, symmetric)
         matrix.diagonal().add_(damping)

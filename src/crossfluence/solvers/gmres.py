@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
 from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
+
+BLOCK = 16  # vectors of a basis that memory is reserved for at one time
 
 
 @dataclass(frozen=True)
@@ -130,29 +133,33 @@ def _cycle(
 ) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"]]:
     """Arnoldi from each residual, then the least-squares problems in the small bases."""
     m, beta = len(residual), residual.norm(dim=1)
-    basis = residual.new_empty(m, limit + 1, residual.shape[1])  # memory is touched as it is written
-    basis[:, 0] = residual / beta.unsqueeze(1)
-    hessenberg = torch.zeros(m, limit + 1, limit, dtype=torch.float64)
-    target = torch.zeros(m, limit + 1, 1, dtype=torch.float64)
-    target[:, 0, 0] = beta.double().cpu()
+    basis: list[Tensor] = []  # blocks of (m, 16, p)
+    following = residual / beta.unsqueeze(1)
+    hessenberg, target = torch.zeros(m, 1, 0, dtype=torch.float64), beta.double().cpu().reshape(m, 1, 1)
     update, taken = torch.zeros_like(residual), torch.zeros(m, dtype=torch.long)
     going, wanted, eps = torch.arange(m), tolerance.double().cpu(), torch.finfo(residual.dtype).eps
     for step in range(limit):
+        if step % BLOCK == 0:
+            basis.append(residual.new_empty(m, min(BLOCK, limit - step), residual.shape[1]))
+        basis[-1][:, step % BLOCK] = following
         image = torch.zeros_like(residual)  # stays zero for what is done
-        image[going] = matrix(basis[going, step])
-        rest, inside = orthogonalised(image, basis[:, : step + 1])
+        image[going] = matrix(following[going])
+        known = [*basis[:-1], basis[-1][:, : step % BLOCK + 1]]
+        rest, inside = orthogonalised(image, *known)
         height = rest.norm(dim=1)
-        hessenberg[:, : step + 1, step], hessenberg[:, step + 1, step] = inside.double().cpu(), height.double().cpu()
+        hessenberg, target = functional.pad(hessenberg, (0, 1, 0, 1)), functional.pad(target, (0, 0, 0, 1))
+        hessenberg[:, :-1, -1], hessenberg[:, -1, -1] = inside.double().cpu(), height.double().cpu()
         bar.update()
-        h, t = hessenberg[going, : step + 2, : step + 1], target[going, : step + 2]
+        h, t = hessenberg[going], target[going]
         small = torch.linalg.lstsq(h, t).solution  # (going, step + 1, 1)
         ends = (height <= eps * image.norm(dim=1)).cpu()[going]
         done = ends | ((h @ small - t).norm(dim=(1, 2)) <= wanted[going]) | (step + 1 == limit)
         rows = going[done]
-        update[rows] = (small[done].mT.to(residual) @ basis[rows, : step + 1]).squeeze(1)
+        parts = small[done].mT.to(residual).split(BLOCK, dim=2)
+        update[rows] = torch.cat([part @ block[rows] for part, block in zip(parts, known, strict=True)], 1).sum(1)
         taken[rows] = step + 1
         going = going[~done]
         if not len(going):
             break
-        basis[:, step + 1] = rest / height.clamp_min(torch.finfo(height.dtype).tiny).unsqueeze(1)
+        following = rest / height.clamp_min(torch.finfo(height.dtype).tiny).unsqueeze(1)
     return update, taken

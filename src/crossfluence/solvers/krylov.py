@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
+from .._checkpoint import NOWHERE, Checkpoint
 from ..curvature.base import AbstractCurvature
 
 NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
@@ -17,27 +18,32 @@ LANCZOS_STEPS = 30  # products that find the ends of a spectrum
 
 
 def orthogonalised(
-    vectors: Shaped[Tensor, "m p"], bases: Shaped[Tensor, "m k p"]
+    vectors: Shaped[Tensor, "m p"], *bases: Shaped[Tensor, "m _ p"]
 ) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, "m k"]]:
     """What is left of each vector outside its basis, and its coordinates inside; Gram-Schmidt twice.
 
     Args:
         vectors: One in each row.
-        bases: Orthonormal rows, one basis for each vector.
+        bases: Orthonormal rows, one basis for each vector, in blocks.
 
     Returns:
         The rests, orthogonal to the bases to working precision, and the coordinates.
     """
-    inside = torch.zeros_like(bases[..., 0])
+    inside = vectors.new_zeros(len(vectors), sum(block.shape[1] for block in bases))
     for _ in range(2):  # once loses orthogonality
-        overlap = (bases @ vectors.unsqueeze(2)).squeeze(2)
-        vectors = vectors - (overlap.unsqueeze(1) @ bases).squeeze(1)
-        inside = inside + overlap
+        overlaps = [(block @ vectors.unsqueeze(2)).squeeze(2) for block in bases]
+        for overlap, block in zip(overlaps, bases, strict=True):
+            vectors = vectors - (overlap.unsqueeze(1) @ block).squeeze(1)
+        inside = inside + torch.cat(overlaps, 1)
     return vectors, inside
 
 
 def arnoldi(
-    product: Callable[[Shaped[Tensor, "1 p"]], Shaped[Tensor, "1 p"]], like: Shaped[Tensor, " p"], steps: int, seed: int
+    product: Callable[[Shaped[Tensor, "1 p"]], Shaped[Tensor, "1 p"]],
+    like: Shaped[Tensor, " p"],
+    steps: int,
+    seed: int,
+    kept: Checkpoint = NOWHERE,
 ) -> tuple[Shaped[Tensor, "k p"], Float[Tensor, "k k"]]:
     """An orthonormal basis of a Krylov subspace, and the matrix in it; Lanczos, if the matrix is symmetric.
 
@@ -49,6 +55,7 @@ def arnoldi(
         like: Has the length, type and place of the vectors.
         steps: Products to take; at most p.
         seed: Of the random start.
+        kept: Is offered the subspace after each product.
 
     Returns:
         V, and V J Vᵀ in float64.
@@ -62,8 +69,12 @@ def arnoldi(
     steps = min(steps, len(like))
     basis = like.new_empty(1, steps, len(like))
     core = torch.zeros(steps, steps, dtype=torch.float64, device=like.device)
-    following = torch.randn(1, len(like), generator=generator).to(like)
-    for step in tqdm(range(steps), desc="Krylov subspace", unit="step", disable=None, leave=False):
+    following, done = torch.randn(1, len(like), generator=generator).to(like), 0
+    if kept.state:
+        done, basis[0, : kept.state[0]], core, following, drawn = kept.state
+        generator.set_state(drawn.cpu())
+    bar = tqdm(range(done, steps), desc="Krylov subspace", unit="step", initial=done, disable=None, leave=False)
+    for step in bar:
         basis[:, step] = following / following.norm()
         image = product(basis[:, step])
         following, inside = orthogonalised(image, basis[:, : step + 1])
@@ -76,6 +87,8 @@ def arnoldi(
             following, _ = orthogonalised(fresh, basis[:, : step + 1])
         else:
             core[step + 1, step] = float(height)
+        state = (step + 1, basis[0, : step + 1], core, following, generator.get_state())
+        kept.offer(lambda state=state: state)
     return basis[0], core
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import SingularCurvatureError
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
 from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
@@ -69,16 +70,19 @@ class LowRank(AbstractSolver):
         Returns:
             An inverse that solves in 2 `rank` p operations for each question.
         """
+        return self._resumed(risk, NOWHERE)
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
         curvature = natural_curvature(self.curvature, risk)
+        like, steps = risk.layout.flatten(risk.theta), STEPS_PER_DIRECTION * self.rank
+        basis, core = arnoldi(lambda v: curvature.product(risk, v), like, steps, self.seed, kept)
         damping = plain_damping(self.damping, curvature, risk)
-        like = risk.layout.flatten(risk.theta)
-        basis, core = arnoldi(lambda v: curvature.product(risk, v), like, STEPS_PER_DIRECTION * self.rank, self.seed)
         symmetric = risk.symmetric
         if symmetric:
             core = (core + core.T) / 2
         found = torch.linalg.eigvalsh(core) if symmetric else torch.linalg.eigvals(core).real.sort().values
-        kept = _strongest(core, min(self.rank, risk.p), symmetric)  # (k, r)
-        core = kept.T @ core @ kept
+        strongest = _strongest(core, min(self.rank, risk.p), symmetric)  # (k, r)
+        core = strongest.T @ core @ strongest
         sizes = torch.linalg.eigvals(core).abs()
         name = "Lanczos" if symmetric else "Arnoldi"
         note = (
@@ -86,7 +90,7 @@ class LowRank(AbstractSolver):
             f"of {risk.p} kept, down to {float(sizes.min()):.3g}."
         )
         inner = inverse_within(core, damping, torch.finfo(like.dtype).eps)
-        directions, outside = kept.T.to(basis) @ basis, float(sizes.min()) + damping
+        directions, outside = strongest.T.to(basis) @ basis, float(sizes.min()) + damping
         return LowRankInverse(
             repr(self), risk.signature, directions, inner.to(basis), outside, damping, float(found[0]), (note,)
         )

@@ -9,7 +9,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NegativeCurvatureError, UnsupportedError
+from .._functional import VECTORS_AT_ONCE
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
 from .base import AbstractSolver, Work, natural_curvature
 from .low_rank import LowRankInverse, check_rank, inverse_within
@@ -66,14 +68,21 @@ class Nystrom(AbstractSolver):
             UnsupportedError: If the curvature is not symmetric.
             NegativeCurvatureError: If it is not positive once damped.
         """
+        return self._resumed(risk, NOWHERE)
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
         if not risk.symmetric:
             raise UnsupportedError(
                 "Nystrom needs a symmetric curvature; a FieldLoss has a Jacobian that is not. Use LowRank(rank)."
             )
         curvature = natural_curvature(self.curvature, risk)
-        damping = plain_damping(self.damping, curvature, risk)
         test = _directions(risk.layout.flatten(risk.theta), self.rank, self.seed)
-        sketch = curvature.product(risk, test) - risk.l2 * test
+        products = kept.state
+        for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
+            products = (*products, curvature.product(risk, part))
+            kept.offer(lambda done=products: done)
+        sketch = torch.cat(products) - risk.l2 * test
+        damping = plain_damping(self.damping, curvature, risk)
         least = risk.l2 + damping
         basis, values = _eigenpairs(test, sketch, least, damping)
         core = torch.diag(values.double() + risk.l2)

@@ -19,7 +19,7 @@ from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
 from ..curvature.eigenbasis import Eigenblock, largest_batch
 from ..curvature.kronecker import Layers, layers_of
-from .base import Answers
+from .base import Answers, Stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +109,9 @@ class Piece:
     values: Tensor
     gradients: dict[Slot, AbstractGradients]
 
+    def __getitem__(self, questions: slice) -> Piece:
+        return Piece(self.values[questions], {slot: part[questions] for slot, part in self.gradients.items()})
+
     def along(self, step: Params) -> Shaped[Tensor, " m"]:
         """The questions' derivatives along a step in parameter space."""
         parts = (part.along(slot.gather(step).unsqueeze(0))[:, 0] for slot, part in self.gradients.items())
@@ -160,15 +163,26 @@ class Pairs:
         if not dependent:
             refuse_independent(self.risk.theta)
 
+    def rehearse(self, m: int) -> tuple[Stage, ...]:
+        """The first questions' gradients, and a pass over the samples for up to m of them."""
+        first = next(self._questions())
+        asked = [self._filtered(first[0][:m])]
+        return (
+            Stage(
+                lambda: [self._filtered(piece) for piece in next(self._questions())],
+                questions=sum(len(piece.values) for piece in first),
+            ),
+            Stage(lambda: self._reached(asked, None), grows=True, questions=asked[0][0]),
+        )
+
     def _questions(self) -> Iterator[list[Piece]]:
         """At least 256 questions at a time, fewer at the end."""
         pieces: list[Piece] = []
         for batch in self.objective.batches:
             values = self.objective.losses(self.risk.model, batch)
-            found = self.asking.gradients(self.objective.losses, batch)
-            for start in range(0, length_of(batch), QUESTIONS_AT_ONCE):
-                rows = slice(start, start + QUESTIONS_AT_ONCE)
-                pieces.append(Piece(values[rows], {slot: part[rows] for slot, part in found.items()}))
+            whole = Piece(values, self.asking.gradients(self.objective.losses, batch))
+            starts = range(0, length_of(batch), QUESTIONS_AT_ONCE)
+            pieces += [whole[start : start + QUESTIONS_AT_ONCE] for start in starts]
             if sum(len(piece.values) for piece in pieces) >= QUESTIONS_AT_ONCE:
                 yield pieces
                 pieces = []

@@ -1,21 +1,27 @@
-"""How long explaining a corpus will take here, and how much memory: from a short trial of this machine."""
+"""How long explaining a corpus, or clusters, will take here, and how much memory: from short trials."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from .._plan import Tally, plan
 from ..corpus.corpus import Corpus
 from ..corpus.pairs import Pairs, pair_counts
+from ..models.dec import encoder, pretrain
 from ..models.skipgram import ExpectedTraining, SkipGram
 from ..models.skipgram.loss import ExpectedLoss
 from ..models.skipgram.risk import NUMBERS_HELD
+from .clusters import ClusterSettings, pretrained, sharpening
 from .words import WordsSettings
 
+STEPS = 3  # of each phase of clustering that are tried
 TRIAL = 400  # words whose rows of the pair matrix are tried
 GRADIENTS, BLOCKS = 200, 11  # of training; measured on Wikipedia samples, as the others: benchmarks/forecast.py
 PRODUCTS = 28  # for a question, and for a Newton step
@@ -75,6 +81,33 @@ def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecas
     numbers = size * d * (2 * d * 2 + 100) + (2 * size**2 if held else 0)  # factors and their blocks, descent, products
     counted = min(len(corpus.tokens) * settings.window, size**2 // 4)
     return Forecast(size * passes + looked_up, LIBRARIES + (numbers * dtype.itemsize + 40 * counted) / 2**30)
+
+
+def forecast_clusters(x: Float[Tensor, "n f"], settings: ClusterSettings) -> Forecast:
+    """How long `explain` will take here, and how much memory; more, if the anchor has to be raised.
+
+    Args:
+        x: As for `explain`.
+        settings: As for `explain`.
+
+    Returns:
+        What a few steps of each phase take, times their number, and the `plan` of the curvature.
+    """
+    short = replace(settings, pretraining=STEPS, steps=STEPS)
+    began = time.perf_counter()
+    start = pretrained(x, short)
+    centres = time.perf_counter() - began
+    network = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
+    recipe = sharpening(start, x, short)
+    count = min(settings.check, len(x)) + settings.draws + 2
+    weights = torch.ones(min(count, recipe.at_once), len(x))
+    with Tally() as tally:
+        models = list(recipe.retrain(weights))
+    solved = plan(recipe.risk(models[0]))
+    first = _seconds(lambda: pretrain(network, x, steps=STEPS)) * settings.pretraining
+    again = _seconds(recipe.train) + _seconds(lambda: list(recipe.retrain(weights))) * count / len(weights)
+    seconds = centres + (first + again * settings.steps) / STEPS + 2 * solved.seconds  # and a Newton step
+    return Forecast(seconds, LIBRARIES + max(solved.memory, tally.peak) / 2**30)
 
 
 def _trial(pairs: Pairs, dtype: torch.dtype) -> tuple[ExpectedLoss, int]:

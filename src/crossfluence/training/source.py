@@ -19,7 +19,7 @@ from .._risk import Risk
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
 from ..curvature.base import AbstractCurvature
-from ..curvature.eigenbasis import eigenblocks, filtered
+from ..curvature.eigenbasis import Fit, filtered
 from ..curvature.fisher import AbstractFisher, Fisher
 from ..curvature.gauss_newton import GaussNewton
 from ..curvature.hessian import Hessian
@@ -165,7 +165,7 @@ def _filtered(
                 stacklevel=3,
             )
         return found, lowest
-    _, blocks = eigenblocks(risk, curvature)
+    blocks = Fit.of(risk, curvature).blocks()
     exponents = [pace[0].square() * (block.values + risk.l2) for block in blocks]  # one pace for all parameters
     found = [filtered(blocks, [each(x) for x in exponents], risk.layout, vectors) for each in (_gathered, _left)]
     return found, min(float(x.min()) for x in exponents)

@@ -73,6 +73,7 @@ def minimise(
     with tqdm(desc=description, unit="step", initial=steps.start, disable=None, leave=False) as bar:
         for step in steps:
             if step > steps.start and refresh(step):
+                del precondition  # before another takes as much room
                 precondition = preconditioner(point)
             norm = float(gradient @ precondition(gradient)) ** 0.5
             bar.set_postfix_str(f"loss {value:.6f}, {norm:.1e} of {tolerance:.0e}", refresh=False)
