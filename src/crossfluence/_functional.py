@@ -128,7 +128,7 @@ def gradient(function: Callable[[Params], Tensor], theta: Params) -> Params:
         Named tensors; zeros where the value does not depend on one.
     """
     tracked = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
-    with torch.enable_grad(), sdpa_kernel(FUSED):
+    with recorded():
         value = function(tracked)
         if not value.requires_grad:
             return {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
@@ -151,6 +151,17 @@ def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tens
 def all_finite(tensor: Tensor) -> bool:
     """Whether no number is NaN or infinite: by their sum, or, where that is not finite, by a closer look."""
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[None]:
+    """Records a graph for one backward pass, for which fused attention kernels will do.
+
+    Yields:
+        Nothing.
+    """
+    with torch.enable_grad(), sdpa_kernel(FUSED):
+        yield
 
 
 @contextlib.contextmanager

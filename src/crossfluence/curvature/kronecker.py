@@ -14,7 +14,7 @@ from torch.func import functional_call, vjp
 from torch.nn import functional
 
 from .._errors import UnsupportedError
-from .._functional import bind, each_direction, pullback
+from .._functional import bind, each_direction, pullback, recorded
 from .._losses import length_of
 from .._params import Layout, coarseness, wide
 from .._types import Batch, Params, SampleLoss
@@ -162,7 +162,7 @@ def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Ba
 
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {tap.layer for tap in taps}]
     try:
-        with torch.enable_grad():
+        with recorded():
             total = scalars(model, batch).sum()
     finally:
         for hook in hooks:
