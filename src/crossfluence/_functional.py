@@ -115,7 +115,7 @@ def pullback(function: Callable[[Params], Tensor], theta: Params) -> tuple[Tenso
     return value, lambda cotangent: pull(cotangent)[0]
 
 
-def gradient(function: Callable[[Params], Tensor], theta: Params) -> Params:
+def gradient_of(function: Callable[[Params], Tensor], theta: Params) -> Params:
     """The derivative of a scalar, in a backward pass that frees what it has read and may use fused attention kernels.
 
     It cannot be differentiated again, and needs less than half the memory of a `pullback`.

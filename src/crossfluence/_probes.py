@@ -11,7 +11,7 @@ from torch.func import grad
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ._errors import LossShapeError, NondeterministicError, UnsupportedError
-from ._functional import gradient, jvp
+from ._functional import gradient_of, jvp
 from ._losses import AbstractLoss
 from ._params import coarseness, fingerprint
 from ._types import Batch, Params
@@ -103,7 +103,7 @@ def _refuse_deaf(
 def _refuse_stopped_gradients(theta: Params, value: Callable[[Params], Tensor]) -> None:
     """Compares the derivative with differences of the value; a detached part of the loss makes them disagree."""
     eps = torch.finfo(next(iter(theta.values())).dtype).eps
-    slope = gradient(value, theta)
+    slope = gradient_of(value, theta)
     size = sum(float(tensor.square().sum()) for tensor in theta.values()) ** 0.5
     length = eps ** (1 / 3) * max(size, 1.0)
     here = float(value(theta))

@@ -15,7 +15,7 @@ from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
-from ._functional import all_finite, bind, each_direction, gradient, jvp, pullback, undisturbed
+from ._functional import all_finite, bind, each_direction, gradient_of, jvp, pullback, undisturbed
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
@@ -171,7 +171,7 @@ class Risk(AbstractRisk):
         for index, batch, weights in self.passes(verify=True):
             if not weights.any():
                 continue
-            found = gradient(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
+            found = gradient_of(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
             part = self.layout.flatten(found)
             if not all_finite(part):
                 raise NonFiniteError(self.blame(index, batch))

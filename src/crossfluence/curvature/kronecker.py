@@ -14,7 +14,7 @@ from torch.func import functional_call, vjp
 from torch.nn import functional
 
 from .._errors import UnsupportedError
-from .._functional import bind, each_direction, pullback, recorded
+from .._functional import bind, each_direction, gradient_of, pullback, recorded
 from .._losses import length_of
 from .._params import Layout, coarseness, wide
 from .._types import Batch, Params, SampleLoss
@@ -266,9 +266,9 @@ def _explained(model: nn.Module, theta: Params, taps: Sequence[Tap], scalars: Sa
     for slot in dict.fromkeys(tap.slot for tap in taps):
         with contextlib.suppress(UnsupportedError):
             found |= gradients_of(calls, [tap for tap in taps if tap.slot == slot], b)
-    values, pull = pullback(lambda part: bind(scalars, model)(part, batch), theta)
-    weights = torch.randn(b, generator=torch.Generator().manual_seed(0)).to(values)
-    whole, tolerance = pull(weights), min(10 * coarseness(theta) ** 0.5, 0.1)
+    weights = torch.randn(b, generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
+    whole = gradient_of(lambda part: (weights * bind(scalars, model)(part, batch)).sum(), theta)
+    tolerance = min(10 * coarseness(theta) ** 0.5, 0.1)
 
     def right(slot: Slot) -> bool:
         wanted = slot.gather(whole)
