@@ -147,6 +147,7 @@ def peer(python: str, name: str, problem: dict[str, object]) -> tuple[float, str
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer-python")
+    parser.add_argument("--only", default="", help="rows whose names hold this; the table is then only printed")
     parser.add_argument("--exact", action="store_true", help="the dense matrix, too: 7,850 squared, some minutes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -187,6 +188,8 @@ def main() -> None:
 
     table = []
     for name, solver in solvers(asked.exact).items():
+        if asked.only not in name:
+            continue
         started = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotConvergedWarning)  # to stop early is the point
@@ -195,13 +198,13 @@ def main() -> None:
         assert report is not None
         residual = f"{max(report.residuals, default=float('nan')):.1g}"
         table.append(row(name, scores.values.double(), seconds, max(report.steps, default=0), residual))
-        save("logistic", table)
     for name in LIBRARIES if asked.peer_python else ():
         problem = {"weights": model.state_dict(), "train": (x, y), "test": (test_x, test_y), "l2": L2}
-        if (answer := peer(asked.peer_python, name, problem)) is not None:
+        if asked.only in name and (answer := peer(asked.peer_python, name, problem)) is not None:
             seconds, found, scores = answer
             table.append(row(f"{name} ({found})", scores.double(), seconds))
-            save("logistic", table)
+    if not asked.only:
+        save("logistic", table)
 
 
 if __name__ == "__main__":

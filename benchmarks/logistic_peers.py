@@ -83,7 +83,7 @@ def kronfluence(damping: float | None, model: Model, train: TensorDataset, test:
 
 def captum(scale: float, model: Model, train: TensorDataset, test: TensorDataset, l2: float) -> Tensor:
     """Arnoldi with 100 eigenvectors; its damping is on the summed Hessian."""
-    from captum.influence import ArnoldiInfluenceFunction
+    from captum.influence._core.arnoldi_influence_function import ArnoldiInfluenceFunction
 
     attributor = ArnoldiInfluenceFunction(
         model, train, "", lambda *_: 0.0, loss_fn=nn.CrossEntropyLoss(reduction="none"), batch_size=1_000,
