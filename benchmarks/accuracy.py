@@ -149,7 +149,7 @@ def probe() -> Task:
 def autoencoder() -> Task:
     recipe = cf.Recipe(
         encoder([784, 32, 784]), lambda model, x: (model(x) - x).square().sum(1), doubles("train", N)[0],
-        optimizer=cf.SGD(2e-3, 0.9), epochs=10, batch_size=50, l2=1e-3, schedule=cf.WarmUp(0.1), at_once=SUBSETS,
+        optimizer=cf.SGD(5e-4, 0.9), epochs=10, batch_size=50, l2=1e-3, schedule=cf.WarmUp(0.1), at_once=SUBSETS,
     )  # fmt: skip
     x, _ = doubles("test", QUESTIONS)
     return Task(recipe, lambda model: (model(x) - x).square().sum(1), damping=1e-2)
