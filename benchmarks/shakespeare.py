@@ -41,7 +41,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(b, t, 65)`."""
-        return self.head(self.norm(self.blocks(self.characters(x) + self.places.weight)))
+        places = self.places(torch.arange(x.shape[1], device=x.device))
+        return self.head(self.norm(self.blocks(self.characters(x) + places)))
 
 
 def summed(logits: Tensor, targets: Tensor) -> Tensor:
