@@ -11,7 +11,7 @@ from torch.func import grad
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ._errors import LossShapeError, NondeterministicError, UnsupportedError
-from ._functional import gradient_of, jvp
+from ._functional import all_finite, gradient_of, jvp
 from ._losses import AbstractLoss
 from ._params import coarseness, fingerprint
 from ._types import Batch, Params
@@ -180,4 +180,4 @@ def _floating(value: Any) -> list[Tensor]:
 
 
 def _finite(tensors: Iterable[Tensor | None]) -> bool:
-    return all(tensor is None or bool(tensor.isfinite().all()) for tensor in tensors)
+    return all(tensor is None or all_finite(tensor) for tensor in tensors)

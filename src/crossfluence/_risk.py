@@ -196,7 +196,7 @@ class Risk(AbstractRisk):
         with undisturbed():
             for index, batch, weights in self.passes(verify=True):
                 part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
-                if not part.isfinite().all():
+                if not all_finite(part):
                     raise NonFiniteError(self.blame(index, batch))
                 parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
@@ -224,7 +224,7 @@ class Risk(AbstractRisk):
         for index, batch in enumerate(candidates):
             ones = self.weights.new_ones(length_of(batch))
             part = each_direction(self._batch_sensitivity(batch, ones), directions)
-            if not part.isfinite().all():
+            if not all_finite(part):
                 raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
             parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
@@ -252,7 +252,7 @@ class Risk(AbstractRisk):
             _, pull = pullback(lambda theta, batch=batch, w=weights: self._terms(theta, batch, w), self.theta)
             eye = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
             rows = self.layout.flatten(vmap(pull)(eye)) / self.n
-            if not rows.isfinite().all():
+            if not all_finite(rows):
                 raise NonFiniteError(self.blame(index, batch))
             yield rows
 
