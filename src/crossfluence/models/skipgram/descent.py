@@ -69,53 +69,53 @@ def minimise(
     value, gradient = function(start)
     point, evaluations, history = start, 1, deque[tuple[Tensor, Tensor]](maxlen=MEMORY)
     precondition = preconditioner(start)
-    norm = float("inf")
+    solved = precondition(gradient)
+    # How long the preconditioner's steps should have been, by the last one; at first half, since blocks overlap.
+    scale, norm = 0.5, float("inf")
     with tqdm(desc=description, unit="step", initial=steps.start, disable=None, leave=False) as bar:
         for step in steps:
             if step > steps.start and refresh(step):
                 del precondition  # before another takes as much room
                 precondition = preconditioner(point)
-            norm = float(gradient @ precondition(gradient)) ** 0.5
+                solved = precondition(gradient)
+                if history:
+                    moved, change = history[-1]
+                    scale = float(moved @ change) / float(change @ precondition(change))
+            norm = float(gradient @ solved) ** 0.5
             bar.set_postfix_str(f"loss {value:.6f}, {norm:.1e} of {tolerance:.0e}", refresh=False)
             bar.update()
             if on_step is not None:
                 on_step(step, point)
             if norm <= tolerance:
                 return Descent(point, value, norm, step, evaluations)
-            direction = -_two_loops(gradient, history, precondition)
+            direction = -_two_loops(gradient, history, precondition, scale)
             found = _shorter(function, point, value, direction, float(gradient @ direction))
             if found is None:  # rounding: the value no longer falls
                 return Descent(point, value, norm, step, evaluations)
             new, new_value, new_gradient, tried = found
-            moved, change = new - point, new_gradient - gradient
-            if float(moved @ change) > 1e-10 * float(moved.norm() * change.norm()):
+            moved, change, new_solved = new - point, new_gradient - gradient, precondition(new_gradient)
+            bent = float(change @ (new_solved - solved))  # the solve of a difference is the difference of solves
+            if bent > 0 and float(moved @ change) > 1e-10 * float(moved.norm() * change.norm()):
                 history.append((moved, change))
-            point, value, gradient = new, new_value, new_gradient
+                scale = float(moved @ change) / bent
+            point, value, gradient, solved = new, new_value, new_gradient, new_solved
             evaluations += tried
     return Descent(point, value, norm, steps.stop, evaluations)
 
 
 def _two_loops(
-    gradient: Tensor, history: deque[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]
+    gradient: Tensor, history: deque[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor], scale: float
 ) -> Tensor:
-    """The gradient times the approximate inverse Hessian."""
+    """The gradient times the approximate inverse Hessian, which starts as `scale` times the preconditioner."""
     rest, shares = gradient.clone(), []
     for moved, change in reversed(history):
         share = float(moved @ rest) / float(change @ moved)
         rest -= share * change
         shares.append(share)
-    found = _scale(history, precondition) * precondition(rest)
+    found = scale * precondition(rest)
     for (moved, change), share in zip(history, reversed(shares), strict=True):
         found += (share - float(change @ found) / float(change @ moved)) * moved
     return found
-
-
-def _scale(history: deque[tuple[Tensor, Tensor]], precondition: Callable[[Tensor], Tensor]) -> float:
-    """How long the preconditioner's steps should have been, by the last one; at first half, since blocks overlap."""
-    if not history:
-        return 0.5
-    moved, change = history[-1]
-    return float(moved @ change) / float(change @ precondition(change))
 
 
 def _shorter(
