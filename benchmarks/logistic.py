@@ -13,17 +13,12 @@ Writes benchmarks/results/logistic.csv. CPU seconds are of this process, on one 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import tempfile
 import time
 import warnings
-from pathlib import Path
 
 import torch
-from logistic_peers import LIBRARIES
 from mnist import mnist
+from peer_scores import LIBRARIES, Problem, ask
 from results import save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -130,20 +125,6 @@ def solvers(exact: bool) -> dict[str, AbstractSolver]:
     return found | ({"Exact": cf.Exact()} if exact else {})
 
 
-def peer(python: str, name: str, problem: dict[str, object]) -> tuple[float, str, Tensor] | None:
-    """CPU seconds, version and scores of another library, or nothing where it fails; its last words are printed."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder, "given"), Path(folder, "out")
-        torch.save(problem, given)
-        command = [python, str(Path(__file__).with_name("logistic_peers.py")), name, str(given), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if done.returncode:
-            print(f"{name} failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
-            return None
-        said = json.loads(done.stdout.splitlines()[-1])
-        return said["seconds"], said["version"], torch.load(out)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer-python")
@@ -199,8 +180,8 @@ def main() -> None:
         residual = f"{max(report.residuals, default=float('nan')):.1g}"
         table.append(row(name, scores.values.double(), seconds, max(report.steps, default=0), residual))
     for name in LIBRARIES if asked.peer_python else ():
-        problem = {"weights": model.state_dict(), "train": (x, y), "test": (test_x, test_y), "l2": L2}
-        if asked.only in name and (answer := peer(asked.peer_python, name, problem)) is not None:
+        problem = Problem(nn.Sequential(model), "cross entropy", (x, y), (test_x, test_y), damping=L2)
+        if asked.only in name and (answer := ask(asked.peer_python, name, problem)) is not None:
             seconds, found, scores = answer
             table.append(row(f"{name} ({found})", scores.double(), seconds))
     if not asked.only:
