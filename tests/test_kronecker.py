@@ -15,8 +15,10 @@ from crossfluence import _errors as errors
 from crossfluence._functional import undisturbed
 from crossfluence._params import trained_parameters
 from crossfluence.curvature import eigenbasis
+from crossfluence.curvature.blocks import _gram
 from crossfluence.curvature.eigenbasis import Fit
 from crossfluence.curvature.kronecker import layers_of
+from crossfluence.curvature.outputs import Roots
 
 N = 6
 
@@ -149,6 +151,28 @@ def test_gradients_from_hooks_are_those_of_each_sample_alone(model, x, outside):
         close(gradients[2:4].dense().movedim(0, 1), each[2:4])
         directions = normal(3, *slot.form, seed=4)
         close(gradients.along(directions), each.flatten(1) @ directions.flatten(1).T)
+
+
+@pytest.mark.parametrize(("model", "x", "outside"), MODELS)
+def test_directions_of_the_outputs_share_one_forward_pass(model, x, outside):
+    with undisturbed():
+        layers = layers_of(model, trained_parameters(model), curve, x)
+        directions, passed = list(normal(3, *model(x).shape, seed=9)), []
+        roots = Roots(lambda model, batch: model(batch), lambda _: directions)
+        counted = model.register_forward_hook(lambda *_: passed.append(1))
+        together = list(layers.along(roots, x))
+        counted.remove()
+        alone = [layers.gradients(roots.along(direction), x) for direction in directions]
+    assert len(passed) == 1 or outside  # what no layer explains is differentiated sample by sample
+    for one, other in zip(together, alone, strict=True):
+        for slot, gradients in one.items():
+            close(gradients.dense(), other[slot].dense())
+
+
+@pytest.mark.parametrize("columns", [3, 600, 1_025])
+def test_second_moments_are_those_of_the_whole_product(columns):
+    rows = normal(2, 7, columns, seed=10)
+    close(_gram(rows), rows.mT @ rows)
 
 
 @pytest.mark.parametrize(("model", "x", "outside"), MODELS)

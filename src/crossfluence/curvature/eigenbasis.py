@@ -93,7 +93,7 @@ class Fit:
     def of(cls, risk: Risk, curvature: AbstractFisher, kind: str = "corrected") -> Fit:
         """Looks at the layers, as the largest batch shows them."""
         _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
-        layers = layers_of(risk.model, risk.theta, roots[0], batch)
+        layers = layers_of(risk.model, risk.theta, next(roots.scalars(risk.model, batch)), batch)
         return cls(risk, curvature, kind, replace(layers, rows=LONGEST_SIDE) if kind == "exact" else layers)
 
     @property
@@ -186,14 +186,14 @@ class Fit:
             total=len(risk.reading.sizes), disable=None, leave=False,
         )  # fmt: skip
         for index, batch, roots in batches:
-            for root in roots:
-                for slot, gradients in self.layers.gradients(root, batch).items():
-                    found = statistic(slot, gradients)
-                    if not all(part.sum().isfinite() for part in found):
+            for found in self.layers.along(roots, batch):
+                for slot, gradients in found.items():
+                    parts = statistic(slot, gradients)
+                    if not all(part.sum().isfinite() for part in parts):
                         raise NonFiniteError(risk.blame(index, batch, f"The gradient by {' and '.join(slot.names)}"))
                     if slot not in totals:
-                        totals[slot] = tuple(torch.zeros_like(part, dtype=torch.float64) for part in found)
-                    for total, part in zip(totals[slot], found, strict=True):
+                        totals[slot] = tuple(torch.zeros_like(part, dtype=torch.float64) for part in parts)
+                    for total, part in zip(totals[slot], parts, strict=True):
                         total.add_(part, alpha=1 / risk.n)
             if keep is not None:
                 keep(lambda done=index + 1: Sums(done, draws.get_state(), tuple(totals.items())))

@@ -5,20 +5,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._errors import UnsupportedError
 from .._functional import bind, each_direction, jvp, pullback
 from .._losses import OnOutputs
 from .._params import wide
 from .._risk import Risk
-from .._types import Batch, SampleLoss
+from .._types import Batch
 from .base import AbstractCurvature
-from .outputs import square_root
+from .outputs import Roots, square_root
 
 
 class AbstractFisher(AbstractCurvature):
@@ -31,8 +32,8 @@ class AbstractFisher(AbstractCurvature):
     @abstractmethod
     def roots(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
-        """Per-sample scalars whose gradients are the $s_{ik}$.
+    ) -> Iterator[tuple[int, Batch, Roots]]:
+        """What the $s_{ik}$ are gradients of.
 
         Args:
             risk: Where.
@@ -40,14 +41,14 @@ class AbstractFisher(AbstractCurvature):
             draws: As these batches left it; default: at its beginning.
 
         Yields:
-            The number of each batch, the batch, and one `(model, batch) -> (b,)` for each k.
+            The number of each batch, the batch, and its roots, to be taken once before the next batch.
         """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Along the scalars, and back."""
         total = risk.l2 * vectors
         for _, batch, roots in self.roots(risk):
-            for root in roots:
+            for root in roots.scalars(risk.model, batch):
                 scalars = bind(root, risk.model)
                 values, pull = pullback(lambda theta, f=scalars, b=batch: f(theta, b), risk.theta)
 
@@ -77,7 +78,7 @@ class EmpiricalFisher(AbstractFisher):
 
     def roots(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+    ) -> Iterator[tuple[int, Batch, Roots]]:
         """The losses themselves, times the square roots of their weights.
 
         Args:
@@ -86,7 +87,7 @@ class EmpiricalFisher(AbstractFisher):
             draws: Not used.
 
         Yields:
-            The number of each batch, the batch, and one function.
+            The number of each batch, the batch, and one root.
 
         Raises:
             UnsupportedError: If the loss couples samples or stops gradients.
@@ -98,7 +99,7 @@ class EmpiricalFisher(AbstractFisher):
             )
         for index, batch, weights in islice(risk.passes(), start, None):
             root = weights.sqrt()
-            yield index, batch, [lambda model, batch, root=root: root * risk.kind.losses(model, batch)]
+            yield index, batch, Roots(risk.kind.losses, lambda _, root=root: [root])
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Fisher(AbstractFisher):
 
     def roots(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, list[SampleLoss]]]:
+    ) -> Iterator[tuple[int, Batch, Roots]]:
         """The outputs along random combinations, the same in every pass and however the data is batched.
 
         Args:
@@ -144,7 +145,7 @@ class Fisher(AbstractFisher):
             draws: As these batches left it; default: at its beginning.
 
         Yields:
-            The number of each batch, the batch, and one function for each draw.
+            The number of each batch, the batch, and one root for each draw.
 
         Raises:
             UnsupportedError: If the loss is not split at the outputs.
@@ -156,12 +157,15 @@ class Fisher(AbstractFisher):
                 f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
             )
         generator = draws or self.draws()
-        for index, batch, weights in islice(risk.passes(), start, None):
-            z = wide(loss.outputs(risk.model, batch))
-            root = square_root(lambda outputs, b=batch: loss.criterion(outputs, b), z)
+
+        def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
+            z = wide(z)
+            root = square_root(lambda outputs: loss.criterion(outputs, batch), z)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
-            drawn = self._signs(z, generator) if self.samples else _units(z)
-            yield index, batch, [_projected(loss, scale * root(signs)) for signs in drawn]
+            return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
+
+        for index, batch, weights in islice(risk.passes(), start, None):
+            yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:
         assert self.samples is not None
@@ -172,10 +176,3 @@ class Fisher(AbstractFisher):
 def _units(z: Shaped[Tensor, "b *out"]) -> Iterator[Shaped[Tensor, "b *out"]]:
     eye = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)
     return (unit.reshape(1, *z.shape[1:]).expand_as(z) for unit in eye)
-
-
-def _projected(loss: OnOutputs, cotangents: Tensor) -> SampleLoss:
-    def scalars(model: nn.Module, batch: Batch) -> Tensor:
-        return (loss.outputs(model, batch) * cotangents).reshape(len(cotangents), -1).sum(1)
-
-    return scalars

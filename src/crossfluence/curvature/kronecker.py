@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from .._losses import length_of
 from .._params import Layout, coarseness, wide
 from .._types import Batch, Params, SampleLoss
 from .blocks import AbstractGradients, Lookup, Outer, Slot, Whole, joined
+from .outputs import Roots
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 OVER_FEATURES, OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm), (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
 NORMALISATIONS = (*OVER_FEATURES, *OVER_CHANNELS)
 LAYERS = (nn.Linear, *CONVOLUTIONS, nn.Embedding, *NORMALISATIONS, nn.MultiheadAttention)
+Noted: TypeAlias = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor]  # layer, arguments, what came out
 EXACT_NUMBERS = 1_024  # in a parameter outside of all layers, up to which its block is exact
 
 
@@ -89,10 +91,22 @@ class Layers:
         Returns:
             Gradients by block.
         """
-        calls = called(self.model, self.taps, scalars, batch)
-        found = gradients_of(calls, self.taps, length_of(batch))
-        found |= _written_out(self.model, self.outside, scalars, batch)
-        return dict(_in_a_row(slot, part) if slot.size <= self.rows else (slot, part) for slot, part in found.items())
+        return next(self.along(Roots.of(scalars), batch))
+
+    def along(self, roots: Roots, batch: Batch) -> Iterator[dict[Slot, AbstractGradients]]:
+        """As `gradients`, for each root of a batch: one forward pass serves them all.
+
+        Args:
+            roots: What to differentiate.
+            batch: One of the data.
+
+        Yields:
+            Gradients by block.
+        """
+        for direction, calls in called(self.model, self.taps, roots, batch):
+            found = gradients_of(calls, self.taps, length_of(batch))
+            found |= _written_out(self.model, self.outside, roots.along(direction), batch)
+            yield dict(_in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
 
 
 def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
@@ -134,19 +148,19 @@ def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch
     return Layers(model, tuple(kept), outside)
 
 
-def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Batch) -> list[Call]:
-    """Runs a model forwards and backwards, and notes what its layers see.
+def called(model: nn.Module, taps: Iterable[Tap], roots: Roots, batch: Batch) -> Iterator[tuple[Tensor, list[Call]]]:
+    """Runs a model forwards, and backwards along each direction, and notes what its layers see.
 
     Args:
         model: Hooks are put on its layers and taken off again.
         taps: Which layers.
-        scalars: `(model, batch) -> (b,)`.
+        roots: What to differentiate.
         batch: One of the data.
 
-    Returns:
-        The calls that the scalars depend on, in order.
+    Yields:
+        A direction, and the calls that the outputs depend on, in order.
     """
-    noted: list[tuple[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor]] = []
+    noted: list[Noted] = []
     b, shared = length_of(batch), {tap.layer for tap in taps if tap.samples is None}
 
     def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
@@ -163,13 +177,25 @@ def called(model: nn.Module, taps: Iterable[Tap], scalars: SampleLoss, batch: Ba
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {tap.layer for tap in taps}]
     try:
         with recorded():
-            total = scalars(model, batch).sum()
+            z = roots.outputs(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
+    drawn = iter(roots.directions(z.detach()))
+    direction = next(drawn, None)
+    while direction is not None:
+        following = next(drawn, None)
+        yield direction, _seen(z, direction, noted, last=following is None)
+        direction = following
+
+
+def _seen(z: Tensor, direction: Tensor, noted: Sequence[Noted], last: bool) -> list[Call]:
+    """A backward pass, which frees what it has read if it is the last."""
     if not noted:
         return []
-    back = torch.autograd.grad(total, [output for *_, output in noted], allow_unused=True)
+    back = torch.autograd.grad(
+        z, [output for *_, output in noted], direction.to(z), allow_unused=True, retain_graph=not last
+    )
     calls = []
     for (layer, args, kwargs, _), gradient in zip(noted, back, strict=True):
         if gradient is not None and isinstance(layer, nn.MultiheadAttention):
@@ -261,7 +287,7 @@ def _rows(layer: nn.Module) -> tuple[int, int]:
 
 def _explained(model: nn.Module, theta: Params, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch) -> set[Slot]:
     """The blocks whose gradients, added up with random weights for the samples, are those of a backward pass."""
-    calls, b = called(model, taps, scalars, batch), length_of(batch)
+    (_, calls), b = next(called(model, taps, Roots.of(scalars), batch)), length_of(batch)
     found: dict[Slot, AbstractGradients] = {}
     for slot in dict.fromkeys(tap.slot for tap in taps):
         with contextlib.suppress(UnsupportedError):

@@ -1,18 +1,46 @@
-"""Square roots of a criterion's second derivative by the outputs: recognised by products, not by names."""
+"""A model's outputs: along directions, and the square root of what a criterion makes of them, told by products."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from .._errors import SolveError, UnsupportedError
 from .._functional import jvp
+from .._types import Batch, SampleLoss
 
 DENSE_OUTPUTS = 256  # numbers in one sample's outputs up to which its second derivative is written out
+
+
+@dataclass(frozen=True, eq=False)
+class Roots:
+    """What the gradients of one batch's samples are of: outputs, along one direction or several.
+
+    Attributes:
+        outputs: `(model, batch) -> (b, ...)`.
+        directions: From the values of the outputs to directions of their shape; if they are random, drawn each time.
+    """
+
+    outputs: SampleLoss
+    directions: Callable[[Tensor], Iterable[Tensor]]
+
+    @classmethod
+    def of(cls, scalars: SampleLoss) -> Roots:
+        """Numbers `(b,)` themselves."""
+        return cls(scalars, lambda z: [torch.ones_like(z)])
+
+    def scalars(self, model: nn.Module, batch: Batch) -> Iterator[SampleLoss]:
+        """Functions `(model, batch) -> (b,)`, one for each direction."""
+        return map(self.along, self.directions(self.outputs(model, batch)))
+
+    def along(self, direction: Shaped[Tensor, "b *out"]) -> SampleLoss:
+        """Each sample's outputs along one direction: `(model, batch) -> (b,)`."""
+        return lambda model, batch: (self.outputs(model, batch) * direction).reshape(len(direction), -1).sum(1)
 
 
 def square_root(criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"]) -> Callable[[Tensor], Tensor]:
