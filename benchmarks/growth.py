@@ -7,8 +7,9 @@ thread, and the slope of their logarithms over the larger half of each range (1:
   samples     1,000 to 60,000, 100,000 parameters: EK-FAC's fit, one question after it, 200 questions; CG, 10 steps
   parameters  10,000 to 10 million, 1,000 samples: the same
   questions   1 to 1,000, 2,000 samples, 100,000 parameters: all pairs by EK-FAC, CG with 10 steps up to 100
-  epochs      60,000 samples and, for a transformer, 2,000 sequences: fit, one question, and both, over one epoch of
-              forward and backward passes
+  epochs      60,000 samples (784-512-256-10) and, for a transformer, 2,000 sequences: the fit of EK-FAC, the first
+              question, which also looks whether training ended, the next one, and fit and first question together, over
+              one epoch of forward and backward passes; with eigenvalues that are corrected, and as factors give them
   memory      of one question at its peak, over that of one step of SGD with momentum (Linux)
 Writes benchmarks/results/growth.csv and growth.html.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import torch
 from mnist import mnist
-from peers import losses
+from peers import PROBLEMS, losses
 from results import FOLDER, save
 from shakespeare import Transformer, shakespeare, summed
 from torch import Tensor, nn
@@ -133,32 +134,35 @@ def curves(part: str) -> list[dict[str, str]]:
     ]
 
 
-def problems(n: int, sequences: int, width: int = 110) -> dict[str, tuple[nn.Module, Data, Data, int]]:
+def problems(n: int, sequences: int, model: nn.Module) -> dict[str, tuple[nn.Module, Data, Data, int]]:
     """Models, training data, one test sample, and the size of batches."""
     torch.manual_seed(0)
     images, tests = mnist("train", n), mnist("test", 1)
     return {
-        f"perceptron, n = {n:,}": (perceptron(width), images, tests, BATCH),
+        f"perceptron, n = {n:,}": (model, images, tests, BATCH),
         f"transformer, n = {sequences:,}": (Transformer(), *shakespeare(sequences, 1), 50),
     }
 
 
-def epochs_of(model: nn.Module, data: Data, test: Data, batch: int) -> dict[str, float]:
-    """Fit and one question, over the median of three epochs before, between and after them."""
+def epochs_of(model: nn.Module, data: Data, test: Data, batch: int, solver: cf.EKFAC) -> dict[str, float]:
+    """Fit and questions, over the median of three epochs before, between and after them."""
     risk = cf.Risk(model, loss, cf.batches(*data, size=batch), l2=1e-2)
     inverse, taken = [], [seconds(lambda: epoch(model, data, batch))]
-    fit = seconds(lambda: inverse.append(cf.EKFAC().invert(risk)))
+    fit = seconds(lambda: inverse.append(solver.invert(risk)))
     taken.append(seconds(lambda: epoch(model, data, batch)))
-    question = seconds(lambda: cf.influence(risk, first_loss(test), *inverse))
+    first, following = (seconds(lambda: cf.influence(risk, first_loss(test), *inverse)) for _ in range(2))
     taken.append(seconds(lambda: epoch(model, data, batch)))
     unit = sorted(taken)[1]
-    return {"fit": fit / unit, "one question": question / unit, "both": (fit + question) / unit}
+    found = {"fit": fit, "first question": first, "next question": following, "fit and first question": fit + first}
+    return {name: value / unit for name, value in found.items()}
 
 
 def in_epochs() -> Iterator[dict[str, str]]:
-    for name, problem in problems(60_000, 2_000).items():
-        for what, value in epochs_of(*problem).items():
-            yield {"part": "epochs", "what": f"EK-FAC, {what}, {name}", "measured": f"{value:.2f}"}
+    torch.manual_seed(0)
+    for name, problem in problems(60_000, 2_000, PROBLEMS["perceptron"].model()).items():
+        for blocks in ("corrected", "kronecker"):
+            for what, value in epochs_of(*problem, cf.EKFAC(blocks=blocks)).items():
+                yield {"part": "epochs", "what": f"EK-FAC, {blocks}, {what}, {name}", "measured": f"{value:.2f}"}
 
 
 def step(model: nn.Module, rows: Data) -> None:
@@ -186,8 +190,8 @@ def peak(name: str, work: str) -> None:
         risk = cf.Risk(model, loss, cf.batches(*data, size=batch), l2=1e-2)
         cf.influence(risk, first_loss(test), SOLVERS[work])
 
-    run(*problems(10, 2, width=4)[name.replace("1,000", "10").replace("200", "2")])
-    large = problems(1_000, 200, width=WIDTHS[-1])[name]
+    run(*problems(10, 2, perceptron(4))[name.replace("1,000", "10").replace("200", "2")])
+    large = problems(1_000, 200, perceptron(WIDTHS[-1]))[name]
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = resident("VmRSS")
     run(*large)
@@ -201,7 +205,7 @@ def resident(field: str) -> float:
 
 def in_memory() -> Iterator[dict[str, str]]:
     """Memory of one question over that of a training step; the parameters, which both hold, are added to each."""
-    for name, (model, *_) in problems(1_000, 200, width=WIDTHS[-1]).items():
+    for name, (model, *_) in problems(1_000, 200, perceptron(WIDTHS[-1])).items():
         held = sum(part.numel() * part.element_size() for part in model.parameters()) / 1e6
         base = held + megabytes(name, "step")
         yield {"part": "memory", "what": f"training step, {name}, MB", "measured": f"{base:.0f}"}
