@@ -1,7 +1,7 @@
 """Solvers on logistic regression for MNIST: agreement with training again, and CPU seconds for 500 questions.
 
 Usage: CROSSFLUENCE_DATA=<folder with mnist/> OMP_NUM_THREADS=1 python benchmarks/logistic.py [--exact]
-       [--peer-python <python with dattri==0.3.0, kronfluence==1.0.1 and captum==0.9.0>]
+       [--peer-python <python with the libraries of peer_scores.py>]
 
 5,000 training and 500 test images, float32, l2 1e-3. A question is the loss of one test image. Two protocols:
   leave one out: 100 training images, each left out alone; mean over the questions of Pearson's r
@@ -115,6 +115,7 @@ def solvers(exact: bool) -> dict[str, AbstractSolver]:
         "CG and Nystrom(600), 5 steps": cf.CG(max_steps=5, preconditioner=cf.Nystrom(600)),
         "Nystrom(200) alone": cf.Nystrom(200),
         "CG and EK-FAC, 5 steps": cf.CG(max_steps=5, curvature=cf.GaussNewton(), preconditioner=exact_fisher(0.0)),
+        "CG and EK-FAC, 7 steps": cf.CG(max_steps=7, curvature=cf.GaussNewton(), preconditioner=exact_fisher(0.0)),
         "EK-FAC, damping .1 mean": exact_fisher(cf.Relative(0.1)),
         "EK-FAC, no damping": exact_fisher(0.0),
         "EK-FAC, sampled, .1 mean": cf.EKFAC(),
