@@ -7,7 +7,7 @@ of size r acts about as if it had an l2 term of 1 / (r T) (Ali, Kolter and Tibsh
 stopping for least squares regression", AISTATS 2019); with momentum b, r is the rate divided by 1 - b.
 The column "indicator" is another way to do without retraining: how much the scores and their derivative by the damping
 correlate, which says whether more of it would turn the ranking (after Wang, Deng et al., "Taming hyperparameter
-sensitivity in data attribution", 2025, who stop at .5 for large networks).
+sensitivity in data attribution: practical selection without costly retraining", 2025).
 """
 
 from __future__ import annotations
