@@ -22,8 +22,9 @@ from ._objective import QUESTIONS_AT_ONCE, questions_at_once
 from ._risk import Risk
 from .curvature.base import AbstractCurvature
 from .solvers.auto import Auto
-from .solvers.base import AbstractSolver, Work, natural_curvature
+from .solvers.base import AbstractSolver, natural_curvature
 from .solvers.gmres import GMRES
+from .solvers.work import Work
 
 PART = 512  # samples that are looked at; whole batches, at least one
 CLOCK = time.perf_counter

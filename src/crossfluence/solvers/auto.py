@@ -14,10 +14,11 @@ from .._losses import OnOutputs
 from .._risk import Risk
 from ..curvature.base import Relative
 from ..curvature.gauss_newton import GaussNewton
-from .base import AbstractInverse, AbstractSolver, Solution, Work
+from .base import AbstractInverse, AbstractSolver, Solution
 from .cg import CG
 from .exact import Exact
 from .gmres import GMRES
+from .work import Work
 
 DENSE_PARAMETERS = 3_000  # 72 MB and some seconds of factorising
 DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matrix, well under a minute on a laptop

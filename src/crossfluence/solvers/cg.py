@@ -13,7 +13,8 @@ from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
 from ..curvature.hessian import Hessian
-from .base import AbstractInverse, AbstractSolver, Solution, Work, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, warn_unconverged
+from .work import Work
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from ..curvature.base import Relative, absolute
 from ..curvature.eigenbasis import Eigenblock, Fit, filtered, largest_batch
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers, layers_of
-from .base import AbstractInverse, AbstractSolver, Answers, Rehearsal, Solution, Stage, Work
+from .base import AbstractInverse, AbstractSolver, Answers, Solution
 from .pairs import Filter, Pairs, pairs_of
+from .work import Rehearsal, Stage, Work
 
 NAMES = {"corrected": "EK-FAC", "kronecker": "K-FAC", "exact": "Block-diagonal", "diagonal": "Diagonal"}
 

@@ -14,7 +14,8 @@ from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
 from .._params import coarseness
 from ..curvature.base import AbstractCurvature, Relative, absolute
-from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .work import Work
 
 SPECTRUM_UP_TO = 4_000  # parameters for which the eigenvalues of an unsymmetric matrix are still quick
 

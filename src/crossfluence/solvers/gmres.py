@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
+from .work import Work
 
 BLOCK = 16  # vectors of a basis that memory is reserved for at one time
 

@@ -8,7 +8,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from .base import AbstractInverse, AbstractSolver, Solution, Work
+from .base import AbstractInverse, AbstractSolver, Solution
+from .work import Work
 
 
 @dataclass(frozen=True)

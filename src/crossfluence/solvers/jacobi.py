@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
 from ..curvature.base import PROBES, AbstractCurvature, Relative, damping_products, diagonal, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .work import Work
 
 FLOOR = 1e-3  # of the mean: what random signs leave below it is noise
 

@@ -13,8 +13,9 @@ from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._risk import Risk
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
 from .krylov import LANCZOS_STEPS, extreme_eigenvalues
+from .work import Work
 
 MARGIN = 1.1  # Lanczos comes to the largest eigenvalue from below
 

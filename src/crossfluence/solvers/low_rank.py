@@ -12,8 +12,9 @@ from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import SingularCurvatureError
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, Work, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 from .krylov import arnoldi
+from .work import Work
 
 STEPS_PER_DIRECTION = 2  # twice the rank: of what a Krylov subspace finds, about the larger half has converged
 NOTED = 0.01  # share of a question outside the kept directions from which on the report says so

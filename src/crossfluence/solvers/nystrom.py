@@ -13,8 +13,9 @@ from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._functional import VECTORS_AT_ONCE
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
-from .base import AbstractSolver, Work, natural_curvature
+from .base import AbstractSolver, natural_curvature
 from .low_rank import LowRankInverse, check_rank, inverse_within
+from .work import Work
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
 from ..curvature.eigenbasis import Eigenblock, largest_batch
 from ..curvature.kronecker import Layers, layers_of
-from .base import Answers, Stage
+from .base import Answers
+from .work import Stage
 
 
 @dataclass(frozen=True, eq=False)
