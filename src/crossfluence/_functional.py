@@ -12,10 +12,12 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from ._types import Params
 
 Point = TypeVar("Point", bound=Any)
+Value = TypeVar("Value", bound=Any)
 _ONE_AT_A_TIME = threading.RLock()  # parameters are exchanged inside the user's module, and switches are global
 FUSED = [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
 VECTORS_AT_ONCE = 32  # directions that share one vectorised pass: activations are held this many times
@@ -73,7 +75,7 @@ def bind(function: Callable[..., Any], *modules: nn.Module) -> Callable[..., Any
     return call
 
 
-def jvp(function: Callable[[Point], Tensor], at: Point, direction: Point) -> Tensor:
+def jvp(function: Callable[[Point], Value], at: Point, direction: Point) -> Value:
     """The derivative of `function` at a point along one direction, in one forward-mode pass.
 
     Operations without a forward-mode rule fall back to two reverse-mode passes, with the same result.
@@ -84,7 +86,7 @@ def jvp(function: Callable[[Point], Tensor], at: Point, direction: Point) -> Ten
         direction: Same structure as `at`.
 
     Returns:
-        Same shape as the value of `function`.
+        Same structure and shapes as the value of `function`.
 
     Example:
         >>> jvp(lambda x: x ** 3, torch.tensor(2.0), torch.tensor(1.0))
@@ -97,7 +99,7 @@ def jvp(function: Callable[[Point], Tensor], at: Point, direction: Point) -> Ten
         return torch.func.jvp(function, (at,), (direction,))[1]
     except NotImplementedError:  # "Trying to use forward AD with ... that does not support it"
         value, pull = vjp(function, at)[:2]
-        _, push = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(value))[:2]
+        _, push = vjp(lambda cotangent: pull(cotangent)[0], tree_map(torch.zeros_like, value))[:2]
         return push(direction)[0]
 
 
@@ -136,16 +138,28 @@ def gradient_of(function: Callable[[Params], Tensor], theta: Params) -> Params:
     return dict(zip(theta, found, strict=True))
 
 
-def each_direction(function: Callable[[Tensor], Tensor], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m *out"]:
-    """Applies a function of one vector to many, vectorised in chunks where the user's code allows it."""
+def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tensor, "m p"]) -> Value:
+    """Applies a function of one vector to many, vectorised in chunks where the user's code allows it.
+
+    Args:
+        function: Returns a tensor, or named ones.
+        directions: One in each row.
+
+    Returns:
+        What it returns, with m in front of every shape.
+
+    Raises:
+        RuntimeError: If the function does.
+    """
     if len(directions) == 1:
-        return function(directions[0]).unsqueeze(0)
+        return tree_map(lambda part: part.unsqueeze(0), function(directions[0]))
     try:
         return vmap(function, chunk_size=VECTORS_AT_ONCE)(directions)
     except RuntimeError as error:
         if "vmap" not in str(error):
             raise
-        return torch.stack([function(direction) for direction in directions])  # `.item()` and the like: one by one
+        each = [function(direction) for direction in directions]  # `.item()` and the like: one by one
+        return tree_map(lambda *parts: torch.stack(parts), *each)
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -51,6 +51,11 @@ class Layout:
         named = zip(self.names, self.shapes, parts, strict=True)
         return {name: part.reshape((*vector.shape[:-1], *shape)) for name, shape, part in named}
 
+    def add(self, vector: Shaped[Tensor, "*lead p"], params: Params, share: float) -> None:
+        """Adds a share of named tensors to one vector, in place: nothing of its length is made."""
+        for name, part in self.split(vector).items():
+            part.add_(params[name], alpha=share)
+
 
 def wide(tensor: Tensor) -> Tensor:
     """At least single precision, so that sums over samples keep what each adds; whole numbers stay as they are."""

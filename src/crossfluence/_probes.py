@@ -44,16 +44,7 @@ def probe_loss(
         UnsupportedError: If gradients are stopped inside a loss that is not a `FieldLoss`.
     """
     _refuse_batch_statistics(model)
-    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    values = [total(theta, theta, batch, weights) for _ in range(2)]
-    if fingerprint(model) != before:
-        with torch.no_grad():
-            for name, tensor in model.state_dict().items():
-                tensor.copy_(kept[name])
-        raise NondeterministicError(
-            "Computing the loss changes the model itself: a layer updates its buffers or weights. "
-            "Call model.eval(), and drop max_norm from embeddings. The model was put back as it was."
-        )
+    values = _untouched(model, lambda: [total(theta, theta, batch, weights) for _ in range(2)])
     if not (values[0].isfinite() and values[1].isfinite()):
         return  # the first pass over the data names the batch and the sample
     if not torch.equal(*values):
@@ -66,6 +57,21 @@ def probe_loss(
         _refuse_deaf(kind, theta, total, batch, weights)
     if kind.symmetric and coarseness(theta) < 1e-4:
         _refuse_stopped_gradients(theta, lambda point: total(point, point, batch, weights))
+
+
+def _untouched(model: nn.Module, values: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """What the function returns, once it is known to leave the model as it was."""
+    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = values()
+    if fingerprint(model) != before:
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(kept[name])
+        raise NondeterministicError(
+            "Computing the loss changes the model itself: a layer updates its buffers or weights. "
+            "Call model.eval(), and drop max_norm from embeddings. The model was put back as it was."
+        )
+    return found
 
 
 def _refuse_batch_statistics(model: nn.Module) -> None:
@@ -131,7 +137,7 @@ def _random_direction(theta: Params, seed: int) -> Params:
     generator = torch.Generator().manual_seed(seed)
     drawn = {name: torch.randn(tensor.shape, generator=generator).to(tensor) for name, tensor in theta.items()}
     size = sum(float(tensor.square().sum()) for tensor in drawn.values()) ** 0.5
-    return {name: tensor / size for name, tensor in drawn.items()}
+    return {name: tensor.div_(size) for name, tensor in drawn.items()}
 
 
 def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Params) -> str:

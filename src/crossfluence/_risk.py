@@ -167,15 +167,15 @@ class Risk(AbstractRisk):
         Raises:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
-        total = self.l2 * self.layout.flatten(theta)
+        total = self.layout.flatten(theta).mul_(self.l2)
         for index, batch, weights in self.passes(verify=True):
             if not weights.any():
                 continue
             found = gradient_of(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
-            part = self.layout.flatten(found)
-            if not all_finite(part):
+            if not all(map(all_finite, found.values())):
                 raise NonFiniteError(self.blame(index, batch))
-            total.add_(part, alpha=1 / self.n)
+            self.layout.add(total, found, 1 / self.n)
+            del found  # not beside the next one
         return total
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:

@@ -30,9 +30,9 @@ class FieldJacobian(AbstractCurvature):
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """J v for each row, forward over reverse."""
 
-        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
-            def training_field(theta: Params) -> Tensor:
-                return risk.layout.flatten(grad(risk.total)(theta, theta, batch, weights))
+        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
+            def training_field(theta: Params) -> Params:
+                return grad(risk.total)(theta, theta, batch, weights)
 
             return jvp(training_field, risk.theta, risk.layout.unflatten(direction))
 
@@ -43,13 +43,13 @@ class FieldJacobian(AbstractCurvature):
         if risk.symmetric:
             return self._product(risk, vectors)
 
-        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
             tangent = risk.layout.unflatten(direction)
 
             def field_along(theta: Params) -> Tensor:
                 return jvp(lambda t: risk.total(t, theta, batch, weights), theta, tangent)
 
-            return risk.layout.flatten(grad(field_along)(risk.theta))
+            return grad(field_along)(risk.theta)
 
         return accumulate(along, risk, vectors)
 
@@ -58,7 +58,7 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
     """Sums a product over the batches, divides by n and adds the l2 term; batches whose weights are all zero are free.
 
     Args:
-        along: `(direction, batch, weights) -> (p,)`.
+        along: `(direction, batch, weights)` to named tensors.
         risk: Gives the batches.
         vectors: One direction in each row.
 
@@ -73,8 +73,8 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
         if not weights.any():
             continue
         part = each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors)
-        if not all_finite(part):
+        if not all(map(all_finite, part.values())):
             raise NonFiniteError(risk.blame(index, batch, "A second derivative of the loss"))
-        total.add_(part, alpha=1 / risk.n)
+        risk.layout.add(total, part, 1 / risk.n)
         del part  # not beside the next one
     return total

@@ -12,7 +12,7 @@ from .._errors import UnsupportedError
 from .._functional import bind, jvp, pullback
 from .._losses import OnOutputs
 from .._risk import Risk
-from .._types import Batch
+from .._types import Batch, Params
 from .base import AbstractCurvature
 from .field import accumulate
 
@@ -41,8 +41,8 @@ class GaussNewton(AbstractCurvature):
             )
         outputs = bind(loss.outputs, risk.model)
 
-        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Tensor:
-            def forward(theta: dict[str, Tensor]) -> Tensor:
+        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
+            def forward(theta: Params) -> Tensor:
                 return outputs(theta, batch)
 
             def weighted(z: Tensor) -> Tensor:
@@ -50,6 +50,6 @@ class GaussNewton(AbstractCurvature):
 
             z, pull = pullback(forward, risk.theta)
             moved = jvp(forward, risk.theta, risk.layout.unflatten(direction))
-            return risk.layout.flatten(pull(jvp(grad(weighted), z, moved)))
+            return pull(jvp(grad(weighted), z, moved))
 
         return accumulate(along, risk, vectors)
