@@ -188,13 +188,20 @@ def run(name: str, python: str, problem: str, given: Path) -> tuple[dict[str, st
     out = given.with_name(f"{name}.scores")
     command = [python, __file__, "--measure", name, "--problem", problem, "--given", str(given), "--out", str(out)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=alone)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=alone)
+    if done.returncode:  # -9 where memory ran out
+        raise ChildProcessError(f"{name} ended with {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1]), torch.load(out)
 
 
 def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    """The code's, and whether it was changed since; results may have been."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", "../src", ":!results")
+    return git("describe", "--always") + ("-dirty" if changed else "")
 
 
 def side_by_side(libraries: list[str], peer_python: str, name: str, n: int) -> Iterator[dict[str, str]]:
@@ -205,7 +212,11 @@ def side_by_side(libraries: list[str], peer_python: str, name: str, n: int) -> I
         torch.save({"weights": trained(problem, *samples), "samples": samples, "tests": tests}, given)
         ours, reference = run("crossfluence", sys.executable, name, given)
         for library in libraries:
-            row, scores = (ours, reference) if library == "crossfluence" else run(library, peer_python, name, given)
+            try:
+                row, scores = (ours, reference) if library == "crossfluence" else run(library, peer_python, name, given)
+            except ChildProcessError as error:
+                print(error, flush=True)
+                continue
             beside = run("crossfluence, alike", sys.executable, name, given)[1] if library == "dattri" else reference
             agreement = torch.corrcoef(torch.stack([beside.flatten(), scores.flatten()]).double())[0, 1]
             yield {
