@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from .._errors import UnsupportedError
-from .._functional import bind, jvp, pullback
+from .._functional import bind, gradient_of, jvp, pullback
 from .._losses import OnOutputs
 from .._risk import Risk
 from .._types import Batch, Params
@@ -41,15 +41,21 @@ class GaussNewton(AbstractCurvature):
             )
         outputs = bind(loss.outputs, risk.model)
 
+        def bent(z: Tensor, moved: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+            return jvp(grad(lambda at: (weights * loss.criterion(at, batch)).sum()), z, moved)
+
         def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
-            def forward(theta: Params) -> Tensor:
-                return outputs(theta, batch)
+            z, pull = pullback(lambda theta: outputs(theta, batch), risk.theta)
+            moved = jvp(lambda theta: outputs(theta, batch), risk.theta, risk.layout.unflatten(direction))
+            return pull(bent(z, moved, batch, weights))
 
-            def weighted(z: Tensor) -> Tensor:
-                return (weights * loss.criterion(z, batch)).sum()
+        def alone(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
+            moved = jvp(lambda theta: outputs(theta, batch), risk.theta, risk.layout.unflatten(direction))
 
-            z, pull = pullback(forward, risk.theta)
-            moved = jvp(forward, risk.theta, risk.layout.unflatten(direction))
-            return pull(jvp(grad(weighted), z, moved))
+            def back(theta: Params) -> Tensor:
+                z = outputs(theta, batch)
+                return (z * bent(z.detach(), moved, batch, weights)).sum()
 
-        return accumulate(along, risk, vectors)
+            return gradient_of(back, risk.theta)  # not under vmap, so it may free what it has read
+
+        return accumulate(alone if len(vectors) == 1 else along, risk, vectors)
