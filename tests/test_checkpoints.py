@@ -35,16 +35,27 @@ def work(monkeypatch):
     class Work:
         count, stop = 0, -1
 
+    def note():
+        if Work.count == Work.stop:
+            raise Stopped
+        Work.count += 1
+
     def counted(function):
         def call(self, *arguments):
-            if Work.count == Work.stop:
-                raise Stopped
-            Work.count += 1
+            note()
             return function(self, *arguments)
 
         return call
 
-    monkeypatch.setattr(Layers, "gradients", counted(Layers.gradients))  # once for each batch and draw
+    def each_counted(function):
+        def call(self, *arguments):
+            for found in function(self, *arguments):
+                note()
+                yield found
+
+        return call
+
+    monkeypatch.setattr(Layers, "along", each_counted(Layers.along))  # once for each batch and draw
     monkeypatch.setattr(cf.FieldJacobian, "_product", counted(cf.FieldJacobian._product))
     monkeypatch.setattr(cf.GaussNewton, "_product", counted(cf.GaussNewton._product))
     monkeypatch.setattr(_checkpoint, "SHARE", float("inf"))
