@@ -34,7 +34,7 @@ from crossfluence._files import write_atomically
 
 Row = dict[str, str]
 PROTOCOLS = ("leave out", "half")
-SEEDS = 5
+SEEDS, STEPS = 5, 30
 
 
 def influence(task: Task, solver: Callable[[Task], Any]) -> cf.Scores:
@@ -49,11 +49,18 @@ def over_seeds(task: Task) -> cf.Scores:
     return cf.ensemble(influence(replace(task, recipe=recipe), lambda _: cf.EKFAC()) for recipe in recipes)
 
 
+def stopped(task: Task) -> cf.CG:
+    """Steps not taken are as good as damping, and dattri's conjugate gradients stop there, too."""
+    curvature = cf.GaussNewton() if task.loss else cf.Hessian()
+    return cf.CG(task.damping, max_steps=STEPS, curvature=curvature, truncate=True)
+
+
 ESTIMATORS: dict[str, Callable[[Task], cf.Scores]] = {
     "replay": lambda task: cf.replay(task.recipe, task.objective),
     "source": lambda task: cf.source(task.recipe, task.objective),
     "source by layers": lambda task: cf.source(task.recipe, task.objective, curvature=cf.Fisher()),
     "influence": partial(influence, solver=lambda task: task.solver),
+    f"CG, {STEPS} steps": partial(influence, solver=stopped),
     "LowRank(50)": partial(influence, solver=lambda task: cf.LowRank(50, damping=task.damping)),
     "EK-FAC": partial(influence, solver=lambda _: cf.EKFAC()),
     f"EK-FAC, {SEEDS} seeds": over_seeds,
