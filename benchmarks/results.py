@@ -7,13 +7,22 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "results"
+MADE_BY = {"torch": torch.__version__, "crossfluence": version("crossfluence")}
 
 
 def save(name: str, rows: list[dict]) -> None:
     """Writes rows of the same columns to `results/<name>.csv`."""
     FOLDER.mkdir(exist_ok=True)
-    made_by = {"torch": torch.__version__, "crossfluence": version("crossfluence")}
     with (FOLDER / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *made_by])
+        writer = csv.DictWriter(file, [*rows[0], *MADE_BY])
         writer.writeheader()
-        writer.writerows(row | made_by for row in rows)
+        writer.writerows(row | MADE_BY for row in rows)
+
+
+def kept(name: str) -> list[dict[str, str]]:
+    """Rows that an earlier run wrote, without its versions."""
+    file = FOLDER / f"{name}.csv"
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return [{key: value for key, value in row.items() if key not in MADE_BY} for row in csv.DictReader(lines)]
