@@ -168,7 +168,7 @@ def figure(rows: list[Row]) -> None:
 
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     titles = [f"{task}: {protocol}" for task in tasks for protocol in PROTOCOLS]
-    picture = make_subplots(len(tasks), 2, subplot_titles=titles, horizontal_spacing=0.25, vertical_spacing=0.04)
+    picture = make_subplots(len(tasks), 2, subplot_titles=titles, horizontal_spacing=0.25, vertical_spacing=0.03)
     for place, (task, protocol) in enumerate((task, protocol) for task in tasks for protocol in PROTOCOLS):
         chosen = sorted(
             (row for row in rows if (row["task"], row["protocol"]) == (task, protocol)),
@@ -186,8 +186,9 @@ def figure(rows: list[Row]) -> None:
         )  # fmt: skip
         picture.add_vline(float(chosen[0]["ceiling"]), line_dash="dot", **at)
     picture.update_xaxes(range=[-0.2, 1.05])
+    picture.update_yaxes(dtick=1, tickfont_size=10)
     picture.update_layout(
-        template="plotly_white", showlegend=False, width=1250, height=330 * len(tasks), margin={"t": 70, "l": 230},
+        template="plotly_white", showlegend=False, width=1250, height=300 * len(tasks), margin={"t": 70, "l": 230},
         title="LDS, and in brackets the cost of all questions in trainings; blue: crossfluence, red: others",
     )  # fmt: skip
     picture.write_html(FOLDER / "accuracy.html")
