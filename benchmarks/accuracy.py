@@ -5,10 +5,12 @@ Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=<folder with mnist/ and tinyshakespea
 
 The trainings stand in `accuracy_tasks.py`. Ten questions each (six for the clusters). Two protocols, not to be compared
 with each other: one seed, 1 % left out; halves, seeds mixed. Costs are CPU seconds of one thread over those of one
-training, 4.0 meaning that ten questions took as long as four trainings. Other libraries stand beside where they know
-such a loss and such questions: not where samples are coupled, targets move or a probe is fitted.
+training, 4.0 meaning that ten questions took as long as four trainings; ours count the training itself, which others
+are given. Other libraries stand beside where they know such a loss and such questions: not where samples are coupled,
+targets move or a probe is fitted.
 Retrained models and each estimator's rows are kept in --store: a run that was stopped goes on with the next estimator.
-With all tasks, writes benchmarks/results/accuracy.csv and accuracy.html; with some, prints them only.
+With all tasks, writes benchmarks/results/accuracy.csv and accuracy.html, of which docs/accuracy.png is a picture; with
+some, prints them only.
 """
 
 from __future__ import annotations
