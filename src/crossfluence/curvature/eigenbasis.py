@@ -93,7 +93,8 @@ class Fit:
     def of(cls, risk: Risk, curvature: AbstractFisher, kind: str = "corrected") -> Fit:
         """Looks at the layers, as the largest batch shows them."""
         _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
-        layers = layers_of(risk.model, risk.theta, next(roots.scalars(risk.model, batch)), batch)
+        direction = next(iter(roots.directions(roots.outputs(risk.model, batch))))
+        layers = layers_of(risk.model, risk.theta, roots.along(direction), batch)
         return cls(risk, curvature, kind, replace(layers, rows=LONGEST_SIDE) if kind == "exact" else layers)
 
     @property

@@ -45,16 +45,17 @@ class AbstractFisher(AbstractCurvature):
         """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the scalars, and back."""
+        """Along the outputs, and back: one graph of each batch serves all its roots."""
         total = risk.l2 * vectors
         for _, batch, roots in self.roots(risk):
-            for root in roots.scalars(risk.model, batch):
-                scalars = bind(root, risk.model)
-                values, pull = pullback(lambda theta, f=scalars, b=batch: f(theta, b), risk.theta)
+            outputs = bind(roots.outputs, risk.model)
+            z, pull = pullback(lambda theta, f=outputs, b=batch: f(theta, b), risk.theta)
+            for direction in roots.directions(z):
 
-                def along(v: Tensor, f=scalars, b=batch, pull=pull, like=values) -> Tensor:
-                    moved = jvp(lambda theta: f(theta, b), risk.theta, risk.layout.unflatten(v))
-                    return risk.layout.flatten(pull(moved.to(like)))
+                def along(v: Tensor, f=outputs, b=batch, pull=pull, z=z, direction=direction) -> Tensor:
+                    moved = jvp(lambda theta: f(theta, b), risk.theta, risk.layout.unflatten(v)) * direction
+                    lengths = moved.reshape(len(z), -1).sum(1).reshape(-1, *[1] * (z.ndim - 1))
+                    return risk.layout.flatten(pull((lengths * direction).to(z)))
 
                 total = total + each_direction(along, vectors) / risk.n
         return total

@@ -41,20 +41,22 @@ class GaussNewton(AbstractCurvature):
             )
         outputs = bind(loss.outputs, risk.model)
 
-        def bent(z: Tensor, moved: Tensor, batch: Batch, weights: Tensor) -> Tensor:
-            return jvp(grad(lambda at: (weights * loss.criterion(at, batch)).sum()), z, moved)
+        def moved(direction: Tensor, batch: Batch) -> Tensor:
+            return jvp(lambda theta: outputs(theta, batch), risk.theta, risk.layout.unflatten(direction))
+
+        def bent(z: Tensor, move: Tensor, batch: Batch, weights: Tensor) -> Tensor:
+            return jvp(grad(lambda at: (weights * loss.criterion(at, batch)).sum()), z, move)
 
         def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
             z, pull = pullback(lambda theta: outputs(theta, batch), risk.theta)
-            moved = jvp(lambda theta: outputs(theta, batch), risk.theta, risk.layout.unflatten(direction))
-            return pull(bent(z, moved, batch, weights))
+            return pull(bent(z, moved(direction, batch), batch, weights))
 
         def alone(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
-            moved = jvp(lambda theta: outputs(theta, batch), risk.theta, risk.layout.unflatten(direction))
+            move = moved(direction, batch)  # before the pass back, whose fused attention has no forward mode
 
             def back(theta: Params) -> Tensor:
                 z = outputs(theta, batch)
-                return (z * bent(z.detach(), moved, batch, weights)).sum()
+                return (z * bent(z.detach(), move, batch, weights)).sum()
 
             return gradient_of(back, risk.theta)  # not under vmap, so it may free what it has read
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, vmap
 
 from .._errors import SolveError, UnsupportedError
 from .._functional import jvp
-from .._types import Batch, SampleLoss
+from .._types import SampleLoss
 
 DENSE_OUTPUTS = 256  # numbers in one sample's outputs up to which its second derivative is written out
 
@@ -33,10 +33,6 @@ class Roots:
     def of(cls, scalars: SampleLoss) -> Roots:
         """Numbers `(b,)` themselves."""
         return cls(scalars, lambda z: [torch.ones_like(z)])
-
-    def scalars(self, model: nn.Module, batch: Batch) -> Iterator[SampleLoss]:
-        """Functions `(model, batch) -> (b,)`, one for each direction."""
-        return map(self.along, self.directions(self.outputs(model, batch)))
 
     def along(self, direction: Shaped[Tensor, "b *out"]) -> SampleLoss:
         """Each sample's outputs along one direction: `(model, batch) -> (b,)`."""
