@@ -54,12 +54,23 @@ def trainings(x: Tensor, y: Tensor) -> dict[str, cf.Recipe]:
     }
 
 
-def indicator(risk: cf.Risk, gradients: Tensor, damping: float) -> float:
-    """Correlation of scores with their derivative by the damping, over questions; the Hessian for the second moment."""
+def spectrum(risk: cf.Risk, test: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of the Hessian `(p,)`, and along its eigenvectors the samples' times the questions' energy `(m, p)`.
+
+    The samples' is that of their second moment, for which the Hessian stands.
+    """
+    each = [
+        torch.autograd.grad(one, list(risk.model.parameters()), retain_graph=True) for one in loss(risk.model, test)
+    ]
+    gradients = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in each])
     hessian = cf.Hessian().product(risk, torch.eye(risk.p, dtype=gradients.dtype))
     values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
-    energy, damped = (values - risk.l2).clamp_min(0) * (gradients @ vectors).square(), values + damping
-    one, both, other = ((energy / damped**k).nan_to_num(posinf=0).sum(1) for k in (2, 3, 4))
+    return values, (values - risk.l2).clamp_min(0) * (gradients @ vectors).square()
+
+
+def indicator(values: Tensor, energy: Tensor, damping: float) -> float:
+    """Correlation of scores with their derivative by the damping, mean over questions."""
+    one, both, other = ((energy / (values + damping) ** k).nan_to_num(posinf=0).sum(1) for k in (2, 3, 4))
     return float((both / (one * other).sqrt()).mean())
 
 
@@ -72,10 +83,7 @@ def main() -> None:
     for name, recipe in trainings(x, y).items():
         risk = recipe.risk(recipe.train())
         truth = cf.leave_out(recipe, question, drop)
-        each = [
-            torch.autograd.grad(one, list(risk.model.parameters()), retain_graph=True) for one in loss(risk.model, test)
-        ]
-        gradients = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in each])
+        values, energy = spectrum(risk, test)
         rule = (1 - MOMENTUM) / (RATE * recipe.epochs)
         for damping in (*(cf.Relative(factor) for factor in FACTORS), rule):
             try:
@@ -92,7 +100,7 @@ def main() -> None:
                 "slope": f"{float(found.slope):.3g}",
                 "absolute": f"{report.damping:.2g}",
                 "smallest eigenvalue": f"{report.smallest_eigenvalue:.2g}",
-                "indicator": f"{indicator(risk, gradients, report.damping):.2f}",
+                "indicator": f"{indicator(values, energy, report.damping):.2f}",
                 "gradient norm": f"{report.gradient_norm:.1g}",
             }
             rows.append(row)
