@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ._errors import StaleError
 from ._functional import undisturbed
 from ._labels import row_of
-from ._params import Layout, fingerprint
+from ._params import Layout, coarseness, fingerprint
 from ._types import Batch, Id, Params
 
 if TYPE_CHECKING:
@@ -56,6 +56,16 @@ class AbstractRisk(ABC):
     def p(self) -> int:
         """Number of trained parameters."""
         return self.layout.size
+
+    @property
+    def decay(self) -> Tensor | float:
+        """The coefficient of half the squared norm: one number, or one for each parameter, shape `(p,)`."""
+        return self.l2
+
+    @property
+    def precision(self) -> float:
+        """The relative rounding error of the loss as it is really computed."""
+        return coarseness(self.theta)
 
     @property
     def coverage(self) -> float:

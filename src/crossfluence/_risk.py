@@ -167,7 +167,7 @@ class Risk(AbstractRisk):
         Raises:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
-        total = self.layout.flatten(theta).mul_(self.l2)
+        total = self.layout.flatten(theta).mul_(self.decay)
         for index, batch, weights in self.passes(verify=True):
             if not weights.any():
                 continue

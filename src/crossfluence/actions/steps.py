@@ -167,7 +167,7 @@ def _pull(risk: AbstractRisk, away: list[Id], towards: list[Id]) -> Callable[[Pa
     parts = [(sign * risk.n / len(ids), risk.only(ids)) for sign, ids in ((-1, away), (1, towards)) if ids]
 
     def gradient(theta: Params) -> Params:
-        shrinking = risk.l2 * risk.layout.flatten(theta)
+        shrinking = risk.decay * risk.layout.flatten(theta)
         return risk.layout.unflatten(sum((s * (only.field_at(theta) - shrinking) for s, only in parts), 0 * shrinking))
 
     return gradient

@@ -68,7 +68,7 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
     Raises:
         NonFiniteError: If a second derivative is not finite, with its batch.
     """
-    total = risk.l2 * vectors
+    total = risk.decay * vectors
     for index, batch, weights in risk.passes():
         if not weights.any():
             continue

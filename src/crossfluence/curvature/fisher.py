@@ -46,7 +46,7 @@ class AbstractFisher(AbstractCurvature):
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Along the outputs, and back: one graph of each batch serves all its roots."""
-        total = risk.l2 * vectors
+        total = risk.decay * vectors
         for _, batch, roots in self.roots(risk):
             outputs = bind(roots.outputs, risk.model)
             z, pull = pullback(lambda theta, f=outputs, b=batch: f(theta, b), risk.theta)

@@ -160,8 +160,8 @@ class LiSSAInverse(AbstractInverse):
         risk = self.risk
         assert isinstance(risk, Risk)
         ids = [label for number in drawn for label in risk.labels_of(number)]
-        part = self.curvature.product(risk.only(ids), vectors) - risk.l2 * vectors
-        return part * (risk.n / len(ids)) + (risk.l2 + self.damping) * vectors
+        part = self.curvature.product(risk.only(ids), vectors) - risk.decay * vectors
+        return part * (risk.n / len(ids)) + (risk.decay + self.damping) * vectors
 
     def _refuse_negative(self, residual: Shaped[Tensor, "m p"]) -> None:
         quotients = (residual * self._product(residual)).sum(1) / residual.square().sum(1)
