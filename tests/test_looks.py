@@ -56,7 +56,9 @@ def over_batch(model, batch):
 @pytest.mark.parametrize("size", [24, 6, 3])
 @pytest.mark.parametrize("loss", [centred, contrastive, over_tokens, normalised, over_batch])
 def test_a_loss_that_depends_on_its_batch_is_refused(loss, size):
-    with pytest.raises(errors.CoupledLossError, match=r"in a batch of \d+: it depends on the samples beside it.*Weighted"):
+    with pytest.raises(
+        errors.CoupledLossError, match=r"in a batch of \d+: it depends on the samples beside it.*Weighted"
+    ):
         risk(seeded(nn.Linear(4, 3)), loss, cf.batches(X, Y, size=size))
 
 
@@ -260,5 +262,3 @@ def test_a_risk_calls_the_loss_a_few_times_on_a_few_samples():
 
     risk(seeded(Net(torch.tanh)), counted)
     assert calls.count(24) == 1 and len(calls) <= 8 and sum(calls) <= 3 * 24
-
-
