@@ -130,6 +130,9 @@ def gradient_of(function: Callable[[Params], Tensor], theta: Params) -> Params:
 
     Returns:
         Named tensors; zeros where the value does not depend on one.
+
+    Raises:
+        RuntimeError: Of PyTorch's, as an `UnsupportedError`, if the backward pass fails.
     """
     with differentiating():
         try:
@@ -218,6 +221,7 @@ def differentiating() -> Iterator[None]:
 
     Raises:
         UnsupportedError: If the backward pass fails.
+        RuntimeError: If memory runs out.
     """
     try:
         yield

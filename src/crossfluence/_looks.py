@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -230,13 +229,17 @@ def choose(look: Look, here: Point, around: Iterable[Around]) -> Chosen:
 
     def agreeing(gap: Callable[[Around, AbstractWay], float], limit: float) -> AbstractWay | None:
         for way in (Forward(), Reverse()):
-            try:
-                if not disagree((gap(place, way) for place in around), limit):
-                    return way
-                refused.append(f"{type(way).__name__} disagrees with the gradient")
-            except Exception as error:
-                refused.append(str(error).strip().partition("\n")[0])
+            if not (reason := refusal(way, gap, limit)):
+                return way
+            refused.append(reason)
         return None
+
+    def refusal(way: AbstractWay, gap: Callable[[Around, AbstractWay], float], limit: float) -> str:
+        try:
+            wrong = disagree((gap(place, way) for place in around), limit)
+        except Exception as error:
+            return str(error).strip().partition("\n")[0] or type(error).__name__
+        return f"{type(way).__name__} disagrees with the gradient" if wrong else ""
 
     last = Difference(look.precision)
 

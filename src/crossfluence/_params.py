@@ -118,9 +118,9 @@ def moving(model: nn.Module, theta: Params) -> Params:
     for module in model.modules():
         row = getattr(module, "padding_idx", None)
         weight = getattr(module, "weight", None)
-        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1:
-            if (name := names.get(id(weight))) in ones:
-                ones[name][row] = 0
+        name = names.get(id(weight))
+        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1 and name in ones:
+            ones[name][row] = 0
     return ones
 
 

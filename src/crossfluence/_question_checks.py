@@ -86,12 +86,8 @@ def _disagreeing(
     for seed in range(DIRECTIONS):
         direction = random_direction(layout, theta, seed) * mask
         step = step_length(precision, float(flat.norm()), direction)
-        ahead, behind = (
-            evaluated(lambda move=layout.split(direction * sign * step): values(
-                {name: part + move[name].to(part) for name, part in theta.items()}
-            ))
-            for sign in (1, -1)
-        )  # fmt: skip
+        moves = (layout.split(direction * sign * step) for sign in (1, -1))
+        ahead, behind = (_moved(values, theta, move) for move in moves)
         difference, derivative = (ahead - behind) / (2 * step), rows @ direction
         bend = (ahead + behind - 2 * here).abs() / step  # what a kink can do at most
         noise = ROUNDINGS * precision * torch.stack([size, ahead.abs(), behind.abs()]).amax(0) / step
@@ -100,3 +96,7 @@ def _disagreeing(
         if len(gaps) == 1 and float(gaps[0].max()) <= CLOSE * FIRST_DISAGREEMENT:
             break
     return torch.tensor([disagree(column, FIRST_DISAGREEMENT) for column in torch.stack(gaps).T.tolist()])
+
+
+def _moved(values: Callable[[Params], Tensor], theta: Params, move: Params) -> Tensor:
+    return evaluated(lambda: values({name: part + move[name].to(part) for name, part in theta.items()}))
