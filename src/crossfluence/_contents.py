@@ -65,8 +65,7 @@ def _digest(value: Any, memo: Memo) -> bytes:
     if type(value) in PLAIN or isinstance(value, Path):
         return _hash([kind, repr(value).encode()])
     if isinstance(value, Tensor):
-        dense = value.detach().to_dense() if value.layout != torch.strided else value
-        return _hash([kind, str(value.requires_grad).encode(), digest_tensors([("", dense)]).encode()])
+        return _hash([kind, str(value.requires_grad).encode(), digest_tensors([("", value)]).encode()])
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
         return _hash([kind, str(value.dtype).encode(), str(value.shape).encode(), value.tobytes()])
     if id(value) not in memo:

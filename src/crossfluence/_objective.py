@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ._errors import NonFiniteError, ObjectiveError
 from ._functional import bind, pullback
-from ._losses import checked_losses, length_of
+from ._losses import checked_losses
 from ._params import Layout
 from ._types import Batch, Objective, Params, SampleLoss
 
@@ -45,7 +45,7 @@ class MeanOver:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The mean, a scalar."""
-        parts = [checked_losses(self.loss(model, batch), batch) for batch in self.batches]
+        parts = [_each(self.loss(model, batch), batch) for batch in self.batches]
         return torch.cat(parts).mean()
 
 
@@ -62,7 +62,7 @@ class EachOf:
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """The questions of one batch, shape `(b,)`."""
-        return checked_losses(self.loss(model, batch), batch)
+        return _each(self.loss(model, batch), batch)
 
 
 def mean_over(batches: Iterable[Batch], loss: SampleLoss) -> MeanOver:
@@ -99,6 +99,11 @@ def each_of(batches: Iterable[Batch], loss: SampleLoss) -> EachOf:
         torch.Size([5])
     """
     return EachOf(batches, loss)
+
+
+def _each(values: Tensor, batch: Batch) -> Tensor:
+    """One value for each sample; the values say how many there are."""
+    return checked_losses(values, batch, else_type="ask by a function of the model, lambda model: ... -> (m,)")
 
 
 def evaluate(objective: Objective, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:
@@ -213,9 +218,9 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
     values, gradients = torch.zeros(()), torch.zeros(())
     bound = bind(objective.loss, model)
     for batch in objective.batches:
-        total, pull = pullback(lambda params, batch=batch: checked_losses(bound(params, batch), batch).sum(), theta)
-        values, gradients = values + total, gradients + layout.flatten(pull(torch.ones_like(total)))
-        count += length_of(batch)
+        each, pull = pullback(lambda params, batch=batch: _each(bound(params, batch), batch), theta)
+        values, gradients = values + each.sum(), gradients + layout.flatten(pull(torch.ones_like(each)))
+        count += len(each)
     if not count:
         raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
     return Questions((DEFAULT_NAME,), values.reshape(1) / count, gradients.reshape(1, -1) / count)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ._errors import LossShapeError, NondeterministicError, UnsupportedError
 from ._functional import all_finite, gradient_of, jvp
 from ._losses import AbstractLoss
-from ._params import coarseness, fingerprint
+from ._params import coarseness, fingerprint, state_of
 from ._types import Batch, Params
 
 DIRECTIONS = 3  # along which value and derivative are compared
@@ -61,11 +61,11 @@ def probe_loss(
 
 def _untouched(model: nn.Module, values: Callable[[], list[Tensor]]) -> list[Tensor]:
     """What the function returns, once it is known to leave the model as it was."""
-    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in state_of(model).items()}
     found = values()
     if fingerprint(model) != before:
         with torch.no_grad():
-            for name, tensor in model.state_dict().items():
+            for name, tensor in state_of(model).items():
                 tensor.copy_(kept[name])
         raise NondeterministicError(
             "Computing the loss changes the model itself: a layer updates its buffers or weights. "
@@ -171,6 +171,8 @@ def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Param
     if not _finite([value]):
         return "the loss"
     tensors = [part for _, *sides in calls for side in sides for part in side if part.requires_grad]
+    if not tensors:  # no module was called: a bag of parameters
+        return "the loss"
     back = dict(zip(map(id, tensors), torch.autograd.grad(value, tensors, allow_unused=True), strict=True))
     wrong = [
         module
