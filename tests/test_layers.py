@@ -15,7 +15,7 @@ LAYERS = [  # from the top
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
-    {"_losses", "_objective", "_compare", "_data", "_probes", "_room", "_samples"},
+    {"_losses", "_objective", "_compare", "_data", "_probes", "_batch", "_room"},
     {"_params", "_functional", "_substitutes", "_ways", "_scores", "_ensemble", "_files", "_archive", "_checkpoint", "_contents", "_copies", "corpus"},
     {"_types", "_errors", "_extras", "_labels", "_significance"},
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ._errors import DataError
-from ._samples import digest, length_of, tensors_in
+from ._batch import digest, length_of, tensors_in
 from ._types import Batch
 
 SIZE = 256  # samples in a batch where nothing else is known

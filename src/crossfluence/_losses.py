@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ._copies import frozen_copy
 from ._errors import LossShapeError
-from ._samples import length_of, possible_lengths
+from ._batch import length_of, possible_lengths
 from ._types import Batch, SampleLoss
 
 COUNT = "say it, Risk(..., n=lambda batch: ...)"

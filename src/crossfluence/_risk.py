@@ -23,7 +23,7 @@ from ._losses import AbstractLoss, FieldLoss, MiscountedError, as_loss, counted
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import birthplace, probe_loss
 from ._room import roomy
-from ._samples import digest
+from ._batch import digest
 from ._types import Batch, Id, Params, SampleLoss
 
 
@@ -155,12 +155,12 @@ class Risk(AbstractRisk):
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """All that decides the curvature: content hashes of model, data, loss, params and weights, and l2."""
         try:
-            loss = content_hash(self.kind)
+            loss = content_hash(self.kind, versions=False)
         except TypeError:  # it refers to something without content, such as an open file
             loss = f"object-{id(self.loss)}"
         return signed(
-            model=self.fingerprint, data=content_hash(self.reading.digests), loss=loss, l2=float(self.l2),
-            params=content_hash(self.layout.names), weights=digest_tensors([("weights", self.weights)]),
+            model=self.fingerprint, data=content_hash(self.reading.digests, versions=False), loss=loss, l2=float(self.l2),
+            params=content_hash(self.layout.names, versions=False), weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
 
     def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ._data import Batches
 from ._params import state_of
-from ._samples import tensors_in
+from ._batch import tensors_in
 from ._types import Batch, SampleLoss
 
 LOOKED_AT = 8  # samples whose activations are counted
