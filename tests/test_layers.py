@@ -16,7 +16,20 @@ LAYERS = [  # from the top
     {"curvature"},
     {"_risk", "_abstract_risk"},
     {"_losses", "_objective", "_compare", "_data", "_probes", "_batch", "_room"},
-    {"_params", "_functional", "_substitutes", "_ways", "_scores", "_ensemble", "_files", "_archive", "_checkpoint", "_contents", "_copies", "corpus"},
+    {
+        "_params",
+        "_functional",
+        "_substitutes",
+        "_ways",
+        "_scores",
+        "_ensemble",
+        "_files",
+        "_archive",
+        "_checkpoint",
+        "_contents",
+        "_copies",
+        "corpus",
+    },
     {"_types", "_errors", "_extras", "_labels", "_significance"},
 ]
 TOP_MAY = {  # within the top layer

@@ -64,6 +64,8 @@ class Batches:
         return parts[0] if len(parts) == 1 else tuple(parts)
 
     def _collated(self, samples: list[Any]) -> Batch:
+        if self.collate is default_collate:
+            _refuse_lists_of_numbers(samples[0])
         try:
             return self.collate(samples)
         except (RuntimeError, TypeError) as error:
@@ -102,7 +104,7 @@ def batches(
             one mapping of such tensors (what a tokenizer returns; batches are then dictionaries), or one dataset with
             `__len__` and `__getitem__`.
         size: Samples in a batch. Default: 256; a `Risk` or `Recipe` with a loss of each sample takes more of small
-            tensors and models: as many as need 4 million numbers of activations and 64 million of gradients (one
+            tensors and models: as many as need half a million numbers of activations and 64 million of gradients (one
             gradient per sample), at most 65,536. Scores do not depend on it.
         collate: What makes one batch of a list of a dataset's samples; by default as PyTorch's `DataLoader` does.
 
@@ -163,6 +165,18 @@ def _refuse_lists(source: Any) -> None:
             f"If columns of one length, type crossfluence.batches(*tensors), or Recipe(data=tuple(tensors)); if "
             f"samples, torch.stack(tensors)."
         )
+
+
+def _refuse_lists_of_numbers(sample: Any) -> None:
+    """PyTorch's default_collate makes of a list of numbers in each sample a list of columns."""
+    parts = sample if isinstance(sample, Mapping) else dict(enumerate(sample)) if isinstance(sample, tuple) else {}
+    for name, part in parts.items():
+        if isinstance(part, list) and part and isinstance(part[0], (int, float)):
+            raise DataError(
+                f"A sample holds a list of {len(part)} numbers under {name!r}; needed a tensor. Of datasets.Dataset, "
+                f"type dataset.with_format('torch'), or crossfluence.batches(dataset, collate=fn), fn(list of samples) "
+                f"-> batch."
+            )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ._batch import tensors_in
 from ._types import Batch, SampleLoss
 
 LOOKED_AT = 8  # samples whose activations are counted
-ACTIVATIONS = 2**22  # numbers that a backward pass of one batch may keep; 32 directions at once keep as many times more
+ACTIVATIONS = 2**19  # numbers that a backward pass of one batch may keep; 32 directions at once keep 32 times as many
 GRADIENTS = 2**26  # numbers in the gradients of all samples of one batch
 MOST = 65_536  # beyond this a batch costs what its samples cost
 

@@ -129,8 +129,10 @@ class Recipe:
         """The data in order; losses that couple samples see batches of the size that training had."""
         source = self.data if isinstance(self.data, Batches) else batches(*_columns(self.data))
         size = self.batch_size or source.samples
-        return replace(source, size=min(SIZE, size), free=True) if as_loss(self.loss).per_sample else replace(
-            source, size=size, free=False
+        return (
+            replace(source, size=min(SIZE, size), free=True)
+            if as_loss(self.loss).per_sample
+            else replace(source, size=size, free=False)
         )
 
     @cached_property
