@@ -15,23 +15,16 @@ LAYERS = [  # from the top
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
-    {"_losses", "_objective", "_compare", "_data", "_probes", "_batch", "_room"},
     {
-        "_params",
-        "_functional",
-        "_substitutes",
-        "_ways",
-        "_scores",
-        "_ensemble",
-        "_files",
-        "_archive",
-        "_checkpoint",
-        "_contents",
-        "_copies",
-        "corpus",
+        "_losses", "_objective", "_compare", "_data", "_probes", "_looks", "_question_checks", "_state", "_samples",
+        "_non_finite", "_batch", "_room",
+    },
+    {
+        "_params", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files", "_archive",
+        "_checkpoint", "_contents", "_copies", "corpus",
     },
     {"_types", "_errors", "_extras", "_labels", "_significance"},
-]
+]  # fmt: skip
 TOP_MAY = {  # within the top layer
     "cli": LAYERS[0],
     "studies": {"studies", "models", "objectives", "report"},

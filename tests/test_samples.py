@@ -222,7 +222,7 @@ def test_a_wrong_n_is_refused(n, words):
 
 def test_a_question_of_another_length_is_refused_with_a_way_out():
     question = cf.each_of([PADDED], lambda model, x: model(x).sum((0, 1)))
-    with pytest.raises(errors.LossShapeError, match="1 values for a batch of 8.*function of the model"):
+    with pytest.raises(errors.LossShapeError, match=r"1 values for a batch of 8.*function of the model"):
         cf.influence(reference(), question, cf.Exact())
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,10 +20,41 @@ class _Detaching(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+        if func is Tensor.__deepcopy__ and (_escaped(args[0]) or args[0].is_quantized or not args[0].is_leaf):
             tensor, memo = args
-            return memo.setdefault(id(tensor), tensor.detach().clone())
+            return memo.setdefault(id(tensor), _inner(tensor).detach().clone())
         return func(*args, **(kwargs or {}))
+
+
+def _escaped(tensor: Tensor) -> bool:
+    """Whether a module stored it while something was differentiated by functions, and kept it."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    while _escaped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+@contextlib.contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Puts the attributes of all modules back afterwards: what a forward pass stores is no part of the user's model.
+
+    Args:
+        model: Any module.
+
+    Yields:
+        Nothing.
+    """
+    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for now, kept in before:
+            if len(now) != len(kept) or any(now.get(name) is not value for name, value in kept.items()):
+                now.clear()
+                now.update(kept)
 
 
 def copied(model: Module, shared: Mapping[int, Any] | None = None) -> Module:

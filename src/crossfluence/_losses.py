@@ -39,9 +39,7 @@ class AbstractLoss(ABC):
 
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum of the batch's losses, a scalar."""
-        losses = self.losses(model, batch)
-        if len(losses) != len(weights):
-            raise MiscountedError(_miscounted(len(losses), len(weights), COUNT))
+        losses = matching(self.losses(model, batch), weights)
         return (weights.to(losses) * losses).sum()
 
     @property
@@ -56,9 +54,11 @@ class PerSample(AbstractLoss):
 
     Attributes:
         fn: One loss per sample, not reduced.
+        draws: Whether it draws random numbers, the same whenever it is called for as many samples.
     """
 
     fn: SampleLoss
+    draws: bool = False
     per_sample: ClassVar[bool] = True
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -195,7 +195,7 @@ def repeatable(kind: AbstractLoss) -> AbstractLoss:
         with torch.random.fork_rng():
             return function(*arguments)
 
-    return replace(kind, fn=unmoved) if coupled else PerSample(unmoved)
+    return replace(kind, fn=unmoved) if coupled else PerSample(unmoved, draws=True)
 
 
 def one_each(losses: Tensor) -> Tensor:
@@ -225,6 +225,24 @@ def one_each(losses: Tensor) -> Tensor:
             f"The loss returned shape {tuple(losses.shape)}; needed (b,), one loss per sample. "
             f"Sum over all but the first dimension: loss.flatten(1).sum(1)."
         )
+    return losses
+
+
+def matching(losses: Tensor, weights: Tensor) -> Tensor:
+    """The same losses, if they are as many as the weights.
+
+    Args:
+        losses: Shape `(b,)`.
+        weights: One for each sample that the batch was taken to have.
+
+    Returns:
+        The same.
+
+    Raises:
+        MiscountedError: If the loss has another number of samples.
+    """
+    if len(losses) != len(weights):
+        raise MiscountedError(_miscounted(len(losses), len(weights), COUNT))
     return losses
 
 
