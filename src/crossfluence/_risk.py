@@ -182,8 +182,9 @@ class Risk(AbstractRisk):
         except TypeError:  # it refers to something without content, such as an open file
             loss = f"object-{id(self.loss)}"
         return signed(
-            model=self.fingerprint, data=content_hash(self.reading.digests, versions=False), loss=loss, l2=float(self.l2),
-            params=content_hash(self.layout.names, versions=False), weights=digest_tensors([("weights", self.weights)]),
+            model=self.fingerprint, data=content_hash(self.reading.digests, versions=False), loss=loss,
+            l2=float(self.l2), params=content_hash(self.layout.names, versions=False),
+            weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
 
     def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
