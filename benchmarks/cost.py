@@ -118,7 +118,7 @@ def question_ratios() -> dict[str, float]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(PIXELS, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, CLASSES))
     data = forms()
-    plain, found = data["list of batches"], {}
+    plain, found = list(data["list of batches"]), {}
     for form, batches in data.items():
         risk = cf.Risk(model, cross_entropy, batches, l2=1e-3)
 

@@ -306,7 +306,8 @@ class FastTokenizer:
     """As in transformers: each call sets padding and truncation anew."""
 
     class Rules:
-        state = {"padding": None, "truncation": None, "model": 1}
+        def __init__(self):
+            self.state = {"padding": None, "truncation": None, "model": 1}
 
         def to_str(self):
             return json.dumps(self.state)

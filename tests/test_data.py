@@ -151,7 +151,7 @@ def test_a_mapping_of_tensors_gives_dictionaries(kind):
 
 @pytest.mark.parametrize("source", [[X, 2 * X], (X, X), [X.numpy(), X.numpy()]], ids=["list", "tuple", "arrays"])
 def test_a_list_of_tensors_is_no_dataset(source):
-    with pytest.raises(cf.CrossfluenceError, match=r"one (list|tuple) of 2 tensors.*batches\(\*tensors\).*torch\.stack"):
+    with pytest.raises(cf.CrossfluenceError, match=r"one (list|tuple) of 2 .*batches\(\*tensors\).*torch\.stack"):
         cf.batches(source)
     if isinstance(source, list):
         with pytest.raises(cf.CrossfluenceError, match=r"Recipe\(data=tuple\(tensors\)\)"):

@@ -7,8 +7,8 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.overrides import TorchFunctionMode
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -28,12 +28,12 @@ class _Detaching(TorchFunctionMode):
 
 def _escaped(tensor: Tensor) -> bool:
     """Whether a module stored it while something was differentiated by functions, and kept it."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return _functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _inner(tensor: Tensor) -> Tensor:
     while _escaped(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
+        tensor = _functorch.get_unwrapped(tensor)
     return tensor
 
 

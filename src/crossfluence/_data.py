@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from ._errors import DataError
 from ._batch import digest, length_of, tensors_in
+from ._errors import DataError
 from ._types import Batch
 
 SIZE = 256  # samples in a batch where nothing else is known
@@ -124,20 +124,18 @@ def batches(
         raise DataError(f"Got size={size}; needed at least 1.")
     if len(source) == 0:
         raise DataError("Got no tensors; needed at least one tensor or a map-style dataset.")
-    names: tuple[str, ...] = ()
-    if len(source) == 1 and isinstance(source[0], Mapping):
-        names, source = _columns(source[0])
-    if all(isinstance(part, Tensor) for part in source):
-        _refuse_lengths(names, source)
-    elif len(source) > 1 or not (hasattr(source[0], "__len__") and hasattr(source[0], "__getitem__")):
-        kinds = [type(part).__name__ for part in source]
+    names, parts = _columns(source[0]) if isinstance(source[0], Mapping) and len(source) == 1 else ((), source)
+    if all(isinstance(part, Tensor) for part in parts):
+        _refuse_lengths(names, parts)
+    elif len(parts) > 1 or not (hasattr(parts[0], "__len__") and hasattr(parts[0], "__getitem__")):
+        kinds = [type(part).__name__ for part in parts]
         raise DataError(f"Got {kinds}; needed tensors, or one dataset with __len__ and __getitem__.")
     else:
-        _refuse_lists(source[0])
-    return Batches(source, size or SIZE, names, collate, free=size is None)
+        _refuse_lists(parts[0])
+    return Batches(parts, size or SIZE, names, collate, free=size is None)
 
 
-def _columns(mapping: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+def _columns(mapping: Mapping[str, Any]) -> tuple[tuple[str, ...], Sequence[Any]]:
     """Names and tensors of a mapping that holds nothing else."""
     wrong = {name: type(value).__name__ for name, value in mapping.items() if not isinstance(value, Tensor)}
     if wrong or not mapping:

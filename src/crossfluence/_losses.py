@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ._batch import length_of, possible_lengths
 from ._copies import frozen_copy
 from ._errors import LossShapeError
-from ._batch import length_of, possible_lengths
 from ._types import Batch, SampleLoss
 
 COUNT = "say it, Risk(..., n=lambda batch: ...)"
@@ -258,7 +258,7 @@ def checked_losses(losses: Tensor, batch: Batch, *, else_type: str = COUNT) -> T
         The same, of shape `(b,)`.
 
     Raises:
-        LossShapeError: If it is anything else.
+        MiscountedError: If there are more or fewer.
     """
     count = len(one_each(losses))
     if count != length_of(batch) and count not in possible_lengths(batch):

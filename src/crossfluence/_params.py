@@ -162,8 +162,8 @@ def _strided(tensor: Tensor) -> list[Tensor]:
     tensor = tensor.detach()
     if tensor.is_nested:
         return [part for inner in tensor.unbind() for part in _strided(inner)]
-    if hasattr(tensor, "__tensor_flatten__"):
-        return [part for name in tensor.__tensor_flatten__()[0] for part in _strided(getattr(tensor, name))]
+    if flatten := getattr(tensor, "__tensor_flatten__", None):  # of a class of its own, made of several
+        return [part for name in flatten()[0] for part in _strided(getattr(tensor, name))]
     if tensor.layout == torch.sparse_coo:
         whole = tensor if tensor.is_coalesced() else tensor.coalesce()
         return [whole.indices(), whole.values(), torch.tensor(whole.shape)]

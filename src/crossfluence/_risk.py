@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -70,9 +70,10 @@ class Risk(AbstractRisk):
     l2: float = 0.0
     ids: Sequence[Id] | None = field(default=None, repr=False)
     params: str | Sequence[str] = "*"
-    n: InitVar[Count | None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    n: Any = field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
 
-    def __post_init__(self, n: Count | None) -> None:
+    def __post_init__(self) -> None:
+        n: Count | None = self.n
         if not isinstance(self.l2, (int, float)) or not self.l2 >= 0:
             raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
         _ = self.kind  # a loss that is none is refused first

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from ._batch import tensors_in
 from ._data import Batches
 from ._params import state_of
-from ._batch import tensors_in
 from ._types import Batch, SampleLoss
 
 LOOKED_AT = 8  # samples whose activations are counted
