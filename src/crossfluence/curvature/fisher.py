@@ -19,7 +19,8 @@ from .._params import wide
 from .._risk import Risk
 from .._types import Batch
 from .base import AbstractCurvature
-from .outputs import Roots, lost_to_rounding, of_batch, refuse_lost, square_root
+from .criteria import Rounding, of_batch
+from .outputs import Roots, square_root
 
 
 class AbstractFisher(AbstractCurvature):
@@ -152,7 +153,7 @@ class Fisher(AbstractFisher):
             UnsupportedError: If the loss is not split at the outputs.
             SolveError: After the last batch, if the outputs are too confident for their precision.
         """
-        loss, lost, kinds = risk.kind, torch.zeros(2, dtype=torch.float64), set[torch.dtype]()
+        loss, rounding = risk.kind, Rounding()
         if not isinstance(loss, OnOutputs):
             raise UnsupportedError(
                 f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
@@ -163,15 +164,13 @@ class Fisher(AbstractFisher):
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
             z, criterion = wide(z), of_batch(loss.criterion, batch)
             root = square_root(criterion, z)
-            lost.add_(lost_to_rounding(criterion, z, weights))
-            kinds.add(z.dtype)
+            rounding.add(criterion, z, weights)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
 
         for index, batch, weights in islice(risk.passes(), start, None):
             yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
-        for kind in kinds:
-            refuse_lost(lost, kind)
+        rounding.refuse()
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:
         assert self.samples is not None

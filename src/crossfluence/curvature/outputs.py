@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from .._errors import SolveError, UnsupportedError
-from .._types import Batch, SampleLoss
+from .._types import SampleLoss
+from .criteria import DOUBLED, LOST, Bend, dims_of_classes, lengths, random_direction, random_signs
 
 DENSE_OUTPUTS = 256  # numbers in one sample's outputs up to which its second derivative is written out
-DOUBLED = 2**24  # numbers in a batch's outputs up to which a criterion is differentiated in double precision
-LOST = 0.1  # share of a criterion's derivative that rounding may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,97 +51,6 @@ def projected(z: Shaped[Tensor, "b *out"], direction: Shaped[Tensor, "b *out"]) 
     return (z * direction).reshape(len(z), -1).sum(1)
 
 
-@dataclass(frozen=True, eq=False)
-class Bend:
-    """A criterion's first two derivatives at the outputs of a batch, in double precision where it takes that.
-
-    Attributes:
-        criterion: Outputs `(b, ...)` to losses `(b,)`.
-        z: The outputs, as they are differentiated.
-        rough: The larger of the relative rounding errors of the outputs as they came, and of the losses.
-    """
-
-    criterion: Callable[[Tensor], Tensor]
-    z: Shaped[Tensor, "b *out"]
-    rough: float
-
-    @classmethod
-    def of(cls, criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"]) -> Bend:
-        """Tries double precision first: what a confident model leaves over is a small difference of large terms."""
-        wide = z.detach().double() if z.numel() <= DOUBLED else z.detach()
-        try:
-            losses = criterion(wide)
-        except Exception:  # it holds tensors of its own precision, or the device has no other
-            wide = z.detach()
-            losses = criterion(wide)
-        return cls(criterion, wide, max(torch.finfo(kind).eps for kind in (z.dtype, wide.dtype, losses.dtype)))
-
-    def gradient(self, z: Tensor, twice: bool = False) -> Tensor:
-        """The first derivative at some outputs; zeros where the losses do not depend on them."""
-        with torch.enable_grad():
-            z = z if z.requires_grad else z.detach().requires_grad_()
-            losses = self.criterion(z)
-            if not losses.requires_grad:
-                return torch.zeros_like(z)
-            found = torch.autograd.grad(losses.sum(), z, create_graph=twice, allow_unused=True)[0]
-        return torch.zeros_like(z) if found is None else found
-
-    @cached_property
-    def along(self) -> Callable[[Tensor], Tensor]:
-        """Products of the second derivative with directions `(b, ...)`, or with several `(k, b, ...)`."""
-        return self._at(self.z)
-
-    def _at(self, z: Tensor) -> Callable[[Tensor], Tensor]:
-        point = z.detach().requires_grad_()
-        slope = self.gradient(point, twice=True)
-        return lambda directions: _second(slope, point, directions)
-
-    def noise(self, direction: Tensor) -> Shaped[Tensor, " b"]:
-        """What rounding does to products with a direction: how far they move with the last digits of the outputs."""
-        plain, found = self.along(direction), torch.zeros(len(self.z), dtype=self.z.dtype, device=self.z.device)
-        for seed in (1, 2):
-            moved = self.z * (1 + 4 * self.rough * _signs(self.z, seed))
-            found = found.maximum(_lengths(self._at(moved)(direction) - plain))
-        return 8 * found
-
-    def refuse_saved(self) -> None:
-        """Refuses a criterion that works its derivative out beforehand, so that no second derivative is left."""
-        step = 1e-2 * (1 + self.z.abs()) * _signs(self.z, 3)
-        here, there = self.gradient(self.z), self.gradient(self.z + step)
-        moved = _lengths(there - here) > 1e-5 * _lengths(here)
-        if int(moved.sum()) * 2 > len(moved):  # a kink between them, as in a hinge loss, moves a few
-            raise UnsupportedError(
-                "The criterion has no second derivative, yet its first one changes with the outputs: a Function of "
-                "its own saves the derivative in forward(). Write the criterion in plain torch, or use "
-                "EmpiricalFisher()."
-            )
-
-
-def _second(slope: Tensor, z: Tensor, directions: Tensor) -> Tensor:
-    many = directions.ndim > z.ndim
-    if not slope.requires_grad:  # linear in the outputs
-        return torch.zeros_like(directions)
-
-    def once(direction: Tensor, batched: bool = False) -> Tensor:
-        found = torch.autograd.grad(
-            slope, z, direction, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )[0]
-        return torch.zeros_like(direction) if found is None else found
-
-    try:
-        if not many:
-            return once(directions)
-        try:
-            return once(directions, batched=True)
-        except RuntimeError:  # a derivative that cannot be vectorised
-            return torch.stack([once(direction) for direction in directions])
-    except RuntimeError as error:
-        raise UnsupportedError(
-            f"The criterion cannot be differentiated twice, as a Fisher matrix needs ({_first_line(error)}). Write it "
-            f"in plain torch, or use EmpiricalFisher()."
-        ) from error
-
-
 def square_root(criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"]) -> Callable[[Tensor], Tensor]:
     r"""The map $S$ with $S S^\top = \partial^2\ell_i/\partial z_i^2$ for every sample i.
 
@@ -176,68 +82,8 @@ def square_root(criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out
     return lambda noise: root(noise.to(torch.promote_types(noise.dtype, bend.z.dtype))).to(z)
 
 
-def of_batch(criterion: Callable[[Tensor, Batch], Tensor], batch: Batch) -> Callable[[Tensor], Tensor]:
-    """A criterion as a function of the outputs alone; what it is given is in their precision if it insists.
-
-    Args:
-        criterion: `(outputs, batch) -> (b,)`.
-        batch: One of the data.
-
-    Returns:
-        Outputs `(b, ...)` to losses `(b,)`.
-    """
-
-    def of(z: Tensor) -> Tensor:
-        try:
-            return criterion(z, batch)
-        except RuntimeError:
-            like = tree_map_only(Tensor, lambda part: part.to(z) if part.is_floating_point() else part, batch)
-            return criterion(z, like)
-
-    return of
-
-
-def lost_to_rounding(
-    criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"], weights: Shaped[Tensor, " b"]
-) -> Tensor:
-    """How much of a criterion's derivative the precision of the outputs takes.
-
-    Args:
-        criterion: Outputs `(b, ...)` to losses `(b,)`.
-        z: The outputs.
-        weights: One for each sample.
-
-    Returns:
-        Shape `(2,)`: the squared length of what is lost, and that of the derivative in double precision.
-    """
-    bend = Bend.of(criterion, z)
-    if bend.z.dtype == z.dtype:
-        return torch.zeros(2, dtype=torch.float64)
-    fine, coarse = bend.gradient(bend.z), bend.gradient(z.detach())
-    return torch.stack([(_lengths(part) * weights).square().sum().double().cpu() for part in (coarse - fine, fine)])
-
-
-def refuse_lost(lost: Shaped[Tensor, "2"], dtype: torch.dtype) -> None:
-    """Refuses outputs too confident for their precision.
-
-    Args:
-        lost: Sums of `lost_to_rounding` over the data.
-        dtype: Of the outputs.
-
-    Raises:
-        SolveError: If rounding takes more than a tenth of the derivative.
-    """
-    share = float((lost[0] / lost[1]).sqrt()) if lost[1] else 0.0
-    if share > LOST:
-        raise SolveError(
-            f"The model is so sure of its training samples that the precision of its outputs ({str(dtype)[6:]}) loses "
-            f"{share:.0%} of the derivative of the criterion to rounding. Use float64: model.double(), and the data "
-            f"with it."
-        )
-
-
 def _diagonal(bend: Bend) -> Callable[[Tensor], Tensor] | None:
-    signs, trial = _signs(bend.z, 0), _trial(bend.z)
+    signs, trial = random_signs(bend.z, 0), random_direction(bend.z)
     diagonal, bent = bend.along(signs) * signs, bend.along(trial)
     if not bent.any():
         bend.refuse_saved()
@@ -250,7 +96,7 @@ def _diagonal(bend: Bend) -> Callable[[Tensor], Tensor] | None:
 
 def _softmax(bend: Bend) -> Callable[[Tensor], Tensor] | None:
     """Softmax along the last dimension or the second, times one number at every position."""
-    for dim in {bend.z.ndim - 1, 1} & set(range(1, bend.z.ndim)):
+    for dim in dims_of_classes(bend.z):
         root = _softmax_along(bend, dim)
         if root is not None:
             return root
@@ -260,14 +106,14 @@ def _softmax(bend: Bend) -> Callable[[Tensor], Tensor] | None:
 def _softmax_along(bend: Bend, dim: int) -> Callable[[Tensor], Tensor] | None:
     p = (bend.z.double() if bend.z.numel() <= DOUBLED else bend.z).softmax(dim)
     top = p.argmax(dim, keepdim=True)
-    trial = _trial(p).scatter(dim, top, 0)  # a difference to the largest class: only small terms are added
+    trial = random_direction(p).scatter(dim, top, 0)  # a difference to the largest class: only small terms are added
     plain = p * trial - p * (p * trial).sum(dim, keepdim=True)
     bent = bend.along(trial.to(bend.z)).to(p)
     found, across = ((trial * vector).sum(dim, keepdim=True) for vector in (bent, plain))
     scale = torch.where(across > 0, found / across, 0)
     constant = bend.along(torch.ones_like(bend.z)).to(p)
-    cancelling = 100 * bend.rough * _lengths(scale * p)  # the terms that make up zero along a constant
-    if not (_close(bend, scale * plain, bent) and (_lengths(constant) <= cancelling + _floor(bend)).all()):
+    cancelling = 100 * bend.rough * lengths(scale * p)  # the terms that make up zero along a constant
+    if not (_close(bend, scale * plain, bent) and (lengths(constant) <= cancelling + _floor(bend)).all()):
         return None
     if not bent.any():
         return None
@@ -294,22 +140,25 @@ def _dense(bend: Bend) -> Callable[[Tensor], Tensor]:
     units = torch.eye(count, dtype=z.dtype, device=z.device).reshape(count, 1, *z.shape[1:])
     columns = bend.along(units.expand(count, *z.shape))  # (out, b, ...)
     matrices = columns.reshape(count, len(z), count).movedim(0, 2).double()
-    values, vectors = torch.linalg.eigh((matrices + matrices.mT) / 2)
-    _refuse_concave(bend, values, _trial(z))
+    if not matrices.isfinite().all():
+        return lambda noise: noise * torch.nan  # named with its batch by those who check
+    matrices = (matrices + matrices.mT) / 2
+    if bend.invariant is not None:
+        matrices = _balanced(matrices, z.shape[1:], bend.invariant - 1)
+    values, vectors = torch.linalg.eigh(matrices)
+    _refuse_concave(bend, values, random_direction(z))
     root = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)).to(z)  # (b, out, out)
     return lambda noise: (root @ noise.to(root).reshape(len(z), count, 1)).reshape(z.shape)
 
 
-def _trial(z: Tensor) -> Tensor:
-    return torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
-
-
-def _signs(z: Tensor, seed: int) -> Tensor:
-    return (torch.randint(2, z.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1).to(z)
-
-
-def _lengths(vectors: Shaped[Tensor, "b *out"]) -> Shaped[Tensor, " b"]:
-    return vectors.reshape(len(vectors), -1).norm(dim=1)
+def _balanced(matrices: Shaped[Tensor, "b k k"], shape: torch.Size, dim: int) -> Tensor:
+    """With the diagonal as what makes the rows add up to zero along a dimension of the outputs."""
+    count = matrices.shape[-1]
+    place = torch.arange(count, device=matrices.device).reshape(shape)
+    position = place.select(dim, 0).unsqueeze(dim).expand(shape).flatten()
+    same = position.unsqueeze(0) == position.unsqueeze(1)
+    beside = matrices * (same & ~torch.eye(count, dtype=torch.bool, device=matrices.device))
+    return matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2) + beside.sum(2))
 
 
 def _floor(bend: Bend) -> float:
@@ -320,16 +169,16 @@ def _floor(bend: Bend) -> float:
 
 def _close(bend: Bend, found: Tensor, wanted: Tensor) -> bool:
     """Whether they agree, sample by sample."""
-    return bool((_lengths(found - wanted) <= bend.rough**0.5 * _lengths(wanted) + _floor(bend)).all())
+    return bool((lengths(found - wanted) <= bend.rough**0.5 * lengths(wanted) + _floor(bend)).all())
 
 
 def _same(bend: Bend, found: Tensor, wanted: Tensor, direction: Tensor) -> bool:
     """The same, with what rounding explains of the difference, if that is a small part."""
     if _close(bend, found, wanted):
         return True
-    noise, sizes = bend.noise(direction), _lengths(wanted)
+    noise, sizes = bend.noise(direction), lengths(wanted)
     explained = torch.where(noise < LOST * sizes, noise, 0)
-    return bool((_lengths(found - wanted) <= bend.rough**0.5 * sizes + explained + _floor(bend)).all())
+    return bool((lengths(found - wanted) <= bend.rough**0.5 * sizes + explained + _floor(bend)).all())
 
 
 def _refuse_concave(bend: Bend, values: Shaped[Tensor, "b k"], direction: Tensor) -> None:
@@ -346,7 +195,3 @@ def _refuse(lowest: float, size: float) -> None:
         f"The criterion is not convex in the outputs: its second derivative has {lowest:.3g} beside values up to "
         f"{size:.3g}, so it has no Fisher matrix. Use EmpiricalFisher(), or curvature=Hessian()."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:120].rstrip(". ")
