@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from .._errors import SolveError, UnsupportedError
+from .._precision import coarsest_precision
 from .._types import Batch
 
 DOUBLED = 2**24  # numbers in a batch's outputs up to which a criterion is differentiated in double precision
@@ -37,11 +38,11 @@ class Bend:
         """Tries double precision first: what a confident model leaves over is a small difference of large terms."""
         wide = z.detach().double() if z.numel() <= DOUBLED else z.detach()
         try:
-            losses = criterion(wide)
+            _, rough = coarsest_precision(lambda: criterion(wide))
         except Exception:  # it holds tensors of its own precision, or the device has no other
             wide = z.detach()
-            losses = criterion(wide)
-        return cls(criterion, wide, max(torch.finfo(kind).eps for kind in (z.dtype, wide.dtype, losses.dtype)))
+            _, rough = coarsest_precision(lambda: criterion(wide))
+        return cls(criterion, wide, max(rough, torch.finfo(z.dtype).eps, torch.finfo(wide.dtype).eps))
 
     def gradient(self, z: Tensor, twice: bool = False) -> Tensor:
         """The first derivative at some outputs; zeros where the losses do not depend on them."""
