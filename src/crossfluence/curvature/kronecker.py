@@ -206,12 +206,7 @@ def layers_of(
         left = [replace(tap, samples=samples) for tap in taps if tap.slot not in known]
         if samples is None:
             left = [tap for tap in left if isinstance(tap.layer, nn.Embedding)]
-        try:
-            found = _by_hooks(model, left, scalars, batch) if left else {}
-        except Exception:
-            if samples is not None:
-                raise
-            continue  # whatever the model says when an embedding comes out with one more dimension
+        found = _by_hooks(model, left, scalars, batch) if samples is not None else _shared(model, left, scalars, batch)
         explained = {slot for slot in found if _explained(found[slot], slot.gather(whole), weights, precision)}
         kept += [tap for tap in left if tap.slot in explained]
     idle -= {tap.slot for tap in kept}
@@ -236,12 +231,17 @@ def gradients_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slo
     Raises:
         UnsupportedError: If a layer was called on something that does not divide into samples.
     """
+    return {slot: _exact_if_one_row(slot, found) for slot, found in _terms_of(calls, taps, b).items()}
+
+
+def _terms_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slot, AbstractGradients]:
+    """Gradients by block, position by position."""
     parts: dict[Slot, list[AbstractGradients]] = {}
     for tap in taps:
         found = [block_gradients(tap, call, b) for call in calls if call.layer is tap.layer]
         if found:
             parts.setdefault(tap.slot, []).extend(found)
-    return {slot: _exact_if_one_row(slot, joined(found)) for slot, found in parts.items()}
+    return {slot: joined(found) for slot, found in parts.items()}
 
 
 def _exact_if_one_row(slot: Slot, gradients: AbstractGradients) -> AbstractGradients:
@@ -253,11 +253,22 @@ def _by_hooks(
     model: nn.Module, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch
 ) -> dict[Slot, AbstractGradients]:
     """Gradients by block, without blocks that do not divide into samples."""
+    if not taps:
+        return {}
     seen = Seen.of(model, taps, scalars, batch, {})
     calls, found = seen.calls(torch.ones_like(seen.z)), {}
     for slot in dict.fromkeys(tap.slot for tap in taps):
         with contextlib.suppress(UnsupportedError):
-            found |= gradients_of(calls, [tap for tap in taps if tap.slot == slot], length_of(batch))
+            found |= _terms_of(calls, [tap for tap in taps if tap.slot == slot], length_of(batch))
+    return found
+
+
+def _shared(model: nn.Module, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
+    """The same, one block after another: some models refuse a table that comes out with one more dimension."""
+    found: dict[Slot, AbstractGradients] = {}
+    for slot in dict.fromkeys(tap.slot for tap in taps):
+        with contextlib.suppress(Exception):  # whatever the model says to that
+            found |= _by_hooks(model, [tap for tap in taps if tap.slot == slot], scalars, batch)
     return found
 
 

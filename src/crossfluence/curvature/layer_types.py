@@ -15,7 +15,7 @@ from torch.nn import functional
 from .._errors import UnsupportedError
 from .._params import wide
 from .._types import Params
-from .blocks import AbstractGradients, Lookup, Outer, Slot, Whole
+from .blocks import AbstractGradients, Lookup, Outer, Slot
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 OVER_FEATURES, OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm), (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
@@ -158,7 +158,7 @@ def block_gradients(tap: Tap, call: Call, b: int) -> AbstractGradients:
     if isinstance(layer, NORMALISATIONS):
         parts = [] if tap.bias_alone else [_features(layer, _normalised(layer, call.inputs) * call.gradient)]
         parts += [_features(layer, call.gradient)] if tap.bias_alone or len(tap.slot.names) == 2 else []
-        return Whole(by_sample(torch.cat(parts, dim=-1).unsqueeze(-2)).sum(2, keepdim=True))
+        return _summed(by_sample(torch.cat(parts, dim=-1).unsqueeze(-2)))
     if isinstance(layer, nn.Embedding):
         read = by_sample(call.inputs[..., None, None])[0, :, :, 0]
         gradient = call.gradient
@@ -167,11 +167,16 @@ def block_gradients(tap: Tap, call: Call, b: int) -> AbstractGradients:
         return Lookup(read, by_sample(gradient.unsqueeze(-2)), layer.num_embeddings)
     gradient = _features(layer, call.gradient)
     if tap.bias_alone:
-        return Whole(by_sample(gradient.unsqueeze(-2)).sum(2, keepdim=True))
+        return _summed(by_sample(gradient.unsqueeze(-2)))
     columns = _columns(layer, call.inputs)
     if len(tap.slot.names) == 2:
         columns = functional.pad(columns, (0, 1), value=1.0)
     return Outer(by_sample(gradient.unflatten(-1, (groups, rows))), by_sample(columns))
+
+
+def _summed(gradients: Tensor) -> Outer:
+    """Gradients `(1, b, t, c)` whose sum over positions counts."""
+    return Outer(torch.ones_like(gradients[..., :1]), gradients)
 
 
 def _features(layer: nn.Module, values: Tensor) -> Tensor:

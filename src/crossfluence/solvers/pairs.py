@@ -231,8 +231,6 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     Returns:
         Pairs, or `None` where gradients would have to be written out one by one.
     """
-    if iter(objective.batches) is objective.batches:  # read once, it would be gone
-        return None
     by_slot = {part.block.slot: part for part in filters}
     sides = []
     asked = max(objective.batches, key=length_of, default=None)
