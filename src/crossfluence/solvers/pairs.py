@@ -17,8 +17,8 @@ from .._objective import QUESTIONS_AT_ONCE, EachOf, refuse_independent, refuse_n
 from .._risk import Risk
 from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
-from ..curvature.eigenbasis import Eigenblock, largest_batch
-from ..curvature.kronecker import Layers, layers_of
+from ..curvature.eigenbasis import Eigenblock, largest_batch, looked_at
+from ..curvature.kronecker import Layers
 from .base import Answers
 from .work import Stage
 
@@ -237,7 +237,7 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     asked = max(objective.batches, key=length_of, default=None)
     sample = next(islice(risk.data, largest_batch(risk), None))
     for scalars, batch in ((objective.losses, asked), (risk.kind.losses, sample)):
-        layers = None if batch is None else layers_of(risk.model, risk.theta, scalars, batch)
+        layers = None if batch is None else looked_at(risk, scalars, batch)
         if layers is None or layers.outside or set(layers.slots) != set(by_slot):
             return None
         sides.append(layers)
