@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from crossfluence import cli
 from crossfluence.studies import clusters as study
+from crossfluence.studies import forecast  # noqa: F401  # before the settings are patched
 from crossfluence.studies.tables import TableError, read_table
 
 # Tables.

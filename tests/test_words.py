@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on_and_gives_what_an_unbroken_one_gives(corpus_file,
 
     monkeypatch.setattr(study, "_newton", stops)
     broken = run(*arguments, "--out", tmp_path / "broken.html")
-    assert broken.exit_code == 1
+    assert broken.exit_code == 130
     assert (tmp_path / "broken.html.unfinished").is_dir()
     assert not (tmp_path / "broken.html").exists()
     monkeypatch.setattr(study, "_newton", original)
