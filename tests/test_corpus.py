@@ -524,7 +524,11 @@ def test_text_inside_of_an_object_is_read_by_its_path(write):
 @pytest.mark.parametrize(
     ("rows", "options", "sentence"),
     [
-        (NESTED, {"column": "doc"}, r"^Line 1 .* object in 'doc', with the fields 'text', 'by.name'.*--column doc.text"),
+        (
+            NESTED,
+            {"column": "doc"},
+            r"^Line 1 .* object in 'doc', with the fields 'text', 'by.name'.*--column doc",
+        ),
         ([{"text": "a"}, {"text": {"en": "b"}}], {}, r"^Line 2 .* an object in 'text', with the fields 'en'"),
         ([{"text": ["a", "b"]}], {}, r"^Line 1 of t\.jsonl holds a list in 'text': \[\"a\", \"b\"\]; needed text"),
         ([{"text": "a"}, {"text": True}], {}, r"^Line 2 of t\.jsonl holds true or false in 'text': true"),

@@ -103,6 +103,7 @@ def words(
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
         if word is not None:
             rows_of([word], text.index)  # refused before any time is foretold, as lists are
+        settings.group(text.n)
         for one in lists:
             test_of(one, text.index, least=settings.least)
         console.print(str(forecast(text, max(1, len(lists)), settings)))

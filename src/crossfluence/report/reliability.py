@@ -182,12 +182,15 @@ def removed_together(groups: Sequence[Removed], question: str, unit: str) -> lis
         Findings.
     """
     most = strongest(groups)
+    random = [group for group in groups if group.random]
+    noisiest = max(random, key=lambda group: abs(group.achieved - group.foretold), default=None)
     found: list[Finding] = []
     for group in groups:
-        level = _noise(group, most) if group.random else _foretold(group, most)
-        said = f"removing {group.name} changed {question} by {group.achieved:+.3f}{unit}"
-        if not group.random or level != "sizes":
-            found.append((level, f"{said}, predicted {group.foretold if group.random else group.predicted:+.3f}"))
+        if group is noisiest or not group.random:
+            level = _noise(group, most) if group.random else _foretold(group, most)
+            predicted = group.foretold if group.random else group.predicted
+            said = f"removing {group.name} together changed {question} by {group.achieved:+.3f}{unit}"
+            found.append((level, f"{said}, predicted {predicted:+.3f}"))
     return found
 
 

@@ -25,7 +25,7 @@ def of_clusters(found: Explanation, noun: str) -> Reliability:
         noun: What a sample is called.
 
     Returns:
-        Level, reasons, and `--anchor` or `--k` as advice.
+        Level, reasons, and `--anchor` as advice, or `--k` where that is as firm as it can be.
     """
     groups = [
         Removed(f"the {one.name}" if not row else one.name, one.predicted, one.newton, one.achieved, random=row > 0)
@@ -39,9 +39,8 @@ def of_clusters(found: Explanation, noun: str) -> Reliability:
     ]
     firmer = next((f"--anchor {one:g}" for one in FIRM_ANCHORS if one > found.settings.anchor), None)
     empty = empty_clusters(found)
-    fewer = max(2, found.settings.k - max(1, len(empty)))
-    advice = [*([firmer] if firmer else []), *([f"--k {fewer}"] if fewer < found.settings.k else [])]
-    verdict = judged(said, advice=advice)
+    fewer = f"--k {max(2, found.settings.k - max(1, len(empty)))}"
+    verdict = judged(said, advice=[firmer or fewer])
     if verdict.dependable or not empty:
         return verdict
     return replace(verdict, reasons=(*verdict.reasons, no_sample_in(empty, noun)))

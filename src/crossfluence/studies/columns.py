@@ -19,6 +19,7 @@ TRUTH = {
 BITS = {"0", "1", "0.0", "1.0"}
 ENOUGH = 8  # rows from which a column that counts 0, 1, 2, ... is no coincidence
 FAR = 30.0  # typical distances from the median
+FEW_CELLS, FEW_OF_ALL = 3, 0.1  # far cells and their share, above which they are a group of their own
 FLATTENED = 0.2  # share of its deviation that a column has without its far cells
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -146,13 +147,18 @@ def far_cells(column: str, numbers: np.ndarray, ids: Sequence[Id]) -> str | None
     Returns:
         The sentence, with row and column; nothing for most columns.
     """
-    numbers = numbers / np.abs(numbers).max()  # or squares of 1e200 overflow
-    distance = np.abs(numbers - np.median(numbers))
+    distance = np.abs(numbers / 2 - np.median(numbers) / 2)  # halves: 1e308 and its opposite have a difference
     far = distance > FAR * np.median(distance[distance > 0])
-    rest = numbers[~far]
-    if not far.any() or rest.std() == 0 or rest.std() > FLATTENED * numbers.std():
+    if not 1 <= far.sum() <= max(FEW_CELLS, FEW_OF_ALL * len(far)):
         return None
-    return _far_sentence(column, far, ids)
+    rest = _deviation(numbers[~far])
+    return _far_sentence(column, far, ids) if 0 < rest <= FLATTENED * _deviation(numbers) else None
+
+
+def _deviation(numbers: np.ndarray) -> float:
+    """The standard deviation, also of numbers whose squares are too large or too small."""
+    scale = np.abs(numbers).max()
+    return float(scale * (numbers / scale).std()) if scale else 0.0
 
 
 def _far_sentence(column: str, far: np.ndarray, ids: Sequence[Id]) -> str:

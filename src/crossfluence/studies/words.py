@@ -75,6 +75,11 @@ class WordsSettings:
             CorpusError: If that is nothing, or more than half of the corpus.
         """
         count = round(self.remove if self.remove >= 1 else self.remove * n)
+        if n < 2:
+            raise CorpusError(
+                f"The text is {n} sentence, so none can be removed. Put each sentence on a line of its own: without "
+                f"capital letters not even --split sentences can cut it."
+            )
         if not 1 <= count <= n // 2:
             raise CorpusError(
                 f"Removing {self.remove:g} means {count} of {n} sentences; needed at least 1 and at most half of them. "
