@@ -285,7 +285,7 @@ def test_a_cluster_without_a_row_is_named():
 def test_warnings_about_the_table_stand_above_the_answer_and_on_the_page(folder):
     (folder / "far.csv").write_text(table((7, "r7,1e12,1,text")))
     result = clusters(source="far.csv")
-    assert result.stdout.startswith("Warning: Row 7 (id 'r7'), column 'u [cm]' is so far from all others")
+    assert result.stdout.startswith("Warning: Row 7 (id 'r7'), column 'u [cm]' holds 1e+12, so far from all others")
     assert "Warning: Row 7 (id &#39;r7&#39;), column &#39;u [cm]&#39;" in (folder / "page.html").read_text()
 
 

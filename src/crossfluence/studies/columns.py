@@ -152,7 +152,7 @@ def far_cells(column: str, numbers: np.ndarray, ids: Sequence[Id]) -> str | None
     if not 1 <= far.sum() <= max(FEW_CELLS, FEW_OF_ALL * len(far)):
         return None
     rest = _deviation(numbers[~far])
-    return _far_sentence(column, far, ids) if 0 < rest <= FLATTENED * _deviation(numbers) else None
+    return _far_sentence(column, numbers, far, ids) if 0 < rest <= FLATTENED * _deviation(numbers) else None
 
 
 def _deviation(numbers: np.ndarray) -> float:
@@ -161,12 +161,13 @@ def _deviation(numbers: np.ndarray) -> float:
     return float(scale * (numbers / scale).std()) if scale else 0.0
 
 
-def _far_sentence(column: str, far: np.ndarray, ids: Sequence[Id]) -> str:
+def _far_sentence(column: str, numbers: np.ndarray, far: np.ndarray, ids: Sequence[Id]) -> str:
     rows = np.flatnonzero(far)
     more = f" (and {len(rows) - 1} more cells of that column)" if len(rows) > 1 else ""
     return (
-        f"{_place(int(rows[0]), column, ids)}{more} is so far from all others that they look alike beside it: the "
-        f"column has lost its meaning. Mend or drop the cell if it is an error, or leave the column out with --columns."
+        f"{_place(int(rows[0]), column, ids)} holds {numbers[rows[0]]:g}{more}, so far from all others that they look "
+        f"alike beside it: the column has lost its meaning. Mend or drop the cell if it is an error, or leave the "
+        f"column out with --columns."
     )
 
 
