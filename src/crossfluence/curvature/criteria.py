@@ -95,8 +95,8 @@ class Bend:
         if int(moved.sum()) * 2 > len(moved):  # a kink between them, as in a hinge loss, moves a few
             raise UnsupportedError(
                 "The criterion has no second derivative, yet its first one changes with the outputs: a Function of "
-                "its own saves the derivative in forward(), or is once_differentiable. Write the criterion in plain torch, or use "
-                "EmpiricalFisher()."
+                "its own saves the derivative in forward(), or is once_differentiable. Write the criterion in plain "
+                "torch, or use EmpiricalFisher()."
             )
 
 

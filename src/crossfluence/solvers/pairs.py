@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._errors import NonFiniteError
 from .._losses import length_of
-from .._objective import QUESTIONS_AT_ONCE, EachOf, refuse_independent, refuse_not_finite
+from .._objective import QUESTIONS_AT_ONCE, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk import Risk
 from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
@@ -235,6 +235,8 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     by_slot = {part.block.slot: part for part in filters}
     sides = []
     asked = max(objective.batches, key=length_of, default=None)
+    if asked is not None:
+        check_each_question(objective, risk.model, risk.theta, asked)
     sample = next(islice(risk.data, largest_batch(risk), None))
     for scalars, batch in ((objective.losses, asked), (risk.kind.losses, sample)):
         layers = None if batch is None else looked_at(risk, scalars, batch)
