@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from ._errors import ParameterError
+from ._errors import ParameterError, UnsupportedError
+from ._trained import names_of, refuse_untraceable
 from ._types import Params
 
 
@@ -72,28 +73,33 @@ def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") ->
 
     Args:
         model: Any module.
-        patterns: Glob or globs over the names of `model.named_parameters()`.
+        patterns: Glob or globs over the names of `model.named_parameters()`; any name of a tied weight will do.
 
     Returns:
-        Named tensors; tied weights appear once.
+        Named tensors; tied weights appear once, under their first name.
 
     Raises:
-        ParameterError: If nothing matches.
+        ParameterError: If nothing matches; if one of them is complex, has a gradient hook, or shares memory with
+            another tensor of the model.
+        UnsupportedError: If it is not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> list(trained_parameters(net, "1.*"))
         ['1.weight', '1.bias']
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"Got {type(model).__name__} for the model; needed a trained torch.nn.Module.")
     globs = [patterns] if isinstance(patterns, str) else list(patterns)
-    named = dict(model.named_parameters())
+    named, names = dict(model.named_parameters()), names_of(model)
     chosen = {
-        name: tensor.detach()
+        name: tensor
         for name, tensor in named.items()
-        if tensor.requires_grad and tensor.is_floating_point() and any(fnmatchcase(name, glob) for glob in globs)
+        if tensor.requires_grad and any(fnmatchcase(alias, glob) for glob in globs for alias in names[name])
     }
+    refuse_untraceable(model, chosen)
     if chosen:
-        return chosen
+        return {name: tensor.detach() for name, tensor in chosen.items()}
     frozen = sum(not tensor.requires_grad for tensor in named.values())
     raise ParameterError(
         f"No trained parameter of {type(model).__name__} matches params={patterns!r}: it has {len(named)} parameter "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import birthplace, probe_loss
+from ._trained import Decay, decays, held, names_of
 from ._types import Batch, Id, Params, SampleLoss
 
 
@@ -38,14 +39,18 @@ class Risk(AbstractRisk):
         loss: `(model, batch) -> (b,)`, or `WeightedLoss`, `FieldLoss`, `OnOutputs`.
         data: Batches that come back in the same order; see `batches`.
         l2: Coefficient of half the squared norm of the parameters, per mean loss. PyTorch's `weight_decay` in SGD.
+            Or `{glob: coefficient}` over parameter names, such as `{"*weight": 1e-2}` where biases were trained
+            without it; parameters that no glob names have 0.
         ids: n labels for the samples, default 0 to n-1.
-        params: Glob or globs over parameter names: which count as trained.
+        params: Glob or globs over parameter names: which count as trained. The others are constants, also where
+            training a second time would move them.
 
     Raises:
         LossShapeError: If the loss is of another kind than it seems.
         DataError: If the data is empty, shuffled or readable only once.
         NondeterministicError: If dropout or batch statistics were left on.
-        ParameterError: If no parameter matches `params`.
+        ParameterError: If no parameter matches `params` or a glob of `l2`, or training can have moved one otherwise
+            than the loss says: complex numbers, gradient hooks, shared memory.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -60,13 +65,11 @@ class Risk(AbstractRisk):
     loss: SampleLoss | AbstractLoss
     data: Iterable[Batch] = field(repr=False)
     _: KW_ONLY
-    l2: float = 0.0
+    l2: Decay = 0.0
     ids: Sequence[Id] | None = field(default=None, repr=False)
     params: str | Sequence[str] = "*"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.l2, (int, float)) or not self.l2 >= 0:
-            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
         kind = as_loss(self.loss)
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
             reading = probe(self.data)
@@ -76,7 +79,10 @@ class Risk(AbstractRisk):
             raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
         rows = numbered(ids)
         theta = trained_parameters(self.model, self.params)
+        names = names_of(self.model)
         made = {
+            "l2": held(self.l2),
+            "decays": decays(self.l2, {name: names[name] for name in theta}),
             "ids": tuple(rows), "rows": rows, "reading": reading, "theta": theta, "layout": Layout.of(theta),
             "weights": torch.ones(n, dtype=_working_dtype(theta), device=next(iter(theta.values())).device),
             "fingerprint": fingerprint(self.model), "modes": training_modes(self.model),
@@ -97,6 +103,8 @@ class Risk(AbstractRisk):
     """The trained parameters, sharing memory with the model."""
     layout: Layout = field(init=False, repr=False)
     """Names and shapes of the trained parameters."""
+    decays: dict[str, float] = field(init=False, repr=False)
+    """The l2 coefficient of each trained parameter."""
     weights: Tensor = field(init=False, repr=False)
     """Sample weights (n,); ones, but for `without`."""
     fingerprint: str = field(init=False, repr=False)
@@ -111,6 +119,13 @@ class Risk(AbstractRisk):
         """The loss as one of the four kinds."""
         return as_loss(self.loss)
 
+    @cached_property
+    def decay(self) -> Tensor | float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The l2 coefficient: one number, or one for each parameter, shape `(p,)`."""
+        if not isinstance(self.l2, Mapping):
+            return self.l2
+        return self.layout.flatten({k: self.weights.new_full(v.shape, self.decays[k]) for k, v in self.theta.items()})
+
     @property
     def symmetric(self) -> bool:
         """Whether the training field is a gradient, so that its Jacobian is symmetric."""
@@ -123,8 +138,9 @@ class Risk(AbstractRisk):
             loss = content_hash(self.kind)
         except TypeError:  # it refers to something without content, such as an open file
             loss = f"object-{id(self.loss)}"
+        decay = content_hash(self.decays) if isinstance(self.l2, Mapping) else float(self.l2)
         return signed(
-            model=self.fingerprint, data=content_hash(self.reading.digests), loss=loss, l2=float(self.l2),
+            model=self.fingerprint, data=content_hash(self.reading.digests), loss=loss, l2=decay,
             params=content_hash(self.layout.names), weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
 

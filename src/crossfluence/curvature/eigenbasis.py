@@ -94,7 +94,7 @@ class Fit:
         """Looks at the layers, as the largest batch shows them."""
         _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
         direction = next(iter(roots.directions(roots.outputs(risk.model, batch))))
-        layers = layers_of(risk.model, risk.theta, roots.along(direction), batch)
+        layers = layers_of(risk.model, risk.theta, roots.along(direction), batch, risk.decays)
         return cls(risk, curvature, kind, replace(layers, rows=LONGEST_SIDE) if kind == "exact" else layers)
 
     @property

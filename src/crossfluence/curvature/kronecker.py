@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -114,7 +114,9 @@ def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
     return slot.row, Whole(each.movedim(1, 0))
 
 
-def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch) -> Layers:
+def layers_of(
+    model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch, decays: Mapping[str, float] | None = None
+) -> Layers:
     """Sorts a model's trained parameters into blocks.
 
     Whatever a layer's hooks seem to say is compared with a gradient that needs no hooks. So a weight that is also used
@@ -126,11 +128,12 @@ def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch
         theta: Its trained parameters.
         scalars: `(model, batch) -> (b,)`, the quantity to differentiate.
         batch: One of the data, with several samples.
+        decays: The l2 coefficients: a weight and its bias are two blocks where theirs differ.
 
     Returns:
         Layers, and the parameters outside of them.
     """
-    taps, kept = _taps(model, theta), []
+    taps, kept = _taps(model, theta, decays or {}), []
     for samples in (0, 1, None):
         known = {tap.slot for tap in kept}
         left = [replace(tap, samples=samples) for tap in taps if tap.slot not in known]
@@ -251,7 +254,7 @@ def _exact_if_one_row(slot: Slot, gradients: AbstractGradients) -> AbstractGradi
     return Whole(gradients.dense()) if slot.form[1] == 1 else gradients
 
 
-def _taps(model: nn.Module, theta: Params) -> list[Tap]:
+def _taps(model: nn.Module, theta: Params, decays: Mapping[str, float]) -> list[Tap]:
     """Every trained parameter of every known layer; a bias stands beside its weight unless one of them is shared."""
     names = {id(tensor): name for name, tensor in model.named_parameters() if name in theta}
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
@@ -259,7 +262,7 @@ def _taps(model: nn.Module, theta: Params) -> list[Tap]:
     uses = Counter(name for own in held.values() for name in own)
     taps = []
     for layer, (weight, bias) in held.items():
-        if weight and bias and uses[weight] == uses[bias] == 1:
+        if weight and bias and uses[weight] == uses[bias] == 1 and decays.get(weight) == decays.get(bias):
             taps.append(Tap(layer, Slot.of(theta, (weight, bias), *_rows(layer))))
             continue
         if weight:

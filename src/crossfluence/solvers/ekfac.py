@@ -120,10 +120,13 @@ class EKFAC(AbstractSolver):
 
     def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
         risk = fit.risk
-        damped = [absolute(self.damping, float(block.values.mean()) + risk.l2) for block in blocks]
-        responses = tuple(_response(block, risk.l2 + by) for block, by in zip(blocks, damped, strict=True))
+        decays = [risk.decays[block.slot.names[0]] for block in blocks]  # a block has one
+        damped = [
+            absolute(self.damping, float(block.values.mean()) + l2) for block, l2 in zip(blocks, decays, strict=True)
+        ]
+        responses = tuple(_response(block, l2 + by) for block, l2, by in zip(blocks, decays, damped, strict=True))
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
-        smallest = min(float(block.values.min()) for block in blocks) + risk.l2
+        smallest = min(float(block.values.min()) + l2 for block, l2 in zip(blocks, decays, strict=True))
         notes = (f"{NAMES[self.blocks]} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
         return EKFACInverse(
             repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
@@ -209,7 +212,7 @@ class EKFACInverse(AbstractInverse):
         """
         assert isinstance(risk, Risk)
         losses, sample = risk.kind.losses, next(islice(risk.data, largest_batch(risk), None))
-        layers = layers_of(risk.model, risk.theta, losses, sample)
+        layers = layers_of(risk.model, risk.theta, losses, sample, risk.decays)
         filters = {block.slot: (block, response) for block, response in zip(self.blocks, self.responses, strict=True)}
         if set(layers.slots) != set(filters):
             yield from super().own(risk)

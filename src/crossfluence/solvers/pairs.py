@@ -236,7 +236,7 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     asked = max(objective.batches, key=length_of, default=None)
     sample = next(islice(risk.data, largest_batch(risk), None))
     for scalars, batch in ((objective.losses, asked), (risk.kind.losses, sample)):
-        layers = None if batch is None else layers_of(risk.model, risk.theta, scalars, batch)
+        layers = None if batch is None else layers_of(risk.model, risk.theta, scalars, batch, risk.decays)
         if layers is None or layers.outside or set(layers.slots) != set(by_slot):
             return None
         sides.append(layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
@@ -46,7 +46,7 @@ class Course:
         rows: Samples of each step; `None` for all of them, in order.
         rates: What each step's learning rate is multiplied by.
         optimizer: How to step.
-        l2: As in `Risk`.
+        decays: The l2 coefficient of each parameter.
         hold: Steps between two refreshes of the frozen parameters.
         whole: All samples as one batch, if a step takes them all.
         seeds: Of the random numbers that the loss draws in each step, the same for every training; `None` if it draws
@@ -59,7 +59,7 @@ class Course:
     rows: tuple[Tensor | None, ...]
     rates: tuple[float, ...]
     optimizer: AbstractOptimizer
-    l2: float
+    decays: Mapping[str, float]
     hold: int
     whole: Batch | None
     seeds: tuple[int, ...] | None
@@ -97,7 +97,7 @@ class Course:
         """The direction against which a step of one training moves."""
         with self._drawn(step):
             part = grad(self.total)(theta, frozen, batch, weights)
-        return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
+        return {name: part[name] / len(weights) + self.decays[name] * theta[name] for name in theta}
 
     @cached_property
     def _fields(self) -> Field:

@@ -18,8 +18,9 @@ from .._data import Batches, batches
 from .._errors import DataError
 from .._functional import undisturbed
 from .._losses import AbstractLoss, as_loss, repeatable
-from .._params import put
+from .._params import put, trained_parameters
 from .._risk import Risk
+from .._trained import Decay, held
 from .._types import Id, Params, SampleLoss
 from .course import Course
 from .optimizers import AbstractOptimizer
@@ -40,7 +41,7 @@ class Recipe:
         epochs: Passes over the data.
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
         seed: Of the shuffling, and of the random numbers of a `random` loss.
-        l2: As in `Risk`.
+        l2: As in `Risk`: one number, or `{glob: coefficient}`.
         schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
         hold: Steps between two refreshes of the frozen copy that a `FieldLoss` sees (a target held for T steps).
         random: Whether the loss draws random numbers: dropout of an `init` in training mode, noise added to the batch.
@@ -65,7 +66,7 @@ class Recipe:
     epochs: int
     batch_size: int | None = None
     seed: int = 0
-    l2: float = 0.0
+    l2: Decay = 0.0
     schedule: Schedule = constant
     hold: int = 1
     random: bool = False
@@ -79,7 +80,9 @@ class Recipe:
         if not isinstance(self.optimizer, AbstractOptimizer):
             came = self.optimizer.__name__ if isinstance(self.optimizer, type) else type(self.optimizer).__name__
             raise TypeError(f"Got the optimizer {came}; needed one such as crossfluence.SGD(lr).")
+        _ = trained_parameters(self.init)  # a copy would have no hooks, and memory of its own
         object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
+        object.__setattr__(self, "l2", held(self.l2))
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
     def __getstate__(self) -> dict[str, Any]:
@@ -210,7 +213,7 @@ class Recipe:
             rows,
             tuple(self.schedule(step / len(rows)) for step in range(len(rows))),
             self.optimizer,
-            self.l2,
+            self._start.decays,
             self.hold,
             self._batches.take(slice(None)) if rows[0] is None else None,  # once, not in every step
             tuple(self._seeds(len(rows))) if self.random else None,

@@ -166,7 +166,9 @@ def _filtered(
             )
         return found, lowest
     blocks = Fit.of(risk, curvature).blocks()
-    exponents = [pace[0].square() * (block.values + risk.l2) for block in blocks]  # one pace for all parameters
+    exponents = [
+        pace[0].square() * (block.values + risk.decays[block.slot.names[0]]) for block in blocks
+    ]  # one pace for all parameters
     found = [filtered(blocks, [each(x) for x in exponents], risk.layout, vectors) for each in (_gathered, _left)]
     return found, min(float(x.min()) for x in exponents)
 

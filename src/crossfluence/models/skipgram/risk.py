@@ -55,7 +55,7 @@ class SkipGramRisk(AbstractRisk):
         CorpusError: If the model's words are not those of the corpus.
         NonFiniteError: If a vector holds a NaN or an infinity.
         ParameterError: If one of the two tables is frozen.
-        ValueError: If l2 is not a number, or below zero.
+        ParameterError: If l2 is not a number, or below zero.
 
     Example:
         >>> from crossfluence.corpus.vocabulary import corpus_of
@@ -67,13 +67,13 @@ class SkipGramRisk(AbstractRisk):
 
     model: SkipGram  # pyright: ignore[reportIncompatibleVariableOverride]
     pairs: Pairs
-    l2: float = 0.0
+    l2: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         corpus = self.pairs.corpus
         refuse_misfit(self.model, corpus.words)
-        if not 0 <= self.l2 < float("inf"):
-            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
+        if not isinstance(self.l2, (int, float)) or not 0 <= self.l2 < float("inf"):
+            raise ParameterError(f"Got l2={self.l2}; needed a number, zero or more: both tables have one l2.")
         theta = trained_parameters(self.model, "*_vectors")
         if len(theta) < 2:
             raise ParameterError(
