@@ -17,7 +17,7 @@ LAYERS = [  # from the top
     {"_risk", "_abstract_risk"},
     {"_losses", "_objective", "_compare", "_data", "_probes"},
     {"_params", "_trained", "_functional", "_scores", "_ensemble", "_files", "_archive", "_checkpoint", "_contents", "corpus"},
-    {"_types", "_errors", "_extras", "_labels", "_significance"},
+    {"_types", "_errors", "_extras", "_labels", "_kinds", "_significance"},
 ]
 TOP_MAY = {  # within the top layer
     "cli": LAYERS[0],

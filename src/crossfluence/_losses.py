@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ._errors import DataError, LossShapeError
+from ._errors import DataError, LossShapeError, UnsupportedError
 from ._types import Batch, SampleLoss
 
 
@@ -155,12 +155,12 @@ def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
         One of the four classes.
 
     Raises:
-        TypeError: If it is not callable.
+        UnsupportedError: If it is not callable.
     """
     if isinstance(loss, AbstractLoss):
         return loss
     if not callable(loss) or isinstance(loss, nn.modules.loss._Loss):
-        raise TypeError(
+        raise UnsupportedError(
             f"Got a loss of type {type(loss).__name__}; needed a callable (model, batch) -> (b,), or "
             f"WeightedLoss(fn), FieldLoss(fn) or OnOutputs(outputs, criterion)."
         )

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ._abstract_risk import AbstractRisk
 from ._errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
 from ._functional import VECTORS_AT_ONCE, undisturbed
+from ._kinds import require_risk
 from ._objective import QUESTIONS_AT_ONCE, questions_at_once
 from ._risk import Risk
 from .curvature.base import AbstractCurvature
@@ -94,6 +95,7 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         >>> found.products, found.passes
         (4, 5)
     """
+    require_risk(risk, AbstractRisk, "plan")
     if m < 1:
         raise ValueError(f"Got m={m}; needed at least one question.")
     if not isinstance(risk, Risk):

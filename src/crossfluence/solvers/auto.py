@@ -44,10 +44,11 @@ class Auto(AbstractSolver):
     damping: float | Relative = 0.0
 
     def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
-        """As every solver; with a checkpoint, what the chosen solver makes."""
+        """As every solver; the file of a checkpoint is that of the chosen solver."""
         if checkpoint is None:
             return super().invert(risk)
-        return self.choose(risk)[0].invert(risk, checkpoint=checkpoint)
+        solver, reason = self.choose(risk)
+        return self._noted(risk, solver, reason, solver.invert(risk, checkpoint=checkpoint))
 
     def work(self, risk: AbstractRisk) -> Work:
         """That of the chosen solver."""
@@ -63,7 +64,12 @@ class Auto(AbstractSolver):
             The chosen solver's inverse.
         """
         solver, reason = self.choose(risk)
-        inverse = solver._invert(risk)  # the model was checked when Auto was called
+        return self._noted(risk, solver, reason, solver._invert(risk))  # the model was checked when Auto was called
+
+    def _noted(
+        self, risk: AbstractRisk, solver: AbstractSolver, reason: str, inverse: AbstractInverse
+    ) -> AbstractInverse:
+        """The chosen solver's inverse with the reason, and with a way out where the curvature may be negative."""
         noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
         if not isinstance(solver, CG) or risk.products or _splits(risk):
             return noted

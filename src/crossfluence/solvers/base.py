@@ -17,6 +17,7 @@ from .._archive import read_archive, write_archive
 from .._checkpoint import FORMAT, Checkpoint, Unfinished
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
+from .._kinds import described, require_risk
 from .._objective import Questions, questions
 from .._types import Batch, Objective
 from ..curvature.base import AbstractCurvature
@@ -173,6 +174,7 @@ class AbstractSolver(ABC):
             StaleError: If the file holds a fit of another risk or solver.
             UnsupportedError: If this solver has nothing to keep.
         """
+        require_risk(risk, AbstractRisk, f"{type(self).__name__}().invert")
         with undisturbed():
             risk.check()
             if checkpoint is None:
@@ -277,12 +279,12 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
 
     Raises:
         StaleError: If the given inverse belongs to another risk.
-        TypeError: If it is neither.
+        UnsupportedError: If it is neither.
     """
     if isinstance(solver, AbstractSolver):
         return solver.invert(risk)
     if not isinstance(solver, AbstractInverse):
-        raise TypeError(f"Got a solver of type {type(solver).__name__}; needed one such as crossfluence.Auto().")
+        raise UnsupportedError(f"Got {described(solver)} for the solver; needed one such as crossfluence.Auto().")
     if solver.signature != risk.signature:
         raise StaleError(
             f"This inverse was made for another risk. What differs, by content hash or value: "

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from .._contents import content_hash
 from .._data import Batches, batches
-from .._errors import DataError
+from .._errors import DataError, UnsupportedError
 from .._functional import undisturbed
+from .._kinds import AbstractTraining, described
 from .._losses import AbstractLoss, as_loss, repeatable
 from .._params import put, trained_parameters
 from .._risk import Risk
@@ -28,7 +31,7 @@ from .schedules import Schedule, constant
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class Recipe(AbstractTraining):
     """A training run that can be repeated with other sample weights.
 
     Call it with weights `(n,)` to get a trained model: a recipe is itself a training function for `leave_out`.
@@ -75,11 +78,11 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "hold", "at_once", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Got {name}={value}; needed at least 1.")
+            if not (value is None and name == "batch_size") and not (isinstance(value, Integral) and int(value) >= 1):
+                raise ValueError(f"Got {name}={value!r}; needed a whole number, at least 1.")
         if not isinstance(self.optimizer, AbstractOptimizer):
-            came = self.optimizer.__name__ if isinstance(self.optimizer, type) else type(self.optimizer).__name__
-            raise TypeError(f"Got the optimizer {came}; needed one such as crossfluence.SGD(lr).")
+            came = described(self.optimizer)
+            raise UnsupportedError(f"Got {came} for the optimizer; needed one such as crossfluence.SGD(lr).")
         _ = trained_parameters(self.init)  # a copy would have no hooks, and memory of its own
         object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
         object.__setattr__(self, "l2", held(self.l2))
@@ -93,6 +96,16 @@ class Recipe:
     def n(self) -> int:
         """Number of training samples."""
         return self._batches.samples
+
+    @property
+    def recipe(self) -> Recipe:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Itself."""
+        return self
+
+    @cached_property
+    def content(self) -> str:
+        """A content hash of all that decides a trained model, but for the sample weights."""
+        return content_hash([getattr(self, item.name) for item in fields(self) if item.name != "at_once"])
 
     @property
     def whole_steps(self) -> bool:
@@ -136,10 +149,6 @@ class Recipe:
     def _start(self) -> Risk:
         loss = repeatable(as_loss(self.loss)) if self.random else self.loss
         return Risk(self.init, loss, self._batches, l2=self.l2)
-
-    def __call__(self, weights: Tensor) -> nn.Module:
-        """Trains with sample weights; see `train`."""
-        return self.train(weights)
 
     def train(self, weights: Tensor | None = None) -> nn.Module:
         """One model.
