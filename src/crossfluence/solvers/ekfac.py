@@ -110,11 +110,15 @@ class EKFAC(AbstractSolver):
         return self._inverse(fit, fit.blocks(kept))
 
     def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
-        if not isinstance(risk, Risk) or not risk.kind.per_sample:
-            kind = type(risk.kind if isinstance(risk, Risk) else risk).__name__
+        if not isinstance(risk, Risk):
             raise UnsupportedError(
-                f"EKFAC needs a gradient for each sample alone; a {kind} has none. Use CG(damping) where the loss "
-                f"couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+                f"EKFAC needs a Risk, whose model has layers that it can look at; a {type(risk).__name__} has a "
+                f"structure of its own. Use Auto(), which takes the solver that was made for it."
+            )
+        if not risk.kind.per_sample:
+            raise UnsupportedError(
+                f"EKFAC needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. Use CG(damping) "
+                f"where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
             )
         return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
 

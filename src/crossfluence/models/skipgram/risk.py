@@ -157,7 +157,7 @@ class SkipGramRisk(AbstractRisk):
         Returns:
             Their orthogonal projections.
         """
-        return self._rotations.taken_out(self._shaped(vectors)).flatten(1)
+        return self.rotations.taken_out(self._shaped(vectors)).flatten(1)
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """How the gradient along each direction depends on each sentence's weight.
@@ -207,10 +207,10 @@ class SkipGramRisk(AbstractRisk):
             yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
 
     def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
-        along = self._rotations.taken_out(self._shaped(vectors))
+        along = self.rotations.taken_out(self._shaped(vectors))
         bends = self._held or self.expected.bends(*self._tables)
         products = self.expected.curvature_products(self._tables, along, bends, full=full)
-        return self._rotations.taken_out(products).flatten(1)
+        return self.rotations.taken_out(products).flatten(1)
 
     @cached_property
     def _held(self) -> tuple[Bend, ...]:
@@ -219,7 +219,8 @@ class SkipGramRisk(AbstractRisk):
         return tuple(self.expected.bends(*self._tables)) if small else ()
 
     @cached_property
-    def _rotations(self) -> Rotations:
+    def rotations(self) -> Rotations:
+        """The directions that only rotate the embedding."""
         return Rotations.of(self._tables)
 
     @cached_property
