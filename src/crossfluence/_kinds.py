@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
 from ._errors import UnsupportedError
-from ._types import Id
 
 if TYPE_CHECKING:
     from .training.recipe import Recipe
+
+Label = TypeVar("Label")
 
 
 class AbstractTraining(ABC):
@@ -130,7 +131,7 @@ def require_training(value: object, verb: str) -> None:
     Raises:
         UnsupportedError: If it is neither a recipe, nor a bank, nor a function.
     """
-    if isinstance(value, AbstractTraining) or (callable(value) and not isinstance(value, (type, nn.Module))):
+    if isinstance(value, AbstractTraining) or (takes(value, 1) and not isinstance(value, (type, nn.Module))):
         return
     raise UnsupportedError(
         f"Got {described(value)}; {verb} needs a way to train again: a crossfluence.Recipe, a Bank, or a function from "
@@ -150,7 +151,7 @@ def require_question(value: object, verb: str) -> None:
         UnsupportedError: If it is not callable with a model, or answers something else.
     """
     known = callable(value) and not isinstance(value, (type, nn.Module, AbstractTraining))
-    if not known or not _takes_one(value):
+    if not known or not takes(value, 1):
         raise UnsupportedError(
             f"Got {described(value)} for the objective of {verb}; needed a function of the model alone. Type, for "
             f"instance, lambda model: model(x).sum(); over a test set, crossfluence.mean_over(batches, loss) or "
@@ -158,9 +159,24 @@ def require_question(value: object, verb: str) -> None:
         )
 
 
-def _takes_one(function: Any) -> bool:
+def takes(function: Any, count: int) -> bool:
+    """Whether something can be called with so many arguments, as far as it says.
+
+    Args:
+        function: Anything.
+        count: Of arguments by place.
+
+    Returns:
+        False also where it cannot be called.
+
+    Example:
+        >>> takes(lambda model, batch: 0, 2), takes(lambda model: 0, 2), takes("text", 2)
+        (True, False, False)
+    """
+    if not callable(function):
+        return False
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function.forward if isinstance(function, nn.Module) else function).bind(*[None] * count)
     except TypeError:
         return False
     except ValueError:  # a compiled function does not say
@@ -168,7 +184,7 @@ def _takes_one(function: Any) -> bool:
     return True
 
 
-def listed(ids: Iterable[Id], verb: str) -> list[Id]:
+def listed(ids: Iterable[Label], verb: str) -> list[Label]:
     """Ids as a list.
 
     Args:
@@ -183,5 +199,5 @@ def listed(ids: Iterable[Id], verb: str) -> list[Id]:
     """
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:
         came = described(ids) if not isinstance(ids, int) else str(ids)
-        raise UnsupportedError(f"Got {came} for the samples of {verb}; needed a list of ids. Type: [{ids!r}].")
+        raise UnsupportedError(f"Got {came} for {verb}; needed a list. Type: [{ids!r}].")
     return list(ids)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import DataError, LossShapeError, UnsupportedError
+from ._kinds import described, takes
 from ._types import Batch, SampleLoss
 
 
@@ -75,6 +76,10 @@ class OnOutputs(AbstractLoss):
     criterion: Callable[[Tensor, Batch], Tensor]
     per_sample: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("OnOutputs(outputs=)", self.outputs, "(model, batch)")
+        _refuse_other_arguments("OnOutputs(criterion=)", self.criterion, "(outputs, batch)")
+
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
         return checked_losses(self.criterion(self.outputs(model, batch), batch), batch)
@@ -99,6 +104,9 @@ class WeightedLoss(AbstractLoss):
 
     fn: Callable[[nn.Module, Batch, Tensor], Tensor]
     per_sample: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("WeightedLoss", self.fn, "(model, batch, weights)")
 
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
@@ -131,6 +139,9 @@ class FieldLoss(AbstractLoss):
     fn: Callable[[nn.Module, nn.Module, Batch, Tensor], Tensor]
     per_sample: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("FieldLoss", self.fn, "(model, frozen, batch, weights)")
+
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
         return self.total(model, frozen_copy(model), batch, weights)
@@ -143,6 +154,14 @@ class FieldLoss(AbstractLoss):
     def symmetric(self) -> bool:
         """Always false."""
         return False
+
+
+def _refuse_other_arguments(kind: str, function: Any, arguments: str) -> None:
+    if not takes(function, arguments.count(",") + 1):
+        raise UnsupportedError(
+            f"Got {described(function)} for {kind}; needed a function of {arguments}. Type, for instance, "
+            f"lambda {arguments.strip('()')}: ..."
+        )
 
 
 def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
@@ -159,7 +178,7 @@ def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
     """
     if isinstance(loss, AbstractLoss):
         return loss
-    if not callable(loss) or isinstance(loss, nn.modules.loss._Loss):
+    if not takes(loss, 2) or isinstance(loss, (type, nn.modules.loss._Loss)):
         raise UnsupportedError(
             f"Got a loss of type {type(loss).__name__}; needed a callable (model, batch) -> (b,), or "
             f"WeightedLoss(fn), FieldLoss(fn) or OnOutputs(outputs, criterion)."

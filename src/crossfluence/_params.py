@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from ._errors import ParameterError, UnsupportedError
+from ._kinds import listed
 from ._trained import names_of, refuse_untraceable
 from ._types import Params
 
@@ -90,7 +91,9 @@ def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") ->
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"Got {type(model).__name__} for the model; needed a trained torch.nn.Module.")
-    globs = [patterns] if isinstance(patterns, str) else list(patterns)
+    globs = [patterns] if isinstance(patterns, str) else listed(patterns, "params=")
+    if not all(isinstance(glob, str) for glob in globs):
+        raise ParameterError(f"Got params={patterns!r}; needed a glob or globs over names, such as 'encoder.*'.")
     named, names = dict(model.named_parameters()), names_of(model)
     chosen = {
         name: tensor

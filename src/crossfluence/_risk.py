@@ -16,6 +16,7 @@ from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, each_direction, gradient_of, jvp, pullback, undisturbed
+from ._kinds import listed
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
@@ -74,7 +75,7 @@ class Risk(AbstractRisk):
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
             reading = probe(self.data)
         n = sum(reading.sizes)
-        ids = range(n) if self.ids is None else tuple(self.ids)
+        ids = range(n) if self.ids is None else tuple(listed(self.ids, "ids="))
         if len(ids) != n:
             raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
         rows = numbered(ids)

@@ -57,7 +57,7 @@ def remove(
     require_question(objective, "remove")
     if scores is not None:
         require(scores, Scores, "remove(scores=)", "Scores", "remove(train, ids, objective, scores=influence(...))")
-    chosen = [plain_id(label) for label in listed(ids, "remove")]
+    chosen = [plain_id(label) for label in listed(ids, "the samples of remove")]
     if not chosen:
         raise ValueError("Got no samples to remove; needed at least one id.")
     _ = numbered(chosen)  # an id that stands twice would be predicted twice

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from numbers import Integral
 
 import torch
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
 from .._functional import undisturbed
-from .._kinds import listed, require_question, require_risk
+from .._kinds import listed, require, require_question, require_risk
 from .._labels import row_of
 from .._params import put
 from .._types import Id, Objective, Params
@@ -75,7 +76,7 @@ def undo(
     References:
         Silva, Chopra and Gombolay, AISTATS 2022, section 5.
     """
-    away, towards = listed(ids, "undo"), listed(amplify, "undo")
+    away, towards = listed(ids, "the samples of undo"), listed(amplify, "the samples of undo")
     return _walk(risk, away, towards, steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
 
 
@@ -120,7 +121,8 @@ def amplify(
         >>> round(outcome.achieved.item(), 3)
         0.1
     """
-    return _walk(risk, [], listed(ids, "amplify"), steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
+    towards = listed(ids, "the samples of amplify")
+    return _walk(risk, [], towards, steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
 
 
 def _walk(
@@ -137,6 +139,7 @@ def _walk(
     """Adam on the mean loss of some samples less that of others, as far as the guard lets it."""
     require_risk(risk, AbstractRisk, "amplify" if not away else "undo")
     _ = [require_question(asked, "watch= and guard=") for asked in (watch, guard) if asked is not None]
+    require(steps, Integral, "steps=", "a whole number", "steps=10")
     name = " and ".join(verb for verb, ids in (("undo", away), ("amplify", towards)) if ids)
     if not name or steps < 1:
         raise ValueError(f"Got {len(away) + len(towards)} samples and {steps} steps; needed at least one of each.")

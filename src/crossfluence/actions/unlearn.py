@@ -61,7 +61,7 @@ def unlearn(
     require_risk(risk, AbstractRisk, "unlearn")
     if watch is not None:
         require_question(watch, "watch=")
-    chosen = listed(ids, "unlearn")
+    chosen = listed(ids, "the samples of unlearn")
     if not chosen:
         raise ValueError("Got no samples to unlearn; needed at least one id.")
     model = copy.deepcopy(risk.model)

@@ -15,6 +15,7 @@ from torch import Tensor
 from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NonFiniteError, UnsupportedError
+from .._kinds import require
 from .._losses import OnOutputs
 from .._objective import EachOf
 from .._params import Layout
@@ -120,7 +121,11 @@ class EKFAC(AbstractSolver):
                 f"EKFAC needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. Use CG(damping) "
                 f"where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
             )
-        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        require(
+            curvature, AbstractFisher, "EKFAC", "a Fisher matrix", "EKFAC(curvature=crossfluence.EmpiricalFisher())"
+        )
+        return curvature
 
     def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
         risk = fit.risk

@@ -52,6 +52,7 @@ class Bank(AbstractTraining):
 
     def __post_init__(self) -> None:
         require(self.recipe, Recipe, "Bank", "a crossfluence.Recipe", "crossfluence.Bank(recipe, folder)")
+        require(self.folder, (str, os.PathLike), "Bank", "a folder", "crossfluence.Bank(recipe, 'folder')")
 
     def with_seed(self, seed: int) -> Bank:
         """The same folder for the recipe with another seed."""

@@ -19,7 +19,7 @@ from .._contents import content_hash
 from .._data import Batches, batches
 from .._errors import DataError, UnsupportedError
 from .._functional import undisturbed
-from .._kinds import AbstractTraining, described
+from .._kinds import AbstractTraining, described, listed, require, takes
 from .._losses import AbstractLoss, as_loss, repeatable
 from .._params import put, trained_parameters
 from .._risk import Risk
@@ -83,6 +83,11 @@ class Recipe(AbstractTraining):
         if not isinstance(self.optimizer, AbstractOptimizer):
             came = described(self.optimizer)
             raise UnsupportedError(f"Got {came} for the optimizer; needed one such as crossfluence.SGD(lr).")
+        if not isinstance(self.seed, Integral) or not takes(self.schedule, 1):
+            raise UnsupportedError(
+                f"Got {described(self.seed)} for the seed, {described(self.schedule)} for the schedule; needed a whole "
+                f"number, and a function from the share of training done to a multiplier, such as crossfluence.cosine."
+            )
         _ = trained_parameters(self.init)  # a copy would have no hooks, and memory of its own
         object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
         object.__setattr__(self, "l2", held(self.l2))
@@ -129,7 +134,7 @@ class Recipe(AbstractTraining):
         Raises:
             DataError: If there are not n.
         """
-        labels = tuple(range(self.n) if ids is None else ids)
+        labels = tuple(range(self.n) if ids is None else listed(ids, "ids="))
         if len(labels) != self.n:
             raise DataError(f"Got {len(labels)} ids for {self.n} samples; needed one each.")
         return labels
@@ -159,7 +164,10 @@ class Recipe(AbstractTraining):
         Returns:
             A new module, in the mode of `init`; in evaluation mode if the recipe is `random`.
         """
-        return next(self.retrain(torch.ones(1, self.n) if weights is None else weights.unsqueeze(0)))
+        if weights is None:
+            return next(self.retrain(torch.ones(1, self.n)))
+        require(weights, Tensor, "train", "sample weights (n,)", f"recipe.train(torch.ones({self.n}))")
+        return next(self.retrain(weights.unsqueeze(0)))
 
     def retrain(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
         """Many models, `at_once` together.
@@ -173,6 +181,7 @@ class Recipe(AbstractTraining):
         Raises:
             DataError: If the rows are not n long, or hold a NaN or an infinity.
         """
+        require(weights, Tensor, "retrain", "sample weights (r, n)", f"recipe.retrain(torch.ones(1, {self.n}))")
         if weights.ndim != 2 or weights.shape[1] != self.n:
             raise DataError(f"Got weights of shape {tuple(weights.shape)} for {self.n} samples; needed (r, {self.n}).")
         if not weights.isfinite().all():

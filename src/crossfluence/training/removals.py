@@ -15,7 +15,7 @@ import torch
 from .._compare import LEVEL, Estimate
 from .._errors import DataError
 from .._extras import optional
-from .._kinds import require
+from .._kinds import listed, require
 from .._scores import Scores
 from .._types import Id, Objective
 from .retrain import Training, leave_out
@@ -119,7 +119,7 @@ def removal_curve(
     if len(scores.objectives) != 1:
         raise DataError(f"Got scores of {len(scores.objectives)} questions; a removal curve follows one.")
     ranked = [label for label, _ in scores.top(len(scores), effect=effect)]
-    sizes = list(sizes)
+    sizes = listed(sizes, "sizes=")
     if not sizes or not all(isinstance(size, Integral) and 1 <= size <= len(ranked) for size in sizes):
         raise DataError(f"Got sizes={sizes}; needed 1 to {len(ranked)}, the number of samples with this effect.")
     if len(set(sizes)) != len(sizes) or draws < 1:

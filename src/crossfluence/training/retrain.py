@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .._contents import content_hash
 from .._errors import DataError, NonFiniteError, ObjectiveError, UnsupportedError
 from .._files import write_atomically
-from .._kinds import AbstractTraining, listed, require_question, require_training
+from .._kinds import AbstractTraining, listed, require, require_question, require_training
 from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
@@ -82,11 +82,13 @@ def leave_out(
         tensor([-1.,  1.], dtype=torch.float64)
     """
     require_training(train, "leave_out")
+    _refuse_wrong_kinds(objective, store, "leave_out")
     if not (executor is None or isinstance(executor, Executor)):
         raise UnsupportedError(
             f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
             f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
         )
+    ids = None if ids is None else listed(ids, "ids=")
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
@@ -121,7 +123,7 @@ def answers(
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
     """
-    require_question(objective, "a retrained model")
+    _refuse_wrong_kinds(objective, store, "a retrained model")
     with torch.random.fork_rng(), torch.enable_grad():
         found = _answers(train, objective, weights, executor, None if store is None else Path(store))
     names = found[0][0]
@@ -133,6 +135,12 @@ def answers(
             "The objective is NaN or infinite at a retrained model: training diverged, or the question did."
         )
     return names, values
+
+
+def _refuse_wrong_kinds(objective: object, store: object, verb: str) -> None:
+    require_question(objective, verb)
+    if store is not None:
+        require(store, (str, os.PathLike), "store=", "a folder", 'store="retrained"')
 
 
 def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
@@ -147,8 +155,9 @@ def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
 
 
 def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, int]) -> dict[Id, list[int]]:
-    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in listed(drop, "leave_out")}
-    groups = {name: [row_of(label, rows) for label in listed(members, "leave_out")] for name, members in named.items()}
+    words = "the samples of leave_out"
+    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in listed(drop, words)}
+    groups = {name: [row_of(label, rows) for label in listed(members, words)] for name, members in named.items()}
     if not groups:
         raise DataError("Got nothing to leave out; needed ids, or {group name: ids}.")
     return groups

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._errors import NotConvergedWarning, UnsupportedError
 from .._functional import undisturbed
-from .._kinds import require_question, require_recipe
+from .._kinds import require, require_question, require_recipe
 from .._losses import OnOutputs, as_loss
 from .._objective import questions
 from .._params import fingerprint
@@ -97,6 +97,8 @@ def source(
     started = time.perf_counter()
     require_recipe(recipe, Recipe, "source")
     require_question(objective, "source")
+    if curvature is not None:
+        require(curvature, AbstractCurvature, "source", "a curvature", "curvature=crossfluence.Hessian()")
     if segments < 1:
         raise ValueError(f"Got segments={segments}; needed at least 1.")
     labels, curvature = recipe.labels(ids), curvature or Hessian()
