@@ -15,6 +15,7 @@ from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
 
+
 Along: TypeAlias = Callable[[Tensor, Batch, Tensor], Params]
 """Directions, a batch and its weights to one product for each direction."""
 
@@ -45,9 +46,7 @@ class FieldJacobian(AbstractCurvature):
 
 def _by(products: Callable[..., Params], risk: Risk) -> Along:
     def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:
-        return products(
-            lambda live, still: risk.total(live, still, batch, weights), risk.theta, risk.layout, directions
-        )
+        return products(lambda live, still: risk.total(live, still, batch, weights), risk.theta, risk.layout, directions)
 
     return along
 
