@@ -198,13 +198,10 @@ def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tenso
     """
     if len(directions) == 1:
         return tree_map(lambda part: part.unsqueeze(0), function(directions[0]))
-    try:
+    with contextlib.suppress(RuntimeError):  # `.item()`, sparse tensors and the like: one by one
         return vmap(function, chunk_size=VECTORS_AT_ONCE)(directions)
-    except RuntimeError as error:
-        if "vmap" not in str(error):
-            raise
-        each = [function(direction) for direction in directions]  # `.item()` and the like: one by one
-        return tree_map(lambda *parts: torch.stack(parts), *each)
+    each = [function(direction) for direction in directions]
+    return tree_map(lambda *parts: torch.stack(parts), *each)
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -219,7 +219,7 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
         names.append(found)
         return values
 
-    check_question(stacked, theta, lambda: names[0])
+    check_question(stacked, model, theta, lambda: names[0])
     values, gradients = value_and_rows(stacked, theta)
     return Questions(names[-1], values, Layout.of(theta).flatten(gradients))
 
@@ -237,7 +237,7 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
             return losses(params).sum().reshape(1)
 
         if not count:
-            check_question(total, theta, lambda: (DEFAULT_NAME,))
+            check_question(total, model, theta, lambda: (DEFAULT_NAME,))
         part, rows = value_and_rows(total, theta)
         values, gradients = values + part[0], gradients + layout.flatten(rows)[0]
         count += length_of(batch)
@@ -279,7 +279,7 @@ def check_each_question(objective: EachOf, model: nn.Module, theta: Params, batc
     """
     bound, few = bind(objective.losses, model), first_samples(batch, length_of(batch))
     small = batch if few is None else few[0]
-    check_question(lambda params: bound(params, small), theta, lambda: None)
+    check_question(lambda params: bound(params, small), model, theta, lambda: None)
 
 
 def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:

@@ -13,10 +13,10 @@ from ._errors import CoupledLossError, LossShapeError, NondeterministicError, Un
 from ._functional import bind, evaluated
 from ._looks import COARSE, FIRST_DISAGREEMENT, ROUNDINGS, Around, Look, Point, Remembered, agrees, choose, disagree
 from ._losses import AbstractLoss, PerSample
-from ._params import Layout, fingerprint
+from ._params import Layout, fingerprint, moving
 from ._precision import coarsest_precision
 from ._samples import first_samples
-from ._state import moved_statistics, moving
+from ._state import moved_statistics
 from ._types import Batch, Params
 from ._ways import AbstractWay, Difference, Forward, Reverse
 

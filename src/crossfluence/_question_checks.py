@@ -6,24 +6,28 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._errors import NondeterministicError, ObjectiveError
 from ._functional import evaluated
 from ._looks import CLOSE, COARSE, DIRECTIONS, FIRST_DISAGREEMENT, ROUNDINGS, disagree, random_direction
-from ._params import Layout, coarseness
+from ._params import Layout, coarseness, moving
 from ._precision import coarsest_precision
 from ._types import Params
 from ._ways import step_length, value_and_rows
 
 
 def check_question(
-    values: Callable[[Params], Shaped[Tensor, " m"]], theta: Params, names: Callable[[], tuple[str, ...] | None]
+    values: Callable[[Params], Shaped[Tensor, " m"]],
+    model: nn.Module,
+    theta: Params,
+    names: Callable[[], tuple[str, ...] | None],
 ) -> None:
     """Evaluates questions a few times near the trained parameters, and refuses what would make every score wrong.
 
     Args:
         values: The questions as a function of the parameters.
+        model: The trained module.
         theta: The trained parameters.
         names: Their names, once they were evaluated.
 
@@ -44,7 +48,8 @@ def check_question(
         )
     if precision >= COARSE:
         return
-    wrong = _disagreeing(values, theta, known, Layout.of(theta).flatten(rows), precision)
+    mask = Layout.of(theta).flatten(moving(model, theta))
+    wrong = _disagreeing(values, theta, known, Layout.of(theta).flatten(rows), mask, precision)
     if wrong.any():
         place = int(wrong.nonzero()[0])
         told = names()
@@ -62,13 +67,18 @@ def _repeats(values: Callable[[Params], Tensor], theta: Params, precision: float
 
 
 def _disagreeing(
-    values: Callable[[Params], Tensor], theta: Params, here: Tensor, rows: Shaped[Tensor, "m p"], precision: float
+    values: Callable[[Params], Tensor],
+    theta: Params,
+    here: Tensor,
+    rows: Shaped[Tensor, "m p"],
+    mask: Shaped[Tensor, " p"],
+    precision: float,
 ) -> Tensor:
     """Which questions' derivatives differ from differences of their values along most directions, beyond rounding."""
     layout = Layout.of(theta)
     flat, gaps = layout.flatten(theta), []
     for seed in range(DIRECTIONS):
-        direction = random_direction(layout, theta, seed)
+        direction = random_direction(layout, theta, seed) * mask
         step = step_length(precision, float(flat.norm()), direction)
         ahead, behind = (
             evaluated(lambda move=layout.split(direction * sign * step): values(

@@ -12,32 +12,9 @@ from ._errors import UnsupportedError
 from ._functional import evaluated
 from ._looks import Look
 from ._substitutes import SPECTRAL, original_functions
-from ._types import Params
 
 STATISTICS = (nn.modules.batchnorm._NormBase,)  # batch and instance normalisation
 ROUGH = 1e-2  # share of the loss by which a stored spectral norm may change it
-
-
-def moving(model: nn.Module, theta: Params) -> Params:
-    """1 for every entry that training moves, and 0 for the padding rows of embeddings, whose gradient is always zero.
-
-    Args:
-        model: The trained module.
-        theta: Its trained parameters.
-
-    Returns:
-        Named tensors of the parameters' shapes.
-    """
-    ones = {name: torch.ones_like(part) for name, part in theta.items()}
-    names = {id(part): name for name, part in model.named_parameters()}
-    uses = [id(part) for module in model.modules() for part in module.parameters(recurse=False)]
-    for module in model.modules():
-        row = getattr(module, "padding_idx", None)
-        weight = getattr(module, "weight", None)
-        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1:
-            if (name := names.get(id(weight))) in ones:
-                ones[name][row] = 0
-    return ones
 
 
 def moved_statistics(model: nn.Module, look: Look) -> tuple[str, ...]:
@@ -114,7 +91,8 @@ def _used(model: nn.Module, look: Look, buffers: dict[str, Tensor]) -> list[str]
     terms = look.with_buffers(tracked)
     if terms is None or not terms.requires_grad:
         return []
-    found = torch.autograd.grad(terms.sum(), list(tracked.values()), allow_unused=True)
+    ones = torch.ones_like(terms)
+    found = torch.autograd.grad([terms], list(tracked.values()), [ones], allow_unused=True)
     return [name for name, part in zip(tracked, found, strict=True) if part is not None and part.any()]
 
 
