@@ -69,12 +69,13 @@ def coarseness(params: Params) -> float:
     return max(torch.finfo(tensor.dtype).eps for tensor in params.values())
 
 
-def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> Params:
+def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*", *, hooked: bool = False) -> Params:
     """The parameters of `model` that require gradients and match one of the globs, detached and sharing memory.
 
     Args:
         model: Any module.
         patterns: Glob or globs over the names of `model.named_parameters()`; any name of a tied weight will do.
+        hooked: Whether the caller takes its steps through the hooks on gradients.
 
     Returns:
         Named tensors; tied weights appear once, under their first name.
@@ -100,7 +101,7 @@ def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") ->
         for name, tensor in named.items()
         if tensor.requires_grad and any(fnmatchcase(alias, glob) for glob in globs for alias in names[name])
     }
-    refuse_untraceable(model, chosen)
+    refuse_untraceable(model, chosen, hooked=hooked)
     if chosen:
         return {name: tensor.detach() for name, tensor in chosen.items()}
     frozen = sum(not tensor.requires_grad for tensor in named.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Real
 from typing import TypeAlias
@@ -16,20 +16,52 @@ Decay: TypeAlias = float | Mapping[str, float]
 """One l2 coefficient, or one for each glob over parameter names; parameters that no glob names have 0."""
 
 
-def refuse_untraceable(model: nn.Module, chosen: Mapping[str, Tensor]) -> None:
+Hooks: TypeAlias = dict[str, tuple[Callable[[Tensor], Tensor | None], ...]]
+"""What stands between a parameter's gradient and its step, by name."""
+
+
+def refuse_untraceable(model: nn.Module, chosen: Mapping[str, Tensor], *, hooked: bool = False) -> None:
     """Refuses trained parameters that training moved otherwise than the derivatives of the loss say.
 
     Args:
         model: Any module.
         chosen: Its trained parameters, as the module holds them.
+        hooked: Whether the caller takes its steps through the hooks of `hooks_of`.
 
     Raises:
         ParameterError: If one of them is complex, has a gradient hook, or shares memory with another tensor of the
             model.
     """
     _refuse_complex(chosen)
-    _refuse_hooks(chosen)
+    _refuse_hooks(chosen, hooked)
     _refuse_shared_memory(model, chosen)
+
+
+def hooks_of(model: nn.Module) -> Hooks:
+    """The hooks on the gradients of a model's parameters, such as masks.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        By name, for parameters that have some.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> _ = net.bias.register_hook(lambda gradient: 0 * gradient)
+        >>> list(hooks_of(net))
+        ['bias']
+    """
+    named = model.named_parameters()
+    return {name: tuple(tensor._backward_hooks.values()) for name, tensor in named if tensor._backward_hooks}
+
+
+def with_hooks(model: nn.Module, hooks: Hooks) -> nn.Module:
+    """The model, once hooks are on its parameters: a copy has none of its own."""
+    for name, parameter in model.named_parameters():
+        for hook in hooks.get(name, ()):
+            parameter.register_hook(hook)
+    return model
 
 
 def names_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -125,10 +157,10 @@ def _refuse_complex(chosen: Mapping[str, Tensor]) -> None:
             )
 
 
-def _refuse_hooks(chosen: Mapping[str, Tensor]) -> None:
+def _refuse_hooks(chosen: Mapping[str, Tensor], hooked: bool) -> None:
     """A hook may mask or scale the gradient that training followed, and no derivative of the loss knows of it."""
     for name, tensor in chosen.items():
-        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        if (tensor._backward_hooks and not hooked) or getattr(tensor, "_post_accumulate_grad_hooks", None):
             raise ParameterError(
                 f"The parameter {name!r} has a hook on its gradient, so training may have followed another gradient "
                 f"than that of the loss. If the hook only looks, take it off: handle.remove(). If it holds part of the "

@@ -23,7 +23,7 @@ from .._kinds import AbstractTraining, described, listed, require, takes
 from .._losses import AbstractLoss, as_loss, repeatable
 from .._params import put, trained_parameters
 from .._risk import Risk
-from .._trained import Decay, held
+from .._trained import Decay, held, hooks_of, with_hooks
 from .._types import Id, Params, SampleLoss
 from .course import Course
 from .optimizers import AbstractOptimizer
@@ -37,7 +37,8 @@ class Recipe(AbstractTraining):
     Call it with weights `(n,)` to get a trained model: a recipe is itself a training function for `leave_out`.
 
     Attributes:
-        init: The untrained module; it is copied, never changed.
+        init: The untrained module; it is copied, never changed. Hooks on its parameters' gradients, such as masks, are
+            followed in every step, l2 included, as after `backward`.
         loss: Any of the four kinds, as in `Risk`.
         data: A tensor, a tuple of tensors, or a map-style dataset; the recipe makes the batches itself.
         optimizer: `SGD`, `Adam` or `AdamW`.
@@ -88,13 +89,20 @@ class Recipe(AbstractTraining):
                 f"Got {described(self.seed)} for the seed, {described(self.schedule)} for the schedule; needed a whole "
                 f"number, and a function from the share of training done to a multiplier, such as crossfluence.cosine."
             )
-        _ = trained_parameters(self.init)  # a copy would have no hooks, and memory of its own
-        object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
+        _ = trained_parameters(self.init, hooked=True)  # a copy would have memory of its own
+        object.__setattr__(
+            self, "init", with_hooks(copy.deepcopy(self.init), hooks_of(self.init))
+        )  # what happens to the user's later does not matter
         object.__setattr__(self, "l2", held(self.l2))
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: what is derived from them is made again in another process."""
+        if hooks := hooks_of(self.init):
+            raise UnsupportedError(
+                f"The parameters {list(hooks)} of init have hooks on their gradients, which another process does not "
+                f"get. Train in this one: leave out executor=, or take threads."
+            )
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @property
@@ -110,7 +118,8 @@ class Recipe(AbstractTraining):
     @cached_property
     def content(self) -> str:
         """A content hash of all that decides a trained model, but for the sample weights."""
-        return content_hash([getattr(self, item.name) for item in fields(self) if item.name != "at_once"])
+        parts = [getattr(self, item.name) for item in fields(self) if item.name != "at_once"]
+        return content_hash([*parts, hooks_of(self.init)])
 
     @property
     def whole_steps(self) -> bool:
@@ -153,7 +162,7 @@ class Recipe(AbstractTraining):
     @cached_property
     def _start(self) -> Risk:
         loss = repeatable(as_loss(self.loss)) if self.random else self.loss
-        return Risk(self.init, loss, self._batches, l2=self.l2)
+        return Risk(copy.deepcopy(self.init), loss, self._batches, l2=self.l2)  # without hooks: the course has them
 
     def train(self, weights: Tensor | None = None) -> nn.Module:
         """One model.
@@ -198,7 +207,7 @@ class Recipe(AbstractTraining):
 
     def holding(self, theta: Params) -> nn.Module:
         """A new module with these parameters, in the mode of trained ones; call it where nothing else trains."""
-        model = copy.deepcopy(self.init)
+        model = with_hooks(copy.deepcopy(self.init), hooks_of(self.init))
         put(theta, model)
         return model.eval() if self.random else model
 
@@ -241,6 +250,7 @@ class Recipe(AbstractTraining):
             tuple(self.schedule(step / len(rows)) for step in range(len(rows))),
             self.optimizer,
             self._start.decays,
+            hooks_of(self.init),
             self.hold,
             self._batches.take(slice(None)) if rows[0] is None else None,  # once, not in every step
             tuple(self._seeds(len(rows))) if self.random else None,
