@@ -90,9 +90,8 @@ class Recipe(AbstractTraining):
                 f"number, and a function from the share of training done to a multiplier, such as crossfluence.cosine."
             )
         _ = trained_parameters(self.init, hooked=True)  # a copy would have memory of its own
-        object.__setattr__(
-            self, "init", with_hooks(copy.deepcopy(self.init), hooks_of(self.init))
-        )  # what happens to the user's later does not matter
+        own = copy.deepcopy(self.init)  # what happens to the user's later does not matter
+        object.__setattr__(self, "init", with_hooks(own, hooks_of(self.init)))
         object.__setattr__(self, "l2", held(self.l2))
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
