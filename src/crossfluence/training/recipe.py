@@ -80,7 +80,7 @@ class Recipe(AbstractTraining):
         for name in ("epochs", "hold", "at_once", "batch_size"):
             value = getattr(self, name)
             if not (value is None and name == "batch_size") and not (isinstance(value, Integral) and int(value) >= 1):
-                raise ValueError(f"Got {name}={value!r}; needed a whole number, at least 1.")
+                raise ValueError(f"Got {name}={value!r}; needed at least 1, in whole numbers.")
         if not isinstance(self.optimizer, AbstractOptimizer):
             came = described(self.optimizer)
             raise UnsupportedError(f"Got {came} for the optimizer; needed one such as crossfluence.SGD(lr).")
