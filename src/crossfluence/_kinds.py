@@ -184,6 +184,19 @@ def takes(function: Any, count: int) -> bool:
     return True
 
 
+def labelled(ids: Iterable[Label]) -> list[Label]:
+    """Labels as a list.
+
+    Args:
+        ids: One for each sample.
+
+    Returns:
+        In order.
+    """
+    require(ids, Iterable, "ids=", "one label for each sample", "ids=range(n)")
+    return list(ids)
+
+
 def listed(ids: Iterable[Label], verb: str) -> list[Label]:
     """Ids as a list.
 

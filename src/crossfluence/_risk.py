@@ -15,7 +15,7 @@ from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
-from ._kinds import listed
+from ._kinds import labelled
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._non_finite import birthplace
@@ -76,7 +76,7 @@ class Risk(AbstractRisk):
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
             reading = probe(self.data)
         n = sum(reading.sizes)
-        ids = range(n) if self.ids is None else tuple(listed(self.ids, "ids="))
+        ids = range(n) if self.ids is None else labelled(self.ids)
         if len(ids) != n:
             raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
         rows = numbered(ids)

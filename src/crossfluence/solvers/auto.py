@@ -48,7 +48,11 @@ class Auto(AbstractSolver):
         if checkpoint is None:
             return super().invert(risk)
         solver, reason = self.choose(risk)
-        return self._noted(risk, solver, reason, solver.invert(risk, checkpoint=checkpoint))
+        found = solver.invert(risk, checkpoint=checkpoint)
+        noted = self._noted(risk, solver, reason, found)
+        if noted.notes != found.notes:
+            noted.save(checkpoint)  # the file holds what was returned
+        return noted
 
     def work(self, risk: AbstractRisk) -> Work:
         """That of the chosen solver."""
@@ -70,7 +74,8 @@ class Auto(AbstractSolver):
         self, risk: AbstractRisk, solver: AbstractSolver, reason: str, inverse: AbstractInverse
     ) -> AbstractInverse:
         """The chosen solver's inverse with the reason, and with a way out where the curvature may be negative."""
-        noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
+        note = f"Auto chose {type(solver).__name__}: {reason}."
+        noted = replace(inverse, notes=tuple(dict.fromkeys([*inverse.notes, note])))  # pyright: ignore[reportArgumentType]
         if not isinstance(solver, CG) or risk.products or _splits(risk):
             return noted
         return FallbackInverse(

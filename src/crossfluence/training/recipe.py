@@ -19,7 +19,7 @@ from .._contents import content_hash
 from .._data import Batches, batches
 from .._errors import DataError, UnsupportedError
 from .._functional import undisturbed
-from .._kinds import AbstractTraining, described, listed, require, takes
+from .._kinds import AbstractTraining, described, labelled, require, takes
 from .._losses import AbstractLoss, as_loss, repeatable
 from .._params import put, trained_parameters
 from .._risk import Risk
@@ -142,7 +142,7 @@ class Recipe(AbstractTraining):
         Raises:
             DataError: If there are not n.
         """
-        labels = tuple(range(self.n) if ids is None else listed(ids, "ids="))
+        labels = tuple(range(self.n) if ids is None else labelled(ids))
         if len(labels) != self.n:
             raise DataError(f"Got {len(labels)} ids for {self.n} samples; needed one each.")
         return labels

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from .._contents import content_hash
 from .._errors import DataError, NonFiniteError, ObjectiveError, UnsupportedError
 from .._files import write_atomically
-from .._kinds import AbstractTraining, listed, require, require_question, require_training
+from .._kinds import AbstractTraining, labelled, listed, require, require_question, require_training
 from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
@@ -88,7 +88,7 @@ def leave_out(
             f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
             f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
         )
-    ids = None if ids is None else listed(ids, "ids=")
+    ids = None if ids is None else labelled(ids)
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
