@@ -98,7 +98,7 @@ def lds(
 
     Example:
         >>> import torch
-        >>> from crossfluence import SGD, influence
+        >>> from crossfluence import SGD, Recipe, influence
         >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> loss = lambda model, batch: (model(batch) - batch.sum(1, keepdim=True).sin()).square().sum(1)
         >>> recipe = Recipe(torch.nn.Linear(3, 1).double(), loss, x, optimizer=SGD(0.1, 0.9), epochs=100, l2=0.1)

@@ -70,7 +70,7 @@ def leave_out(
             question.
 
     Example:
-        >>> from crossfluence import Recipe, SGD
+        >>> from crossfluence import SGD, Recipe
         >>> class Mean(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

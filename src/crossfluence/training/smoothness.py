@@ -57,7 +57,7 @@ def smoothness(
         RoughTrainingWarning: If the two correlate below 0.9.
 
     Example:
-        >>> from crossfluence import SGD
+        >>> from crossfluence import SGD, Recipe
         >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> loss = lambda model, batch: (model(batch) - batch.sum(1, keepdim=True).sin()).square().sum(1)
         >>> start = torch.nn.Linear(3, 1, dtype=torch.float64)
