@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._checkpoint import NOWHERE, Checkpoint
-from .._errors import NonFiniteError, UnsupportedError
+from .._errors import NonFiniteError
 from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, SampleLoss
@@ -238,29 +238,7 @@ def looked_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
         z = outputs(model, given)
         return projected(z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z))
 
-    return layers_of(risk.model, risk.theta, along, batch, precision=risk.precision, decay=decays(risk))
-
-
-def decays(risk: Risk) -> dict[str, float]:
-    """The l2 term's coefficient of each parameter.
-
-    Args:
-        risk: The trained model.
-
-    Returns:
-        One number for each name.
-
-    Raises:
-        UnsupportedError: If it is not the same for all numbers of a parameter.
-    """
-    whole = torch.as_tensor(risk.decay, dtype=torch.float64).expand(risk.p).cpu()
-    found = {name: part.flatten() for name, part in risk.layout.split(whole).items()}
-    for name, part in found.items():
-        if part.numel() and not (part == part[0]).all():
-            raise UnsupportedError(
-                f"EKFAC needs one l2 coefficient for each parameter; {name!r} has several. Use CG(damping)."
-            )
-    return {name: float(part[0]) if part.numel() else 0.0 for name, part in found.items()}
+    return layers_of(risk.model, risk.theta, along, batch, precision=risk.precision, decay=risk.decays)
 
 
 def largest_batch(risk: Risk) -> int:

@@ -15,13 +15,14 @@ from torch import Tensor
 from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NonFiniteError, SolveError, UnsupportedError
+from .._kinds import require
 from .._losses import OnOutputs
 from .._objective import EachOf
 from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute
-from ..curvature.eigenbasis import Eigenblock, Fit, decays, filtered, largest_batch, looked_at
+from ..curvature.eigenbasis import Eigenblock, Fit, filtered, largest_batch, looked_at
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers
 from .base import AbstractInverse, AbstractSolver, Answers, Solution
@@ -120,16 +121,24 @@ class EKFAC(AbstractSolver):
         return self._inverse(fit, fit.blocks(kept))
 
     def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
-        if not isinstance(risk, Risk) or not risk.kind.per_sample:
-            kind = type(risk.kind if isinstance(risk, Risk) else risk).__name__
+        if not isinstance(risk, Risk):
             raise UnsupportedError(
-                f"EKFAC needs a gradient for each sample alone; a {kind} has none. Use CG(damping) where the loss "
-                f"couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+                f"EKFAC needs a Risk, whose model has layers that it can look at; a {type(risk).__name__} has a "
+                f"structure of its own. Use Auto(), which takes the solver that was made for it."
             )
-        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        if not risk.kind.per_sample:
+            raise UnsupportedError(
+                f"EKFAC needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. Use CG(damping) "
+                f"where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+            )
+        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        require(
+            curvature, AbstractFisher, "EKFAC", "a Fisher matrix", "EKFAC(curvature=crossfluence.EmpiricalFisher())"
+        )
+        return curvature
 
     def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
-        risk, by_name = fit.risk, decays(fit.risk)
+        risk, by_name = fit.risk, fit.risk.decays
         decay = [by_name[block.slot.names[0]] for block in blocks]
         means = [float(block.values.mean()) + own for block, own in zip(blocks, decay, strict=True)]
         if isinstance(self.damping, Relative) and not any(means):
