@@ -15,7 +15,7 @@ LAYERS = [  # from the top
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
-    {"_losses", "_objective", "_compare", "_data", "_probes"},
+    {"_double", "_losses", "_objective", "_compare", "_data", "_probes"},
     {"_params", "_functional", "_substitutes", "_ways", "_scores", "_ensemble", "_files", "_archive", "_checkpoint", "_contents", "corpus"},
     {"_types", "_errors", "_extras", "_labels", "_significance"},
 ]

@@ -14,6 +14,7 @@ from torch.func import grad, vmap
 from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
+from ._double import in_double
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, each_direction, gradient_of, jvp, pullback, undisturbed
 from ._labels import numbered
@@ -115,6 +116,26 @@ class Risk(AbstractRisk):
     def symmetric(self) -> bool:
         """Whether the training field is a gradient, so that its Jacobian is symmetric."""
         return self.kind.symmetric
+
+    @cached_property
+    def fine(self) -> Risk:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The same risk in double precision, for small problems whose loss can be computed so; else itself."""
+        return in_double(self)
+
+    def at(self, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor) -> Risk:
+        """The same data with another model and loss, which nobody probed.
+
+        Args:
+            model: Takes the place of the model.
+            loss: Takes the place of the loss.
+            theta: Its trained parameters, of the same names and shapes.
+            weights: Sample weights in the precision to work in.
+
+        Returns:
+            A risk that reads the same batches.
+        """
+        made = {"model": model, "loss": loss, "theta": theta, "layout": Layout.of(theta), "weights": weights}
+        return self._changed(**made, total=_bound_total(loss, model))
 
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]

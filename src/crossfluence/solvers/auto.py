@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._double import DENSE_PARAMETERS, DENSE_WORK
 from .._errors import NegativeCurvatureError
 from .._losses import OnOutputs
 from .._risk import Risk
@@ -19,9 +20,6 @@ from .cg import CG
 from .exact import Exact
 from .gmres import GMRES
 from .work import Work
-
-DENSE_PARAMETERS = 3_000  # 72 MB and some seconds of factorising
-DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matrix, well under a minute on a laptop
 
 
 @dataclass(frozen=True)
