@@ -120,14 +120,21 @@ def _signed(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:
 
 
 def _ratio(curvature: AbstractCurvature, risk: Risk, squares: Float[Tensor, " p"]) -> float:
-    """Mean size of the curvature's diagonal, without l2, in the units that the gradients suggest."""
-    scale = torch.where(squares > 0, _rooted(squares), 0)
+    """Median of the curvature's diagonal, without l2, in the units that the gradients suggest.
+
+    A median over the parameters: what one sign says of another parameter is as often too much as too little.
+    """
+    held = squares > 0
+    if not bool(held.any()):
+        return 1.0
+    scale = torch.where(held, _rooted(squares), 0)
     like = risk.layout.flatten(risk.theta)
     generator = torch.Generator().manual_seed(1)
     signs = (torch.randint(2, (RATIO_PROBES, risk.p), generator=generator) * 2 - 1).to(scale)
     probes = (signs * scale).to(like)
-    bent = ((curvature.product(risk, probes) - risk.decay * probes).double() * probes).sum(1).abs().mean()
-    return float(bent / (scale > 0).sum().clamp_min(1)) or 1.0
+    bent = ((curvature.product(risk, probes) - risk.decay * probes).double() * probes)[:, held]
+    middle = float(bent.median())
+    return (middle if middle > 0 else float(bent.abs().median())) / float((squares * scale.square()).max()) or 1.0
 
 
 def _rooted(squares: Float[Tensor, " p"]) -> Float[Tensor, " p"]:

@@ -12,7 +12,7 @@ from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._functional import VECTORS_AT_ONCE
-from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping, refuse_damping
 from .base import AbstractSolver, natural_curvature
 from .low_rank import LowRankInverse, check_rank, inverse_within
 from .work import Work
@@ -48,11 +48,12 @@ class Nystrom(AbstractSolver):
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+        refuse_damping(self.damping)
 
     def work(self, risk: AbstractRisk) -> Work:
         """One product for each direction, all together."""
         rank = min(self.rank, risk.p)
-        size = risk.weights.element_size() * rank * risk.p
+        size = risk.fine.weights.element_size() * rank * risk.p
         together = rank + damping_products(self.damping, risk)
         return Work(together=together, held=size, saved=True, scratch=4 * size)
 
@@ -76,18 +77,18 @@ class Nystrom(AbstractSolver):
             raise UnsupportedError(
                 "Nystrom needs a symmetric curvature; a FieldLoss has a Jacobian that is not. Use LowRank(rank)."
             )
-        curvature = natural_curvature(self.curvature, risk)
-        test = _directions(risk.layout.flatten(risk.theta), self.rank, self.seed)
+        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
+        test = _directions(fine.layout.flatten(fine.theta), self.rank, self.seed)
         products = kept.state
         for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
-            products = (*products, curvature.product(risk, part))
+            products = (*products, curvature.product(fine, part))
             kept.offer(lambda done=products: done)
         sketch = torch.cat(products) - risk.l2 * test
         damping = plain_damping(self.damping, curvature, risk)
         least = risk.l2 + damping
         basis, values = _eigenpairs(test, sketch, least, damping)
         core = torch.diag(values.double() + risk.l2)
-        inner = inverse_within(core, damping, torch.finfo(sketch.dtype).eps)
+        inner = inverse_within(core, damping, fine.precision)
         outside = float(values.min()) + least
         return LowRankInverse(repr(self), risk.signature, basis, inner.to(basis), outside, damping, None)
 
