@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -13,7 +14,7 @@ from .._double import DENSE_PARAMETERS, DENSE_WORK
 from .._errors import NegativeCurvatureError
 from .._losses import OnOutputs
 from .._risk import Risk
-from ..curvature.base import Relative
+from ..curvature.base import Relative, refuse_damping
 from ..curvature.gauss_newton import GaussNewton
 from .base import AbstractInverse, AbstractSolver, Solution
 from .cg import CG
@@ -40,6 +41,9 @@ class Auto(AbstractSolver):
     """
 
     damping: float | Relative = 0.0
+
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
 
     def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
         """As every solver; with a checkpoint, what the chosen solver makes."""
@@ -105,6 +109,7 @@ class FallbackInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Tries CG first."""

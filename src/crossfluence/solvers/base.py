@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -89,6 +90,8 @@ class AbstractInverse(ABC):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...]
+    in_double: ClassVar[bool] = False
+    """Whether it works on the risk in double precision, where the problem is small."""
 
     def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
         """Solves with the damped transpose of J, or with J itself.
@@ -103,6 +106,23 @@ class AbstractInverse(ABC):
         with undisturbed():
             solution = self._solve(vectors, transposed)
         return replace(solution, vectors=solution.vectors.to(vectors.dtype))
+
+    def risk_of(self, risk: AbstractRisk) -> AbstractRisk:
+        """The risk in the precision that this inverse works in."""
+        return risk.fine if self.in_double else risk
+
+    def within(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"], *, transposed: bool) -> Tensor:
+        """Solves in the precision that this inverse works in, as a preconditioner of one that may have another.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+            vectors: Right-hand sides, one in each row.
+            transposed: Whether to solve with the transpose.
+
+        Returns:
+            One solution in each row, in the precision of the right-hand sides.
+        """
+        return self.solve(vectors.to(self.risk_of(risk).weights.dtype), transposed=transposed).vectors.to(vectors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the inverse to one safetensors file, atomically; `load_inverse` reads it.
@@ -141,7 +161,7 @@ class AbstractInverse(ABC):
         Yields:
             One chunk after another.
         """
-        fine = risk.fine
+        fine = self.risk_of(risk)
         for chunk in questions(objective, risk.model, risk.theta):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
@@ -158,7 +178,7 @@ class AbstractInverse(ABC):
         Yields:
             Scores, and the solution they came from, if there was one.
         """
-        for rows in risk.fine.influences():
+        for rows in self.risk_of(risk).influences():
             solution = self.solve(rows)
             yield (-risk.n * (solution.vectors * rows).sum(1)).to(risk.weights), solution
 
@@ -262,7 +282,7 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
 def _answered(inverse: AbstractInverse, risk: AbstractRisk, asked: Questions) -> Solution:
     """Solves for the part of the questions that training determines, and notes what it does not."""
     determined = risk.determined(asked.gradients)
-    solution = inverse.solve(determined.to(risk.fine.weights))
+    solution = inverse.solve(determined.to(inverse.risk_of(risk).weights))
     shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
     share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
     if share <= UNDETERMINED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -79,7 +80,7 @@ class CG(AbstractSolver):
             )
         matrix = operator(self.curvature, self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
-        return CGInverse(repr(self), risk.signature, self, matrix, matrix.damping, preconditioner)
+        return CGInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +90,13 @@ class CGInverse(AbstractInverse):
     solver: str
     signature: str
     settings: CG
+    risk: AbstractRisk
     matrix: Operator
     damping: float
     preconditioner: AbstractInverse | None
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Runs until every right-hand side has converged; one that has leaves the others. In place where it can be."""
@@ -161,7 +164,7 @@ class CGInverse(AbstractInverse):
         if self.preconditioner is None:
             return residual
         outside = self.matrix.outside
-        return outside(self.preconditioner.solve(outside(residual)).vectors)
+        return outside(self.preconditioner.within(self.risk, outside(residual), transposed=True))
 
     def _positive(self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]) -> Shaped[Tensor, " m"]:
         """Which directions have positive curvature; refuses the others unless the solve may end there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -105,6 +106,7 @@ class ExactInverse(AbstractInverse):
     scale: Float[Tensor, " p"]
     least: float
     precision: float
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Two triangular solves for each vector, refined; refuses a question that a singular matrix cannot answer."""

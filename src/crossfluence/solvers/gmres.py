@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -76,7 +77,7 @@ class GMRES(AbstractSolver):
         """
         matrix = operator(natural_curvature(self.curvature, risk), self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
-        return GMRESInverse(repr(self), risk.signature, self, matrix, matrix.damping, preconditioner)
+        return GMRESInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +87,13 @@ class GMRESInverse(AbstractInverse):
     solver: str
     signature: str
     settings: GMRES
+    risk: AbstractRisk
     matrix: Operator
     damping: float
     preconditioner: AbstractInverse | None
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """As many right-hand sides together as have room for their bases; they share passes over the data."""
@@ -102,7 +105,7 @@ class GMRESInverse(AbstractInverse):
         def precondition(v: Tensor) -> Tensor:
             if self.preconditioner is None:
                 return v
-            return outside(self.preconditioner.solve(outside(v), transposed=transposed).vectors)
+            return outside(self.preconditioner.within(self.risk, outside(v), transposed=transposed))
 
         kept = min(self.settings.restart, self.settings.max_steps) + 1
         parts = self.matrix.inside(vectors).split(max(1, NUMBERS_AT_ONCE // (kept * vectors.shape[1])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -74,6 +75,7 @@ class JacobiInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Each parameter by itself: what parameters do to each other is left out.",)
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """One division for each parameter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -116,6 +117,7 @@ class LiSSAInverse(AbstractInverse):
     least: float
     notes: tuple[str, ...] = ()
     smallest_eigenvalue: float | None = None
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Rounds of steps, each of which must bring every residual down."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -128,6 +129,7 @@ class LowRankInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Inside and outside; says how much of the question lies outside."""

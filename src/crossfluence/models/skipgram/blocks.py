@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._abstract_risk import AbstractRisk
 from ..._errors import SingularCurvatureError, UnsupportedError
-from ...curvature.base import Relative, absolute
+from ...curvature.base import Relative, absolute, refuse_damping
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 
 BLOCKS_AT_ONCE = 1_000  # that are factorised together
@@ -46,6 +46,9 @@ class WordBlocks(AbstractSolver):
     """
 
     damping: float | Relative = 0.0
+
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
 
     def _invert(self, risk: AbstractRisk) -> WordBlocksInverse:
         """Factorises the blocks.
