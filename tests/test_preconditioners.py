@@ -83,8 +83,8 @@ def test_a_sketch_is_the_formula_written_out():
 def test_parameters_that_differ_in_scale_cost_no_steps():
     for features in (40, 100):  # the diagonal itself, and the gradients' second moments
         even, uneven = badly_scaled(features, spread=0.0), badly_scaled(features, spread=4.0)
-        assert steps(uneven) < 1.5 * steps(even) + 5
-        assert steps(uneven, preconditioner=cf.Jacobi()) < 1.5 * steps(even) + 5
+        assert steps(uneven) < 1.5 * steps(even)
+        assert steps(uneven, preconditioner=cf.Jacobi()) < 1.5 * steps(even)
 
 
 def test_nystrom_saves_steps_where_jacobi_cannot():

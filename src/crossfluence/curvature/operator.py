@@ -9,15 +9,15 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
 from .base import AbstractCurvature, Relative, damping_products, plain_damping
-from .scale import scale_of, scale_products, scale_readings
+from .scale import scale_of, scale_products, scale_readings, tempered
 
 
 @dataclass(frozen=True, eq=False)
 class Operator:
     r"""$B = S(J + \text{damping})S$: solutions are $S\hat u$ with $B\hat u = S a$, and all that is judged is judged here.
 
-    In these coordinates the diagonal is about one. Residuals, rank and symmetry measured there are the same in every
-    unit of the parameters, and so of the data's columns.
+    In these coordinates the diagonal is about one, or of an ordinary spread. Residuals, rank and symmetry measured there
+    hardly depend on the units of the parameters, and so of the data's columns.
 
     Attributes:
         curvature: J.
@@ -66,7 +66,7 @@ def operator(curvature: AbstractCurvature, damping: float | Relative, risk: Abst
         In double precision if the problem is small.
     """
     added, fine = plain_damping(damping, curvature, risk), risk.fine
-    return Operator(curvature, fine, added, scale_of(curvature, fine, added))
+    return Operator(curvature, fine, added, tempered(scale_of(curvature, fine, added)))
 
 
 def operator_products(damping: float | Relative, risk: AbstractRisk) -> int:

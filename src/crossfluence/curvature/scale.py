@@ -16,6 +16,7 @@ from .base import PROBES, AbstractCurvature, identity_products
 SWEEPS = 20  # each halves what is left of the differences between rows, in powers of ten
 SIGNS = 8  # draws of random signs for all samples together, at least
 RATIO_PROBES = 4  # products that compare the moments of the gradients with the curvature
+ORDINARY = 30.0  # factor about the median within which parameters' curvatures lie in ordinary networks
 NARROWEST = 1e-24  # smallest square of a unit beside the largest: both fit into single precision
 
 
@@ -38,6 +39,25 @@ def scale_of(curvature: AbstractCurvature, risk: AbstractRisk, damping: float) -
     if key not in risk.remembered:
         risk.remembered[key] = _found(curvature, risk, damping)
     return risk.remembered[key]
+
+
+def tempered(scale: Shaped[Tensor, " p"]) -> Shaped[Tensor, " p"]:
+    """The units to iterate in: those of `scale_of`, and the parameters' own where these are ordinary.
+
+    A spread of the diagonal by a factor of 30 about its median either way is left as it is: in measurements on networks
+    conjugate gradients take half the steps or fewer in the parameters' own units, as small curvatures stay together.
+    The units of at most 64 parameters are taken as they are.
+
+    Args:
+        scale: From `scale_of`.
+
+    Returns:
+        Positive numbers.
+    """
+    if len(scale) <= PROBES:
+        return scale
+    sizes = scale.double().square() / scale.double().square().median()  # of the diagonal, inverted
+    return (sizes / sizes.clamp(1 / ORDINARY, ORDINARY)).sqrt().to(scale)
 
 
 def scale_products(risk: AbstractRisk) -> int:

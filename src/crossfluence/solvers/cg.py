@@ -105,7 +105,7 @@ class CGInverse(AbstractInverse):
         x, residual = torch.zeros_like(wanted), wanted.clone()
         direction = self._precondition(residual).clone()
         rho, rows = _dots(residual, direction), torch.arange(len(vectors), device=vectors.device)
-        start, left = rho, rho.clone()
+        start, left = rho.clone(), rho.clone()
         energy, ended, share = Energy.start(rho), Energy.start(rho), torch.zeros_like(rho)
         steps, bent = torch.zeros_like(rows), torch.zeros_like(rho, dtype=torch.bool)
         with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
@@ -141,17 +141,18 @@ class CGInverse(AbstractInverse):
                 steps[rows] += 1
                 bar.update()
         del residual, direction
-        return self._solution(x, wanted, ended, left, steps, bent)
+        return self._solution(x, wanted, ended, (start, left), steps, bent)
 
     def _solution(
-        self, x: Shaped[Tensor, "m p"], wanted: Shaped[Tensor, "m p"], ended: Energy, left: Tensor, steps: Tensor,
-        bent: Tensor,
+        self, x: Shaped[Tensor, "m p"], wanted: Shaped[Tensor, "m p"], ended: Energy, squares: tuple[Tensor, Tensor],
+        steps: Tensor, bent: Tensor,
     ) -> Solution:  # fmt: skip
         """The solutions outside, with what a fresh product says about them: the recursion drifts."""
         off = self.matrix.product(x).sub_(wanted)
-        shares = off.norm(dim=1) / wanted.norm(dim=1).clamp_min(torch.finfo(wanted.dtype).tiny)
-        excess = (_dots(off, self._precondition(off)) - left).double().clamp_min(0)
-        errors = ended.error(left, excess)
+        start, left = squares
+        now = _dots(off, self._precondition(off)).clamp_min(0)
+        shares = (now / start.clamp_min(torch.finfo(start.dtype).tiny)).sqrt()
+        errors = ended.error(left, (now - left).double().clamp_min(0))
         failed = (shares.masked_fill(bent, 0), errors.masked_fill(bent, 0))
         warn_unconverged("CG", *failed, self.settings.rtol, int(steps.max()))
         note = f"{int(bent.sum())} of {len(x)} solves ended where they met negative curvature."

@@ -10,8 +10,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from ..curvature.base import PROBES, AbstractCurvature, Relative, diagonal, refuse_damping
-from ..curvature.operator import operator, operator_products, operator_readings
+from ..curvature.base import PROBES, AbstractCurvature, Relative, diagonal, plain_damping, refuse_damping
+from ..curvature.operator import operator_products, operator_readings
+from ..curvature.scale import scale_of
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 from .work import Work
 
@@ -58,11 +59,12 @@ class Jacobi(AbstractSolver):
         Returns:
             An inverse that costs p operations for each question.
         """
-        matrix = operator(natural_curvature(self.curvature, risk), self.damping, risk)
-        scale, least = matrix.scale, matrix.risk.decay + matrix.damping
-        damped = diagonal(matrix.curvature, matrix.risk, seed=self.seed, scale=scale) + matrix.damping
+        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
+        damping = plain_damping(self.damping, curvature, risk)
+        scale, least = scale_of(curvature, fine, damping), fine.decay + damping
+        damped = diagonal(curvature, fine, seed=self.seed, scale=scale) + damping
         noise = FLOOR * (damped * scale.square()).abs().mean() / scale.square()
-        return JacobiInverse(repr(self), risk.signature, torch.maximum(damped, noise).clamp_min(least), matrix.damping)
+        return JacobiInverse(repr(self), risk.signature, torch.maximum(damped, noise).clamp_min(least), damping)
 
 
 @dataclass(frozen=True, eq=False)
