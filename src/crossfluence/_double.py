@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from ._functional import all_finite, undisturbed
 from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
 from ._params import trained_parameters
+from ._probes import Subject, examine
 
 if TYPE_CHECKING:
     from ._risk import Risk
@@ -47,8 +48,12 @@ def in_double(risk: Risk) -> Risk:
 
 def _made(risk: Risk, loss: AbstractLoss) -> Risk:
     model = copy.deepcopy(risk.model).double()
-    theta = {name: tensor for name, tensor in trained_parameters(model).items() if name in risk.theta}
-    return risk.at(model, loss, {name: theta[name] for name in risk.theta}, risk.weights.double())
+    named = trained_parameters(model)
+    theta = {name: named[name] for name in risk.theta}
+    made = risk.at(model, loss, theta, risk.weights.double())
+    _, batch, _ = next(made.passes())
+    ones = made.weights.new_ones(risk.reading.sizes[0])
+    return made.at(model, loss, theta, made.weights, examine(Subject(loss, model, theta, made.total), batch, ones))
 
 
 def _agree(risk: Risk, made: Risk) -> bool:

@@ -143,5 +143,5 @@ def _report(
         coverage=risk.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=risk.fingerprint,
-        notes=tuple(dict.fromkeys([*inverse.notes, *notes])),
+        notes=tuple(dict.fromkeys([*inverse.notes, *notes, *risk.notes])),
     )

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._errors import UnsupportedError
-from .._functional import bind, each_direction, jvp, pullback
+from .._errors import NonFiniteError, UnsupportedError
+from .._functional import all_finite, bind
 from .._losses import OnOutputs
 from .._params import wide
 from .._risk import Risk
-from .._types import Batch
+from .._types import Batch, Params
 from .base import AbstractCurvature
 from .outputs import Roots, square_root
 
@@ -41,24 +41,37 @@ class AbstractFisher(AbstractCurvature):
             draws: As these batches left it; default: at its beginning.
 
         Yields:
-            The number of each batch, the batch, and its roots, to be taken once before the next batch.
+            The number of each batch, the batch, and its roots, to be taken before the next batch: once, or never.
         """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the outputs, and back: one graph of each batch serves all its roots."""
+        """Along the outputs, and back: one forward pass of each batch serves all its roots; weights of zero are free."""
         total = risk.decay * vectors
-        for _, batch, roots in self.roots(risk):
+        counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
+        for index, batch, roots in self.roots(risk):
+            if not counted[index]:
+                continue
             outputs = bind(roots.outputs, risk.model)
-            z, pull = pullback(lambda theta, f=outputs, b=batch: f(theta, b), risk.theta)
-            for direction in roots.directions(z):
 
-                def along(v: Tensor, f=outputs, b=batch, pull=pull, z=z, direction=direction) -> Tensor:
-                    moved = jvp(lambda theta: f(theta, b), risk.theta, risk.layout.unflatten(v)) * direction
-                    lengths = moved.reshape(len(z), -1).sum(1).reshape(-1, *[1] * (z.ndim - 1))
-                    return risk.layout.flatten(pull((lengths * direction).to(z)))
+            def values(theta: Params, outputs=outputs, batch=batch) -> Tensor:
+                return outputs(theta, batch)
 
-                total = total + each_direction(along, vectors) / risk.n
+            moves = risk.first.derivatives(values, risk.theta, risk.layout, vectors)  # (m, b, ...)
+
+            def cotangents(z: Tensor, moves=moves, roots=roots) -> Tensor:
+                return sum((_outer(moves, direction) for direction in roots.directions(z)), torch.zeros_like(moves))
+
+            found = risk.first.pulled(values, risk.theta, cotangents)
+            if not all(map(all_finite, found.values())):
+                raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
+            risk.layout.add(total, found, 1 / risk.n)
         return total
+
+
+def _outer(moves: Shaped[Tensor, "m b *out"], direction: Shaped[Tensor, "b *out"]) -> Shaped[Tensor, "m b *out"]:
+    """Each sample's move along a direction, times the direction."""
+    lengths = (moves * direction).flatten(2).sum(2) if moves.ndim > 2 else moves * direction
+    return lengths.reshape(*lengths.shape, *[1] * (moves.ndim - 2)) * direction
 
 
 @dataclass(frozen=True)
@@ -158,14 +171,20 @@ class Fisher(AbstractFisher):
                 f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
             )
         generator = draws or self.draws()
+        waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
             z = wide(z)
+            waiting.pop()
+            if self.samples and sum(waiting):
+                self._signs(z[:1].expand(sum(waiting), *z.shape[1:]), generator)
+            waiting.clear()
             root = square_root(lambda outputs: loss.criterion(outputs, batch), z)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
 
         for index, batch, weights in islice(risk.passes(), start, None):
+            waiting.append(len(weights))
             yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:

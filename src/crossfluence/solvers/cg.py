@@ -167,7 +167,9 @@ class CGInverse(AbstractInverse):
         outside = self.matrix.outside
         return outside(self.preconditioner.within(self.risk, outside(residual), transposed=True))
 
-    def _positive(self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]) -> Shaped[Tensor, " m"]:
+    def _positive(
+        self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]
+    ) -> Shaped[Tensor, " m"]:
         """Which directions have positive curvature; refuses the others unless the solve may end there."""
         if not bool((bend <= 0).any()) or self.settings.truncate:
             return bend > 0

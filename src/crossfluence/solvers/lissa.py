@@ -101,7 +101,9 @@ class LiSSA(AbstractSolver):
             f"Eigenvalues from {smallest:.3g} or less to {largest:.3g} where the diagonal of the damped curvature is "
             f"about one; each step was divided by {scale:.3g}."
         )
-        return LiSSAInverse(repr(self), risk.signature, self, matrix, matrix.damping, scale, max(smallest, 0.0), (note,))
+        return LiSSAInverse(
+            repr(self), risk.signature, self, matrix, matrix.damping, scale, max(smallest, 0.0), (note,)
+        )
 
 
 @dataclass(frozen=True, eq=False)
