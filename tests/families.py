@@ -185,11 +185,7 @@ class Graph(nn.Module):
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.second = (
-            nn.Conv2d(1, 3, 3, padding=1),
-            nn.BatchNorm2d(3),
-            nn.Conv2d(3, 3, 3, padding=1),
-        )
+        self.first, self.norm, self.second = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3, padding=1)
         self.head = nn.Linear(3, 1)
 
     def forward(self, x: Tensor) -> Tensor:

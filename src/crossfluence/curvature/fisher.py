@@ -45,7 +45,7 @@ class AbstractFisher(AbstractCurvature):
         """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the outputs, and back: one forward pass of each batch serves all its roots; weights of zero are free."""
+        """Along the outputs, and back: one forward pass of each batch serves all its roots."""
         total = risk.decay * vectors
         counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
         for index, batch, roots in self.roots(risk):
@@ -175,7 +175,8 @@ class Fisher(AbstractFisher):
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
             z = wide(z)
-            waiting.pop()
+            if waiting:
+                waiting.pop()
             if self.samples and sum(waiting):
                 self._signs(z[:1].expand(sum(waiting), *z.shape[1:]), generator)
             waiting.clear()

@@ -14,10 +14,10 @@ from .scale import scale_of, scale_products, scale_readings, tempered
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    r"""$B = S(J + \text{damping})S$: solutions are $S\hat u$ with $B\hat u = S a$, and all that is judged is judged here.
+    r"""$B = S(J + \text{damping})S$, for solutions $S\hat u$ with $B\hat u = S a$.
 
-    In these coordinates the diagonal is about one, or of an ordinary spread. Residuals, rank and symmetry measured there
-    hardly depend on the units of the parameters, and so of the data's columns.
+    In these coordinates the diagonal is about one, or of an ordinary spread. Residuals, rank and symmetry measured
+    there hardly depend on the units of the parameters, and so of the data's columns.
 
     Attributes:
         curvature: J.

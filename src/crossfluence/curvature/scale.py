@@ -140,10 +140,7 @@ def _signed(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:
 
 
 def _ratio(curvature: AbstractCurvature, risk: Risk, squares: Float[Tensor, " p"]) -> float:
-    """Median of the curvature's diagonal, without l2, in the units that the gradients suggest.
-
-    A median over the parameters: what one sign says of another parameter is as often too much as too little.
-    """
+    """Median of the curvature's diagonal, without l2, in the units that the gradients suggest."""
     held = squares > 0
     if not bool(held.any()):
         return 1.0
@@ -153,7 +150,7 @@ def _ratio(curvature: AbstractCurvature, risk: Risk, squares: Float[Tensor, " p"
     signs = (torch.randint(2, (RATIO_PROBES, risk.p), generator=generator) * 2 - 1).to(scale)
     probes = (signs * scale).to(like)
     bent = ((curvature.product(risk, probes) - risk.decay * probes).double() * probes)[:, held]
-    middle = float(bent.median())
+    middle = float(bent.median())  # what other parameters add is as often too much as too little
     return (middle if middle > 0 else float(bent.abs().median())) / float((squares * scale.square()).max()) or 1.0
 
 

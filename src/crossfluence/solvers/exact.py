@@ -147,10 +147,7 @@ def _added(damping: float | Relative, matrix: Tensor, curvature: AbstractCurvatu
 def _factorised(
     matrix: Float[Tensor, "p p"], scale: Float[Tensor, " p"], curvature: AbstractCurvature, risk: AbstractRisk
 ) -> tuple[Tensor, Tensor, float, bool]:
-    """LU factors and pivots, the smallest singular value that counts, and whether others were zero.
-
-    Where they were, they become exact zeros in the matrix, and ones in the factors.
-    """
+    """LU factors, pivots, the smallest singular value that counts, and whether others became zeros in the matrix."""
     factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
     least = 0.0 if float(info) > 0 else _smallest_singular_value(factors, pivots)
     suspect = RANK * risk.precision * float(matrix.norm())
@@ -180,15 +177,11 @@ def _noise(
     left: Tensor, values: Tensor, right: Tensor, scale: Tensor, curvature: AbstractCurvature, risk: AbstractRisk,
     suspect: float,
 ) -> float:  # fmt: skip
-    """The largest singular value that means zero.
-
-    In the precision of the products it is their rounding. Where they were taken in double precision, a small value
-    counts unless the rounding of the parameters themselves, which are not as precise, moves it as far.
-    """
+    """The largest singular value that means zero: by the rounding of the products, or of the parameters themselves."""
     fine = risk.fine
     if fine is risk or not isinstance(fine, Risk):
         return suspect
-    chosen = values <= suspect
+    chosen = values <= suspect  # in double precision these count, unless rounding the parameters moves them as far
     generator = torch.Generator().manual_seed(0)
     theta = {name: at + risk.precision * at * torch.randn(at.shape, generator=generator, dtype=at.dtype).to(at)
              for name, at in fine.theta.items()}  # fmt: skip

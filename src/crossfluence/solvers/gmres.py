@@ -58,7 +58,7 @@ class GMRES(AbstractSolver):
         refuse_damping(self.damping)
 
     def work(self, risk: AbstractRisk) -> Work:
-        """That of the preconditioner, the units of the parameters, and for each step a product, and a vector to keep."""
+        """That of the preconditioner, the parameters' units, and for each step a product, and a vector to keep."""
         first = self.preconditioner.work(risk) if self.preconditioner else Work()
         together = first.together + operator_products(self.damping, risk)
         readings = first.readings + operator_readings(risk)
@@ -174,10 +174,7 @@ def _sizes(small: Float[Tensor, "m k k"], y: Float[Tensor, "m k 1"]) -> tuple[Te
 def _cycle(
     matrix: Callable[[Tensor], Tensor], residual: Tensor, known: _Known, limit: int, bar: tqdm
 ) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Arnoldi from each residual, then the least-squares problems in the small bases.
-
-    Returns the updates, the steps, the smallest singular values, and the squared sizes of the updates.
-    """
+    """Arnoldi from each residual, then least squares in small bases: updates, steps, what is then `_Known`."""
     m, beta = len(residual), residual.norm(dim=1)
     basis: list[Tensor] = []  # blocks of (m, 16, p)
     following = residual / beta.unsqueeze(1)
