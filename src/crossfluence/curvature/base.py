@@ -221,4 +221,4 @@ def refuse_damping(damping: float | Relative) -> None:
 
 
 def _positive(number: object) -> bool:
-    return isinstance(number, Real) and not isinstance(number, bool) and 0 <= number < math.inf
+    return isinstance(number, Real) and not isinstance(number, bool) and 0 <= float(number) < math.inf

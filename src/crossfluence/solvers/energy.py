@@ -45,8 +45,8 @@ class Energy:
         Returns:
             The state before the first step.
         """
-        none = [torch.zeros_like(rho, dtype=torch.float64) for _ in range(3)]
-        return cls(*none, torch.ones_like(none[0]), rho.to(torch.float64, copy=True))
+        none = torch.zeros_like(rho, dtype=torch.float64)  # each its own, as `put` writes into them
+        return cls(none.clone(), none.clone(), none, torch.ones_like(none), rho.to(torch.float64, copy=True))
 
     def after(self, rho: Tensor, length: Tensor, share: Tensor) -> Energy:
         """The state after a step along the current direction.

@@ -81,11 +81,12 @@ class LowRank(AbstractSolver):
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
         curvature, fine = natural_curvature(self.curvature, risk), risk.fine
-        damping = plain_damping(self.damping, curvature, risk)
         like, steps = fine.layout.flatten(fine.theta), STEPS_PER_DIRECTION * self.rank
         if self.rank >= risk.p:
+            damping = plain_damping(self.damping, curvature, risk)
             return self._whole(Operator(curvature, fine, damping, scale_of(curvature, fine, damping)), risk, kept)
         basis, core = arnoldi(lambda v: curvature.product(fine, v), like, steps, self.seed, kept)
+        damping = plain_damping(self.damping, curvature, risk)
         core = (core + core.T) / 2 if risk.symmetric else core
         found = _ends(core, risk.symmetric)
         strongest = _strongest(core, self.rank, risk.symmetric)  # (k, r)
