@@ -185,7 +185,11 @@ class Graph(nn.Module):
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.second = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.norm, self.second = (
+            nn.Conv2d(1, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.Conv2d(3, 3, 3, padding=1),
+        )
         self.head = nn.Linear(3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,6 +229,12 @@ def hooked() -> nn.Module:
 def pruned() -> nn.Module:
     net = Net(torch.tanh)
     prune.l1_unstructured(net.a, "weight", 0.4)
+    return net
+
+
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    net[2].weight = net[0].weight
     return net
 
 
@@ -284,6 +294,10 @@ FAMILIES = [
     family("orthogonal", lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, 1)), X),
     family("pruned", pruned, X),
     family("float32 inside", lambda: Net(single_inside), X),
+    family("scripted", lambda: torch.jit.trace(Net(torch.tanh).double(), X), X),
+    family("compiled", lambda: torch.compile(Net(torch.tanh), backend="eager"), X),
+    family("data parallel", lambda: nn.DataParallel(Net(torch.tanh)), X),
+    family("tied", tied, X),
     family("bilinear", lambda: nn.Bilinear(4, 3, 1), X, normal(20, 3, seed=85)),
     Family("variational", Variational, lambda m, b: m(*b)[:, 0], (X, normal(20, 2, seed=86)), lambda m: m.decoder(m.encoder(X[:1])[:, :2])[0, 0]),
     Family("physics", lambda: Net(torch.tanh, 1, 6), physics, (TIMES, torch.sin(3 * TIMES)), force),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ._data import probe
 from ._errors import NonFiniteError, ObjectiveError
-from ._functional import bind, evaluated, recorded_twice
+from ._functional import bind, differentiating, evaluated, recorded_twice
 from ._losses import checked_losses, length_of
 from ._params import Layout
 from ._question_checks import check_question
@@ -184,7 +184,8 @@ def refuse_independent(theta: Params) -> NoReturn:
     raise ObjectiveError(
         f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
         f"Compute it from the model that is passed in, without .detach(), .item(), torch.no_grad(), "
-        f"torch.inference_mode(), argmax or rounding."
+        f"torch.inference_mode(), argmax or rounding. If it is a loss that the model fits perfectly, its gradient is "
+        f"below the precision: ask in float64, model.double()."
     )
 
 
@@ -254,11 +255,12 @@ def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterat
             check_each_question(objective, model, theta, batch)
         with recorded_twice():
             live = {name: part.detach().requires_grad_() for name, part in theta.items()}
-            values = bound(live, batch)
-        for rows in values.split(questions_at_once(layout.size)):
-            stop = start + len(rows)
-            gradients = layout.flatten(gradient_rows(rows, live))
-            yield Questions(tuple(str(position) for position in range(start, stop)), rows.detach(), gradients)
+            chunks = bound(live, batch).split(questions_at_once(layout.size))
+        for values in chunks:
+            stop = start + len(values)
+            with differentiating():
+                gradients = layout.flatten(gradient_rows(values, live))
+            yield Questions(tuple(str(position) for position in range(start, stop)), values.detach(), gradients)
             start = stop
     if not start:
         raise ObjectiveError("each_of got no batches; needed at least one that comes back every time.")

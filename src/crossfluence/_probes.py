@@ -194,7 +194,7 @@ def _held(moved: tuple[str, ...]) -> str:
 def _refuse_stopped_gradients(look: Look, here: Point, around: Iterable[Around]) -> None:
     """Compares the derivative with differences of the value; a detached part of the loss makes them disagree."""
     if disagree((place.value_gap(look, here) for place in around), FIRST_DISAGREEMENT) and disagree(
-        (place.value_gap(look, here, look.opposite) for place in around), FIRST_DISAGREEMENT
+        (place.value_gap(look, here, *look.elsewhere) for place in around), FIRST_DISAGREEMENT
     ):
         names = f" (perhaps in {', '.join(here.functions)})" if here.functions else ""
         raise UnsupportedError(
@@ -246,7 +246,7 @@ def _refuse_coupled(look: Look, here: Point, whole: Tensor) -> None:
     if not beyond(float(whole.abs().max())):
         return
     _refuse_random(look, alone, None)
-    if beyond(float(look.opposite.terms.abs().nan_to_num(posinf=0).max())):
+    if beyond(max(float(point.terms.abs().nan_to_num(posinf=0).max()) for point in look.elsewhere)):
         place = int(gap.argmax())
         raise CoupledLossError(
             f"The loss of sample {place} is {float(among[place]):.6g} in a batch of {len(whole)} and "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._errors import NondeterministicError, ObjectiveError
 from ._functional import evaluated
-from ._looks import CLOSE, COARSE, DIRECTIONS, FIRST_DISAGREEMENT, ROUNDINGS, disagree, random_direction
+from ._looks import CLOSE, COARSE, DIRECTIONS, ELSEWHERE, FIRST_DISAGREEMENT, ROUNDINGS, disagree, random_direction
 from ._params import Layout, coarseness, moving
 from ._precision import coarsest_precision
 from ._types import Params
@@ -49,7 +49,12 @@ def check_question(
     if precision >= COARSE:
         return
     mask = Layout.of(theta).flatten(moving(model, theta))
-    wrong = _disagreeing(values, theta, known, Layout.of(theta).flatten(rows), mask, precision)
+    rows, size = Layout.of(theta).flatten(rows), known.abs()
+    wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
+    if wrong.any():  # how large the terms are that cancel in a value near zero
+        others = [evaluated(lambda f=f: values({k: f * part for k, part in theta.items()})) for f in ELSEWHERE]
+        size = torch.stack([known, *others]).abs().nan_to_num(posinf=0).amax(0)
+        wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
     if wrong.any():
         place = int(wrong.nonzero()[0])
         told = names()
@@ -72,6 +77,7 @@ def _disagreeing(
     here: Tensor,
     rows: Shaped[Tensor, "m p"],
     mask: Shaped[Tensor, " p"],
+    size: Shaped[Tensor, " m"],
     precision: float,
 ) -> Tensor:
     """Which questions' derivatives differ from differences of their values along most directions, beyond rounding."""
@@ -88,7 +94,7 @@ def _disagreeing(
         )  # fmt: skip
         difference, derivative = (ahead - behind) / (2 * step), rows @ direction
         bend = (ahead + behind - 2 * here).abs() / step  # what a kink can do at most
-        noise = ROUNDINGS * precision * torch.stack([ahead.abs(), behind.abs(), here.abs()]).amax(0) / step
+        noise = ROUNDINGS * precision * torch.stack([size, ahead.abs(), behind.abs()]).amax(0) / step
         gap = (difference - derivative).abs() - noise - bend
         gaps.append((gap / torch.maximum(difference.abs(), derivative.abs()).clamp_min(1e-300)).cpu())
         if len(gaps) == 1 and float(gaps[0].max()) <= CLOSE * FIRST_DISAGREEMENT:
