@@ -16,7 +16,8 @@ LAYERS = [  # from the top
     {"curvature"},
     {"_risk", "_abstract_risk"},
     {
-        "_double", "_losses",
+        "_double",
+        "_losses",
         "_objective",
         "_compare",
         "_data",
