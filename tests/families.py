@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -238,6 +237,10 @@ def tied() -> nn.Module:
     return net
 
 
+def parametrised(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(wrap(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, 1))
+
+
 def single_inside(x: Tensor) -> Tensor:
     return x.float().tanh().double()
 
@@ -262,6 +265,10 @@ class Speech(nn.Module):
         return self.layer(x).log_softmax(2)
 
 
+def reconstruction(model: nn.Module) -> Tensor:
+    return model.decoder(model.encoder(X[:1])[:, :2])[0, 0]
+
+
 def transcription(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     steps, letters = (torch.full((len(batch[0]),), size) for size in (6, 2))
     return F.ctc_loss(model(batch[0]).transpose(0, 1), batch[1], steps, letters, reduction="none")
@@ -269,6 +276,7 @@ def transcription(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 X, IMAGES, SEQUENCES = normal(20, 4, seed=80), normal(12, 1, 5, 5, seed=81), normal(16, 5, 3, seed=82)
 LENGTHS, WORDS = integers(5, 16, seed=83) + 1, integers(5, 20, 4, seed=84)
+SOUNDS = normal(10, 6, 3, seed=87)
 TIMES = torch.linspace(0, 2, 16, dtype=torch.float64)[:, None]
 
 FAMILIES = [
@@ -290,8 +298,8 @@ FAMILIES = [
     family("reentrant checkpoint", lambda: Checkpointed(True), X),
     family("prototypes", Prototypes, X),
     family("sparse graph", Graph, torch.arange(8)),
-    family("weight norm", lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 1)), X),
-    family("orthogonal", lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.Tanh(), nn.Linear(4, 1)), X),
+    family("weight norm", lambda: parametrised(parametrizations.weight_norm), X),
+    family("orthogonal", lambda: parametrised(parametrizations.orthogonal), X),
     family("pruned", pruned, X),
     family("float32 inside", lambda: Net(single_inside), X),
     family("scripted", lambda: torch.jit.trace(Net(torch.tanh).double(), X), X),
@@ -299,9 +307,9 @@ FAMILIES = [
     family("data parallel", lambda: nn.DataParallel(Net(torch.tanh)), X),
     family("tied", tied, X),
     family("bilinear", lambda: nn.Bilinear(4, 3, 1), X, normal(20, 3, seed=85)),
-    Family("variational", Variational, lambda m, b: m(*b)[:, 0], (X, normal(20, 2, seed=86)), lambda m: m.decoder(m.encoder(X[:1])[:, :2])[0, 0]),
+    Family("variational", Variational, lambda m, b: m(*b)[:, 0], (X, normal(20, 2, seed=86)), reconstruction),
     Family("physics", lambda: Net(torch.tanh, 1, 6), physics, (TIMES, torch.sin(3 * TIMES)), force),
-    Family("transcription", Speech, transcription, (normal(10, 6, 3, seed=87), integers(3, 10, 2, seed=88) + 1), lambda m: m(normal(1, 6, 3, seed=89))[0, 0, 0]),
+    Family("transcription", Speech, transcription, (SOUNDS, integers(3, 10, 2, seed=88) + 1), lambda m: m(SOUNDS)[0, 0, 0]),
 ]  # fmt: skip
 
 

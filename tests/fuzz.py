@@ -64,7 +64,9 @@ MODELS: dict[str, Callable[[int, int], nn.Module]] = {
     "ReLU": lambda d, k: chain(nn.Linear(d, 4), nn.ReLU(), nn.Linear(4, k)),
     "LayerNorm": lambda d, k: chain(nn.Linear(d, 3), nn.LayerNorm(3), nn.GELU(), nn.Linear(3, k)),
     "BatchNorm": lambda d, k: chain(nn.Linear(d, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, k)),
-    "convolution": lambda d, k: chain(nn.Unflatten(1, (1, d)), nn.Conv1d(1, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(2 * d, k)),
+    "convolution": lambda d, k: chain(
+        nn.Unflatten(1, (1, d)), nn.Conv1d(1, 2, 1), nn.Tanh(), nn.Flatten(), nn.Linear(2 * d, k)
+    ),
     "tied": Tied,
     "bag": lambda d, k: Bag(k, None),
     "padded bag": lambda d, k: Bag(k, 0),
@@ -228,9 +230,9 @@ def reference(
 
     H = hessian(lambda theta: losses(theta).mean())(flat) + (case.l2 + case.damping) * torch.eye(
         len(flat), dtype=flat.dtype
-    )  # noqa: N806
-    K, a = jacrev(losses)(flat), jacrev(answer)(flat)  # noqa: N806
-    H, K, a = H[free][:, free], K[:, free], a[:, free]  # noqa: N806
+    )
+    K, a = jacrev(losses)(flat), jacrev(answer)(flat)
+    H, K, a = H[free][:, free], K[:, free], a[:, free]
     scale = H.diagonal().abs().clamp_min(1e-300).rsqrt()
     scale = torch.where(H.diagonal().abs() > 1e-14 * H.diagonal().abs().max(), scale, 1.0)
     values, vectors = torch.linalg.eigh(scale[:, None] * H * scale)

@@ -23,13 +23,13 @@ SOLVERS = [
 @pytest.mark.parametrize("damping", [-1e-3, math.nan, math.inf, "0.1", None, True])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_damping_that_is_none_is_refused_where_it_is_given(solver, damping):
-    with pytest.raises(errors.DampingError, match=r"Got damping=.*needed a number, zero or more, or Relative"):
+    with pytest.raises(errors.DampingError, match=r"Got damping=.*needed zero or more"):
         solver(damping)
 
 
 @pytest.mark.parametrize("factor", [-1.0, math.nan, math.inf, "1"])
 def test_a_relative_damping_that_is_none_is_refused_where_it_is_given(factor):
-    with pytest.raises(errors.DampingError, match=r"Got Relative\(.*needed a number, zero or more"):
+    with pytest.raises(errors.DampingError, match=r"Got Relative\(.*needed zero or more"):
         cf.Relative(factor)
 
 

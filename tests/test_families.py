@@ -1,4 +1,4 @@
-"""Every ordinary model is answered rightly or refused in a sentence: scores beside differences of what backward gives."""
+"""Ordinary models are answered rightly or refused in a sentence: scores beside differences of plain gradients."""
 
 import warnings
 
@@ -34,7 +34,8 @@ def test_scores_are_those_of_plain_gradients(case, solver):
 @pytest.mark.parametrize("case", CASES)
 def test_gradient_similarity_needs_one_derivative(case):
     found = cf.influence(case.risk(), case.ask, cf.Identity()).values[:, 0]
-    assert found.isfinite().all() and found.any()
+    assert found.isfinite().all()
+    assert found.any()
 
 
 @pytest.mark.parametrize("case", CASES)

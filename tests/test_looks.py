@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import Net, Once, OldSignature
+from families import Net, OldSignature, Once
 from grid import integers, normal, seeded
 from torch import nn
 from torch.nn import functional as F
@@ -121,7 +121,8 @@ def test_a_buffer_that_follows_the_parameters_is_refused():
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(errors.UnsupportedError, match=r"buffer 'u'.*follows the parameters"):
         risk(model)
-    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items()) and not model.training
+    assert all(torch.equal(part, before[name]) for name, part in model.state_dict().items())
+    assert not model.training
 
 
 class Standardised(nn.Module):
@@ -261,4 +262,6 @@ def test_a_risk_calls_the_loss_a_few_times_on_a_few_samples():
         return squared(model, batch)
 
     risk(seeded(Net(torch.tanh)), counted)
-    assert calls.count(24) == 1 and len(calls) <= 8 and sum(calls) <= 3 * 24
+    assert calls.count(24) == 1
+    assert len(calls) <= 8
+    assert sum(calls) <= 3 * 24

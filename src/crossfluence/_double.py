@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.func import grad
 from torch.utils._pytree import tree_map
 
+from ._copies import copied
 from ._functional import all_finite, undisturbed
 from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
 from ._params import trained_parameters
@@ -47,7 +47,7 @@ def in_double(risk: Risk) -> Risk:
 
 
 def _made(risk: Risk, loss: AbstractLoss) -> Risk:
-    model = copy.deepcopy(risk.model).double()
+    model = copied(risk.model).double()
     named = trained_parameters(model)
     theta = {name: named[name] for name in risk.theta}
     made = risk.at(model, loss, theta, risk.weights.double())

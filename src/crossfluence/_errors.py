@@ -101,3 +101,7 @@ class NotConvergedWarning(UserWarning):
 
 class RoughTrainingWarning(UserWarning):
     """Training answers small changes of the data so unevenly that first-order estimates cannot follow."""
+
+
+class StoreWarning(UserWarning):
+    """What was stored will not be found again."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -155,6 +154,8 @@ class Around:
         """How far a way's product with the Jacobian is from the difference of gradients."""
         found = way.products(look.scalar, look.theta, look.layout, self.direction[None])
         product = look.layout.flatten(found)[0]
+        if not product.isfinite().all():
+            return 0.0  # no reason to go another way round: the pass over the data names it
         difference = (self.ahead.slope - self.behind.slope) / (2 * self.step)
         bend = float((self.ahead.slope + self.behind.slope - 2 * here.slope).norm()) / self.step
         noise = ROUNDINGS * look.precision * _largest(p.slope for p in (self.ahead, self.behind, here, *others))
@@ -230,13 +231,17 @@ def choose(look: Look, here: Point, around: Iterable[Around]) -> Chosen:
 
     def agreeing(gap: Callable[[Around, AbstractWay], float], limit: float) -> AbstractWay | None:
         for way in (Forward(), Reverse()):
-            try:
-                if not disagree((gap(place, way) for place in around), limit):
-                    return way
-                refused.append(f"{type(way).__name__} disagrees with the gradient")
-            except Exception as error:
-                refused.append(str(error).strip().partition("\n")[0])
+            if not (reason := refusal(way, gap, limit)):
+                return way
+            refused.append(reason)
         return None
+
+    def refusal(way: AbstractWay, gap: Callable[[Around, AbstractWay], float], limit: float) -> str:
+        try:
+            wrong = disagree((gap(place, way) for place in around), limit)
+        except Exception as error:
+            return str(error).strip().partition("\n")[0] or type(error).__name__
+        return f"{type(way).__name__} disagrees with the gradient" if wrong else ""
 
     last = Difference(look.precision)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from xxhash import xxh3_128
 
 from ._errors import ParameterError
 from ._types import Params
@@ -118,9 +120,9 @@ def moving(model: nn.Module, theta: Params) -> Params:
     for module in model.modules():
         row = getattr(module, "padding_idx", None)
         weight = getattr(module, "weight", None)
-        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1:
-            if (name := names.get(id(weight))) in ones:
-                ones[name][row] = 0
+        name = names.get(id(weight))
+        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1 and name in ones:
+            ones[name][row] = 0
     return ones
 
 
@@ -138,14 +140,91 @@ def put(theta: Params, model: nn.Module) -> None:
 
 
 def digest_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
-    """A content hash of named tensors: names, shapes, dtypes and every byte."""
-    state = hashlib.blake2b(digest_size=16)
-    for name, tensor in named:
-        state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        if tensor.numel():
-            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
-            state.update(flat.view(torch.uint8).numpy().data)
+    """A content hash of named tensors of any layout: names, shapes, dtypes and every byte.
+
+    Args:
+        named: Names and tensors.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    return digest_parts(named)
+
+
+def digest_parts(named: Iterable[tuple[str, Any]]) -> str:
+    """A content hash of named tensors, arrays, numbers and strings, fast enough for every pass over the data.
+
+    Args:
+        named: Names and values.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    state = xxh3_128()
+    for name, value in named:
+        for head, content in _contents(value):
+            state.update(f"{name} {head};".encode())
+            state.update(content)
     return state.hexdigest()
+
+
+def _contents(value: Any) -> Iterator[tuple[str, Any]]:
+    """Descriptions and bytes; not copied where they lie in one piece in the memory of the CPU."""
+    if isinstance(value, Tensor):
+        for part in _strided(value):
+            yield f"{tuple(part.shape)}{part.dtype}", _bytes_of(part)
+    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+        yield f"{value.shape}{value.dtype}", value.tobytes()
+    else:
+        yield type(value).__name__, repr(value.tolist() if isinstance(value, np.ndarray) else value).encode()
+
+
+def _strided(tensor: Tensor) -> list[Tensor]:
+    """The ordinary tensors that a tensor of any layout consists of."""
+    tensor = tensor.detach()
+    if tensor.is_nested:
+        return [part for inner in tensor.unbind() for part in _strided(inner)]
+    if flatten := getattr(tensor, "__tensor_flatten__", None):  # of a class of its own, made of several
+        return [part for name in flatten()[0] for part in _strided(getattr(tensor, name))]
+    if tensor.layout == torch.sparse_coo:
+        whole = tensor if tensor.is_coalesced() else tensor.coalesce()
+        return [whole.indices(), whole.values(), torch.tensor(whole.shape)]
+    if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values(), torch.tensor(tensor.shape)]
+    if tensor.layout in {torch.sparse_csc, torch.sparse_bsc}:
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values(), torch.tensor(tensor.shape)]
+    if tensor.layout != torch.strided:
+        return [tensor.to_dense()]
+    if tensor.is_quantized:
+        return [tensor.int_repr(), *_scales(tensor)]
+    return [tensor.resolve_conj().resolve_neg()]
+
+
+def _scales(tensor: Tensor) -> list[Tensor]:
+    if tensor.qscheme() in {torch.per_tensor_affine, torch.per_tensor_symmetric}:
+        return [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+    return [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    if not tensor.numel() or tensor.device.type == "meta":
+        return b""
+    flat = tensor.cpu().reshape(-1)
+    if flat.stride(0) != 1:  # one number may have any stride, and calls itself contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().data
+
+
+def state_of(model: nn.Module) -> Params:
+    """Every parameter and buffer of a model by name, sharing memory with it.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Named tensors; `state_dict` leaves some out and holds other things, too.
+    """
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -164,4 +243,4 @@ def fingerprint(model: nn.Module) -> str:
         >>> before == fingerprint(net)
         False
     """
-    return digest_tensors([*model.named_parameters(), *model.named_buffers()])
+    return digest_tensors(state_of(model).items())

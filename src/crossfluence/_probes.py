@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import CoupledLossError, LossShapeError, NondeterministicError, UnsupportedError
-from ._functional import bind, evaluated
+from ._functional import all_finite, bind, evaluated
 from ._looks import COARSE, FIRST_DISAGREEMENT, ROUNDINGS, Around, Look, Point, Remembered, agrees, choose, disagree
-from ._losses import AbstractLoss, PerSample
-from ._params import Layout, fingerprint, moving
+from ._losses import AbstractLoss, PerSample, matching
+from ._params import Layout, fingerprint, moving, state_of
 from ._precision import coarsest_precision
 from ._samples import first_samples
 from ._state import moved_statistics
@@ -61,18 +61,20 @@ class Subject:
 
     def look(self, batch: Batch, weights: Tensor, precision: float) -> Look:
         """The losses of a batch, or the one loss of a batch whose samples are coupled."""
-        layout, signs = Layout.of(self.theta), torch.ones(1)
-        if self.kind.per_sample:
-            losses = bind(self.kind.losses, self.model)
-            signs = torch.randint(2, weights.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        losses = bind(self.kind.losses, self.model)
 
-        def terms(live: Params, still: Params) -> Tensor:
-            if self.kind.per_sample:
-                return losses(live, batch)
+        def each(live: Params, still: Params) -> Tensor:
+            return losses(live, batch)
+
+        def together(live: Params, still: Params) -> Tensor:
             return self.total(live, still, batch, weights).reshape(1)
 
-        flat = layout.flatten(moving(self.model, self.theta))
-        return Look(terms, self.theta, layout, signs.to(weights), flat, precision)
+        layout, terms, signs = Layout.of(self.theta), together, weights.new_ones(1)
+        if self.kind.per_sample:
+            drawn = torch.randint(2, weights.shape, generator=torch.Generator().manual_seed(0))
+            terms, signs = each, (2 * drawn - 1).to(weights)
+        moves = layout.flatten(moving(self.model, self.theta))
+        return Look(terms, self.theta, layout, signs, moves, precision)
 
 
 def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
@@ -102,6 +104,8 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
         return evaluated(lambda: whole.terms(theta, theta))
 
     before, seen = _untouched(subject.model, lambda: coarsest_precision(values))
+    if subject.kind.per_sample:
+        matching(before, weights)
     if not before.isfinite().all():
         return Examined(known, Forward(), Forward())  # the first pass over the data names batch and sample
     precision = max(known, seen)
@@ -115,6 +119,8 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
         if subject.kind.per_sample and not (isinstance(subject.kind, PerSample) and subject.kind.draws):
             _refuse_coupled(look, here, before)
         _refuse_random(look, here.terms, None)
+    if not all_finite(here.slope):
+        return Examined(precision, Forward(), Forward())  # as above
     _refuse_independent(here, theta)
     if not subject.kind.per_sample:
         _refuse_deaf(subject, batch, weights)
@@ -173,7 +179,7 @@ def _compared(subject: Subject, look: Look, here: Point) -> Examined:
         if subject.kind.symmetric:
             _refuse_stopped_gradients(look, here, around)
         chosen = choose(look, here, around)
-    notes = [] if not moved else [_held(moved)]
+    notes = [_held(moved[0], len(moved))] if moved else []
     if isinstance(chosen.second, Difference):
         names = ", ".join(here.functions)
         notes.append(
@@ -183,10 +189,10 @@ def _compared(subject: Subject, look: Look, here: Point) -> Examined:
     return Examined(look.precision, chosen.first, chosen.second, moved, tuple(notes))
 
 
-def _held(moved: tuple[str, ...]) -> str:
-    more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+def _held(name: str, count: int) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
     return (
-        f"Running statistics ({moved[0]}{more}) moved in training and are constants here: what samples did through "
+        f"Running statistics ({name}{more}) moved in training and are constants here: what samples did through "
         f"them is left out, so sizes may be off."
     )
 
@@ -218,9 +224,9 @@ def _refuse_random(look: Look, found: Tensor, before: Tensor | None) -> None:
     """Compares losses with those of another call; both calls without a graph, if rounding could be the reason."""
     again = evaluated(lambda: look.terms(look.theta, look.theta)) if before is None else before
     if _differs(found, again, look.precision):
-        twice = [evaluated(lambda: look.terms(look.theta, look.theta)) for _ in range(2)]
-        if _differs(*twice, look.precision):
-            first, second = (float(each.sum()) for each in twice)
+        one, two = (evaluated(lambda: look.terms(look.theta, look.theta)) for _ in range(2))
+        if _differs(one, two, look.precision):
+            first, second = float(one.sum()), float(two.sum())
             raise NondeterministicError(
                 f"The loss of one batch came out as {first:.6g} and then {second:.6g}: something in it is random. "
                 f"Call model.eval() to switch dropout off, and draw augmentations once, beforehand. A training that "
@@ -287,11 +293,11 @@ def _refuse_batch_statistics(model: nn.Module) -> None:
 
 def _untouched(model: nn.Module, values: Callable[[], Value]) -> Value:
     """What the function returns, once it is known to leave the model as it was."""
-    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in state_of(model).items()}
     found = values()
     if fingerprint(model) != before:
         with torch.no_grad():
-            for name, tensor in model.state_dict().items():
+            for name, tensor in state_of(model).items():
                 tensor.copy_(kept[name])
         raise NondeterministicError(
             "Computing the loss changes the model itself: a layer updates its buffers or weights. "

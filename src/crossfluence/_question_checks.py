@@ -38,7 +38,8 @@ def check_question(
     here, seen = coarsest_precision(lambda: evaluated(lambda: values(theta)))
     precision = max(seen, coarseness(theta))
     known, rows = value_and_rows(values, theta)
-    if not (here.isfinite().all() and known.isfinite().all()):
+    rows = Layout.of(theta).flatten(rows)
+    if not (here.isfinite().all() and known.isfinite().all() and rows.isfinite().all() and rows.any()):
         return  # named where it is used
     size = float(here.abs().max())
     if float((here - known).abs().max()) > ROUNDINGS * precision * size and not _repeats(values, theta, precision):
@@ -49,7 +50,7 @@ def check_question(
     if precision >= COARSE:
         return
     mask = Layout.of(theta).flatten(moving(model, theta))
-    rows, size = Layout.of(theta).flatten(rows), known.abs()
+    size = known.abs()
     wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
     if wrong.any():  # how large the terms are that cancel in a value near zero
         others = [evaluated(lambda f=f: values({k: f * part for k, part in theta.items()})) for f in ELSEWHERE]
@@ -86,12 +87,8 @@ def _disagreeing(
     for seed in range(DIRECTIONS):
         direction = random_direction(layout, theta, seed) * mask
         step = step_length(precision, float(flat.norm()), direction)
-        ahead, behind = (
-            evaluated(lambda move=layout.split(direction * sign * step): values(
-                {name: part + move[name].to(part) for name, part in theta.items()}
-            ))
-            for sign in (1, -1)
-        )  # fmt: skip
+        moves = (layout.split(direction * sign * step) for sign in (1, -1))
+        ahead, behind = (_moved(values, theta, move) for move in moves)
         difference, derivative = (ahead - behind) / (2 * step), rows @ direction
         bend = (ahead + behind - 2 * here).abs() / step  # what a kink can do at most
         noise = ROUNDINGS * precision * torch.stack([size, ahead.abs(), behind.abs()]).amax(0) / step
@@ -100,3 +97,7 @@ def _disagreeing(
         if len(gaps) == 1 and float(gaps[0].max()) <= CLOSE * FIRST_DISAGREEMENT:
             break
     return torch.tensor([disagree(column, FIRST_DISAGREEMENT) for column in torch.stack(gaps).T.tolist()])
+
+
+def _moved(values: Callable[[Params], Tensor], theta: Params, move: Params) -> Tensor:
+    return evaluated(lambda: values({name: part + move[name].to(part) for name, part in theta.items()}))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 
 import torch
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
+from .._copies import copied
 from .._functional import undisturbed
 from .._params import put
 from .._types import Id, Objective, Params
@@ -136,7 +136,7 @@ def _walk(
     name = " and ".join(verb for verb, ids in (("undo", away), ("amplify", towards)) if ids)
     if not name or steps < 1:
         raise ValueError(f"Got {len(away) + len(towards)} samples and {steps} steps; needed at least one of each.")
-    model, optimizer = copy.deepcopy(risk.model), Adam(lr)
+    model, optimizer = copied(risk.model), Adam(lr)
     with undisturbed():
         risk.check()
         gradient = _pull(risk, away, towards)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 
 from .._abstract_risk import AbstractRisk
+from .._copies import copied
 from .._errors import SolveError
 from .._functional import undisturbed
 from .._params import put
@@ -60,7 +60,7 @@ def unlearn(
     chosen = list(ids)
     if not chosen:
         raise ValueError("Got no samples to unlearn; needed at least one id.")
-    model = copy.deepcopy(risk.model)
+    model = copied(risk.model)
     with undisturbed():
         risk.check()
         rest = risk.without(chosen)

@@ -89,7 +89,7 @@ class Relative:
 
     def __post_init__(self) -> None:
         if not _positive(self.factor):
-            raise DampingError(f"Got Relative({self.factor!r}); needed a number, zero or more.")
+            raise DampingError(f"Got Relative({self.factor!r}); needed zero or more, as a number.")
 
 
 def absolute(damping: float | Relative, mean_eigenvalue: float) -> float:
@@ -217,7 +217,7 @@ def refuse_damping(damping: float | Relative) -> None:
     if isinstance(damping, Relative):
         return
     if not _positive(damping):
-        raise DampingError(f"Got damping={damping!r}; needed a number, zero or more, or Relative(x).")
+        raise DampingError(f"Got damping={damping!r}; needed zero or more, as a number or Relative(x).")
 
 
 def _positive(number: object) -> bool:

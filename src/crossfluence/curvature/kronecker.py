@@ -104,7 +104,7 @@ class Layers:
             Gradients by block.
         """
         for direction, calls in called(self.model, self.taps, roots, batch):
-            found = gradients_of(calls, self.taps, length_of(batch))
+            found = gradients_of(calls, self.taps, len(direction))
             found |= _written_out(self.model, self.outside, roots.along(direction), batch)
             yield dict(_in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
 
@@ -161,7 +161,8 @@ def called(model: nn.Module, taps: Iterable[Tap], roots: Roots, batch: Batch) ->
         A direction, and the calls that the outputs depend on, in order.
     """
     noted: list[Noted] = []
-    b, shared = length_of(batch), {tap.layer for tap in taps if tap.samples is None}
+    shared = {tap.layer for tap in taps if tap.samples is None}
+    b = length_of(batch) if shared else 0
 
     def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
         output, *others = returned if isinstance(returned, tuple) else (returned,)
@@ -287,7 +288,8 @@ def _rows(layer: nn.Module) -> tuple[int, int]:
 
 def _explained(model: nn.Module, theta: Params, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch) -> set[Slot]:
     """The blocks whose gradients, added up with random weights for the samples, are those of a backward pass."""
-    (_, calls), b = next(called(model, taps, Roots.of(scalars), batch)), length_of(batch)
+    direction, calls = next(called(model, taps, Roots.of(scalars), batch))
+    b = len(direction)  # as many as the scalars are
     found: dict[Slot, AbstractGradients] = {}
     for slot in dict.fromkeys(tap.slot for tap in taps):
         with contextlib.suppress(UnsupportedError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .._data import Batches, batches
+from .._copies import copied
+from .._data import SIZE, Batches, batches
 from .._errors import DataError
 from .._functional import undisturbed
 from .._losses import AbstractLoss, as_loss, repeatable
@@ -35,7 +35,8 @@ class Recipe:
     Attributes:
         init: The untrained module; it is copied, never changed.
         loss: Any of the four kinds, as in `Risk`.
-        data: A tensor, a tuple of tensors, or a map-style dataset; the recipe makes the batches itself.
+        data: A tensor, a tuple or a mapping of tensors, a map-style dataset, or a `batches(dataset, collate=...)`; the
+            recipe makes the batches itself.
         optimizer: `SGD`, `Adam` or `AdamW`.
         epochs: Passes over the data.
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
@@ -59,7 +60,7 @@ class Recipe:
 
     init: nn.Module
     loss: SampleLoss | AbstractLoss
-    data: Tensor | tuple[Tensor, ...] | Dataset[Any]
+    data: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor] | Dataset[Any] | Batches
     _: KW_ONLY
     optimizer: AbstractOptimizer
     epochs: int
@@ -79,7 +80,7 @@ class Recipe:
         if not isinstance(self.optimizer, AbstractOptimizer):
             came = self.optimizer.__name__ if isinstance(self.optimizer, type) else type(self.optimizer).__name__
             raise TypeError(f"Got the optimizer {came}; needed one such as crossfluence.SGD(lr).")
-        object.__setattr__(self, "init", copy.deepcopy(self.init))  # what happens to the user's later does not matter
+        object.__setattr__(self, "init", copied(self.init))  # what happens to the user's later does not matter
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
     def __getstate__(self) -> dict[str, Any]:
@@ -126,8 +127,13 @@ class Recipe:
     @cached_property
     def _batches(self) -> Batches:
         """The data in order; losses that couple samples see batches of the size that training had."""
-        source = batches(*(self.data if isinstance(self.data, tuple) else (self.data,)))
-        return replace(source, size=1024 if as_loss(self.loss).per_sample else self.batch_size or source.samples)
+        source = self.data if isinstance(self.data, Batches) else batches(*_columns(self.data))
+        size = self.batch_size or source.samples
+        return (
+            replace(source, size=min(SIZE, size), free=True)
+            if as_loss(self.loss).per_sample
+            else replace(source, size=size, free=False)
+        )
 
     @cached_property
     def _start(self) -> Risk:
@@ -177,7 +183,7 @@ class Recipe:
 
     def holding(self, theta: Params) -> nn.Module:
         """A new module with these parameters, in the mode of trained ones; call it where nothing else trains."""
-        model = copy.deepcopy(self.init)
+        model = copied(self.init)
         put(theta, model)
         return model.eval() if self.random else model
 
@@ -247,3 +253,13 @@ class Recipe:
                 yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
+
+
+def _columns(data: Any) -> tuple[Any, ...]:
+    """What `batches` takes, of what a recipe takes."""
+    if isinstance(data, (str, bytes)) or not (isinstance(data, (Tensor, Mapping)) or hasattr(data, "__getitem__")):
+        raise DataError(
+            f"Got data of type {type(data).__name__}; needed a tensor, a tuple or a mapping of tensors, or a map-style "
+            f"dataset. A recipe makes its batches itself: of a DataLoader, pass loader.dataset."
+        )
+    return data if isinstance(data, tuple) else (data,)

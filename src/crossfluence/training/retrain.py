@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, as_completed
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._contents import content_hash
-from .._errors import DataError, NonFiniteError, ObjectiveError
+from .._errors import DataError, NonFiniteError, ObjectiveError, StoreWarning
 from .._files import write_atomically
 from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
@@ -171,6 +172,8 @@ def _answers(
                 if (file := files[row]) is not None:
                     write_atomically(file, json.dumps({"names": answer[0], "values": answer[1]}).encode())
             bar.update(len(job))
+    if store is not None and missing:
+        _warn_of_moving(files[0], _files(train, objective, weights[:1], store)[0])
     return [found[row] for row in range(len(weights))]
 
 
@@ -272,6 +275,18 @@ def _files(train: Training, objective: Objective, weights: Tensor, store: Path |
     store.mkdir(parents=True, exist_ok=True)
     what = content_hash(train, objective)
     return [store / f"{content_hash(what, row)}.json" for row in weights]
+
+
+def _warn_of_moving(before: Path | None, now: Path | None) -> None:
+    """Results are found again by the content of all that made them, which must not change while it is used."""
+    if before != now:
+        warnings.warn(
+            "Using it changed something that the training or the question refers to: a counter, a cache, a random "
+            "generator. So what the store keeps now will not be found again, and the next call trains anew. Make what "
+            "changes inside the function.",
+            StoreWarning,
+            stacklevel=2,
+        )
 
 
 def _read(file: Path) -> Answer | None:

@@ -103,8 +103,9 @@ class SkipGramRisk(AbstractRisk):
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """All that decides the curvature: content hashes of model, corpus, sampling and weights, and l2."""
-        sampling, weights = content_hash(self.pairs.sampling), content_hash(self.weights.double().numpy())
-        corpus = content_hash(self.pairs.corpus.digest)
+        sampling = content_hash(self.pairs.sampling, versions=False)
+        weights = content_hash(self.weights.double().numpy(), versions=False)
+        corpus = content_hash(self.pairs.corpus.digest, versions=False)
         return signed(model=self.fingerprint, corpus=corpus, sampling=sampling, l2=float(self.l2), weights=weights)
 
     @property
