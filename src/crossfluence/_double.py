@@ -14,7 +14,6 @@ from ._copies import copied
 from ._functional import all_finite, undisturbed
 from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
 from ._params import trained_parameters
-from ._probes import Subject, examine
 
 if TYPE_CHECKING:
     from ._risk import Risk
@@ -49,11 +48,7 @@ def in_double(risk: Risk) -> Risk:
 def _made(risk: Risk, loss: AbstractLoss) -> Risk:
     model = copied(risk.model).double()
     named = trained_parameters(model)
-    theta = {name: named[name] for name in risk.theta}
-    made = risk.at(model, loss, theta, risk.weights.double())
-    _, batch, _ = next(made.passes())
-    ones = made.weights.new_ones(risk.reading.sizes[0])
-    return made.at(model, loss, theta, made.weights, examine(Subject(loss, model, theta, made.total), batch, ones))
+    return risk.at(model, loss, {name: named[name] for name in risk.theta}, risk.weights.double(), look=True)
 
 
 def _agree(risk: Risk, made: Risk) -> bool:

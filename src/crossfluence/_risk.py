@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -181,23 +181,24 @@ class Risk(AbstractRisk):
         """The same risk in double precision, for small problems whose loss can be computed so; else itself."""
         return in_double(self)
 
-    def at(
-        self, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor, examined: Examined | None = None
-    ) -> Risk:
-        """The same data with another model and loss, without a look at them.
+    def at(self, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor, *, look: bool = False) -> Risk:
+        """The same data with another model and loss.
 
         Args:
             model: Takes the place of the model.
-            loss: Takes the place of the loss.
+            loss: In place of the loss.
             theta: Its trained parameters, of the same names and shapes.
             weights: Sample weights in the precision to work in.
-            examined: What a first look at them found; default: what it found here.
+            look: Whether to look at the loss first.
 
         Returns:
             A risk that reads the same batches.
         """
-        made = {"model": model, "loss": loss, "theta": theta, "layout": Layout.of(theta), "weights": weights}
-        return self._changed(**made, total=_bound_total(loss, model), examined=examined or self.examined)
+        made = self._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
+        made._set(total=_bound_total(made))
+        if look:
+            made._probe()
+        return made
 
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -394,7 +395,4 @@ def _bound_total(risk: Risk) -> Callable[[Params, Params, Batch, Tensor], Tensor
 
 
 def _working_dtype(theta: Params) -> torch.dtype:
-    dtype = torch.float32
-    for tensor in theta.values():
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return reduce(torch.promote_types, (tensor.dtype for tensor in theta.values()), torch.float32)
