@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from .base import AbstractCurvature, Relative, damping_products, plain_damping
+from .base import PROBES, AbstractCurvature, Relative, damping_products, plain_damping
 from .scale import scale_of, scale_products, scale_readings, tempered
 
 
@@ -66,7 +66,8 @@ def operator(curvature: AbstractCurvature, damping: float | Relative, risk: Abst
         In double precision if the problem is small.
     """
     added, fine = plain_damping(damping, curvature, risk), risk.fine
-    return Operator(curvature, fine, added, tempered(scale_of(curvature, fine, added)))
+    scale = scale_of(curvature, fine, added)
+    return Operator(curvature, fine, added, scale if risk.p <= PROBES else tempered(scale))
 
 
 def operator_products(damping: float | Relative, risk: AbstractRisk) -> int:

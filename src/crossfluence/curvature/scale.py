@@ -46,7 +46,6 @@ def tempered(scale: Shaped[Tensor, " p"]) -> Shaped[Tensor, " p"]:
 
     A spread of the diagonal by a factor of 30 about its median either way is left as it is: in measurements on networks
     conjugate gradients take half the steps or fewer in the parameters' own units, as small curvatures stay together.
-    The units of at most 64 parameters are taken as they are.
 
     Args:
         scale: From `scale_of`.
@@ -54,8 +53,6 @@ def tempered(scale: Shaped[Tensor, " p"]) -> Shaped[Tensor, " p"]:
     Returns:
         Positive numbers.
     """
-    if len(scale) <= PROBES:
-        return scale
     sizes = scale.double().square() / scale.double().square().median()  # of the diagonal, inverted
     return (sizes / sizes.clamp(1 / ORDINARY, ORDINARY)).sqrt().to(scale)
 

@@ -110,8 +110,8 @@ class LowRank(AbstractSolver):
         undamped.diagonal().sub_(matrix.damping)
         found = _ends(undamped, risk.symmetric)
         return LowRankInverse(
-            repr(self), risk.signature, basis * matrix.scale, inner.to(basis), math.inf, matrix.damping, found[0],
-            (_told(risk, found, risk.p, min(map(abs, found))),),
+            repr(self), risk.signature, basis, inner.to(basis), math.inf, matrix.damping, found[0],
+            (_told(risk, found, risk.p, min(map(abs, found))),), matrix.scale,
         )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ class LowRank(AbstractSolver):
 class LowRankInverse(AbstractInverse):
     """An orthonormal basis, the inverse inside it, and one number for all directions outside.
 
-    A basis of all directions is orthonormal where no parameter's unit matters, and the number is infinite.
+    All that is in the units of `scale`. With a basis of all directions, the number is infinite.
     """
 
     solver: str
@@ -130,18 +130,20 @@ class LowRankInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
+    scale: Shaped[Tensor, " p"] | float = 1.0
     in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Inside and outside; says how much of the question lies outside."""
-        inside = vectors.to(self.basis) @ self.basis.T  # (m, r)
+        vectors = vectors.to(self.basis) * self.scale
+        inside = vectors @ self.basis.T  # (m, r)
         if math.isinf(self.outside):
-            return Solution((inside @ (self.inner if transposed else self.inner.T)) @ self.basis)
+            return Solution((inside @ (self.inner if transposed else self.inner.T)) @ self.basis * self.scale)
         rest = vectors - inside @ self.basis
         solved = (inside @ (self.inner if transposed else self.inner.T)) @ self.basis + rest / self.outside
         share = float((rest.norm(dim=1) / vectors.norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)).max())
         note = f"Up to {share:.0%} of a question's gradient lies outside the directions kept; a higher rank keeps more."
-        return Solution(solved, notes=(note,) if share >= NOTED else ())
+        return Solution(solved * self.scale, notes=(note,) if share >= NOTED else ())
 
 
 def _ends(core: Float[Tensor, "k k"], symmetric: bool) -> tuple[float, float]:

@@ -12,7 +12,9 @@ from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._functional import VECTORS_AT_ONCE
-from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping, refuse_damping
+from ..curvature.base import AbstractCurvature, Relative, plain_damping, refuse_damping
+from ..curvature.operator import operator_products, operator_readings
+from ..curvature.scale import scale_of, tempered
 from .base import AbstractSolver, natural_curvature
 from .low_rank import LowRankInverse, check_rank, inverse_within
 from .work import Work
@@ -54,8 +56,8 @@ class Nystrom(AbstractSolver):
         """One product for each direction, all together."""
         rank = min(self.rank, risk.p)
         size = risk.fine.weights.element_size() * rank * risk.p
-        together = rank + damping_products(self.damping, risk)
-        return Work(together=together, held=size, saved=True, scratch=4 * size)
+        together, readings = rank + operator_products(self.damping, risk), operator_readings(risk)
+        return Work(together=together, readings=readings, held=size, saved=True, scratch=4 * size)
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.
@@ -78,19 +80,21 @@ class Nystrom(AbstractSolver):
                 "Nystrom needs a symmetric curvature; a FieldLoss has a Jacobian that is not. Use LowRank(rank)."
             )
         curvature, fine = natural_curvature(self.curvature, risk), risk.fine
-        test = _directions(fine.layout.flatten(fine.theta), self.rank, self.seed)
-        products = kept.state
-        for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
-            products = (*products, curvature.product(fine, part))
-            kept.offer(lambda done=products: done)
-        sketch = torch.cat(products) - risk.l2 * test
         damping = plain_damping(self.damping, curvature, risk)
-        least = risk.l2 + damping
-        basis, values = _eigenpairs(test, sketch, least, damping)
-        core = torch.diag(values.double() + risk.l2)
-        inner = inverse_within(core, damping, fine.precision)
-        outside = float(values.min()) + least
-        return LowRankInverse(repr(self), risk.signature, basis, inner.to(basis), outside, damping, None)
+        scale, *products = kept.state or (tempered(scale_of(curvature, fine, damping)),)
+        kept.offer(lambda: (scale, *products))
+        test = _directions(fine.layout.flatten(fine.theta), self.rank, self.seed)
+        for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
+            products = [*products, curvature.product(fine, part * scale) * scale]
+            kept.offer(lambda done=products: (scale, *done))
+        squares = scale.square()
+        sketch = torch.cat(products) - fine.decay * squares * test
+        least = (fine.decay + damping) * squares  # one number, where the parameters' own units are ordinary
+        basis, values = _eigenpairs(test, sketch, float(least.min()), damping)
+        core = torch.diag(values) + (basis * least) @ basis.T
+        inner = inverse_within(core.double(), 0.0, fine.precision)
+        outside = float(values.min()) + float(least.median())
+        return LowRankInverse(repr(self), risk.signature, basis, inner.to(basis), outside, damping, None, scale=scale)
 
 
 def _directions(like: Shaped[Tensor, " p"], rank: int, seed: int) -> Shaped[Tensor, "r p"]:
