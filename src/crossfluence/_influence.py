@@ -75,8 +75,9 @@ def influence(
             probe(candidates, "candidates")
         inverse = inverse_of(solver, risk)
         answers = list(inverse.answers(risk, objective, candidates))
-        report = _report(risk, inverse, [part.solution for part in answers if part.solution], answers, started)
-    values = -torch.cat([part.reached for part in answers], dim=1)
+        values = -torch.cat([part.reached for part in answers], dim=1)
+        solved = [part.solution for part in answers if part.solution]
+        report = _report(risk, inverse, solved, answers, values.abs().amax(0).tolist(), started)
     ids = risk.labels if candidates is None else tuple(range(len(values)))
     names = tuple(name for part in answers for name in part.names)
     return Scores(values, ids, names, report.solver, report)
@@ -119,19 +120,27 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         _ = risk.gradient
         inverse = inverse_of(solver, risk)
         parts, solved = zip(*inverse.own(risk), strict=True)
-        report = _report(risk, inverse, [solution for solution in solved if solution], [], started)
+        sizes = torch.cat(parts).abs().tolist()
+        report = _report(risk, inverse, [solution for solution in solved if solution], [], sizes, started)
     return Scores(torch.cat(parts).unsqueeze(1), risk.labels, ("own loss",), report.solver, report)
 
 
 def _report(
-    risk: AbstractRisk, inverse: AbstractInverse, solved: list[Solution], answers: list[Answers], started: float
+    risk: AbstractRisk,
+    inverse: AbstractInverse,
+    solved: list[Solution],
+    answers: list[Answers],
+    sizes: list[float],
+    started: float,
 ) -> SolveReport:
     notes = [note for part in [*solved, *answers] for note in part.notes]
+    shares = [share for solution in solved for share in solution.errors]
     return SolveReport(
         solver=next((solution.solver for solution in solved if solution.solver), inverse.solver),
         damping=inverse.damping,
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),
+        errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in answers for value in part.values.tolist()),
         drift=tuple(value for part in answers for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
