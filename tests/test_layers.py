@@ -11,13 +11,25 @@ ROOT = Path(crossfluence.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.stat().st_size)
 LAYERS = [  # from the top
     {"objectives", "models", "integrations", "studies", "report", "cli"},
-    {"actions", "training", "_influence", "_plan"},
+    {"actions", "training", "_influence", "_evidence", "_plan"},
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
     {"_losses", "_objective", "_compare", "_data", "_probes"},
-    {"_params", "_functional", "_substitutes", "_ways", "_scores", "_ensemble", "_files", "_archive", "_checkpoint", "_contents", "corpus"},
-    {"_types", "_errors", "_extras", "_labels", "_significance"},
+    {
+        "_params",
+        "_functional",
+        "_substitutes",
+        "_ways",
+        "_scores",
+        "_ensemble",
+        "_files",
+        "_archive",
+        "_checkpoint",
+        "_contents",
+        "corpus",
+    },
+    {"_types", "_errors", "_extras", "_labels", "_significance", "_verdict"},
 ]
 TOP_MAY = {  # within the top layer
     "cli": LAYERS[0],

@@ -93,3 +93,7 @@ class NotConvergedWarning(UserWarning):
 
 class RoughTrainingWarning(UserWarning):
     """Training answers small changes of the data so unevenly that first-order estimates cannot follow."""
+
+
+class UnreliableWarning(UserWarning):
+    """The scores cannot be believed; `scores.verdict` says why, and what to do."""

@@ -93,7 +93,7 @@ def _refuse_deaf(
     weights: Tensor,
 ) -> None:
     """The field along a random direction, near the trained point, must depend on the weights."""
-    along, aside = (_random_direction(theta, seed) for seed in (0, 1))
+    along, aside = (random_direction(theta, seed) for seed in (0, 1))
     near = {name: theta[name] + 1e-2 * aside[name] for name in theta}
 
     def field_along(w: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def _refuse_stopped_gradients(theta: Params, value: Callable[[Params], Tensor]) 
     here = float(value(theta))
     shares = []
     for seed in range(DIRECTIONS):
-        v = _random_direction(theta, seed)
+        v = random_direction(theta, seed)
         ahead, behind = (
             float(value({name: theta[name] + sign * length * v[name] for name in theta})) for sign in (1, -1)
         )
@@ -133,7 +133,16 @@ def _refuse_stopped_gradients(theta: Params, value: Callable[[Params], Tensor]) 
         )
 
 
-def _random_direction(theta: Params, seed: int) -> Params:
+def random_direction(theta: Params, seed: int) -> Params:
+    """A random direction of length one in parameter space.
+
+    Args:
+        theta: Names and shapes.
+        seed: Of the draw.
+
+    Returns:
+        Named tensors.
+    """
     generator = torch.Generator().manual_seed(seed)
     drawn = {name: torch.randn(tensor.shape, generator=generator).to(tensor) for name, tensor in theta.items()}
     size = sum(float(tensor.square().sum()) for tensor in drawn.values()) ** 0.5

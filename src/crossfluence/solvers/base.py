@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -48,7 +49,7 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What some questions came to.
+    r"""What some questions came to.
 
     Attributes:
         names: m labels.
@@ -57,6 +58,7 @@ class Answers:
         drift: How far one more Newton step would move each objective, shape `(m,)`.
         solution: Of the linear solves, if there were any.
         notes: Sentences for the report.
+        energy: Every solution times its question's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
     """
 
     names: tuple[str, ...]
@@ -65,6 +67,7 @@ class Answers:
     drift: Shaped[Tensor, " m"]
     solution: Solution | None = None
     notes: tuple[str, ...] = ()
+    energy: Shaped[Tensor, " m"] | None = None
 
 
 class AbstractInverse(ABC):
@@ -76,8 +79,11 @@ class AbstractInverse(ABC):
         damping: The absolute damping that was added.
         smallest_eigenvalue: Of the curvature before damping, where known.
         notes: Sentences for the report.
+        approximation: What is left out whatever the damping, as a clause that says why sizes may be off; empty where
+            solves are with the curvature itself.
     """
 
+    approximation: ClassVar[str] = ""
     solver: str
     signature: str
     damping: float
@@ -138,7 +144,8 @@ class AbstractInverse(ABC):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
             reached = risk.sensitivity(u) if candidates is None else risk.sensitivity_of(candidates, u)
-            yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution)
+            energy = (u * chunk.gradients).sum(1)
+            yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution, energy=energy)
 
     def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
         """Every sample's score for its own loss, batch by batch: a solve for each.

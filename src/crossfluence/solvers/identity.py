@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -36,6 +37,7 @@ class Identity(AbstractSolver):
 class IdentityInverse(AbstractInverse):
     """Returns what it gets."""
 
+    approximation: ClassVar[str] = "gradient similarity has no unit"
     solver: str
     signature: str
     damping: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -62,6 +63,7 @@ class Jacobi(AbstractSolver):
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""
 
+    approximation: ClassVar[str] = "Jacobi leaves out what parameters do to each other"
     solver: str
     signature: str
     diagonal: Shaped[Tensor, " p"]

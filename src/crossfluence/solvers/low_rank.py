@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -101,6 +102,7 @@ class LowRank(AbstractSolver):
 class LowRankInverse(AbstractInverse):
     """An orthonormal basis, the inverse inside it, and one number for all directions outside."""
 
+    approximation: ClassVar[str] = "LowRank has one number for all directions outside of its basis"
     solver: str
     signature: str
     basis: Shaped[Tensor, "r p"]

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from .._params import fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
+from .._verdict import announce
 from .recipe import Recipe
 from .sweep import swept
+from .tested import final_gradient, tested
 
 
-def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None) -> Scores:
+def replay(
+    recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None, groups: int = 4
+) -> Scores:
     r"""What each training sample did to each objective, exact to first order: through every step of the training.
 
     $$\text{scores}_i = \partial\, m(\theta_T(w)) / \partial w_i \approx
@@ -29,6 +33,8 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         keep: Points of the training that are kept at once, each as large as parameters and optimiser state; default
             as many as fit into 256 MiB, and at least twice the square root of the steps. With fewer, parts of the
             training run more often; with one for each step, none runs twice.
+        groups: Left out in trainings that run together, to test the answer: `scores.verdict` is by how far they agree.
+            0 for none.
 
     Returns:
         One score for each sample and objective, with the sign and unit of `influence`.
@@ -39,6 +45,9 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         DataError: If the ids are not n.
         TypeError: If it is not a recipe.
         ValueError: If fewer than two points may be kept.
+
+    Warns:
+        UnreliableWarning: If training is so rough that the trainings without a group disagree.
 
     Example:
         >>> import torch
@@ -60,12 +69,16 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         raise TypeError(f"Got {type(recipe).__name__}; replay needs a crossfluence.Recipe, whose every step it knows.")
     labels = recipe.labels(ids)
     found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
+    effects = found.effects.T
+    verdict = tested(recipe, objective, effects, groups)
     report = SolveReport(
         solver=f"replay of {found.steps} steps, {found.kept} points kept",
         values=tuple(found.values.tolist()),
+        gradient_norm=final_gradient(recipe, found.model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=fingerprint(found.model),
         notes=(f"Going backwards, derivatives by the parameters grew at most {found.growth:.3g}-fold.",),
+        verdict=str(verdict),
     )
-    return Scores(found.effects.T, labels, found.names, "replay", report)
+    return Scores(effects, labels, found.names, "replay", report, verdict=announce(verdict))

@@ -21,6 +21,7 @@ from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
 from .._types import Id, Objective, Train
+from .._verdict import Verdict
 from .bank import Bank
 from .recipe import Recipe
 
@@ -93,7 +94,8 @@ def leave_out(
     for position, members in enumerate(groups.values(), start=1):
         weights[position, members] = 0
     names, values = answers(train, objective, weights, executor=executor, store=store)
-    return Scores(values[:1] - values[1:], tuple(groups), names, "retraining")
+    trained = Verdict("sizes", ("trained again",))
+    return Scores(values[:1] - values[1:], tuple(groups), names, "retraining", verdict=trained)
 
 
 def answers(

@@ -18,6 +18,7 @@ from .._params import fingerprint
 from .._risk import Risk
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
+from .._verdict import announce
 from ..curvature.base import AbstractCurvature
 from ..curvature.eigenbasis import Fit, filtered
 from ..curvature.fisher import AbstractFisher, Fisher
@@ -27,6 +28,7 @@ from ..solvers.krylov import functions_of
 from .checkpoints import waypoints
 from .optimizers import SGD, AdamW
 from .recipe import Recipe
+from .tested import final_gradient, tested
 
 MAX_STEPS = 200  # products that stand for a segment, at most
 GROWTH = 1.0  # exponent by which a direction that curves downwards grows at most: training leaves it sooner
@@ -40,6 +42,7 @@ def source(
     curvature: AbstractCurvature | None = None,
     rtol: float = 1e-2,
     ids: Sequence[Id] | None = None,
+    groups: int = 4,
 ) -> Scores:
     r"""What each training sample did to each objective, with the training in a few segments: `replay` for long runs.
 
@@ -62,6 +65,7 @@ def source(
             for all questions together: for hundreds of them, and rougher.
         rtol: How closely the products with other curvatures follow the exponentials; errors are some times smaller.
         ids: n labels, default 0 to n-1.
+        groups: As in `replay`: left out in trainings that run together, to test the answer; 0 for none.
 
     Returns:
         One score for each sample and objective, with the sign and unit of `influence`.
@@ -76,6 +80,7 @@ def source(
 
     Warns:
         NotConvergedWarning: If 200 products in a segment were not enough.
+        UnreliableWarning: If the trainings without a group disagree with the answer.
 
     Example:
         >>> from crossfluence import SGD, compare, replay
@@ -115,15 +120,20 @@ def source(
             vectors = left / pace
             lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"
+    scores = torch.stack(parts).sum(0)
+    verdict = tested(recipe, objective, scores, groups)
     report = SolveReport(
         solver=method,
         values=tuple(value for chunk in asked for value in chunk.values.tolist()),
+        gradient_norm=final_gradient(recipe, model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=fingerprint(model),
         notes=_limited(lowest),
+        verdict=str(verdict),
     )
-    return Scores(torch.stack(parts).sum(0), labels, tuple(name for c in asked for name in c.names), method, report)
+    names = tuple(name for chunk in asked for name in chunk.names)
+    return Scores(scores, labels, names, method, report, verdict=announce(verdict))
 
 
 def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
