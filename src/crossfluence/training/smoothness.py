@@ -12,6 +12,7 @@ from .._compare import Agreement, compare
 from .._errors import DataError, RoughTrainingWarning
 from .._scores import Scores
 from .._types import Objective
+from .._verdict import ROUGH
 from .bank import Bank
 from .draws import without_random
 from .recipe import Recipe
@@ -84,9 +85,8 @@ def smoothness(
     if not found.pearson >= SMOOTH:
         warnings.warn(
             f"Training is rough: the effects of taking {nudge:g} of the weight of {groups} random groups correlate "
-            f"with those of removing them at {found.pearson:.2f} only: derivatives will not predict removals. Use Adam "
-            f"with eps_root=1e-8 or more, or SGD; a lower learning rate or a warm-up; larger batches; smooth "
-            f"activations (GELU, tanh) instead of ReLU; more l2; float64, where effects are small. Or ask leave_out.",
+            f"with those of removing them at {found.pearson:.2f} only: derivatives will not predict removals. {ROUGH} "
+            f"More l2 helps too, and float64 where effects are small.",
             RoughTrainingWarning,
             stacklevel=2,
         )
