@@ -13,11 +13,10 @@ from torch import Tensor
 from ._abstract_risk import AbstractRisk
 from ._errors import CrossfluenceError, NotConvergedWarning
 from ._functional import bind
-from ._objective import evaluate
 from ._probes import random_direction
 from ._risk import Risk
 from ._scores import SolveReport
-from ._types import Objective, Params
+from ._types import Params
 from ._verdict import Evidence, suspicious
 from .curvature.hessian import Hessian
 from .solvers.base import AbstractInverse, Answers, Solution
@@ -26,32 +25,23 @@ LOOKED_AT = 1024  # samples whose losses are searched for kinks
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
 
-def gathered(
-    risk: AbstractRisk,
-    inverse: AbstractInverse,
-    objective: Objective,
-    answers: Sequence[Answers],
-    report: SolveReport,
-) -> Evidence:
+def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answers], report: SolveReport) -> Evidence:
     """What can be said against the answers.
 
     Args:
         risk: The trained model.
         inverse: What they were solved with.
-        objective: The questions.
-        answers: To them, chunk by chunk.
+        answers: To the questions, chunk by chunk.
         report: On the solve.
 
     Returns:
-        Numbers for `of_influence`. If training had not ended, kinks were looked for in the losses of some samples, and
-        the last Newton step was tried, which takes another solve and another look at the questions.
+        Numbers for `of_influence`. If training had not ended, kinks were looked for in the losses of some samples.
     """
     reached = [part.reached for part in answers]
     solved = [part.solution for part in answers if part.solution is not None]
     evidence = Evidence(
         drift=report.drift,
         strongest=_listed(part.abs().amax(0) for part in reached),
-        total=_listed(part.abs().sum(0) for part in reached),
         errors=getattr(report, "errors", ()),
         damped=_damped(inverse, answers),
         bend=_bend(risk, inverse, answers),
@@ -61,7 +51,7 @@ def gathered(
     )
     if not suspicious(evidence) or not isinstance(risk, Risk):
         return evidence
-    return replace(evidence, kinks=kinks(risk), moved=_moved(risk, inverse, objective, report.values))
+    return replace(evidence, kinks=kinks(risk))
 
 
 def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, "n 1"]) -> Evidence:
@@ -81,7 +71,7 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
     left = 0.0 if step is None else abs(float(step @ risk.gradient)) ** 0.5
     whole = float(own.abs().sum() / risk.n) ** 0.5
     return Evidence(
-        drift=(left,), strongest=(whole,), total=(whole * risk.n**0.5,), lowest=_lowest(risk, inverse, []),
+        drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
         approximation=inverse.approximation, notes=tuple(getattr(risk, "notes", ())),
     )  # fmt: skip
 
@@ -117,20 +107,6 @@ def kinks(risk: Risk) -> float:
 
 def _moved_by(theta: Params, along: Params, factor: float) -> Params:
     return {name: tensor + factor * along[name] for name, tensor in theta.items()}
-
-
-def _moved(risk: Risk, inverse: AbstractInverse, objective: Objective, before: Sequence[float]) -> tuple[float, ...]:
-    """How far one more Newton step moves each question; nothing where it cannot be tried."""
-    step = _step(risk, inverse)
-    if step is None or not before:
-        return ()
-    after = _moved_by(risk.theta, risk.layout.unflatten(step), -1.0)
-    try:
-        _, values = evaluate(lambda model: bind(objective, model)(after), risk.model)
-    except CrossfluenceError:
-        return ()
-    moved = values.nan_to_num(1e30, 1e30, -1e30).clamp(-1e30, 1e30)
-    return tuple(now - then for now, then in zip(moved.tolist(), before, strict=True))
 
 
 def _step(risk: AbstractRisk, inverse: AbstractInverse) -> Shaped[Tensor, " p"] | None:

@@ -79,7 +79,7 @@ def influence(
         inverse = inverse_of(solver, risk)
         answers = list(inverse.answers(risk, objective, candidates))
         report = _report(risk, inverse, [part.solution for part in answers if part.solution], answers, started)
-        verdict = of_influence(gathered(risk, inverse, objective, answers, report))
+        verdict = of_influence(gathered(risk, inverse, answers, report))
     values = -torch.cat([part.reached for part in answers], dim=1)
     ids = risk.labels if candidates is None else tuple(range(len(values)))
     names = tuple(name for part in answers for name in part.names)

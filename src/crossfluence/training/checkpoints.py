@@ -40,7 +40,7 @@ def tracin(
     checkpoints: int = 10,
     preconditioned: bool = False,
     ids: Sequence[Id] | None = None,
-    groups: int = 4,
+    groups: int = 3,
 ) -> Scores:
     r"""What each training sample did to each objective, estimated from points along the training.
 
@@ -97,10 +97,11 @@ def tracin(
             parts.append(-risk.sensitivity(directions))
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
     scores, model = torch.stack(parts).sum(0), recipe.holding(end)
-    verdict = tested(recipe, objective, scores, groups)
+    values = tuple(evaluate(objective, model)[1].tolist())
+    verdict = tested(recipe, objective, scores, values, groups)
     report = SolveReport(
         method,
-        values=tuple(evaluate(objective, model)[1].tolist()),
+        values=values,
         gradient_norm=final_gradient(recipe, model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,

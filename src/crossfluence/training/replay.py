@@ -15,7 +15,7 @@ from .tested import final_gradient, tested
 
 
 def replay(
-    recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None, groups: int = 4
+    recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None, groups: int = 3
 ) -> Scores:
     r"""What each training sample did to each objective, exact to first order: through every step of the training.
 
@@ -24,7 +24,7 @@ def replay(
 
     Unlike `influence` it needs no minimum: whatever training did, early stopping, mini-batches in their order,
     momentum, a moving target, is in the derivative. It costs about four or five trainings for one objective; between
-    the points that memory holds, training runs again.
+    the points that memory holds, training runs again. The three trainings that test the answer run together.
 
     Args:
         recipe: The training; it is run once to see where it ends.
@@ -70,10 +70,11 @@ def replay(
     labels = recipe.labels(ids)
     found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
     effects = found.effects.T
-    verdict = tested(recipe, objective, effects, groups)
+    values = tuple(found.values.tolist())
+    verdict = tested(recipe, objective, effects, values, groups)
     report = SolveReport(
         solver=f"replay of {found.steps} steps, {found.kept} points kept",
-        values=tuple(found.values.tolist()),
+        values=values,
         gradient_norm=final_gradient(recipe, found.model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,

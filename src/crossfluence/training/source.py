@@ -42,7 +42,7 @@ def source(
     curvature: AbstractCurvature | None = None,
     rtol: float = 1e-2,
     ids: Sequence[Id] | None = None,
-    groups: int = 4,
+    groups: int = 3,
 ) -> Scores:
     r"""What each training sample did to each objective, with the training in a few segments: `replay` for long runs.
 
@@ -121,10 +121,11 @@ def source(
             lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"
     scores = torch.stack(parts).sum(0)
-    verdict = tested(recipe, objective, scores, groups)
+    values = tuple(value for chunk in asked for value in chunk.values.tolist())
+    verdict = tested(recipe, objective, scores, values, groups)
     report = SolveReport(
         solver=method,
-        values=tuple(value for chunk in asked for value in chunk.values.tolist()),
+        values=values,
         gradient_norm=final_gradient(recipe, model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,

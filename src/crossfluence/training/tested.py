@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,16 +23,19 @@ UNTESTED = Verdict(
 )
 
 
-def tested(recipe: Recipe, objective: Objective, scores: Float[Tensor, "n m"], groups: int) -> Verdict:
+def tested(
+    recipe: Recipe, objective: Objective, scores: Float[Tensor, "n m"], values: Sequence[float], groups: int
+) -> Verdict:
     """Whether training again moves the questions as the scores predict.
 
     The strongest samples that raise the questions and those that lower them are left out, and random groups of as many,
-    in trainings that run together, beside one with all samples.
+    in trainings that run together.
 
     Args:
         recipe: The training.
         objective: The questions.
         scores: What is tested.
+        values: Of the questions, where the training with all samples ended.
         groups: How many groups, each a hundredth of the samples, at least one; 0 to train nothing.
 
     Returns:
@@ -45,11 +50,11 @@ def tested(recipe: Recipe, objective: Objective, scores: Float[Tensor, "n m"], g
         return UNTESTED
     kept = _kept(scores.detach().cpu().double(), groups)
     try:
-        _, values = answers(recipe, objective, torch.cat([torch.ones_like(kept[:1]), kept]))
+        _, moved = answers(recipe, objective, kept)
     except CrossfluenceError as error:  # a training diverged
         return Verdict("unreliable", (f"a training without some samples failed: {str(error).rstrip('.')}",))
     predicted = (1 - kept) @ scores.detach().cpu().double()  # (groups, m)
-    actual = values[:1] - values[1:]
+    actual = torch.tensor(values, dtype=torch.float64) - moved
     size = predicted.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
     return of_trainings(
         (predicted / size).flatten().tolist(), (actual / size).flatten().tolist(), f"leaving out {groups} groups"
