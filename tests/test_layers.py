@@ -15,20 +15,8 @@ LAYERS = [  # from the top
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
-    {"_losses", "_objective", "_compare", "_data", "_probes"},
-    {
-        "_params",
-        "_functional",
-        "_substitutes",
-        "_ways",
-        "_scores",
-        "_ensemble",
-        "_files",
-        "_archive",
-        "_checkpoint",
-        "_contents",
-        "corpus",
-    },
+    {"_losses", "_objective", "_compare", "_data", "_probes", "_looks", "_question_checks", "_state", "_samples", "_non_finite"},
+    {"_params", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files", "_archive", "_checkpoint", "_contents", "corpus"},
     {"_types", "_errors", "_extras", "_labels", "_significance", "_verdict"},
 ]
 TOP_MAY = {  # within the top layer

@@ -68,6 +68,11 @@ class AbstractRisk(ABC):
         return coarseness(self.theta)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for every report."""
+        return ()
+
+    @property
     def coverage(self) -> float:
         """Share of the model's parameters that count as trained."""
         return self.p / sum(tensor.numel() for tensor in self.model.parameters())

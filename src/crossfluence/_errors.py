@@ -11,6 +11,10 @@ class LossShapeError(CrossfluenceError, ValueError):
     """A loss returned another shape than its kind promises."""
 
 
+class CoupledLossError(CrossfluenceError, ValueError):
+    """The loss of a sample depends on the samples beside it, where each was to have its own."""
+
+
 class DataError(CrossfluenceError, ValueError):
     """The training data is empty, shuffled, changed, or of a form the library cannot read."""
 

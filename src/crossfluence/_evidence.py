@@ -13,7 +13,6 @@ from torch import Tensor
 from ._abstract_risk import AbstractRisk
 from ._errors import CrossfluenceError, NotConvergedWarning
 from ._functional import bind
-from ._probes import random_direction
 from ._risk import Risk
 from ._scores import SolveReport
 from ._types import Params
@@ -47,7 +46,7 @@ def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Ans
         bend=_bend(risk, inverse, answers),
         lowest=_lowest(risk, inverse, solved),
         approximation=inverse.approximation,
-        notes=tuple(getattr(risk, "notes", ())),
+        notes=_limits(risk),
     )
     if not suspicious(evidence) or not isinstance(risk, Risk):
         return evidence
@@ -72,7 +71,7 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
     whole = float(own.abs().sum() / risk.n) ** 0.5
     return Evidence(
         drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
-        approximation=inverse.approximation, notes=tuple(getattr(risk, "notes", ())),
+        approximation=inverse.approximation, notes=_limits(risk),
     )  # fmt: skip
 
 
@@ -90,8 +89,7 @@ def kinks(risk: Risk) -> float:
     """
     if not risk.kind.per_sample:
         return 0.0
-    length = risk.precision ** (1 / 3) * max(1.0, float(risk.layout.flatten(risk.theta).norm()))
-    along = {name: length * part for name, part in random_direction(risk.theta, seed=0).items()}
+    along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = 0.0
     losses, seen = bind(risk.kind.losses, risk.model), 0
     for _, batch, weights in risk.passes():
@@ -103,6 +101,13 @@ def kinks(risk: Risk) -> float:
         if seen >= LOOKED_AT:
             break
     return max(0.0, jumps / slopes) if slopes else 0.0
+
+
+def _direction(theta: Params) -> Params:
+    """Random, and for each tensor of its own size, so that no unit decides; one, where all of it is zero."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: torch.randn(part.shape, generator=generator).to(part) for name, part in theta.items()}
+    return {name: drawn[name] * (float(part.square().mean()) ** 0.5 or 1.0) for name, part in theta.items()}
 
 
 def _moved_by(theta: Params, along: Params, factor: float) -> Params:
@@ -146,6 +151,11 @@ def _bend(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answer
     u, energy = first.solution.vectors[:1], float(first.energy[0])
     own = float((Hessian().product(risk, u) * u).sum()) + inverse.damping * float(u.square().sum())
     return own / energy if energy else 1.0
+
+
+def _limits(risk: AbstractRisk) -> tuple[str, ...]:
+    """The notes of a risk that say that sizes may be off; others say how derivatives were taken."""
+    return tuple(note for note in risk.notes if "sizes" in note)
 
 
 def _listed(parts: Iterable[Tensor]) -> tuple[float, ...]:

@@ -12,8 +12,9 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_map_only
 
+from ._errors import CrossfluenceError, UnsupportedError
 from ._substitutes import exact_functions
 from ._types import Params
 
@@ -130,16 +131,59 @@ def gradient_of(function: Callable[[Params], Tensor], theta: Params) -> Params:
     Returns:
         Named tensors; zeros where the value does not depend on one.
     """
+    with differentiating():
+        try:
+            with recorded():
+                return _backward(function, theta)
+        except RuntimeError as error:
+            if "not implemented" not in str(error):
+                raise
+            with recorded_twice():  # the function takes a derivative itself, and a fused kernel has no second one
+                return _backward(function, theta)
+
+
+def _backward(function: Callable[[Params], Tensor], theta: Params) -> Params:
     tracked = {name: tensor.detach().requires_grad_() for name, tensor in theta.items()}
-    with recorded():
-        value = function(tracked)
-        if not value.requires_grad:
-            return {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
-        found = torch.autograd.grad(value, list(tracked.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(theta, found, strict=True))
+    value = function(tracked)
+    if not value.requires_grad:
+        return {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
+    found = torch.autograd.grad(value, list(tracked.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(theta, map(strided, found), strict=True))
 
 
-def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tensor, "m p"]) -> Value:
+def strided(gradient: Tensor) -> Tensor:
+    """A gradient in full, also of a sparse embedding."""
+    return gradient.to_dense() if gradient.layout != torch.strided else gradient
+
+
+def evaluated(function: Callable[[], Value]) -> Value:
+    """What a function returns, without a graph, also if it takes derivatives itself.
+
+    Args:
+        function: Returns tensors; may call `torch.autograd.grad` inside.
+
+    Returns:
+        The same, detached.
+
+    Raises:
+        RuntimeError: If the function does.
+
+    Example:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> evaluated(lambda: torch.autograd.grad((x ** 3).sum(), x)[0])
+        tensor([3., 3.])
+    """
+    try:
+        with torch.no_grad():
+            return function()
+    except RuntimeError as error:
+        if "require" not in str(error):  # "element 0 of tensors does not require grad"
+            raise
+        with recorded_twice():
+            return tree_map_only(Tensor, Tensor.detach, function())
+
+
+def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tensor, "m *each"]) -> Value:
     """Applies a function of one vector to many, vectorised in chunks where the user's code allows it.
 
     Args:
@@ -169,6 +213,27 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 @contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """Turns what PyTorch says of a backward pass that it cannot do into a sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnsupportedError: If the backward pass fails.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if isinstance(error, (CrossfluenceError, torch.OutOfMemoryError)):
+            raise
+        raise UnsupportedError(
+            f"PyTorch cannot differentiate this model: {str(error).strip().splitlines()[0]} Needed a model for which "
+            f"loss(model, batch).sum().backward() runs as it is now, in its present mode; try that line first."
+        ) from error
+
+
+@contextlib.contextmanager
 def recorded() -> Iterator[None]:
     """Records a graph for one backward pass, for which fused attention kernels will do.
 
@@ -176,6 +241,17 @@ def recorded() -> Iterator[None]:
         Nothing.
     """
     with torch.enable_grad(), sdpa_kernel(FUSED):
+        yield
+
+
+@contextlib.contextmanager
+def recorded_twice() -> Iterator[None]:
+    """Records a graph that can itself be differentiated.
+
+    Yields:
+        Nothing.
+    """
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

@@ -148,7 +148,7 @@ def _report(
         coverage=risk.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=risk.fingerprint,
-        notes=tuple(dict.fromkeys([*inverse.notes, *notes])),
+        notes=tuple(dict.fromkeys([*inverse.notes, *notes, *risk.notes])),
     )
 
 

@@ -46,9 +46,11 @@ class PerSample(AbstractLoss):
 
     Attributes:
         fn: One loss per sample, not reduced.
+        draws: Whether it draws random numbers, the same whenever it is called for as many samples.
     """
 
     fn: SampleLoss
+    draws: bool = False
     per_sample: ClassVar[bool] = True
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -183,7 +185,7 @@ def repeatable(kind: AbstractLoss) -> AbstractLoss:
         with torch.random.fork_rng():
             return function(*arguments)
 
-    return replace(kind, fn=unmoved) if coupled else PerSample(unmoved)
+    return replace(kind, fn=unmoved) if coupled else PerSample(unmoved, draws=True)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -10,11 +10,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from ._data import probe
 from ._errors import NonFiniteError, ObjectiveError
-from ._functional import bind, pullback
+from ._functional import bind, evaluated, recorded_twice
 from ._losses import checked_losses, length_of
 from ._params import Layout
+from ._question_checks import check_question
+from ._samples import first_samples
 from ._types import Batch, Objective, Params, SampleLoss
+from ._ways import gradient_rows, value_and_rows
 
 QUESTIONS_AT_ONCE = 256  # gradients held together when every test sample is a question
 NUMBERS_AT_ONCE = 2**26  # in all of them: a quarter of a gigabyte in single precision, some times over in a solver
@@ -43,6 +47,9 @@ class MeanOver:
     batches: Iterable[Batch] = field(repr=False)
     loss: SampleLoss
 
+    def __post_init__(self) -> None:
+        _check_batches(self.batches, "mean_over")
+
     def __call__(self, model: nn.Module) -> Tensor:
         """The mean, a scalar."""
         parts = [checked_losses(self.loss(model, batch), batch) for batch in self.batches]
@@ -55,6 +62,9 @@ class EachOf:
 
     batches: Iterable[Batch] = field(repr=False)
     loss: SampleLoss
+
+    def __post_init__(self) -> None:
+        _check_batches(self.batches, "each_of")
 
     def __call__(self, model: nn.Module) -> Tensor:
         """Shape `(m,)`."""
@@ -111,8 +121,7 @@ def evaluate(objective: Objective, model: nn.Module) -> tuple[tuple[str, ...], T
     Returns:
         m names and a float64 tensor `(m,)` on the CPU.
     """
-    with torch.no_grad():
-        names, values = _named(objective(model))
+    names, values = evaluated(lambda: _named(objective(model)))
     return names, values.detach().cpu().double()
 
 
@@ -174,7 +183,8 @@ def refuse_independent(theta: Params) -> NoReturn:
     """
     raise ObjectiveError(
         f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
-        f"Compute it from the model that is passed in, without .detach(), .item(), argmax or rounding."
+        f"Compute it from the model that is passed in, without .detach(), .item(), torch.no_grad(), "
+        f"torch.inference_mode(), argmax or rounding."
     )
 
 
@@ -194,6 +204,13 @@ def questions_at_once(p: int) -> int:
     return max(1, min(QUESTIONS_AT_ONCE, NUMBERS_AT_ONCE // p))
 
 
+def _check_batches(batches: Iterable[Batch], name: str) -> None:
+    """Questions belong to samples in order, so their batches are probed as those of the training data are."""
+    with torch.random.fork_rng():  # a DataLoader draws from the global generator even if it does not shuffle
+        if not isinstance(batches, Sequence) or len(batches):
+            probe(batches, f"data of {name}")
+
+
 def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Questions:
     names: list[tuple[str, ...]] = []
 
@@ -202,10 +219,9 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
         names.append(found)
         return values
 
-    values, pull = pullback(stacked, theta)
-    eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
-    layout = Layout.of(theta)
-    return Questions(names[-1], values, torch.stack([layout.flatten(pull(row)) for row in eye]))
+    check_question(stacked, theta, lambda: names[0])
+    values, gradients = value_and_rows(stacked, theta)
+    return Questions(names[-1], values, Layout.of(theta).flatten(gradients))
 
 
 def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Questions:
@@ -213,8 +229,17 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
     values, gradients = torch.zeros(()), torch.zeros(())
     bound = bind(objective.loss, model)
     for batch in objective.batches:
-        total, pull = pullback(lambda params, batch=batch: checked_losses(bound(params, batch), batch).sum(), theta)
-        values, gradients = values + total, gradients + layout.flatten(pull(torch.ones_like(total)))
+
+        def losses(params: Params, batch: Batch = batch) -> Tensor:
+            return checked_losses(bound(params, batch), batch)
+
+        def total(params: Params, losses: Callable[[Params], Tensor] = losses) -> Tensor:
+            return losses(params).sum().reshape(1)
+
+        if not count:
+            check_question(total, theta, lambda: (DEFAULT_NAME,))
+        part, rows = value_and_rows(total, theta)
+        values, gradients = values + part[0], gradients + layout.flatten(rows)[0]
         count += length_of(batch)
     if not count:
         raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
@@ -225,16 +250,36 @@ def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterat
     layout, start = Layout.of(theta), 0
     bound = bind(objective.losses, model)
     for batch in objective.batches:
-        values, pull = pullback(lambda params, batch=batch: bound(params, batch), theta)
-        eye = torch.eye(len(values), dtype=values.dtype, device=values.device)
-        for rows in eye.split(questions_at_once(layout.size)):
+        if not start:
+            check_each_question(objective, model, theta, batch)
+        with recorded_twice():
+            live = {name: part.detach().requires_grad_() for name, part in theta.items()}
+            values = bound(live, batch)
+        for rows in values.split(questions_at_once(layout.size)):
             stop = start + len(rows)
-            gradients = torch.stack([layout.flatten(pull(row)) for row in rows])
-            chunk = values[rows.argmax(1)]
-            yield Questions(tuple(str(position) for position in range(start, stop)), chunk, gradients)
+            gradients = layout.flatten(gradient_rows(rows, live))
+            yield Questions(tuple(str(position) for position in range(start, stop)), rows.detach(), gradients)
             start = stop
     if not start:
         raise ObjectiveError("each_of got no batches; needed at least one that comes back every time.")
+
+
+def check_each_question(objective: EachOf, model: nn.Module, theta: Params, batch: Batch) -> None:
+    """Looks at the questions of one batch before they are relied on; see `check_question`.
+
+    Args:
+        objective: From `each_of`.
+        model: The trained module.
+        theta: The parameters to differentiate by.
+        batch: One of the objective's.
+
+    Raises:
+        NondeterministicError: If the questions are random.
+        ObjectiveError: If their derivatives do not belong to their values.
+    """
+    bound, few = bind(objective.losses, model), first_samples(batch, length_of(batch))
+    small = batch if few is None else few[0]
+    check_question(lambda params: bound(params, small), theta, lambda: None)
 
 
 def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:

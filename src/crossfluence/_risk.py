@@ -9,18 +9,19 @@ from functools import cached_property
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import grad, vmap
 
 from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._contents import content_hash
 from ._data import Batches, Reading, digest, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
-from ._functional import all_finite, bind, each_direction, gradient_of, jvp, pullback, undisturbed
+from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
-from ._probes import birthplace, probe_loss
+from ._non_finite import birthplace
+from ._probes import Examined, Subject, examine, refuse_once_differentiable
 from ._types import Batch, Id, Params, SampleLoss
+from ._ways import AbstractWay, value_and_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Risk(AbstractRisk):
             object.__setattr__(self, name, value)
         with undisturbed():
             _, batch, weights = next(self.passes())
-            probe_loss(kind, self.model, theta, self.total, batch, weights)
+            object.__setattr__(self, "examined", examine(Subject(kind, self.model, theta, self.total), batch, weights))
 
     # Set in __post_init__, derived from the fields above.
     rows: dict[Id, int] = field(init=False, repr=False)
@@ -105,6 +106,28 @@ class Risk(AbstractRisk):
     """Training mode of each module."""
     total: Callable[[Params, Params, Batch, Tensor], Tensor] = field(init=False, repr=False)
     """`(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses."""
+    examined: Examined = field(init=False, repr=False)
+    """What a first look at the loss found."""
+
+    @property
+    def first(self) -> AbstractWay:
+        """The way to differentiate the loss once along a direction."""
+        return self.examined.first
+
+    @property
+    def second(self) -> AbstractWay:
+        """The way to differentiate the loss twice."""
+        return self.examined.second
+
+    @property
+    def precision(self) -> float:
+        """The relative rounding error of the loss as it is really computed."""
+        return self.examined.precision
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for every report."""
+        return self.examined.notes
 
     @property
     def kind(self) -> AbstractLoss:
@@ -195,7 +218,7 @@ class Risk(AbstractRisk):
         parts = []
         with undisturbed():
             for index, batch, weights in self.passes(verify=True):
-                part = each_direction(self._batch_sensitivity(batch, weights), directions)  # (m, b)
+                part = self._sensitivities(batch, weights, directions)  # (m, b)
                 if not all_finite(part):
                     raise NonFiniteError(self.blame(index, batch))
                 parts.append(part.T.to(self.weights))
@@ -223,21 +246,22 @@ class Risk(AbstractRisk):
         parts = []
         for index, batch in enumerate(candidates):
             ones = self.weights.new_ones(length_of(batch))
-            part = each_direction(self._batch_sensitivity(batch, ones), directions)
+            part = self._sensitivities(batch, ones, directions)
             if not all_finite(part):
                 raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
             parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
 
-    def _batch_sensitivity(self, batch: Batch, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        def field_along(direction: Tensor, w: Tensor) -> Tensor:
-            along = self.layout.unflatten(direction)
-            return jvp(lambda theta: self.total(theta, self.theta, batch, w), self.theta, along)
-
+    def _sensitivities(
+        self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]
+    ) -> Shaped[Tensor, "m b"]:
         if self.kind.per_sample:
             losses = bind(self.kind.losses, self.model)
-            return lambda u: jvp(lambda theta: losses(theta, batch), self.theta, self.layout.unflatten(u))
-        return lambda u: grad(field_along, argnums=1)(u, weights)
+            return self.first.derivatives(lambda theta: losses(theta, batch), self.theta, self.layout, directions)
+        return self.second.sensitivities(self._weighed(batch), self.theta, self.layout, directions, weights)
+
+    def _weighed(self, batch: Batch) -> Callable[[Params, Params, Tensor], Tensor]:
+        return lambda live, still, weights: self.total(live, still, batch, weights)
 
     def influences(self) -> Iterator[Shaped[Tensor, "b p"]]:
         r"""The rows $\partial g/\partial w_i$ of every sample, batch by batch; needs memory for b times p numbers.
@@ -249,17 +273,25 @@ class Risk(AbstractRisk):
             NonFiniteError: If a batch gives a NaN, with its number.
         """
         for index, batch, weights in self.passes(verify=True):
-            _, pull = pullback(lambda theta, batch=batch, w=weights: self._terms(theta, batch, w), self.theta)
-            eye = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
-            rows = self.layout.flatten(vmap(pull)(eye)) / self.n
+            rows = self.layout.flatten(self._rows(batch, weights)) / self.n
             if not all_finite(rows):
                 raise NonFiniteError(self.blame(index, batch))
             yield rows
 
-    def _terms(self, theta: Params, batch: Batch, weights: Tensor) -> Tensor:
-        if self.kind.per_sample:
-            return bind(self.kind.losses, self.model)(theta, batch).to(weights)
-        return grad(self.total, argnums=3)(theta, self.theta, batch, weights)
+    def _rows(self, batch: Batch, weights: Tensor) -> Params:
+        if not self.kind.per_sample:
+            return self.second.rows(self._weighed(batch), self.theta, weights)
+        losses = bind(self.kind.losses, self.model)
+        return value_and_rows(lambda theta: losses(theta, batch), self.theta)[1]
+
+    def refuse_once_differentiable(self) -> None:
+        """Makes sure that plain autograd differentiates the loss twice.
+
+        Raises:
+            UnsupportedError: If a second derivative is missing or wrong.
+        """
+        _, batch, weights = next(self.passes())
+        refuse_once_differentiable(Subject(self.kind, self.model, self.theta, self.total), batch, weights)
 
     def labels_of(self, index: int) -> tuple[Id, ...]:
         """The ids of one batch.
@@ -289,7 +321,7 @@ class Risk(AbstractRisk):
         ids = self.labels_of(index)
         culprit = ""
         if self.kind.per_sample:
-            bad = (~self.kind.losses(self.model, batch).isfinite()).nonzero().flatten().tolist()
+            bad = (~evaluated(lambda: self.kind.losses(self.model, batch)).isfinite()).nonzero().flatten().tolist()
             culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
         ones = self.weights.new_ones(len(ids))
         place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)

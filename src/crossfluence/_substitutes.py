@@ -65,6 +65,20 @@ STAND_INS: tuple[tuple[Any, str, Any], ...] = (
 
 
 @contextlib.contextmanager
+def original_functions() -> Iterator[None]:
+    """Inside `exact_functions`, PyTorch's own functions once more.
+
+    Yields:
+        Nothing.
+    """
+    SPECTRAL.forward, HOOKED_SPECTRAL.compute_weight = _SPECTRAL_FORWARD, _SPECTRAL_WEIGHT
+    try:
+        yield
+    finally:
+        SPECTRAL.forward, HOOKED_SPECTRAL.compute_weight = _spectral_forward, _spectral_weight
+
+
+@contextlib.contextmanager
 def exact_functions() -> Iterator[None]:
     """Puts the stand-ins in place, and the originals back; callers see to it that no other thread computes.
 

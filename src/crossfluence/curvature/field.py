@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.func import grad
 
 from .._errors import NonFiniteError
-from .._functional import all_finite, each_direction, jvp
+from .._functional import all_finite
 from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
+
+
+Along: TypeAlias = Callable[[Tensor, Batch, Tensor], Params]
+"""Directions, a batch and its weights to one product for each direction."""
 
 
 @dataclass(frozen=True)
@@ -28,37 +33,29 @@ class FieldJacobian(AbstractCurvature):
     """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """J v for each row, forward over reverse."""
-
-        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
-            def training_field(theta: Params) -> Params:
-                return grad(risk.total)(theta, theta, batch, weights)
-
-            return jvp(training_field, risk.theta, risk.layout.unflatten(direction))
-
-        return accumulate(along, risk, vectors)
+        """J v for each row, in the way that the risk found to be right."""
+        products = risk.second.symmetric_products if risk.symmetric else risk.second.products
+        return accumulate(_by(products, risk), risk, vectors)
 
     def _transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Jᵀ v for each row, reverse over forward."""
+        """Jᵀ v for each row."""
         if risk.symmetric:
             return self._product(risk, vectors)
-
-        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
-            tangent = risk.layout.unflatten(direction)
-
-            def field_along(theta: Params) -> Tensor:
-                return jvp(lambda t: risk.total(t, theta, batch, weights), theta, tangent)
-
-            return grad(field_along)(risk.theta)
-
-        return accumulate(along, risk, vectors)
+        return accumulate(_by(risk.second.transposed_products, risk), risk, vectors)
 
 
-def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+def _by(products: Callable[..., Params], risk: Risk) -> Along:
+    def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:
+        return products(lambda live, still: risk.total(live, still, batch, weights), risk.theta, risk.layout, directions)
+
+    return along
+
+
+def accumulate(along: Along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
     """Sums a product over the batches, divides by n and adds the l2 term; batches whose weights are all zero are free.
 
     Args:
-        along: `(direction, batch, weights)` to named tensors.
+        along: `(directions, batch, weights)` to named tensors, one product in each row.
         risk: Gives the batches.
         vectors: One direction in each row.
 
@@ -72,7 +69,7 @@ def accumulate(along, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tens
     for index, batch, weights in risk.passes():
         if not weights.any():
             continue
-        part = each_direction(lambda v, b=batch, w=weights: along(v, b, w), vectors)
+        part = along(vectors, batch, weights)
         if not all(map(all_finite, part.values())):
             raise NonFiniteError(risk.blame(index, batch, "A second derivative of the loss"))
         risk.layout.add(total, part, 1 / risk.n)

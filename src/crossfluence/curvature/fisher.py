@@ -13,11 +13,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._errors import UnsupportedError
-from .._functional import bind, each_direction, jvp, pullback
+from .._functional import bind
 from .._losses import OnOutputs
 from .._params import wide
 from .._risk import Risk
-from .._types import Batch
+from .._types import Batch, Params
 from .base import AbstractCurvature
 from .outputs import Roots, square_root
 
@@ -45,20 +45,28 @@ class AbstractFisher(AbstractCurvature):
         """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the outputs, and back: one graph of each batch serves all its roots."""
+        """Along the outputs, and back: one forward pass of each batch serves all its roots."""
         total = risk.decay * vectors
         for _, batch, roots in self.roots(risk):
             outputs = bind(roots.outputs, risk.model)
-            z, pull = pullback(lambda theta, f=outputs, b=batch: f(theta, b), risk.theta)
-            for direction in roots.directions(z):
 
-                def along(v: Tensor, f=outputs, b=batch, pull=pull, z=z, direction=direction) -> Tensor:
-                    moved = jvp(lambda theta: f(theta, b), risk.theta, risk.layout.unflatten(v)) * direction
-                    lengths = moved.reshape(len(z), -1).sum(1).reshape(-1, *[1] * (z.ndim - 1))
-                    return risk.layout.flatten(pull((lengths * direction).to(z)))
+            def values(theta: Params, outputs=outputs, batch=batch) -> Tensor:
+                return outputs(theta, batch)
 
-                total = total + each_direction(along, vectors) / risk.n
+            moves = risk.first.derivatives(values, risk.theta, risk.layout, vectors)  # (m, b, ...)
+
+            def cotangents(z: Tensor, moves=moves, roots=roots) -> Tensor:
+                return sum((_outer(moves, direction) for direction in roots.directions(z)), torch.zeros_like(moves))
+
+            found = risk.first.pulled(values, risk.theta, cotangents)
+            risk.layout.add(total, found, 1 / risk.n)
         return total
+
+
+def _outer(moves: Shaped[Tensor, "m b *out"], direction: Shaped[Tensor, "b *out"]) -> Shaped[Tensor, "m b *out"]:
+    """Each sample's move along a direction, times the direction."""
+    lengths = (moves * direction).flatten(2).sum(2) if moves.ndim > 2 else moves * direction
+    return lengths.reshape(*lengths.shape, *[1] * (moves.ndim - 2)) * direction
 
 
 @dataclass(frozen=True)

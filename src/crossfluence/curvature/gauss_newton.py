@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from .._errors import UnsupportedError
-from .._functional import bind, gradient_of, jvp, pullback
+from .._functional import bind, each_direction, jvp
 from .._losses import OnOutputs
 from .._risk import Risk
 from .._types import Batch, Params
@@ -41,23 +41,17 @@ class GaussNewton(AbstractCurvature):
             )
         outputs = bind(loss.outputs, risk.model)
 
-        def moved(direction: Tensor, batch: Batch) -> Tensor:
-            return jvp(lambda theta: outputs(theta, batch), risk.theta, risk.layout.unflatten(direction))
-
         def bent(z: Tensor, move: Tensor, batch: Batch, weights: Tensor) -> Tensor:
             return jvp(grad(lambda at: (weights * loss.criterion(at, batch)).sum()), z, move)
 
-        def along(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
-            z, pull = pullback(lambda theta: outputs(theta, batch), risk.theta)
-            return pull(bent(z, moved(direction, batch), batch, weights))
+        def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:
+            def values(theta: Params) -> Tensor:
+                return outputs(theta, batch)
 
-        def alone(direction: Tensor, batch: Batch, weights: Tensor) -> Params:
-            move = moved(direction, batch)  # before the pass back, whose fused attention has no forward mode
+            def cotangents(z: Tensor) -> Tensor:
+                moves = risk.first.derivatives(values, risk.theta, risk.layout, directions)
+                return each_direction(lambda move: bent(z, move, batch, weights), moves)
 
-            def back(theta: Params) -> Tensor:
-                z = outputs(theta, batch)
-                return (z * bent(z.detach(), move, batch, weights)).sum()
+            return risk.first.pulled(values, risk.theta, cotangents)
 
-            return gradient_of(back, risk.theta)  # not under vmap, so it may free what it has read
-
-        return accumulate(alone if len(vectors) == 1 else along, risk, vectors)
+        return accumulate(along, risk, vectors)

@@ -15,6 +15,7 @@ from torch.func import grad, vmap
 
 from .._data import Batches
 from .._types import Batch, Params
+from .._ways import slope
 from .optimizers import AbstractOptimizer, State
 
 Field: TypeAlias = Callable[[int, Params, Params, Batch, Tensor], Params]
@@ -76,7 +77,9 @@ class Course:
         rows = self.rows[step]
         return (self.whole, weights) if rows is None else (self.data.take(rows), weights[..., rows])
 
-    def advance(self, point: Point, step: int, batch: Batch, weights: Shaped[Tensor, "*r b"]) -> Point:
+    def advance(
+        self, point: Point, step: int, batch: Batch, weights: Shaped[Tensor, "*r b"], *, differentiable: bool = False
+    ) -> Point:
         """One step, of one training or of many at once.
 
         Args:
@@ -84,25 +87,46 @@ class Course:
             step: Counted from 0.
             batch: From `part`.
             weights: From `part`.
+            differentiable: Whether a graph of the step is recorded, of one training.
 
         Returns:
             Where training is afterwards.
         """
-        field = self._field if weights.ndim == 1 else self._fields
-        gradient = field(step, point.theta, point.frozen, batch, weights)
+        if weights.ndim > 1:
+            gradient = self._fields(step, point.theta, point.frozen, batch, weights)
+        else:
+            gradient = self._one_field(step, point.theta, point.frozen, batch, weights, differentiable)
         theta, state = self.optimizer.step(point.theta, gradient, point.state, step + 1, self.rates[step])
         return Point(theta, state, theta if (step + 1) % self.hold == 0 else point.frozen)
 
     def _field(self, step: int, theta: Params, frozen: Params, batch: Batch, weights: Shaped[Tensor, " b"]) -> Params:
-        """The direction against which a step of one training moves."""
+        """The direction against which a step of one training moves, as a function that can be vectorised."""
         with self._drawn(step):
             part = grad(self.total)(theta, frozen, batch, weights)
+        return self._whole_field(part, theta, weights)
+
+    def _one_field(
+        self,
+        step: int,
+        theta: Params,
+        frozen: Params,
+        batch: Batch,
+        weights: Shaped[Tensor, " b"],
+        differentiable: bool = False,
+    ) -> Params:
+        """The same by plain autograd, which asks nothing of the loss that training does not."""
+        with self._drawn(step):
+            part = slope(lambda live: self.total(live, frozen, batch, weights), theta, differentiable=differentiable)
+        return self._whole_field(part, theta, weights)
+
+    def _whole_field(self, part: Params, theta: Params, weights: Shaped[Tensor, " b"]) -> Params:
         return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
 
     @cached_property
     def _fields(self) -> Field:
         on_cpu = all(tensor.device.type == "cpu" for tensor in self.theta.values())
-        return _together(self._field, possible=self.seeds is None or on_cpu)  # fused dropout draws otherwise than vmap
+        possible = self.seeds is None or on_cpu  # fused dropout draws otherwise than vmap
+        return _together(self._field, self._one_field, possible=possible)
 
     @contextlib.contextmanager
     def _drawn(self, step: int) -> Iterator[None]:
@@ -115,8 +139,8 @@ class Course:
             yield
 
 
-def _together(function: Field, *, possible: bool) -> Field:
-    """The function for one training, on many at once: vectorised, or one by one where the user's code forbids it."""
+def _together(function: Field, one: Field, *, possible: bool) -> Field:
+    """Many trainings at once: vectorised, or one by one where the user's code forbids it."""
     vectorised = vmap(function, in_dims=(None, 0, 0, None, 0), randomness="same")
 
     def call(step: int, theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Params:
@@ -124,14 +148,12 @@ def _together(function: Field, *, possible: bool) -> Field:
         if possible and len(weights) > 1:
             try:
                 return vectorised(step, theta, frozen, batch, weights)
-            except RuntimeError as error:
-                if "vmap" not in str(error).lower():
-                    raise
-                possible = False  # `.item()` and the like
+            except Exception:  # `.item()`, layers without storage, functions of the user's own: they go one by one
+                possible = False
         each = [
-            function(step, {k: v[row] for k, v in theta.items()}, {k: v[row] for k, v in frozen.items()}, batch, w)
+            one(step, {k: v[row] for k, v in theta.items()}, {k: v[row] for k, v in frozen.items()}, batch, w)
             for row, w in enumerate(weights)
         ]
-        return {name: torch.stack([one[name] for one in each]) for name in theta}
+        return {name: torch.stack([part[name] for part in each]) for name in theta}
 
     return call

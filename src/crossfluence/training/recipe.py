@@ -200,6 +200,15 @@ class Recipe:
         """
         return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids)
 
+    def refuse_once_differentiable(self) -> None:
+        """Makes sure that every step can be differentiated.
+
+        Raises:
+            UnsupportedError: If the second derivative of the loss is missing or wrong.
+        """
+        with undisturbed():
+            self._start.refuse_once_differentiable()
+
     def course(self) -> Course:
         """All steps of the training, for whoever walks through them."""
         rows = tuple(self._schedule())

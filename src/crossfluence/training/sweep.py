@@ -10,14 +10,15 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.func import vjp, vmap
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from tqdm.auto import tqdm
 
 from .._errors import NonFiniteError
-from .._functional import VECTORS_AT_ONCE, undisturbed
+from .._functional import recorded_twice, undisturbed
 from .._objective import Questions, questions
 from .._params import Layout
 from .._types import Batch, Objective, Params
+from .._ways import pulled_rows
 from .course import Course, Point
 from .recipe import Recipe
 
@@ -67,11 +68,13 @@ def swept(recipe: Recipe, objective: Objective, variable: Variable, keep: int | 
 
     Raises:
         NonFiniteError: If training diverged, or a derivative is not finite.
+        UnsupportedError: If the model cannot be differentiated twice.
         ValueError: If fewer than two points may be kept.
     """
     if keep is not None and keep < 2:
         raise ValueError(f"Got keep={keep}; needed at least 2 points, or None for as many as fit.")
     with undisturbed():
+        recipe.refuse_once_differentiable()
         course = recipe.course()
         like, _ = variable(*course.part(0, recipe.ones))  # first of all: it may refuse the data
         point = course.start(course.theta)
@@ -162,9 +165,21 @@ def _add_up(
     first = largest = float(layout.flatten(cotangent.theta).norm())
     for step, point in tqdm(backwards, total=len(run.course), desc="replay", unit="step", disable=None, leave=False):
         value, put = variable(*run.course.part(step, run.weights))
-        pull = vjp(lambda at, v, step=step, put=put: run.course.advance(at, step, *put(v)), point, value)[1]
-        cotangent, effect = vmap(pull, chunk_size=VECTORS_AT_ONCE)(cotangent)
+        cotangent, effect = _pulled(run.course, step, point, value, put, cotangent)
         largest = max(largest, float(layout.flatten(cotangent.theta).norm()))
         rows = run.course.rows[step]
         effects[:, slice(None) if rows is None else rows] += effect
     return largest / first
+
+
+def _pulled(
+    course: Course, step: int, point: Point, value: Tensor, put: Put, cotangent: Point
+) -> tuple[Point, Shaped[Tensor, "m b *each"]]:
+    """Cotangents of the point after a step to those of the point before it, and of what is differentiated in it."""
+    parts, form = tree_flatten(point)
+    with recorded_twice():
+        inputs = [part.detach().requires_grad_() for part in (*parts, value)]
+        before = tree_unflatten(inputs[:-1], form)
+        after = course.advance(before, step, *put(inputs[-1]), differentiable=True)
+        *found, effect = pulled_rows(tree_leaves(after), inputs, tree_leaves(cotangent))
+    return tree_unflatten(found, form), effect
