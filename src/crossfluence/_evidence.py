@@ -149,7 +149,10 @@ def _bend(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answer
     if not stands_in or first.solution is None or first.energy is None:
         return 1.0
     u, energy = first.solution.vectors[:1], float(first.energy[0])
-    own = float((Hessian().product(risk, u) * u).sum()) + inverse.damping * float(u.square().sum())
+    try:
+        own = float((Hessian().product(risk, u) * u).sum()) + inverse.damping * float(u.square().sum())
+    except CrossfluenceError:  # the loss has no second derivative
+        return float("nan")
     return own / energy if energy else 1.0
 
 

@@ -85,7 +85,10 @@ class Look:
             with differentiating():
                 found = torch.autograd.grad(total, list(live.values()), allow_unused=True)
         reached = any(part is not None for part in found)
-        dense = (torch.zeros_like(live[name]) if part is None else strided(part) for name, part in zip(live, found, strict=True))
+        dense = (
+            torch.zeros_like(live[name]) if part is None else strided(part)
+            for name, part in zip(live, found, strict=True)
+        )
         slope = self.layout.flatten(dict(zip(theta, dense, strict=True)))
         return Point(terms.detach(), slope, tuple(own_functions(terms)), reached)
 

@@ -252,9 +252,7 @@ class Risk(AbstractRisk):
             parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
 
-    def _sensitivities(
-        self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]
-    ) -> Shaped[Tensor, "m b"]:
+    def _sensitivities(self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m b"]:
         if self.kind.per_sample:
             losses = bind(self.kind.losses, self.model)
             return self.first.derivatives(lambda theta: losses(theta, batch), self.theta, self.layout, directions)

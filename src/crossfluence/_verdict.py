@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ class Evidence:
         strongest: The largest score of each question in size, in the same unit.
         errors: How far the solve leaves each question's scores open, in the same unit.
         damped: For each question the share of what was solved that is damping.
-        bend: Curvature of the loss along the first solution over that which was solved with; 1 where they are one.
+        bend: Curvature of the loss along the first solution over that which was solved with; 1 where they are one, NaN
+            where it is not known.
         kinks: Jumps of the samples' slopes at the trained parameters, over the sum of their sizes.
         lowest: A negative eigenvalue that the damping does not outweigh; `None` where there is none.
         approximation: What the solver leaves out, as a clause; empty where it solves with the curvature itself.
@@ -268,6 +270,8 @@ def _damping(evidence: Evidence) -> Finding | None:
 def _bend(evidence: Evidence) -> Finding | None:
     if BENT[0] <= evidence.bend <= BENT[1]:
         return None
+    if math.isnan(evidence.bend):
+        return Finding("order", "the curvature that was solved with could not be compared with that of the loss")
     return Finding(
         "order",
         f"along the solution the loss curves {evidence.bend:.2g} times as much as the curvature that was solved with",

@@ -46,7 +46,9 @@ class FieldJacobian(AbstractCurvature):
 
 def _by(products: Callable[..., Params], risk: Risk) -> Along:
     def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:
-        return products(lambda live, still: risk.total(live, still, batch, weights), risk.theta, risk.layout, directions)
+        return products(
+            lambda live, still: risk.total(live, still, batch, weights), risk.theta, risk.layout, directions
+        )
 
     return along
 
