@@ -13,7 +13,7 @@ UNRELIABLE = pytest.mark.filterwarnings("ignore::crossfluence._errors.Unreliable
 
 
 def pytest_collection_modifyitems(items):
-    """Scores of a problem that was not trained to its minimum come with a warning, as they should; laws hold there too."""
+    """Scores of a problem without a minimum come with a warning, as they should; laws hold there too."""
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if any(getattr(value, "converges", True) is False for value in values):
