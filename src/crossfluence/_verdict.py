@@ -264,7 +264,7 @@ def _damping(evidence: Evidence) -> Finding | None:
     share = max(evidence.damped, default=0.0)
     if share <= DAMPED:
         return None
-    return Finding("order", f"{share:.0%} of what was solved is damping, which makes scores too small", "Lower it.")
+    return Finding("order", f"{share:.0%} of what was solved is damping in place of curvature", "Lower it.")
 
 
 def _bend(evidence: Evidence) -> Finding | None:
