@@ -130,6 +130,9 @@ def gradient_of(function: Callable[[Params], Tensor], theta: Params) -> Params:
 
     Returns:
         Named tensors; zeros where the value does not depend on one.
+
+    Raises:
+        RuntimeError: Of PyTorch's, as an `UnsupportedError`, if the backward pass fails.
     """
     with differentiating():
         try:
@@ -198,13 +201,10 @@ def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tenso
     """
     if len(directions) == 1:
         return tree_map(lambda part: part.unsqueeze(0), function(directions[0]))
-    try:
+    with contextlib.suppress(RuntimeError):  # `.item()`, sparse tensors and the like: one by one
         return vmap(function, chunk_size=VECTORS_AT_ONCE)(directions)
-    except RuntimeError as error:
-        if "vmap" not in str(error):
-            raise
-        each = [function(direction) for direction in directions]  # `.item()` and the like: one by one
-        return tree_map(lambda *parts: torch.stack(parts), *each)
+    each = [function(direction) for direction in directions]
+    return tree_map(lambda *parts: torch.stack(parts), *each)
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -221,6 +221,7 @@ def differentiating() -> Iterator[None]:
 
     Raises:
         UnsupportedError: If the backward pass fails.
+        RuntimeError: If memory runs out.
     """
     try:
         yield

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -24,6 +23,7 @@ FIRST_DISAGREEMENT = 0.05  # share of a first derivative; kinks and rounding sta
 EXACT_DISAGREEMENT = 1e-3  # share of a first derivative by another way, without kinks
 SECOND_DISAGREEMENT = 0.02  # share of a product with the curvature
 COARSE = 1e-4  # rounding beyond which differences tell nothing
+ELSEWHERE = (-1.0, 0.5)  # factors of the parameters
 ROUNDINGS = 100  # rounding errors of a value that a difference may hold
 
 Terms = Callable[[Params, Params], Tensor]
@@ -112,9 +112,9 @@ class Look:
             yield Around(direction, step, ahead, behind)
 
     @cached_property
-    def opposite(self) -> Point:
-        """The loss where all parameters have the other sign: how large the terms are that cancel in a perfect fit."""
-        return self.at({name: -part for name, part in self.theta.items()})
+    def elsewhere(self) -> tuple[Point, ...]:
+        """The loss at parameters of other sign and size: how large the terms are that cancel in a perfect fit."""
+        return tuple(self.at({name: scale * part for name, part in self.theta.items()}) for scale in ELSEWHERE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +142,12 @@ class Around:
         noise = ROUNDINGS * look.precision * _largest(p.terms for p in (self.ahead, self.behind, here, *others))
         return _share(abs(difference - derivative) - noise / self.step - bend, abs(difference), abs(derivative))
 
-    def first_gap(self, look: Look, here: Point, way: AbstractWay) -> float:
+    def first_gap(self, look: Look, here: Point, way: AbstractWay, *others: Point) -> float:
         """How far a way's derivative along the direction is from the gradient's."""
         found = way.derivatives(lambda at: look.terms(at, at), look.theta, look.layout, self.direction[None])[0]
         derivative, wanted = float((look.signs.to(found) * found).sum()), float(here.slope @ self.direction)
-        size = float(found.abs().sum())  # terms that cancel in the sum
+        lengths = (float((point.slope * self.direction).abs().sum()) for point in (here, *others))
+        size = max(float(found.abs().sum()), *lengths)  # terms that cancel in the sum
         return _share(abs(derivative - wanted) - ROUNDINGS * look.precision * size, abs(wanted), abs(derivative))
 
     def second_gap(self, look: Look, here: Point, way: AbstractWay, *others: Point) -> float:
@@ -228,19 +229,26 @@ def choose(look: Look, here: Point, around: Iterable[Around]) -> Chosen:
 
     def agreeing(gap: Callable[[Around, AbstractWay], float], limit: float) -> AbstractWay | None:
         for way in (Forward(), Reverse()):
-            try:
-                if not disagree((gap(place, way) for place in around), limit):
-                    return way
-                refused.append(f"{type(way).__name__} disagrees with the gradient")
-            except Exception as error:
-                refused.append(str(error).strip().partition("\n")[0])
+            if not (reason := refusal(way, gap, limit)):
+                return way
+            refused.append(reason)
         return None
 
+    def refusal(way: AbstractWay, gap: Callable[[Around, AbstractWay], float], limit: float) -> str:
+        try:
+            wrong = disagree((gap(place, way) for place in around), limit)
+        except Exception as error:
+            return str(error).strip().partition("\n")[0] or type(error).__name__
+        return f"{type(way).__name__} disagrees with the gradient" if wrong else ""
+
     last = Difference(look.precision)
-    first = agreeing(lambda place, way: place.first_gap(look, here, way), EXACT_DISAGREEMENT)
-    second = agreeing(lambda place, way: place.second_gap(look, here, way), SECOND_DISAGREEMENT) or agreeing(
-        lambda place, way: place.second_gap(look, here, way, look.opposite), SECOND_DISAGREEMENT
-    )
+
+    def chosen(gap: Callable[..., float], limit: float) -> AbstractWay | None:
+        """In a perfect fit, rounding is that of the terms that cancel: only then are they looked at."""
+        plain = agreeing(lambda place, way: gap(place, look, here, way), limit)
+        return plain or agreeing(lambda place, way: gap(place, look, here, way, *look.elsewhere), limit)
+
+    first, second = chosen(Around.first_gap, EXACT_DISAGREEMENT), chosen(Around.second_gap, SECOND_DISAGREEMENT)
     return Chosen(first or last, second or last, tuple(refused))
 
 
@@ -258,7 +266,7 @@ def agrees(look: Look, here: Point, around: Iterable[Around], way: AbstractWay) 
     """
     return any(
         not disagree((place.second_gap(look, here, way, *others) for place in around), SECOND_DISAGREEMENT)
-        for others in ((), (look.opposite,))
+        for others in ((), look.elsewhere)
     )
 
 

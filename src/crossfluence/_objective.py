@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ._data import probe
 from ._errors import NonFiniteError, ObjectiveError
-from ._functional import bind, evaluated, recorded_twice
+from ._functional import bind, differentiating, evaluated, recorded_twice
 from ._losses import checked_losses, length_of
 from ._params import Layout
 from ._question_checks import check_question
@@ -184,7 +184,8 @@ def refuse_independent(theta: Params) -> NoReturn:
     raise ObjectiveError(
         f"The objective does not depend on the trained parameters {list(theta)[:3]}: its gradient is zero. "
         f"Compute it from the model that is passed in, without .detach(), .item(), torch.no_grad(), "
-        f"torch.inference_mode(), argmax or rounding."
+        f"torch.inference_mode(), argmax or rounding. If it is a loss that the model fits perfectly, its gradient is "
+        f"below the precision: ask in float64, model.double()."
     )
 
 
@@ -219,7 +220,7 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
         names.append(found)
         return values
 
-    check_question(stacked, theta, lambda: names[0])
+    check_question(stacked, model, theta, lambda: names[0])
     values, gradients = value_and_rows(stacked, theta)
     return Questions(names[-1], values, Layout.of(theta).flatten(gradients))
 
@@ -237,7 +238,7 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
             return losses(params).sum().reshape(1)
 
         if not count:
-            check_question(total, theta, lambda: (DEFAULT_NAME,))
+            check_question(total, model, theta, lambda: (DEFAULT_NAME,))
         part, rows = value_and_rows(total, theta)
         values, gradients = values + part[0], gradients + layout.flatten(rows)[0]
         count += length_of(batch)
@@ -254,11 +255,12 @@ def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterat
             check_each_question(objective, model, theta, batch)
         with recorded_twice():
             live = {name: part.detach().requires_grad_() for name, part in theta.items()}
-            values = bound(live, batch)
-        for rows in values.split(questions_at_once(layout.size)):
-            stop = start + len(rows)
-            gradients = layout.flatten(gradient_rows(rows, live))
-            yield Questions(tuple(str(position) for position in range(start, stop)), rows.detach(), gradients)
+            chunks = bound(live, batch).split(questions_at_once(layout.size))
+        for values in chunks:
+            stop = start + len(values)
+            with differentiating():
+                gradients = layout.flatten(gradient_rows(values, live))
+            yield Questions(tuple(str(position) for position in range(start, stop)), values.detach(), gradients)
             start = stop
     if not start:
         raise ObjectiveError("each_of got no batches; needed at least one that comes back every time.")
@@ -279,7 +281,7 @@ def check_each_question(objective: EachOf, model: nn.Module, theta: Params, batc
     """
     bound, few = bind(objective.losses, model), first_samples(batch, length_of(batch))
     small = batch if few is None else few[0]
-    check_question(lambda params: bound(params, small), theta, lambda: None)
+    check_question(lambda params: bound(params, small), model, theta, lambda: None)
 
 
 def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:

@@ -102,6 +102,28 @@ def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") ->
     )
 
 
+def moving(model: nn.Module, theta: Params) -> Params:
+    """1 for every entry that training moves, and 0 for the padding rows of embeddings, whose gradient is always zero.
+
+    Args:
+        model: The trained module.
+        theta: Its trained parameters.
+
+    Returns:
+        Named tensors of the parameters' shapes.
+    """
+    ones = {name: torch.ones_like(part) for name, part in theta.items()}
+    names = {id(part): name for name, part in model.named_parameters()}
+    uses = [id(part) for module in model.modules() for part in module.parameters(recurse=False)]
+    for module in model.modules():
+        row = getattr(module, "padding_idx", None)
+        weight = getattr(module, "weight", None)
+        name = names.get(id(weight))
+        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1 and name in ones:
+            ones[name][row] = 0
+    return ones
+
+
 def put(theta: Params, model: nn.Module) -> None:
     """Writes parameters into a model in place.
 

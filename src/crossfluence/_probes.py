@@ -13,10 +13,10 @@ from ._errors import CoupledLossError, LossShapeError, NondeterministicError, Un
 from ._functional import bind, evaluated
 from ._looks import COARSE, FIRST_DISAGREEMENT, ROUNDINGS, Around, Look, Point, Remembered, agrees, choose, disagree
 from ._losses import AbstractLoss, PerSample
-from ._params import Layout, fingerprint
+from ._params import Layout, fingerprint, moving
 from ._precision import coarsest_precision
 from ._samples import first_samples
-from ._state import moved_statistics, moving
+from ._state import moved_statistics
 from ._types import Batch, Params
 from ._ways import AbstractWay, Difference, Forward, Reverse
 
@@ -61,18 +61,20 @@ class Subject:
 
     def look(self, batch: Batch, weights: Tensor, precision: float) -> Look:
         """The losses of a batch, or the one loss of a batch whose samples are coupled."""
-        layout, signs = Layout.of(self.theta), torch.ones(1)
-        if self.kind.per_sample:
-            losses = bind(self.kind.losses, self.model)
-            signs = torch.randint(2, weights.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        losses = bind(self.kind.losses, self.model)
 
-        def terms(live: Params, still: Params) -> Tensor:
-            if self.kind.per_sample:
-                return losses(live, batch)
+        def each(live: Params, still: Params) -> Tensor:
+            return losses(live, batch)
+
+        def together(live: Params, still: Params) -> Tensor:
             return self.total(live, still, batch, weights).reshape(1)
 
-        flat = layout.flatten(moving(self.model, self.theta))
-        return Look(terms, self.theta, layout, signs.to(weights), flat, precision)
+        layout, terms, signs = Layout.of(self.theta), together, weights.new_ones(1)
+        if self.kind.per_sample:
+            drawn = torch.randint(2, weights.shape, generator=torch.Generator().manual_seed(0))
+            terms, signs = each, (2 * drawn - 1).to(weights)
+        moves = layout.flatten(moving(self.model, self.theta))
+        return Look(terms, self.theta, layout, signs, moves, precision)
 
 
 def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
@@ -173,7 +175,7 @@ def _compared(subject: Subject, look: Look, here: Point) -> Examined:
         if subject.kind.symmetric:
             _refuse_stopped_gradients(look, here, around)
         chosen = choose(look, here, around)
-    notes = [] if not moved else [_held(moved)]
+    notes = [_held(moved[0], len(moved))] if moved else []
     if isinstance(chosen.second, Difference):
         names = ", ".join(here.functions)
         notes.append(
@@ -183,10 +185,10 @@ def _compared(subject: Subject, look: Look, here: Point) -> Examined:
     return Examined(look.precision, chosen.first, chosen.second, moved, tuple(notes))
 
 
-def _held(moved: tuple[str, ...]) -> str:
-    more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+def _held(name: str, count: int) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
     return (
-        f"Running statistics ({moved[0]}{more}) moved in training and are constants here: what samples did through "
+        f"Running statistics ({name}{more}) moved in training and are constants here: what samples did through "
         f"them is left out, so sizes may be off."
     )
 
@@ -194,7 +196,7 @@ def _held(moved: tuple[str, ...]) -> str:
 def _refuse_stopped_gradients(look: Look, here: Point, around: Iterable[Around]) -> None:
     """Compares the derivative with differences of the value; a detached part of the loss makes them disagree."""
     if disagree((place.value_gap(look, here) for place in around), FIRST_DISAGREEMENT) and disagree(
-        (place.value_gap(look, here, look.opposite) for place in around), FIRST_DISAGREEMENT
+        (place.value_gap(look, here, *look.elsewhere) for place in around), FIRST_DISAGREEMENT
     ):
         names = f" (perhaps in {', '.join(here.functions)})" if here.functions else ""
         raise UnsupportedError(
@@ -218,9 +220,9 @@ def _refuse_random(look: Look, found: Tensor, before: Tensor | None) -> None:
     """Compares losses with those of another call; both calls without a graph, if rounding could be the reason."""
     again = evaluated(lambda: look.terms(look.theta, look.theta)) if before is None else before
     if _differs(found, again, look.precision):
-        twice = [evaluated(lambda: look.terms(look.theta, look.theta)) for _ in range(2)]
-        if _differs(*twice, look.precision):
-            first, second = (float(each.sum()) for each in twice)
+        one, two = (evaluated(lambda: look.terms(look.theta, look.theta)) for _ in range(2))
+        if _differs(one, two, look.precision):
+            first, second = float(one.sum()), float(two.sum())
             raise NondeterministicError(
                 f"The loss of one batch came out as {first:.6g} and then {second:.6g}: something in it is random. "
                 f"Call model.eval() to switch dropout off, and draw augmentations once, beforehand. A training that "
@@ -246,7 +248,7 @@ def _refuse_coupled(look: Look, here: Point, whole: Tensor) -> None:
     if not beyond(float(whole.abs().max())):
         return
     _refuse_random(look, alone, None)
-    if beyond(float(look.opposite.terms.abs().nan_to_num(posinf=0).max())):
+    if beyond(max(float(point.terms.abs().nan_to_num(posinf=0).max()) for point in look.elsewhere)):
         place = int(gap.argmax())
         raise CoupledLossError(
             f"The loss of sample {place} is {float(among[place]):.6g} in a batch of {len(whole)} and "

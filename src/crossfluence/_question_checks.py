@@ -6,24 +6,28 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._errors import NondeterministicError, ObjectiveError
 from ._functional import evaluated
-from ._looks import CLOSE, COARSE, DIRECTIONS, FIRST_DISAGREEMENT, ROUNDINGS, disagree, random_direction
-from ._params import Layout, coarseness
+from ._looks import CLOSE, COARSE, DIRECTIONS, ELSEWHERE, FIRST_DISAGREEMENT, ROUNDINGS, disagree, random_direction
+from ._params import Layout, coarseness, moving
 from ._precision import coarsest_precision
 from ._types import Params
 from ._ways import step_length, value_and_rows
 
 
 def check_question(
-    values: Callable[[Params], Shaped[Tensor, " m"]], theta: Params, names: Callable[[], tuple[str, ...] | None]
+    values: Callable[[Params], Shaped[Tensor, " m"]],
+    model: nn.Module,
+    theta: Params,
+    names: Callable[[], tuple[str, ...] | None],
 ) -> None:
     """Evaluates questions a few times near the trained parameters, and refuses what would make every score wrong.
 
     Args:
         values: The questions as a function of the parameters.
+        model: The trained module.
         theta: The trained parameters.
         names: Their names, once they were evaluated.
 
@@ -44,7 +48,13 @@ def check_question(
         )
     if precision >= COARSE:
         return
-    wrong = _disagreeing(values, theta, known, Layout.of(theta).flatten(rows), precision)
+    mask = Layout.of(theta).flatten(moving(model, theta))
+    rows, size = Layout.of(theta).flatten(rows), known.abs()
+    wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
+    if wrong.any():  # how large the terms are that cancel in a value near zero
+        others = [evaluated(lambda f=f: values({k: f * part for k, part in theta.items()})) for f in ELSEWHERE]
+        size = torch.stack([known, *others]).abs().nan_to_num(posinf=0).amax(0)
+        wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
     if wrong.any():
         place = int(wrong.nonzero()[0])
         told = names()
@@ -62,25 +72,31 @@ def _repeats(values: Callable[[Params], Tensor], theta: Params, precision: float
 
 
 def _disagreeing(
-    values: Callable[[Params], Tensor], theta: Params, here: Tensor, rows: Shaped[Tensor, "m p"], precision: float
+    values: Callable[[Params], Tensor],
+    theta: Params,
+    here: Tensor,
+    rows: Shaped[Tensor, "m p"],
+    mask: Shaped[Tensor, " p"],
+    size: Shaped[Tensor, " m"],
+    precision: float,
 ) -> Tensor:
     """Which questions' derivatives differ from differences of their values along most directions, beyond rounding."""
     layout = Layout.of(theta)
     flat, gaps = layout.flatten(theta), []
     for seed in range(DIRECTIONS):
-        direction = random_direction(layout, theta, seed)
+        direction = random_direction(layout, theta, seed) * mask
         step = step_length(precision, float(flat.norm()), direction)
-        ahead, behind = (
-            evaluated(lambda move=layout.split(direction * sign * step): values(
-                {name: part + move[name].to(part) for name, part in theta.items()}
-            ))
-            for sign in (1, -1)
-        )  # fmt: skip
+        moves = (layout.split(direction * sign * step) for sign in (1, -1))
+        ahead, behind = (_moved(values, theta, move) for move in moves)
         difference, derivative = (ahead - behind) / (2 * step), rows @ direction
         bend = (ahead + behind - 2 * here).abs() / step  # what a kink can do at most
-        noise = ROUNDINGS * precision * torch.stack([ahead.abs(), behind.abs(), here.abs()]).amax(0) / step
+        noise = ROUNDINGS * precision * torch.stack([size, ahead.abs(), behind.abs()]).amax(0) / step
         gap = (difference - derivative).abs() - noise - bend
         gaps.append((gap / torch.maximum(difference.abs(), derivative.abs()).clamp_min(1e-300)).cpu())
         if len(gaps) == 1 and float(gaps[0].max()) <= CLOSE * FIRST_DISAGREEMENT:
             break
     return torch.tensor([disagree(column, FIRST_DISAGREEMENT) for column in torch.stack(gaps).T.tolist()])
+
+
+def _moved(values: Callable[[Params], Tensor], theta: Params, move: Params) -> Tensor:
+    return evaluated(lambda: values({name: part + move[name].to(part) for name, part in theta.items()}))

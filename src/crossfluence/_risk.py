@@ -17,8 +17,8 @@ from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
-from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._non_finite import birthplace
+from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
 from ._types import Batch, Id, Params, SampleLoss
 from ._ways import AbstractWay, value_and_rows

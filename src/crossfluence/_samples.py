@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -54,13 +55,22 @@ def first_samples(batch: Batch, b: int) -> tuple[Batch, int] | None:
             return type(part)(first(item) for item in part)
         if part is None or isinstance(part, (str, bytes, int, float, bool)):
             return part
-        raise _CannotCutError
+        return _made_anew(part, first)
 
     try:
         small = first(batch)
     except Exception:  # a container that cannot be made anew
         return None
     return (small, count) if cut else None
+
+
+def _made_anew(whole: Any, first: Callable[[Any], Any]) -> Any:
+    """A plain object with its attributes cut."""
+    if not hasattr(whole, "__dict__") or isinstance(whole, type) or callable(whole):
+        raise _CannotCutError
+    made = copy.copy(whole)
+    made.__dict__.update({name: first(value) for name, value in vars(whole).items()})
+    return made
 
 
 class _CannotCutError(Exception):

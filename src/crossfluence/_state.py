@@ -10,34 +10,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from ._errors import UnsupportedError
 from ._functional import evaluated
-from ._looks import Look
+from ._looks import Look, random_direction
 from ._substitutes import SPECTRAL, original_functions
 from ._types import Params
 
 STATISTICS = (nn.modules.batchnorm._NormBase,)  # batch and instance normalisation
 ROUGH = 1e-2  # share of the loss by which a stored spectral norm may change it
-
-
-def moving(model: nn.Module, theta: Params) -> Params:
-    """1 for every entry that training moves, and 0 for the padding rows of embeddings, whose gradient is always zero.
-
-    Args:
-        model: The trained module.
-        theta: Its trained parameters.
-
-    Returns:
-        Named tensors of the parameters' shapes.
-    """
-    ones = {name: torch.ones_like(part) for name, part in theta.items()}
-    names = {id(part): name for name, part in model.named_parameters()}
-    uses = [id(part) for module in model.modules() for part in module.parameters(recurse=False)]
-    for module in model.modules():
-        row = getattr(module, "padding_idx", None)
-        weight = getattr(module, "weight", None)
-        if isinstance(row, int) and isinstance(weight, Tensor) and uses.count(id(weight)) == 1:
-            if (name := names.get(id(weight))) in ones:
-                ones[name][row] = 0
-    return ones
 
 
 def moved_statistics(model: nn.Module, look: Look) -> tuple[str, ...]:
@@ -61,14 +39,16 @@ def moved_statistics(model: nn.Module, look: Look) -> tuple[str, ...]:
     _refuse_rough_norm(model, look)
     known = {id(part) for module in model.modules() if _explained(module) for part in module.buffers(recurse=False)}
     buffers = {name: part for name, part in _saved_buffers(model) if id(part) not in known}
-    if buffers and (used := _used(model, look, buffers)) and (changed := _changed_in_training(model, look, used)):
+    used = _used(look, buffers) if buffers else []
+    by_data, by_parameters = _changed_in_training(model, look, used) if used else ([], [])
+    if by_parameters:
         raise UnsupportedError(
-            f"The loss depends on the buffer {changed[0]!r}, which the model changes in training mode and holds "
-            f"constant in evaluation mode: training moved it together with the parameters, so derivatives that hold it "
-            f"are wrong. Compute it inside forward from the parameters, as training would in the end; or, if training "
-            f"did not move it, keep the module from changing it."
+            f"The loss depends on the buffer {by_parameters[0]!r}, which in training mode follows the parameters and "
+            f"in evaluation mode is constant: training moved it along, so derivatives that hold it are wrong. Compute it "
+            f"inside forward from the parameters, as it comes out in the end; or, if training did not move it, keep "
+            f"the module from changing it."
         )
-    return layers
+    return (*layers, *(f"buffer {name!r}" for name in by_data))
 
 
 def _explained(module: nn.Module) -> bool:
@@ -108,30 +88,45 @@ def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{prefix}.{name}".lstrip("."), part
 
 
-def _used(model: nn.Module, look: Look, buffers: dict[str, Tensor]) -> list[str]:
+def _used(look: Look, buffers: dict[str, Tensor]) -> list[str]:
     """The buffers that the loss depends on."""
     tracked = {name: part.detach().clone().requires_grad_() for name, part in buffers.items()}
     terms = look.with_buffers(tracked)
     if terms is None or not terms.requires_grad:
         return []
-    found = torch.autograd.grad(terms.sum(), list(tracked.values()), allow_unused=True)
+    found = torch.autograd.grad([terms], list(tracked.values()), [torch.ones_like(terms)], allow_unused=True)
     return [name for name, part in zip(tracked, found, strict=True) if part is not None and part.any()]
 
 
-def _changed_in_training(model: nn.Module, look: Look, names: list[str]) -> list[str]:
-    """Those of the buffers that one pass in training mode changes; everything is put back."""
-    modes = [(module, module.training) for module in model.modules()]
-    kept = [(module, name, part, part.clone()) for module in model.modules() for name, part in module._buffers.items()
-            if part is not None]  # fmt: skip
+def _changed_in_training(model: nn.Module, look: Look, names: list[str]) -> tuple[list[str], list[str]]:
+    """Those of the buffers that a pass in training mode changes: by the data alone, and with the parameters."""
+    direction = random_direction(look.layout, look.theta, 0)
+    other = {name: part + 0.1 * look.layout.split(direction)[name] for name, part in look.theta.items()}
     before = {name: part.clone() for name, part in model.named_buffers() if name in names}
+    here, there = (_after_training_pass(model, look, theta) for theta in (look.theta, other))
+    if here is None or there is None:
+        return [], []
+    changed = [name for name, part in before.items() if not torch.equal(part, here[name])]
+    following = [name for name in before if not torch.equal(here[name], there[name])]
+    return [name for name in changed if name not in following], following
+
+
+def _after_training_pass(model: nn.Module, look: Look, theta: Params) -> dict[str, Tensor] | None:
+    """All buffers after a pass in training mode; everything is put back. Nothing, if the model cannot be run in it."""
+    modes = [(module, module.training) for module in model.modules()]
+    kept = [
+        (module, name, part, part.clone())
+        for module in model.modules()
+        for name, part in module._buffers.items()
+        if part is not None
+    ]
     try:
         for module, _ in modes:
             module.training = True
-        evaluated(lambda: look.terms(look.theta, look.theta))
-        now = dict(model.named_buffers())
-        return [name for name, part in before.items() if not torch.equal(part, now[name])]
-    except Exception:  # a model that cannot be run in training mode says nothing
-        return []
+        evaluated(lambda: look.terms(theta, theta))
+        return {name: part.clone() for name, part in model.named_buffers()}
+    except Exception:
+        return None
     finally:
         with torch.no_grad():
             for module, name, part, content in kept:

@@ -1,4 +1,4 @@
-"""Exact stand-ins for functions of PyTorch whose derivatives are wrong, missing, or hold constant what training moved."""
+"""Exact stand-ins for functions of PyTorch whose derivatives are wrong or missing, or hold what training moved."""
 
 from __future__ import annotations
 

@@ -61,10 +61,7 @@ class AbstractWay(ABC):
         """How the field along each direction changes with each weight."""
 
     def pulled(self, values: Values, theta: Params, cotangents: Callable[[Tensor], Tensor]) -> Params:
-        """Pull-backs of cotangents `(m, b, ...)`, which are made from the values: one product in each row.
-
-        The cotangents are made first, since forward mode needs other attention kernels than a pass back.
-        """
+        """Pulls back cotangents `(m, b, ...)`, made from the values after the graph, with other attention kernels."""
         with recorded():
             live = _tracked(theta)
             z = values(live)
@@ -278,9 +275,8 @@ def pulled_rows(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents:
     Returns:
         One for each input, with m in front of its shape.
     """
-    parts = []
-    for start in range(0, len(cotangents[0]), VECTORS_AT_ONCE):
-        parts.append(_rows_together(outputs, inputs, [part[start : start + VECTORS_AT_ONCE] for part in cotangents]))
+    chunks = zip(*(part.split(VECTORS_AT_ONCE) for part in cotangents), strict=True)
+    parts = [_rows_together(outputs, inputs, chunk) for chunk in chunks]
     return [torch.cat(each) for each in zip(*parts, strict=True)]
 
 

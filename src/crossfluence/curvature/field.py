@@ -15,7 +15,6 @@ from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
 
-
 Along: TypeAlias = Callable[[Tensor, Batch, Tensor], Params]
 """Directions, a batch and its weights to one product for each direction."""
 
