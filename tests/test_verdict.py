@@ -290,9 +290,10 @@ def test_each_measure_lowers_the_level():
 
 def test_trainings_decide_by_correlation_and_slope():
     predicted = [1.0, -1.0, 0.2, -0.1]
-    assert of_trainings(predicted, [1.1, -0.9, 0.2, -0.1], "x").level == "sizes"
-    assert of_trainings(predicted, [5.0, -5.0, 1.0, -0.5], "x").level == "order"
-    assert of_trainings(predicted, [0.1, 1.0, 3.0, 2.0], "x").level == "unreliable"
+    assert of_trainings(predicted, [1.1, -0.9, 0.2, -0.1], "x", "Do y.").level == "sizes"
+    assert of_trainings(predicted, [4.0, -4.0, 0.8, -0.4], "x", "Do y.").level == "order"
+    assert of_trainings(predicted, [0.01, -0.01, 0.002, -0.001], "x", "Do y.").level == "unreliable"
+    assert of_trainings(predicted, [0.1, 1.0, 3.0, 2.0], "x", "Do y.").advice == ("Do y.",)
 
 
 def test_the_report_says_how_many_solves_each_solver_did():

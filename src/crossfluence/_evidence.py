@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ._abstract_risk import AbstractRisk
 from ._errors import CrossfluenceError, NotConvergedWarning
-from ._functional import bind
+from ._functional import bind, evaluated
 from ._risk import Risk
 from ._scores import SolveReport
-from ._types import Params
+from ._types import Batch, Params
 from ._verdict import Evidence, suspicious
 from .curvature.hessian import Hessian
 from .solvers.base import AbstractInverse, Answers, Solution
@@ -91,9 +91,13 @@ def kinks(risk: Risk) -> float:
         return 0.0
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = 0.0
-    losses, seen = bind(risk.kind.losses, risk.model), 0
+    bound, seen = bind(risk.kind.losses, risk.model), 0
+
+    def losses(factor: float, batch: Batch) -> Tensor:
+        return evaluated(lambda: bound(_moved_by(risk.theta, along, factor), batch)).double()
+
     for _, batch, weights in risk.passes():
-        at = {s: losses(_moved_by(risk.theta, along, s), batch).double() for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
+        at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
         whole, half = ((at[s] - 2 * at[0.0] + at[-s]).abs().sum() for s in (1.0, 0.5))
         jumps += float(4 * half - whole)
         slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2

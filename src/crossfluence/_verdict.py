@@ -28,7 +28,7 @@ DAMPED = 0.2  # share of what was solved that is damping and no curvature
 BENT = (0.8, 1.25)  # curvature of the loss itself along the solution, over the one that was solved with
 KINKED = 0.003  # jumps of slopes over all slopes of the samples
 TRUE_SLOPE, TRUE = (0.67, 1.5), 0.9  # of trainings that were run to test the answer: sizes
-LOOSE = 0.6  # their correlation: order
+LOOSE_SLOPE, LOOSE = (0.2, 5.0), 0.6  # of the same: order
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,14 @@ def of_influence(evidence: Evidence) -> Verdict:
     return verdict_of(findings, ended)
 
 
-def of_trainings(predicted: Sequence[float], actual: Sequence[float], what: str) -> Verdict:
+def of_trainings(predicted: Sequence[float], actual: Sequence[float], what: str, advice: str) -> Verdict:
     """The verdict on scores that were tested by a few trainings.
 
     Args:
         predicted: Effects of some groups according to the scores, for all questions.
         actual: What training without them gave.
         what: What was trained, as a clause: "leaving out 3 groups".
+        advice: What to type if they disagree.
 
     Returns:
         By correlation and slope, both about zero: the effect of nothing is known.
@@ -147,14 +148,14 @@ def of_trainings(predicted: Sequence[float], actual: Sequence[float], what: str)
     reason = f"{what} moved the question {slope:.2g} times as far as predicted, with a correlation of {r:.2g}"
     if r > TRUE and TRUE_SLOPE[0] <= slope <= TRUE_SLOPE[1]:
         return Verdict("sizes", (reason,))
-    if r > LOOSE:
+    if r > LOOSE and LOOSE_SLOPE[0] <= slope <= LOOSE_SLOPE[1]:
         return Verdict("order", (reason,), ("Take sizes from leave_out(recipe, objective, groups).",))
-    return Verdict("unreliable", (reason,), (ROUGH,))
+    return Verdict("unreliable", (reason,), (advice,))
 
 
 ROUGH = (
-    "Training is rough: type AdamW(lr, eps_root=1e-6), or Adam, with schedule=WarmUp(0.2), or SGD with a lower rate; "
-    "larger batches and smooth activations (GELU, tanh) help. Or ask leave_out."
+    "Training is rough: type AdamW(lr, eps_root=1e-6), or Adam, with schedule=WarmUp(0.2), or SGD with a lower "
+    "learning rate; larger batches and smooth activations (GELU, tanh) help. Or ask leave_out."
 )
 
 

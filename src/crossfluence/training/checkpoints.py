@@ -18,7 +18,7 @@ from .._scores import Scores, SolveReport
 from .._types import Id, Objective, Params
 from .._verdict import announce
 from .recipe import Recipe
-from .tested import final_gradient, tested
+from .trials import final_gradient, tried
 
 
 class Waypoint(NamedTuple):
@@ -98,7 +98,7 @@ def tracin(
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
     scores, model = torch.stack(parts).sum(0), recipe.holding(end)
     values = tuple(evaluate(objective, model)[1].tolist())
-    verdict = tested(recipe, objective, scores, values, groups)
+    verdict = tried(recipe, objective, scores, values, groups)
     report = SolveReport(
         method,
         values=values,

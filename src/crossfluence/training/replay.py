@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from .._params import fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
-from .._verdict import announce
+from .._verdict import ROUGH, announce
 from .recipe import Recipe
 from .sweep import swept
-from .tested import final_gradient, tested
+from .trials import final_gradient, tried
 
 
 def replay(
@@ -71,7 +71,7 @@ def replay(
     found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
     effects = found.effects.T
     values = tuple(found.values.tolist())
-    verdict = tested(recipe, objective, effects, values, groups)
+    verdict = tried(recipe, objective, effects, values, groups, ROUGH)
     report = SolveReport(
         solver=f"replay of {found.steps} steps, {found.kept} points kept",
         values=values,

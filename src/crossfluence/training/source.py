@@ -28,7 +28,7 @@ from ..solvers.krylov import functions_of
 from .checkpoints import waypoints
 from .optimizers import SGD, AdamW
 from .recipe import Recipe
-from .tested import final_gradient, tested
+from .trials import final_gradient, tried
 
 MAX_STEPS = 200  # products that stand for a segment, at most
 GROWTH = 1.0  # exponent by which a direction that curves downwards grows at most: training leaves it sooner
@@ -122,7 +122,7 @@ def source(
     method = f"source(segments={len(points)}, curvature={curvature})"
     scores = torch.stack(parts).sum(0)
     values = tuple(value for chunk in asked for value in chunk.values.tolist())
-    verdict = tested(recipe, objective, scores, values, groups)
+    verdict = tried(recipe, objective, scores, values, groups)
     report = SolveReport(
         solver=method,
         values=values,

@@ -15,6 +15,7 @@ from .draws import without_random
 from .recipe import Recipe
 from .retrain import answers
 
+BETTER = "Type replay(recipe, objective), which follows every step, or ask leave_out."
 SHARE = 0.01  # of the samples, in each group
 UNTESTED = Verdict(
     "order",
@@ -23,8 +24,13 @@ UNTESTED = Verdict(
 )
 
 
-def tested(
-    recipe: Recipe, objective: Objective, scores: Float[Tensor, "n m"], values: Sequence[float], groups: int
+def tried(
+    recipe: Recipe,
+    objective: Objective,
+    scores: Float[Tensor, "n m"],
+    values: Sequence[float],
+    groups: int,
+    advice: str = BETTER,
 ) -> Verdict:
     """Whether training again moves the questions as the scores predict.
 
@@ -37,6 +43,7 @@ def tested(
         scores: What is tested.
         values: Of the questions, where the training with all samples ended.
         groups: How many groups, each a hundredth of the samples, at least one; 0 to train nothing.
+        advice: What to type if training disagrees.
 
     Returns:
         By correlation and slope about zero, of all groups and questions, each question in its own largest effect.
@@ -57,7 +64,10 @@ def tested(
     actual = torch.tensor(values, dtype=torch.float64) - moved
     size = predicted.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
     return of_trainings(
-        (predicted / size).flatten().tolist(), (actual / size).flatten().tolist(), f"leaving out {groups} groups"
+        (predicted / size).flatten().tolist(),
+        (actual / size).flatten().tolist(),
+        f"leaving out {groups} groups",
+        advice,
     )
 
 
