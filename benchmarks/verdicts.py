@@ -1,6 +1,6 @@
 """One experiment, hence the length: how often a verdict was right, on trainings that its thresholds were not chosen on.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/verdicts.py    (eight minutes; writes benchmarks/results/verdicts.csv)
+Run: OMP_NUM_THREADS=1 python benchmarks/verdicts.py    (half an hour on a busy core; writes benchmarks/results/verdicts.csv)
      python benchmarks/verdicts.py --table              (the table again, from that file)
 Each training is asked for the mean loss of a test set, or for the losses of five of its samples; the truth is training
 again without each of 20 groups of two samples. The thresholds in `crossfluence/_verdict.py` were chosen on seed 0;
@@ -295,15 +295,26 @@ def right(row: dict) -> bool:
     return {"sizes": r > 0.9 and fits, "order": r > 0.6, "unreliable": not (r > 0.6 and fits)}[row["verdict"]]
 
 
+def similarity(row: dict) -> bool:
+    """Whether scores are those of gradient similarity, or so strongly damped that they nearly are."""
+    return row["method"].startswith(("Identity", "EKFAC(damping=1.0", "tracin"))
+
+
 def table(found: Sequence[dict]) -> None:
     """Prints how often each verdict was right, on the seed that thresholds were chosen on and on the others."""
-    print("verdict     chosen on seed 0   counted on the others")
-    for level in ("sizes", "order", "unreliable"):
+    print(f"{'verdict':32}   chosen on seed 0   counted on the others")
+    for level, name, chosen in (
+        ("sizes", "sizes", lambda row: True),
+        ("order", "order, with a curvature", lambda row: not similarity(row)),
+        ("order", "order, by gradient similarity", similarity),
+        ("unreliable", "unreliable", lambda row: True),
+    ):
         cells = []
-        for chosen in (True, False):
-            some = [right(row) for row in found if row["verdict"] == level and (int(row["seed"]) == 0) is chosen]
+        for first in (True, False):
+            rows = [row for row in found if row["verdict"] == level and chosen(row)]
+            some = [right(row) for row in rows if (int(row["seed"]) == 0) is first]
             cells.append(f"{sum(some):3} of {len(some):3} ({sum(some) / max(len(some), 1):4.0%})")
-        print(f"{level:11} {cells[0]}   {cells[1]}")
+        print(f"{name:32}   {cells[0]}   {cells[1]}")
 
 
 def main() -> None:

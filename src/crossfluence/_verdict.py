@@ -25,9 +25,10 @@ DRIFTED = 0.2  # the same: above it, what is left of training rivals the samples
 STILL = 1e-3  # the same: below it, even a point that is no minimum stays where it is
 OPEN = (0.05, 0.5)  # share of the strongest score that a solve left open: above, order only; unreliable
 DAMPED = 0.2  # share of what was solved that is damping and no curvature
+DROWNED = 0.8  # the same: above it, little but the damping is left
 BENT = (0.8, 1.25)  # curvature of the loss itself along the solution, over the one that was solved with
 KINKED = 0.003  # jumps of slopes over all slopes of the samples
-TRUE_SLOPE, TRUE = (0.67, 1.5), 0.9  # of trainings that were run to test the answer: sizes
+TRUE_SLOPE, TRUE = (0.75, 1.33), 0.9  # of trainings that were run to test the answer: sizes
 LOOSE_SLOPE, LOOSE = (0.2, 5.0), 0.6  # of the same: order
 
 
@@ -194,6 +195,19 @@ def merged(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     return Verdict(level, (count + "; ".join(worst[0].reasons),), worst[0].advice)
 
 
+def at_most_order(verdict: Verdict, reason: str) -> Verdict:
+    """The verdict, without a promise of sizes.
+
+    Args:
+        verdict: Any.
+        reason: Why sizes cannot be promised, as a clause.
+
+    Returns:
+        The same if it promises none.
+    """
+    return Verdict("order", (*verdict.reasons, reason), verdict.advice) if verdict.level == "sizes" else verdict
+
+
 def announce(verdict: Verdict, *, depth: int = 3) -> Verdict:
     """Warns if the scores cannot be believed, before anyone reads a number.
 
@@ -265,7 +279,8 @@ def _damping(evidence: Evidence) -> Finding | None:
     share = max(evidence.damped, default=0.0)
     if share <= DAMPED:
         return None
-    return Finding("order", f"{share:.0%} of what was solved is damping in place of curvature", "Lower it.")
+    near = ", which is nearly gradient similarity" if share > DROWNED else ""
+    return Finding("order", f"{share:.0%} of what was solved is damping in place of curvature{near}", "Lower it.")
 
 
 def _bend(evidence: Evidence) -> Finding | None:

@@ -37,7 +37,9 @@ class Identity(AbstractSolver):
 class IdentityInverse(AbstractInverse):
     """Returns what it gets."""
 
-    approximation: ClassVar[str] = "gradient similarity has no unit"
+    approximation: ClassVar[str] = (
+        "gradient similarity has no unit, and its order held in fewer than half of the trainings that were counted"
+    )
     solver: str
     signature: str
     damping: float = 0.0

@@ -16,7 +16,7 @@ from .._objective import evaluate, questions
 from .._params import Layout, fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective, Params
-from .._verdict import announce
+from .._verdict import announce, at_most_order
 from .recipe import Recipe
 from .trials import final_gradient, tried
 
@@ -98,7 +98,9 @@ def tracin(
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
     scores, model = torch.stack(parts).sum(0), recipe.holding(end)
     values = tuple(evaluate(objective, model)[1].tolist())
-    verdict = tried(recipe, objective, scores, values, groups)
+    verdict = at_most_order(
+        tried(recipe, objective, scores, values, groups), "what a step does to the steps after it is left out"
+    )
     report = SolveReport(
         method,
         values=values,
