@@ -1,6 +1,6 @@
 """One experiment, hence the length: how often a verdict was right, on trainings that its thresholds were not chosen on.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/verdicts.py    (half an hour on a busy core; writes benchmarks/results/verdicts.csv)
+Run: OMP_NUM_THREADS=1 python benchmarks/verdicts.py    (eight minutes; writes benchmarks/results/verdicts.csv)
      python benchmarks/verdicts.py --table              (the table again, from that file)
 Each training is asked for the mean loss of a test set, or for the losses of five of its samples; the truth is training
 again without each of 20 groups of two samples. The thresholds in `crossfluence/_verdict.py` were chosen on seed 0;
