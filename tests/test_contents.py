@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+import crossfluence as cf
+from crossfluence import _contents
 from crossfluence._contents import content_hash
+from crossfluence._errors import StoreWarning
 
 SOURCE = """
 import functools, math
@@ -232,3 +236,107 @@ def test_what_has_no_content_is_refused_with_advice(kind):
     }[kind]
     with pytest.raises(TypeError, match=rf"a {type(thing).__name__} changed.*inside the training function.*store=None"):
         content_hash({"deep": [lambda: thing]})
+
+
+# Versions of packages.
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("torch", "def f(x): return x"),
+        ("crossfluence", "def f(x): return x"),
+        ("numpy", "import numpy as np\ndef f(x): return np.mean(x)"),
+        ("numpy", "from numpy import mean\ndef f(x): return mean(x)"),
+        ("numpy", "def f(x):\n  import numpy.linalg\n  return numpy.linalg.norm(x)"),
+        ("numpy", "import numpy\nclass A:\n  def g(self): return numpy.pi\nf = A()"),
+    ],
+)
+def test_another_version_of_a_package_is_another_content(package, source, monkeypatch):
+    before, plain = hashed(source), content_hash(made(source, "f"), versions=False)
+    monkeypatch.setattr(_contents, "_version", lambda name: "next" if name == package else "")
+    elsewhere = hashed(source)
+    monkeypatch.setattr(_contents, "_version", lambda name: "")
+    assert hashed(source) not in {before, elsewhere}
+    assert content_hash(made(source, "f"), versions=False) == plain
+
+
+def test_versions_are_those_of_the_distributions():
+    assert _contents._version("torch") == torch.__version__
+    assert _contents._version("sklearn").startswith("scikit-learn ")
+    assert _contents._version("crossfluence")
+    assert _contents._version("json") == _contents._version("no_such_package") == ""
+
+
+def test_a_store_of_another_version_is_trained_anew(tmp_path, monkeypatch):
+    trained = tmp_path / "trained"
+    trained.touch()
+
+    def train(weights):
+        with trained.open("a") as file:
+            file.write("x")
+        return nn.Linear(1, 1)
+
+    def stored():
+        cf.leave_out(train, lambda model: model.weight.sum(), [0], n=2, store=tmp_path / "store")
+        return len(trained.read_text())
+
+    assert [stored(), stored()] == [2, 2]
+    monkeypatch.setattr(_contents, "_version", lambda name: "next")
+    assert stored() == 4
+
+
+def test_a_module_imported_inside_a_function_is_content(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source, found = "def f(x):\n  import my_inside\n  return my_inside.rate", []
+    for text in ("rate = 1", "rate = 2 ", "rate = 1"):
+        (tmp_path / "my_inside.py").write_text(text)
+        importlib.invalidate_caches()
+        found.append(hashed(source))
+        made(source, "f")(0)
+        assert hashed(source) == found[-1]  # before and after it was imported
+        monkeypatch.delitem(sys.modules, "my_inside")
+    assert found[0] == found[2] != found[1]
+
+
+# What a call changes.
+
+
+class FastTokenizer:
+    """As in transformers: each call sets padding and truncation anew."""
+
+    class Rules:
+        def __init__(self):
+            self.state = {"padding": None, "truncation": None, "model": 1}
+
+        def to_str(self):
+            return json.dumps(self.state)
+
+    def __init__(self):
+        self._tokenizer, self.deprecation_warnings, self.side = self.Rules(), {}, "right"
+
+    def set_truncation_and_padding(self, length):
+        self._tokenizer.state = {**self._tokenizer.state, "padding": {"length": length}, "truncation": length}
+        self.deprecation_warnings["long"] = True
+
+
+def test_padding_of_a_fast_tokenizer_is_no_content_and_its_words_are():
+    tokenizer, other = FastTokenizer(), FastTokenizer()
+    before = content_hash(tokenizer)
+    tokenizer.set_truncation_and_padding(8)
+    assert content_hash(tokenizer) == before
+    other._tokenizer.state = {**other._tokenizer.state, "model": 2}
+    assert content_hash(other) != before
+    tokenizer.side = "left"
+    assert content_hash(tokenizer) != before
+
+
+def test_a_store_that_will_not_be_found_again_says_so(tmp_path):
+    calls = []
+
+    def train(weights):
+        calls.append(1)
+        return nn.Linear(1, 1)
+
+    with pytest.warns(StoreWarning, match="will not be found again.*inside the function"):
+        cf.leave_out(train, lambda model: model.weight.sum(), [0], n=2, store=tmp_path)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import dis
 import functools
 import hashlib
 import importlib.util
 import inspect
+import json
 import sys
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import metadata
 from pathlib import Path
 from types import CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +25,25 @@ from torch import Tensor
 
 from ._params import digest_tensors
 
-Memo: TypeAlias = dict[int, tuple[Any, bytes]]
-"""Digest by identity; holds the object too, so that its identity is not given away."""
+
+class Named(str):
+    """Code that is known by its name: of Python, of this library or of an installed package."""
+
+    __slots__ = ()
+
+
+@dataclass
+class Memo:
+    """What was hashed so far.
+
+    Attributes:
+        versions: Whether the versions of packages are content, too.
+        known: Digest by identity; holds the object too, so that its identity is not given away.
+    """
+
+    versions: bool
+    known: dict[int, tuple[Any, bytes]] = field(default_factory=dict)
+
 
 NUMBERS_AND_NAMES = (str, int, float, complex, bool, bytes, type(None), type(...), range)
 PLAIN = (*NUMBERS_AND_NAMES, torch.dtype, torch.device, torch.Size)
@@ -33,14 +54,16 @@ NOT_CONTENT = {
 """What Python itself keeps in a class, some of it only once it was used."""
 
 
-def content_hash(*values: Any) -> str:
+def content_hash(*values: Any, versions: bool = True) -> str:
     """One hash of all that determines a computation: values, tensors, code, and what the code refers to.
 
     Functions are hashed by their code, defaults, closures and the globals they name; code from installed packages
-    by its name, with its closures. Two processes of one Python version agree.
+    by its name and version, with its closures. Two processes of one Python version agree.
 
     Args:
         values: Numbers, strings, tensors, arrays, containers, modules, functions, and objects that can be pickled.
+        versions: Whether another version of this library, of torch or of a package that the code names makes another
+            hash: results of a training differ with them.
 
     Returns:
         32 hexadecimal digits.
@@ -55,26 +78,29 @@ def content_hash(*values: Any) -> str:
         False
     """
     try:
-        return _digest(values, {}).hex()
+        always = [Named("crossfluence"), Named("torch")] if versions else []
+        return _digest((*values, *always), Memo(versions)).hex()
     except RecursionError:
         raise TypeError("Something here is nested too deeply to be compared by content. Pass store=None.") from None
 
 
 def _digest(value: Any, memo: Memo) -> bytes:
     kind = type(value).__name__.encode()
+    if type(value) is Named:
+        version = _version(value.partition(".")[0]) if memo.versions else ""
+        return _hash([kind, value.encode(), version.encode()])
     if type(value) in PLAIN or isinstance(value, Path):
         return _hash([kind, repr(value).encode()])
     if isinstance(value, Tensor):
-        dense = value.detach().to_dense() if value.layout != torch.strided else value
-        return _hash([kind, str(value.requires_grad).encode(), digest_tensors([("", dense)]).encode()])
+        return _hash([kind, str(value.requires_grad).encode(), digest_tensors([("", value)]).encode()])
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
         return _hash([kind, str(value.dtype).encode(), str(value.shape).encode(), value.tobytes()])
-    if id(value) not in memo:
-        memo[id(value)] = (value, b"cycle")
+    if id(value) not in memo.known:
+        memo.known[id(value)] = (value, b"cycle")
         parts: Iterable[bytes] = [_digest(part, memo) for part in _parts(value)]
         parts = sorted(parts) if isinstance(value, (set, frozenset)) else parts
-        memo[id(value)] = (value, _hash([kind, *parts]))
-    return memo[id(value)][1]
+        memo.known[id(value)] = (value, _hash([kind, *parts]))
+    return memo.known[id(value)][1]
 
 
 def _hash(parts: Iterable[bytes]) -> bytes:
@@ -111,6 +137,8 @@ def _parts(value: Any) -> Iterable[Any]:
         return [value.get_state()]
     if is_dataclass(value):
         return [type(value), *(getattr(value, item.name) for item in fields(value))]
+    if hasattr(type(value), "set_truncation_and_padding"):
+        return _tokenizer_parts(value)
     return _object_parts(value)
 
 
@@ -120,15 +148,15 @@ def _function_parts(function: FunctionType) -> Iterable[Any]:
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     state = (function.__defaults__, function.__kwdefaults__, cells)
     if _installed(function.__module__):
-        return [f"{function.__module__}.{function.__qualname__}", *state]
+        return [Named(f"{function.__module__}.{function.__qualname__}"), *state]
     named = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-    return function.__code__, *state, named
+    return function.__code__, *state, named, [_imported_part(name) for name in _imports(function.__code__)]
 
 
 def _class_parts(kind: type) -> Iterable[Any]:
     name = f"{kind.__module__}.{kind.__qualname__}"
     if _installed(kind.__module__):
-        return [name]
+        return [Named(name)]
     inside = {key: item for key, item in vars(kind).items() if key not in NOT_CONTENT and not _is_slot(item)}
     return name, kind.__bases__, inside
 
@@ -138,13 +166,51 @@ def _is_slot(item: Any) -> bool:
 
 
 def _module_parts(module: ModuleType) -> Iterable[Any]:
-    """A user's module is its file, and the user's modules that it imports."""
+    """A user's module is its file, the user's modules that it imports, and the packages."""
     file = getattr(module, "__file__", None)
     if _installed(module.__name__) or not file or not str(file).endswith(".py") or not Path(file).exists():
-        return [module.__name__]
+        return [Named(module.__name__)]
     source = Path(file).read_bytes()
-    found = [sys.modules.get(name) for name in _imported(source, module.__package__ or "")]
-    return [module.__name__, source, *(part for part in found if part is not None and not _installed(part.__name__))]
+    names = _imported(source, module.__package__ or "")
+    packages = sorted({name.partition(".")[0] for name in names if _is_package(name)})
+    found = [sys.modules.get(name) for name in names]
+    mine = [part for part in found if part is not None and not _installed(part.__name__)]
+    return [module.__name__, source, *mine, *map(Named, packages)]
+
+
+def _imported_part(name: str) -> Any:
+    """What a function imports while it runs: a package by name and version, a user's module by its text."""
+    if _is_package(name):
+        return Named(name.partition(".")[0])
+    origin = _origin(name)
+    return (name, Path(origin).read_bytes()) if origin.endswith(".py") and Path(origin).exists() else name
+
+
+def _imports(code: CodeType) -> list[str]:
+    inner = [name for const in code.co_consts if isinstance(const, CodeType) for name in _imports(const)]
+    return [*(str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME"), *inner]
+
+
+def _is_package(name: str) -> bool:
+    """Whether a name that may not have been imported yet is of Python or of an installed package."""
+    top = name.partition(".")[0]
+    origin = _origin(top)
+    return top in sys.stdlib_module_names or top == "crossfluence" or (origin != "" and _in_packages(origin))
+
+
+def _origin(name: str) -> str:
+    """The file of a module, whether it was imported or not; empty if there is none."""
+    with contextlib.suppress(ImportError, ValueError, AttributeError):
+        spec = importlib.util.find_spec(name)
+        return str(spec.origin or "") if spec else ""
+    return ""
+
+
+def _tokenizer_parts(value: Any) -> Iterable[Any]:
+    """A fast tokenizer of transformers, without what every call sets anew: padding, truncation, warnings given."""
+    state = {name: part for name, part in vars(value).items() if name not in {"_tokenizer", "deprecation_warnings"}}
+    rules = json.loads(value._tokenizer.to_str())
+    return [type(value), state, {name: part for name, part in rules.items() if name not in {"padding", "truncation"}}]
 
 
 def _imported(source: bytes, package: str) -> list[str]:
@@ -166,13 +232,13 @@ def _object_parts(value: Any) -> Iterable[Any]:
     except Exception as error:
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if callable(value) and name:  # compiled functions, known by their name
-            return [f"{getattr(value, '__module__', '')}.{name}"]
+            return [Named(f"{getattr(value, '__module__', '')}.{name}")]
         raise TypeError(
             f"Cannot tell whether a {type(value).__name__} changed, so stored results cannot be trusted with it. "
             f"Make it inside the training function, or pass store=None."
         ) from error
     if isinstance(reduced, str):  # a global, known by its name
-        return [f"{getattr(value, '__module__', '')}.{reduced}"]
+        return [Named(f"{getattr(value, '__module__', '')}.{reduced}")]
     maker, arguments, *state = reduced
     return [maker, arguments, *(list(part) if hasattr(part, "__next__") else part for part in state)]
 
@@ -196,3 +262,14 @@ def _installed(module: str | None) -> bool:
 def _in_packages(file: str) -> bool:
     path, paths = Path(file).resolve(), sysconfig.get_paths()
     return any(path.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "purelib", "platlib"))
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """The version of an installed package; empty for Python's own, which changes with the code it compiles."""
+    if package in sys.stdlib_module_names:
+        return ""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    names = metadata.packages_distributions().get(package, [])
+    return " ".join(sorted(f"{name} {metadata.version(name)}" for name in set(names)))

@@ -44,7 +44,7 @@ class StaleError(CrossfluenceError, RuntimeError):
 
 
 class UnsupportedError(CrossfluenceError, TypeError):
-    """This verb or curvature is not defined for this kind of loss."""
+    """This verb or curvature is not defined for this kind of loss, or was given another kind of thing."""
 
 
 class SolveError(CrossfluenceError, ArithmeticError):
@@ -101,3 +101,7 @@ class RoughTrainingWarning(UserWarning):
 
 class UnreliableWarning(UserWarning):
     """The scores cannot be believed; `scores.verdict` says why, and what to do."""
+
+
+class StoreWarning(UserWarning):
+    """What was stored will not be found again."""

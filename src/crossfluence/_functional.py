@@ -14,6 +14,7 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map, tree_map_only
 
+from ._copies import attributes_kept
 from ._errors import CrossfluenceError, UnsupportedError
 from ._substitutes import exact_functions
 from ._types import Params
@@ -66,13 +67,14 @@ def bind(function: Callable[..., Any], *modules: nn.Module) -> Callable[..., Any
             for position, params in enumerate(arguments[:count])
             for name, tensor in params.items()
         }
-        if not recurrent:
-            return functional_call(holder, swapped, arguments[count:])
-        before = torch.backends.mkldnn.set_flags(False)  # its fused recurrent layers have no second derivative
-        try:
-            return functional_call(holder, swapped, arguments[count:])
-        finally:
-            torch.backends.mkldnn.set_flags(before[0])
+        with attributes_kept(holder):
+            if not recurrent:
+                return functional_call(holder, swapped, arguments[count:])
+            before = torch.backends.mkldnn.set_flags(False)  # its fused recurrent layers have no second derivative
+            try:
+                return functional_call(holder, swapped, arguments[count:])
+            finally:
+                torch.backends.mkldnn.set_flags(before[0])
 
     return call
 

@@ -154,6 +154,8 @@ class Around:
         """How far a way's product with the Jacobian is from the difference of gradients."""
         found = way.products(look.scalar, look.theta, look.layout, self.direction[None])
         product = look.layout.flatten(found)[0]
+        if not product.isfinite().all():
+            return 0.0  # no reason to go another way round: the pass over the data names it
         difference = (self.ahead.slope - self.behind.slope) / (2 * self.step)
         bend = float((self.ahead.slope + self.behind.slope - 2 * here.slope).norm()) / self.step
         noise = ROUNDINGS * look.precision * _largest(p.slope for p in (self.ahead, self.behind, here, *others))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ._errors import DataError, LossShapeError
+from ._batch import length_of, possible_lengths
+from ._copies import frozen_copy
+from ._errors import LossShapeError, UnsupportedError
+from ._kinds import described, takes
 from ._types import Batch, SampleLoss
+
+COUNT = "say it, Risk(..., n=lambda batch: ...)"
+
+
+class MiscountedError(LossShapeError):
+    """A loss has another number of values than its batch seems to have samples."""
 
 
 class AbstractLoss(ABC):
@@ -31,7 +40,7 @@ class AbstractLoss(ABC):
 
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum of the batch's losses, a scalar."""
-        losses = self.losses(model, batch)
+        losses = matching(self.losses(model, batch), weights)
         return (weights.to(losses) * losses).sum()
 
     @property
@@ -55,7 +64,7 @@ class PerSample(AbstractLoss):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
-        return checked_losses(self.fn(model, batch), batch)
+        return one_each(self.fn(model, batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +86,13 @@ class OnOutputs(AbstractLoss):
     criterion: Callable[[Tensor, Batch], Tensor]
     per_sample: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("OnOutputs(outputs=)", self.outputs, "(model, batch)")
+        _refuse_other_arguments("OnOutputs(criterion=)", self.criterion, "(outputs, batch)")
+
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
-        return checked_losses(self.criterion(self.outputs(model, batch), batch), batch)
+        return one_each(self.criterion(self.outputs(model, batch), batch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +115,17 @@ class WeightedLoss(AbstractLoss):
     fn: Callable[[nn.Module, Batch, Tensor], Tensor]
     per_sample: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("WeightedLoss", self.fn, "(model, batch, weights)")
+
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
         return self.total(model, model, batch, weights)
 
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
-        return _checked_scalar(self.fn(model, batch, weights), "WeightedLoss", weights)
+        with _fitting(weights):
+            return _checked_scalar(self.fn(model, batch, weights), "WeightedLoss", weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,18 +150,30 @@ class FieldLoss(AbstractLoss):
     fn: Callable[[nn.Module, nn.Module, Batch, Tensor], Tensor]
     per_sample: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("FieldLoss", self.fn, "(model, frozen, batch, weights)")
+
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
         return self.total(model, frozen_copy(model), batch, weights)
 
     def total(self, model: nn.Module, frozen: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
-        return _checked_scalar(self.fn(model, frozen, batch, weights), "FieldLoss", weights)
+        with _fitting(weights):
+            return _checked_scalar(self.fn(model, frozen, batch, weights), "FieldLoss", weights)
 
     @property
     def symmetric(self) -> bool:
         """Always false."""
         return False
+
+
+def _refuse_other_arguments(kind: str, function: Any, arguments: str) -> None:
+    if not takes(function, arguments.count(",") + 1):
+        raise UnsupportedError(
+            f"Got {described(function)} for {kind}; needed a function of {arguments}. Type, for instance, "
+            f"lambda {arguments.strip('()')}: ..."
+        )
 
 
 def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
@@ -157,12 +186,12 @@ def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
         One of the four classes.
 
     Raises:
-        TypeError: If it is not callable.
+        UnsupportedError: If it is not callable.
     """
     if isinstance(loss, AbstractLoss):
         return loss
-    if not callable(loss) or isinstance(loss, nn.modules.loss._Loss):
-        raise TypeError(
+    if not takes(loss, 2) or isinstance(loss, (type, nn.modules.loss._Loss)):
+        raise UnsupportedError(
             f"Got a loss of type {type(loss).__name__}; needed a callable (model, batch) -> (b,), or "
             f"WeightedLoss(fn), FieldLoss(fn) or OnOutputs(outputs, criterion)."
         )
@@ -188,66 +217,11 @@ def repeatable(kind: AbstractLoss) -> AbstractLoss:
     return replace(kind, fn=unmoved) if coupled else PerSample(unmoved, draws=True)
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """The same module with gradients blocked: its own structure, the same memory.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        A module whose parameters are detached views of the originals.
-    """
-    shared = {id(tensor): tensor.detach() for tensor in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, memo=shared)
-
-
-def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Every tensor of a batch, in order.
-
-    Args:
-        batch: A tensor, or tuples, lists, mappings and plain objects that hold tensors.
-
-    Yields:
-        The tensors.
-    """
-    if isinstance(batch, Tensor):
-        yield batch
-        return
-    if isinstance(batch, Mapping):
-        batch = batch.values()
-    elif not isinstance(batch, (list, tuple)):
-        batch = vars(batch).values() if hasattr(batch, "__dict__") and not isinstance(batch, type) else ()
-    for part in batch:
-        yield from tensors_in(part)
-
-
-def length_of(batch: Batch) -> int:
-    """The number of samples in a batch: the first dimension of its first tensor.
-
-    Args:
-        batch: A tensor, or tuples, lists, mappings and plain objects that hold tensors.
-
-    Returns:
-        b.
-
-    Raises:
-        DataError: If there is no tensor in it.
-    """
-    for tensor in tensors_in(batch):
-        if tensor.ndim:
-            return len(tensor)
-    raise DataError(
-        f"A batch of type {type(batch).__name__} holds no tensor, so its length is unknown. "
-        f"Needed a tensor, a tuple or a dict of tensors whose first dimension counts the samples."
-    )
-
-
-def checked_losses(losses: Tensor, batch: Batch) -> Tensor:
-    """One loss per sample, or a sentence that says what came instead.
+def one_each(losses: Tensor) -> Tensor:
+    """The same losses, if they are a tensor with one dimension.
 
     Args:
         losses: What the user's function returned.
-        batch: What it was given.
 
     Returns:
         The same, of shape `(b,)`.
@@ -270,12 +244,68 @@ def checked_losses(losses: Tensor, batch: Batch) -> Tensor:
             f"The loss returned shape {tuple(losses.shape)}; needed (b,), one loss per sample. "
             f"Sum over all but the first dimension: loss.flatten(1).sum(1)."
         )
-    if losses.shape[0] != length_of(batch):
-        raise LossShapeError(
-            f"The loss returned {losses.shape[0]} values for a batch of {length_of(batch)} samples; needed one each. "
-            f"If several terms belong to one sample, sum them: loss.reshape(b, -1).sum(1)."
-        )
     return losses
+
+
+def matching(losses: Tensor, weights: Tensor) -> Tensor:
+    """The same losses, if they are as many as the weights.
+
+    Args:
+        losses: Shape `(b,)`.
+        weights: One for each sample that the batch was taken to have.
+
+    Returns:
+        The same.
+
+    Raises:
+        MiscountedError: If the loss has another number of samples.
+    """
+    if len(losses) != len(weights):
+        raise MiscountedError(_miscounted(len(losses), len(weights), COUNT))
+    return losses
+
+
+def checked_losses(losses: Tensor, batch: Batch, *, else_type: str = COUNT) -> Tensor:
+    """One loss for each sample, where the batch itself says that it may have so many.
+
+    Args:
+        losses: What the user's function returned.
+        batch: What it was given.
+        else_type: What to type where the number is right although nothing in the batch says so.
+
+    Returns:
+        The same, of shape `(b,)`.
+
+    Raises:
+        MiscountedError: If there are more or fewer.
+    """
+    count = len(one_each(losses))
+    if count != length_of(batch) and count not in possible_lengths(batch):
+        raise MiscountedError(_miscounted(count, length_of(batch), else_type))
+    return losses
+
+
+def counted(data: Iterable[Batch], losses: Callable[[Batch], Tensor]) -> tuple[int, ...]:
+    """How many samples each batch has, by the number of its losses: one forward pass over the data.
+
+    Args:
+        data: The batches.
+        losses: Of one batch.
+
+    Returns:
+        Samples in each batch.
+    """
+    return tuple(len(checked_losses(losses(batch), batch)) for batch in data)
+
+
+def _miscounted(values: int, samples: int, else_type: str) -> str:
+    several = samples and values > samples and not values % samples
+    advice = "If several terms belong to one sample, sum them: loss.reshape(b, -1).sum(1). " if several else ""
+    return (
+        f"The loss returned {values} values for a batch of {samples} samples; needed one each, so sum over all "
+        f"dimensions but that of the samples. {advice}If {values} is right (graphs, sequences, labelled nodes only): "
+        f"{else_type}."
+    )
 
 
 def _checked_scalar(value: Tensor, kind: str, weights: Tensor) -> Tensor:
@@ -286,3 +316,17 @@ def _checked_scalar(value: Tensor, kind: str, weights: Tensor) -> Tensor:
             f"Return (weights * losses).sum(), or pass the plain function if every sample has its own loss."
         )
     return value
+
+
+@contextlib.contextmanager
+def _fitting(weights: Tensor) -> Iterator[None]:
+    """Says of a coupled loss whose terms are not as many as its weights what to type."""
+    try:
+        yield
+    except RuntimeError as error:
+        if f"({len(weights)})" not in str(error) or "must match the size of tensor" not in str(error):
+            raise
+        raise LossShapeError(
+            f"The loss got {len(weights)} weights, one for each sample that the batch seems to have, and failed: "
+            f"{error}. If the batch has another number of samples (graphs, sequences, labelled nodes only), {COUNT}."
+        ) from error

@@ -44,6 +44,8 @@ def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Param
     if not _finite([value]):
         return "the loss"
     tensors = [part for _, *sides in calls for side in sides for part in side if part.requires_grad]
+    if not tensors:  # no module was called: a bag of parameters
+        return "the loss"
     back = dict(zip(map(id, tensors), torch.autograd.grad(value, tensors, allow_unused=True), strict=True))
     wrong = [
         module

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from ._batch import length_of
 from ._data import probe
 from ._errors import NonFiniteError, ObjectiveError
 from ._functional import bind, differentiating, evaluated, recorded_twice
-from ._losses import checked_losses, length_of
+from ._losses import checked_losses
 from ._params import Layout
 from ._question_checks import check_question
 from ._samples import first_samples
@@ -52,7 +53,7 @@ class MeanOver:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The mean, a scalar."""
-        parts = [checked_losses(self.loss(model, batch), batch) for batch in self.batches]
+        parts = [_each(self.loss(model, batch), batch) for batch in self.batches]
         return torch.cat(parts).mean()
 
 
@@ -72,7 +73,7 @@ class EachOf:
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """The questions of one batch, shape `(b,)`."""
-        return checked_losses(self.loss(model, batch), batch)
+        return _each(self.loss(model, batch), batch)
 
 
 def mean_over(batches: Iterable[Batch], loss: SampleLoss) -> MeanOver:
@@ -109,6 +110,11 @@ def each_of(batches: Iterable[Batch], loss: SampleLoss) -> EachOf:
         torch.Size([5])
     """
     return EachOf(batches, loss)
+
+
+def _each(values: Tensor, batch: Batch) -> Tensor:
+    """One value for each sample; the values say how many there are."""
+    return checked_losses(values, batch, else_type="ask by a function of the model, lambda model: ... -> (m,)")
 
 
 def evaluate(objective: Objective, model: nn.Module) -> tuple[tuple[str, ...], Tensor]:
@@ -232,16 +238,20 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
     for batch in objective.batches:
 
         def losses(params: Params, batch: Batch = batch) -> Tensor:
-            return checked_losses(bound(params, batch), batch)
+            return _each(bound(params, batch), batch)
 
-        def total(params: Params, losses: Callable[[Params], Tensor] = losses) -> Tensor:
-            return losses(params).sum().reshape(1)
+        counts: list[int] = []
+
+        def total(params: Params, losses: Callable[[Params], Tensor] = losses, counts: list[int] = counts) -> Tensor:
+            each = losses(params)
+            counts.append(len(each))
+            return each.sum().reshape(1)
 
         if not count:
             check_question(total, model, theta, lambda: (DEFAULT_NAME,))
         part, rows = value_and_rows(total, theta)
         values, gradients = values + part[0], gradients + layout.flatten(rows)[0]
-        count += length_of(batch)
+        count += counts[-1]
     if not count:
         raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
     return Questions((DEFAULT_NAME,), values.reshape(1) / count, gradients.reshape(1, -1) / count)
@@ -280,8 +290,16 @@ def check_each_question(objective: EachOf, model: nn.Module, theta: Params, batc
         ObjectiveError: If their derivatives do not belong to their values.
     """
     bound, few = bind(objective.losses, model), first_samples(batch, length_of(batch))
-    small = batch if few is None else few[0]
+    small = batch if few is None or not _reads(bound, theta, *few) else few[0]
     check_question(lambda params: bound(params, small), model, theta, lambda: None)
+
+
+def _reads(losses: Callable[[Params, Batch], Tensor], theta: Params, batch: Batch, count: int) -> bool:
+    """Whether a part of a batch is a batch of so many samples."""
+    try:
+        return len(evaluated(lambda: losses(theta, batch))) == count
+    except Exception:  # whatever the user's code says of a batch that it cannot read
+        return False
 
 
 def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tensor]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from xxhash import xxh3_128
 
-from ._errors import ParameterError
+from ._errors import ParameterError, UnsupportedError
+from ._kinds import listed
+from ._trained import names_of, refuse_untraceable
 from ._types import Params
 
 
@@ -67,33 +71,41 @@ def coarseness(params: Params) -> float:
     return max(torch.finfo(tensor.dtype).eps for tensor in params.values())
 
 
-def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> Params:
+def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*", *, hooked: bool = False) -> Params:
     """The parameters of `model` that require gradients and match one of the globs, detached and sharing memory.
 
     Args:
         model: Any module.
-        patterns: Glob or globs over the names of `model.named_parameters()`.
+        patterns: Glob or globs over the names of `model.named_parameters()`; any name of a tied weight will do.
+        hooked: Whether the caller takes its steps through the hooks on gradients.
 
     Returns:
-        Named tensors; tied weights appear once.
+        Named tensors; tied weights appear once, under their first name.
 
     Raises:
-        ParameterError: If nothing matches.
+        ParameterError: If nothing matches; if one of them is complex, has a gradient hook, or shares memory with
+            another tensor of the model.
+        UnsupportedError: If it is not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> list(trained_parameters(net, "1.*"))
         ['1.weight', '1.bias']
     """
-    globs = [patterns] if isinstance(patterns, str) else list(patterns)
-    named = dict(model.named_parameters())
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"Got {type(model).__name__} for the model; needed a trained torch.nn.Module.")
+    globs = [patterns] if isinstance(patterns, str) else listed(patterns, "params=")
+    if not all(isinstance(glob, str) for glob in globs):
+        raise ParameterError(f"Got params={patterns!r}; needed a glob or globs over names, such as 'encoder.*'.")
+    named, names = dict(model.named_parameters()), names_of(model)
     chosen = {
-        name: tensor.detach()
+        name: tensor
         for name, tensor in named.items()
-        if tensor.requires_grad and tensor.is_floating_point() and any(fnmatchcase(name, glob) for glob in globs)
+        if tensor.requires_grad and any(fnmatchcase(alias, glob) for glob in globs for alias in names[name])
     }
+    refuse_untraceable(model, chosen, hooked=hooked)
     if chosen:
-        return chosen
+        return {name: tensor.detach() for name, tensor in chosen.items()}
     frozen = sum(not tensor.requires_grad for tensor in named.values())
     raise ParameterError(
         f"No trained parameter of {type(model).__name__} matches params={patterns!r}: it has {len(named)} parameter "
@@ -138,14 +150,91 @@ def put(theta: Params, model: nn.Module) -> None:
 
 
 def digest_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
-    """A content hash of named tensors: names, shapes, dtypes and every byte."""
-    state = hashlib.blake2b(digest_size=16)
-    for name, tensor in named:
-        state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        if tensor.numel():
-            flat = tensor.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
-            state.update(flat.view(torch.uint8).numpy().data)
+    """A content hash of named tensors of any layout: names, shapes, dtypes and every byte.
+
+    Args:
+        named: Names and tensors.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    return digest_parts(named)
+
+
+def digest_parts(named: Iterable[tuple[str, Any]]) -> str:
+    """A content hash of named tensors, arrays, numbers and strings, fast enough for every pass over the data.
+
+    Args:
+        named: Names and values.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    state = xxh3_128()
+    for name, value in named:
+        for head, content in _contents(value):
+            state.update(f"{name} {head};".encode())
+            state.update(content)
     return state.hexdigest()
+
+
+def _contents(value: Any) -> Iterator[tuple[str, Any]]:
+    """Descriptions and bytes; not copied where they lie in one piece in the memory of the CPU."""
+    if isinstance(value, Tensor):
+        for part in _strided(value):
+            yield f"{tuple(part.shape)}{part.dtype}", _bytes_of(part)
+    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+        yield f"{value.shape}{value.dtype}", value.tobytes()
+    else:
+        yield type(value).__name__, repr(value.tolist() if isinstance(value, np.ndarray) else value).encode()
+
+
+def _strided(tensor: Tensor) -> list[Tensor]:
+    """The ordinary tensors that a tensor of any layout consists of."""
+    tensor = tensor.detach()
+    if tensor.is_nested:
+        return [part for inner in tensor.unbind() for part in _strided(inner)]
+    if flatten := getattr(tensor, "__tensor_flatten__", None):  # of a class of its own, made of several
+        return [part for name in flatten()[0] for part in _strided(getattr(tensor, name))]
+    if tensor.layout == torch.sparse_coo:
+        whole = tensor if tensor.is_coalesced() else tensor.coalesce()
+        return [whole.indices(), whole.values(), torch.tensor(whole.shape)]
+    if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values(), torch.tensor(tensor.shape)]
+    if tensor.layout in {torch.sparse_csc, torch.sparse_bsc}:
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values(), torch.tensor(tensor.shape)]
+    if tensor.layout != torch.strided:
+        return [tensor.to_dense()]
+    if tensor.is_quantized:
+        return [tensor.int_repr(), *_scales(tensor)]
+    return [tensor.resolve_conj().resolve_neg()]
+
+
+def _scales(tensor: Tensor) -> list[Tensor]:
+    if tensor.qscheme() in {torch.per_tensor_affine, torch.per_tensor_symmetric}:
+        return [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+    return [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    if not tensor.numel() or tensor.device.type == "meta":
+        return b""
+    flat = tensor.cpu().reshape(-1)
+    if flat.stride(0) != 1:  # one number may have any stride, and calls itself contiguous
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().data
+
+
+def state_of(model: nn.Module) -> Params:
+    """Every parameter and buffer of a model by name, sharing memory with it.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Named tensors; `state_dict` leaves some out and holds other things, too.
+    """
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -164,4 +253,4 @@ def fingerprint(model: nn.Module) -> str:
         >>> before == fingerprint(net)
         False
     """
-    return digest_tensors([*model.named_parameters(), *model.named_buffers()])
+    return digest_tensors(state_of(model).items())

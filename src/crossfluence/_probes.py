@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ._errors import CoupledLossError, LossShapeError, NondeterministicError, UnsupportedError
-from ._functional import bind, evaluated
+from ._functional import all_finite, bind, evaluated
 from ._looks import COARSE, FIRST_DISAGREEMENT, ROUNDINGS, Around, Look, Point, Remembered, agrees, choose, disagree
-from ._losses import AbstractLoss, PerSample
-from ._params import Layout, fingerprint, moving
+from ._losses import AbstractLoss, PerSample, matching
+from ._params import Layout, fingerprint, moving, state_of
 from ._precision import coarsest_precision
 from ._samples import first_samples
 from ._state import moved_statistics
@@ -104,6 +104,8 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
         return evaluated(lambda: whole.terms(theta, theta))
 
     before, seen = _untouched(subject.model, lambda: coarsest_precision(values))
+    if subject.kind.per_sample:
+        matching(before, weights)
     if not before.isfinite().all():
         return Examined(known, Forward(), Forward())  # the first pass over the data names batch and sample
     precision = max(known, seen)
@@ -117,6 +119,8 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
         if subject.kind.per_sample and not (isinstance(subject.kind, PerSample) and subject.kind.draws):
             _refuse_coupled(look, here, before)
         _refuse_random(look, here.terms, None)
+    if not all_finite(here.slope):
+        return Examined(precision, Forward(), Forward())  # as above
     _refuse_independent(here, theta)
     if not subject.kind.per_sample:
         _refuse_deaf(subject, batch, weights)
@@ -289,11 +293,11 @@ def _refuse_batch_statistics(model: nn.Module) -> None:
 
 def _untouched(model: nn.Module, values: Callable[[], Value]) -> Value:
     """What the function returns, once it is known to leave the model as it was."""
-    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in state_of(model).items()}
     found = values()
     if fingerprint(model) != before:
         with torch.no_grad():
-            for name, tensor in model.state_dict().items():
+            for name, tensor in state_of(model).items():
                 tensor.copy_(kept[name])
         raise NondeterministicError(
             "Computing the loss changes the model itself: a layer updates its buffers or weights. "

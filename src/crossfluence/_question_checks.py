@@ -38,7 +38,8 @@ def check_question(
     here, seen = coarsest_precision(lambda: evaluated(lambda: values(theta)))
     precision = max(seen, coarseness(theta))
     known, rows = value_and_rows(values, theta)
-    if not (here.isfinite().all() and known.isfinite().all()):
+    rows = Layout.of(theta).flatten(rows)
+    if not (here.isfinite().all() and known.isfinite().all() and rows.isfinite().all() and rows.any()):
         return  # named where it is used
     size = float(here.abs().max())
     if float((here - known).abs().max()) > ROUNDINGS * precision * size and not _repeats(values, theta, precision):
@@ -49,7 +50,7 @@ def check_question(
     if precision >= COARSE:
         return
     mask = Layout.of(theta).flatten(moving(model, theta))
-    rows, size = Layout.of(theta).flatten(rows), known.abs()
+    size = known.abs()
     wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
     if wrong.any():  # how large the terms are that cancel in a value near zero
         others = [evaluated(lambda f=f: values({k: f * part for k, part in theta.items()})) for f in ELSEWHERE]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from ._abstract_risk import AbstractRisk, signed, training_modes
+from ._batch import digest
 from ._contents import content_hash
-from ._data import Batches, Reading, digest, probe
+from ._copies import frozen_copy
+from ._data import Batches, Count, Reading, probe
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
+from ._kinds import labelled
 from ._labels import numbered
-from ._losses import AbstractLoss, FieldLoss, as_loss, frozen_copy, length_of
+from ._losses import AbstractLoss, FieldLoss, MiscountedError, as_loss, counted
 from ._non_finite import birthplace
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
+from ._room import roomy
+from ._trained import Decay, decays, held, names_of
 from ._types import Batch, Id, Params, SampleLoss
 from ._ways import AbstractWay, value_and_rows
 
@@ -39,14 +45,20 @@ class Risk(AbstractRisk):
         loss: `(model, batch) -> (b,)`, or `WeightedLoss`, `FieldLoss`, `OnOutputs`.
         data: Batches that come back in the same order; see `batches`.
         l2: Coefficient of half the squared norm of the parameters, per mean loss. PyTorch's `weight_decay` in SGD.
+            Or `{glob: coefficient}` over parameter names, such as `{"*weight": 1e-2}` where biases were trained
+            without it; parameters that no glob names have 0.
         ids: n labels for the samples, default 0 to n-1.
-        params: Glob or globs over parameter names: which count as trained.
+        params: Glob or globs over parameter names: which count as trained. The others are constants, also where
+            training a second time would move them.
+        n: How many samples there are, in all, in each batch (a list) or in a given one (a callable), where neither the
+            loss nor the batch says so: coupled losses of graphs or sequences. Afterwards: the number of samples.
 
     Raises:
         LossShapeError: If the loss is of another kind than it seems.
         DataError: If the data is empty, shuffled or readable only once.
         NondeterministicError: If dropout or batch statistics were left on.
-        ParameterError: If no parameter matches `params`.
+        ParameterError: If no parameter matches `params` or a glob of `l2`, or training can have moved one otherwise
+            than the loss says: complex numbers, gradient hooks, shared memory.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -61,33 +73,62 @@ class Risk(AbstractRisk):
     loss: SampleLoss | AbstractLoss
     data: Iterable[Batch] = field(repr=False)
     _: KW_ONLY
-    l2: float = 0.0
+    l2: Decay = 0.0
     ids: Sequence[Id] | None = field(default=None, repr=False)
     params: str | Sequence[str] = "*"
+    n: Any = field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
 
     def __post_init__(self) -> None:
-        if not isinstance(self.l2, (int, float)) or not self.l2 >= 0:
-            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
-        kind = as_loss(self.loss)
+        n: Count | None = self.n
+        _ = self.kind  # a loss that is none is refused first
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
-            reading = probe(self.data)
-        n = sum(reading.sizes)
-        ids = range(n) if self.ids is None else tuple(self.ids)
-        if len(ids) != n:
-            raise DataError(f"Got {len(ids)} ids for {n} samples; needed one each.")
-        rows = numbered(ids)
-        theta = trained_parameters(self.model, self.params)
-        made = {
-            "ids": tuple(rows), "rows": rows, "reading": reading, "theta": theta, "layout": Layout.of(theta),
-            "weights": torch.ones(n, dtype=_working_dtype(theta), device=next(iter(theta.values())).device),
-            "fingerprint": fingerprint(self.model), "modes": training_modes(self.model),
-            "total": _bound_total(kind, self.model),
-        }  # fmt: skip
+            reading = probe(self.data, n=n)
+        theta, names = trained_parameters(self.model, self.params), names_of(self.model)
+        self._set(
+            l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,
+            layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=_bound_total(self),
+            modes=training_modes(self.model),
+        )  # fmt: skip
+        self._read(reading)
+        with undisturbed():
+            try:
+                self._probe()
+            except MiscountedError:  # the loss says how many samples a batch has
+                if isinstance(self.data, Batches) or not (n is None or isinstance(n, int)):
+                    raise
+                self._read(replace(reading, sizes=counted(self.data, partial(self.kind.losses, self.model))))
+                self._probe()
+            if isinstance(self.data, Batches) and self.kind.per_sample and self.data.growing:
+                self._set(data=replace(self.data, size=roomy(self.data, self.model, self.kind.losses, self.p)))
+                self._read(probe(self.data))
+        self._number(n)
+
+    def _set(self, **made: Any) -> None:
         for name, value in made.items():
             object.__setattr__(self, name, value)
-        with undisturbed():
-            _, batch, weights = next(self.passes())
-            object.__setattr__(self, "examined", examine(Subject(kind, self.model, theta, self.total), batch, weights))
+
+    def _read(self, reading: Reading) -> None:
+        """Takes the data as it was read: so many samples, each of weight 1."""
+        like = next(iter(self.theta.values()))
+        weights = torch.ones(sum(reading.sizes), dtype=_working_dtype(self.theta), device=like.device)
+        self._set(reading=reading, weights=weights, n=len(weights))
+
+    def _probe(self) -> None:
+        _, batch, weights = next(self.passes())
+        self._set(examined=examine(Subject(self.kind, self.model, self.theta, self.total), batch, weights))
+
+    def _number(self, n: Count | None) -> None:
+        """Labels the samples."""
+        if isinstance(n, int) and n != self.n:
+            raise DataError(
+                f"Got n={n}, but the batches have {self.n} samples {self.reading.sizes[:5]}. "
+                f"Say of each batch how many: n=[...], or n=lambda batch: ..."
+            )
+        ids = range(self.n) if self.ids is None else labelled(self.ids)
+        if len(ids) != self.n:
+            raise DataError(f"Got {len(ids)} ids for {self.n} samples; needed one each.")
+        rows = numbered(ids)
+        self._set(ids=tuple(rows), rows=rows)
 
     # Set in __post_init__, derived from the fields above.
     rows: dict[Id, int] = field(init=False, repr=False)
@@ -98,6 +139,8 @@ class Risk(AbstractRisk):
     """The trained parameters, sharing memory with the model."""
     layout: Layout = field(init=False, repr=False)
     """Names and shapes of the trained parameters."""
+    decays: dict[str, float] = field(init=False, repr=False)
+    """The l2 coefficient of each trained parameter."""
     weights: Tensor = field(init=False, repr=False)
     """Sample weights (n,); ones, but for `without`."""
     fingerprint: str = field(init=False, repr=False)
@@ -134,6 +177,13 @@ class Risk(AbstractRisk):
         """The loss as one of the four kinds."""
         return as_loss(self.loss)
 
+    @cached_property
+    def decay(self) -> Tensor | float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The l2 coefficient: one number, or one for each parameter, shape `(p,)`."""
+        if not isinstance(self.l2, Mapping):
+            return self.l2
+        return self.layout.flatten({k: self.weights.new_full(v.shape, self.decays[k]) for k, v in self.theta.items()})
+
     @property
     def symmetric(self) -> bool:
         """Whether the training field is a gradient, so that its Jacobian is symmetric."""
@@ -143,19 +193,18 @@ class Risk(AbstractRisk):
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """All that decides the curvature: content hashes of model, data, loss, params and weights, and l2."""
         try:
-            loss = content_hash(self.kind)
+            loss = content_hash(self.kind, versions=False)
         except TypeError:  # it refers to something without content, such as an open file
             loss = f"object-{id(self.loss)}"
+        decay = content_hash(self.decays, versions=False) if isinstance(self.l2, Mapping) else float(self.l2)
         return signed(
-            model=self.fingerprint, data=content_hash(self.reading.digests), loss=loss, l2=float(self.l2),
-            params=content_hash(self.layout.names), weights=digest_tensors([("weights", self.weights)]),
+            model=self.fingerprint, data=content_hash(self.reading.digests, versions=False), loss=loss, l2=decay,
+            params=content_hash(self.layout.names, versions=False),
+            weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
 
-    def passes(self, *, verify: bool = False) -> Iterator[tuple[int, Batch, Tensor]]:
-        """One reading of the data.
-
-        Args:
-            verify: Whether to compare the content of each batch with the first reading, not only its length.
+    def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
+        """One reading of the data, compared with the first by content.
 
         Yields:
             The batch's number, the batch, and the weights of its samples.
@@ -163,19 +212,17 @@ class Risk(AbstractRisk):
         Raises:
             DataError: If the data is not what it was when the risk was made.
         """
-        if isinstance(self.data, Batches) and self.data.versions is not None:
-            verify = verify and self.data.versions != self.reading.versions  # no need to read what did not change
-        seen, sizes = 0, self.reading.sizes
+        index, seen, digests = -1, 0, self.reading.digests
         for index, batch in enumerate(self.data):
-            known = index < len(sizes) and length_of(batch) == sizes[index]
-            if not known or (verify and digest(batch) != self.reading.digests[index]):
+            if index >= len(digests) or digest(batch) != digests[index]:
                 raise DataError(
                     f"Batch {index} of the data is not what it was when the risk was made. "
                     f"Make a new Risk, or give it a copy that nothing else changes."
                 )
-            yield index, batch, self.weights[seen : seen + sizes[index]]
-            seen += sizes[index]
-        if seen != self.n:
+            size = self.reading.sizes[index]
+            yield index, batch, self.weights[seen : seen + size]
+            seen += size
+        if index + 1 != len(digests):
             raise DataError(f"The data gave {seen} samples; it had {self.n} when the risk was made.")
 
     def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
@@ -191,7 +238,7 @@ class Risk(AbstractRisk):
             NonFiniteError: If a batch gives a NaN, with its number.
         """
         total = self.layout.flatten(theta).mul_(self.decay)
-        for index, batch, weights in self.passes(verify=True):
+        for index, batch, weights in self.passes():
             if not weights.any():
                 continue
             found = gradient_of(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
@@ -217,7 +264,7 @@ class Risk(AbstractRisk):
         """
         parts = []
         with undisturbed():
-            for index, batch, weights in self.passes(verify=True):
+            for index, batch, weights in self.passes():
                 part = self._sensitivities(batch, weights, directions)  # (m, b)
                 if not all_finite(part):
                     raise NonFiniteError(self.blame(index, batch))
@@ -245,8 +292,7 @@ class Risk(AbstractRisk):
             )
         parts = []
         for index, batch in enumerate(candidates):
-            ones = self.weights.new_ones(length_of(batch))
-            part = self._sensitivities(batch, ones, directions)
+            part = self._sensitivities(batch, self.weights[:0], directions)  # needs no weights
             if not all_finite(part):
                 raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
             parts.append(part.T.to(self.weights))
@@ -270,7 +316,7 @@ class Risk(AbstractRisk):
         Raises:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
-        for index, batch, weights in self.passes(verify=True):
+        for index, batch, weights in self.passes():
             rows = self.layout.flatten(self._rows(batch, weights)) / self.n
             if not all_finite(rows):
                 raise NonFiniteError(self.blame(index, batch))
@@ -330,7 +376,8 @@ class Risk(AbstractRisk):
         )
 
 
-def _bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
+def _bound_total(risk: Risk) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
+    kind, model = risk.kind, risk.model
     if isinstance(kind, FieldLoss):
         return bind(kind.total, model, frozen_copy(model))
     one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)

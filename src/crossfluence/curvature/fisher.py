@@ -19,6 +19,7 @@ from .._params import wide
 from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
+from .criteria import Rounding, of_batch
 from .outputs import Roots, square_root
 
 
@@ -158,8 +159,9 @@ class Fisher(AbstractFisher):
 
         Raises:
             UnsupportedError: If the loss is not split at the outputs.
+            SolveError: After the last batch, if the outputs are too confident for their precision.
         """
-        loss = risk.kind
+        loss, rounding = risk.kind, Rounding()
         if not isinstance(loss, OnOutputs):
             raise UnsupportedError(
                 f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
@@ -168,13 +170,15 @@ class Fisher(AbstractFisher):
         generator = draws or self.draws()
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
-            z = wide(z)
-            root = square_root(lambda outputs: loss.criterion(outputs, batch), z)
+            z, criterion = wide(z), of_batch(loss.criterion, batch)
+            root = square_root(criterion, z)
+            rounding.add(criterion, z, weights)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
 
         for index, batch, weights in islice(risk.passes(), start, None):
             yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
+        rounding.refuse()
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:
         assert self.samples is not None

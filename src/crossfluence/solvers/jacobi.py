@@ -55,8 +55,13 @@ class Jacobi(AbstractSolver):
         damping = plain_damping(self.damping, curvature, risk)
         damped = diagonal(curvature, risk, seed=self.seed) + damping
         size = float(damped.abs().mean())
-        floor = max(FLOOR * size, risk.l2 + damping, torch.finfo(damped.dtype).tiny)
-        return JacobiInverse(repr(self), risk.signature, damped.clamp_min(floor), damping)
+        floor = (
+            torch
+            .as_tensor(risk.decay + damping)
+            .to(damped)
+            .clamp_min(max(FLOOR * size, torch.finfo(damped.dtype).tiny))
+        )
+        return JacobiInverse(repr(self), risk.signature, damped.maximum(floor), damping)
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,11 +82,12 @@ class Nystrom(AbstractSolver):
         for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
             products = (*products, curvature.product(risk, part))
             kept.offer(lambda done=products: done)
-        sketch = torch.cat(products) - risk.l2 * test
+        floor = float(torch.as_tensor(risk.decay).min())  # of each parameter's l2, what all have
+        sketch = torch.cat(products) - floor * test
         damping = plain_damping(self.damping, curvature, risk)
-        least = risk.l2 + damping
+        least = floor + damping
         basis, values = _eigenpairs(test, sketch, least, damping)
-        core = torch.diag(values.double() + risk.l2)
+        core = torch.diag(values.double() + floor)
         inner = inverse_within(core, damping, torch.finfo(sketch.dtype).eps)
         outside = float(values.min()) + least
         return LowRankInverse(repr(self), risk.signature, basis, inner.to(basis), outside, damping, None)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from .._errors import NonFiniteError
 from .._losses import length_of
-from .._objective import QUESTIONS_AT_ONCE, EachOf, refuse_independent, refuse_not_finite
+from .._objective import QUESTIONS_AT_ONCE, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk import Risk
 from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
-from ..curvature.eigenbasis import Eigenblock, largest_batch
-from ..curvature.kronecker import Layers, layers_of
+from ..curvature.eigenbasis import Eigenblock, largest_batch, looked_at
+from ..curvature.kronecker import Layers
 from .base import Answers
 from .work import Stage
 
@@ -182,7 +182,7 @@ class Pairs:
         for batch in self.objective.batches:
             values = self.objective.losses(self.risk.model, batch)
             whole = Piece(values, self.asking.gradients(self.objective.losses, batch))
-            starts = range(0, length_of(batch), QUESTIONS_AT_ONCE)
+            starts = range(0, len(values), QUESTIONS_AT_ONCE)
             pieces += [whole[start : start + QUESTIONS_AT_ONCE] for start in starts]
             if sum(len(piece.values) for piece in pieces) >= QUESTIONS_AT_ONCE:
                 yield pieces
@@ -201,7 +201,8 @@ class Pairs:
         rows = []
         for batch, blame in self._samples(candidates):
             found = self.answering.gradients(self.risk.kind.losses, batch)
-            blank = self.risk.weights.new_zeros(length_of(batch), 1)
+            b = next((len(each) for each in found.values()), 0) or length_of(batch)
+            blank = self.risk.weights.new_zeros(b, 1)
             parts = [
                 sum((by[slot].met_by(found[slot]) for slot in by if slot in found), blank.expand(-1, m))
                 for m, by in asked
@@ -214,7 +215,7 @@ class Pairs:
     def _samples(self, candidates: Iterable[Batch] | None) -> Iterator[tuple[Batch, Callable[[], str]]]:
         """Batches, each with a sentence for the case that it is not finite."""
         if candidates is None:
-            for index, batch, _ in self.risk.passes(verify=True):
+            for index, batch, _ in self.risk.passes():
                 yield batch, partial(self.risk.blame, index, batch)
         for index, batch in enumerate(candidates or ()):
             yield batch, partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
@@ -234,9 +235,11 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     by_slot = {part.block.slot: part for part in filters}
     sides = []
     asked = max(objective.batches, key=length_of, default=None)
+    if asked is not None:
+        check_each_question(objective, risk.model, risk.theta, asked)
     sample = next(islice(risk.data, largest_batch(risk), None))
     for scalars, batch in ((objective.losses, asked), (risk.kind.losses, sample)):
-        layers = None if batch is None else layers_of(risk.model, risk.theta, scalars, batch)
+        layers = None if batch is None else looked_at(risk, scalars, batch)
         if layers is None or layers.outside or set(layers.slots) != set(by_slot):
             return None
         sides.append(layers)

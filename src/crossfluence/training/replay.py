@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from .._kinds import require_question, require_recipe
 from .._params import fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
@@ -43,7 +44,7 @@ def replay(
         ObjectiveError: If the objective does not depend on the trained parameters.
         NonFiniteError: If training diverged, or a derivative is not finite.
         DataError: If the ids are not n.
-        TypeError: If it is not a recipe.
+        UnsupportedError: If it is not a recipe, or no question.
         ValueError: If fewer than two points may be kept.
 
     Warns:
@@ -65,8 +66,8 @@ def replay(
         2015; Ilyas and Engstrom, "MAGIC: near-optimal data attribution for deep learning", arXiv:2504.16430.
     """
     started = time.perf_counter()
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"Got {type(recipe).__name__}; replay needs a crossfluence.Recipe, whose every step it knows.")
+    require_recipe(recipe, Recipe, "replay")
+    require_question(objective, "replay")
     labels = recipe.labels(ids)
     found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
     effects = found.effects.T

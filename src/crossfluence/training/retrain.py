@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, as_completed
 from pathlib import Path
@@ -15,20 +16,19 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._contents import content_hash
-from .._errors import DataError, NonFiniteError, ObjectiveError
+from .._errors import DataError, NonFiniteError, ObjectiveError, StoreWarning, UnsupportedError
 from .._files import write_atomically
+from .._kinds import AbstractTraining, labelled, listed, require, require_question, require_training
 from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
 from .._types import Id, Objective, Train
 from .._verdict import Verdict
-from .bank import Bank
-from .recipe import Recipe
 
 Answer: TypeAlias = tuple[tuple[str, ...], list[float]]
 """Names and values of the objectives at one retrained model."""
 
-Training: TypeAlias = Train | Recipe | Bank
+Training: TypeAlias = Train | AbstractTraining
 """What can be trained again with other sample weights."""
 
 
@@ -68,10 +68,11 @@ def leave_out(
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
         CancelledError: If the executor gave up retrainings; what had finished is in the store.
-        TypeError: If the executor is something else, such as a dask client.
+        UnsupportedError: If the executor is something else, such as a dask client; if there is no training, or no
+            question.
 
     Example:
-        >>> from crossfluence import Recipe, SGD
+        >>> from crossfluence import SGD, Recipe
         >>> class Mean(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -82,11 +83,14 @@ def leave_out(
         >>> leave_out(recipe, lambda model: model.at[0], [0, 2]).values[:, 0].round(decimals=3)
         tensor([-1.,  1.], dtype=torch.float64)
     """
+    require_training(train, "leave_out")
+    _refuse_wrong_kinds(objective, store, "leave_out")
     if not (executor is None or isinstance(executor, Executor)):
-        raise TypeError(
+        raise UnsupportedError(
             f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
             f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
         )
+    ids = None if ids is None else labelled(ids)
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
@@ -122,6 +126,7 @@ def answers(
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
     """
+    _refuse_wrong_kinds(objective, store, "a retrained model")
     with torch.random.fork_rng(), torch.enable_grad():
         found = _answers(train, objective, weights, executor, None if store is None else Path(store))
     names = found[0][0]
@@ -135,8 +140,14 @@ def answers(
     return names, values
 
 
+def _refuse_wrong_kinds(objective: object, store: object, verb: str) -> None:
+    require_question(objective, verb)
+    if store is not None:
+        require(store, (str, os.PathLike), "store=", "a folder", 'store="retrained"')
+
+
 def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
-    known = train.n if isinstance(train, (Recipe, Bank)) else n
+    known = train.n if isinstance(train, AbstractTraining) else n
     if known is None:
         raise DataError("leave_out needs n, the number of training samples, when train is a function. Type: n=len(x).")
     if n is not None and n != known:
@@ -147,8 +158,9 @@ def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
 
 
 def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, int]) -> dict[Id, list[int]]:
-    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in drop}
-    groups = {name: [row_of(label, rows) for label in members] for name, members in named.items()}
+    words = "the samples of leave_out"
+    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in listed(drop, words)}
+    groups = {name: [row_of(label, rows) for label in listed(members, words)] for name, members in named.items()}
     if not groups:
         raise DataError("Got nothing to leave out; needed ids, or {group name: ids}.")
     return groups
@@ -164,7 +176,7 @@ def _answers(
     files = _files(train, objective, weights, store)
     found = {row: answer for row, file in enumerate(files) if file and (answer := _read(file)) is not None}
     missing = [row for row in range(len(weights)) if row not in found]
-    size = train.at_once if isinstance(train, (Recipe, Bank)) else 1
+    size = train.recipe.at_once if isinstance(train, AbstractTraining) else 1
     jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
     with tqdm(total=len(weights), initial=len(found), desc="retraining", unit="model", disable=None) as bar:
         for job, answers in _run(train, objective, weights, jobs, executor):
@@ -173,6 +185,8 @@ def _answers(
                 if (file := files[row]) is not None:
                     write_atomically(file, json.dumps({"names": answer[0], "values": answer[1]}).encode())
             bar.update(len(job))
+    if store is not None and missing:
+        _warn_of_moving(files[0], _files(train, objective, weights[:1], store)[0])
     return [found[row] for row in range(len(weights))]
 
 
@@ -249,9 +263,9 @@ def trained_models(train: Training, weights: Float[Tensor, "c n"]) -> Iterator[n
         Trained modules, in order.
 
     Raises:
-        TypeError: If the training function does not return a module.
+        UnsupportedError: If the training function does not return a module.
     """
-    if isinstance(train, (Recipe, Bank)):
+    if isinstance(train, AbstractTraining):
         yield from train.retrain(weights)
         return
     start = torch.Generator().manual_seed(0).get_state()
@@ -259,7 +273,7 @@ def trained_models(train: Training, weights: Float[Tensor, "c n"]) -> Iterator[n
         torch.set_rng_state(start)  # the caller puts the global state back
         model = train(row)
         if not isinstance(model, nn.Module):
-            raise TypeError(f"The training function returned {type(model).__name__}; needed a torch.nn.Module.")
+            raise UnsupportedError(f"The training function returned {type(model).__name__}; needed a torch.nn.Module.")
         yield model
 
 
@@ -272,8 +286,20 @@ def _files(train: Training, objective: Objective, weights: Tensor, store: Path |
     if store is None:
         return [None] * len(weights)
     store.mkdir(parents=True, exist_ok=True)
-    what = content_hash(train, objective)
+    what = content_hash(train.recipe.content if isinstance(train, AbstractTraining) else train, objective)
     return [store / f"{content_hash(what, row)}.json" for row in weights]
+
+
+def _warn_of_moving(before: Path | None, now: Path | None) -> None:
+    """Results are found again by the content of all that made them, which must not change while it is used."""
+    if before != now:
+        warnings.warn(
+            "Using it changed something that the training or the question refers to: a counter, a cache, a random "
+            "generator. So what the store keeps now will not be found again, and the next call trains anew. Make what "
+            "changes inside the function.",
+            StoreWarning,
+            stacklevel=2,
+        )
 
 
 def _read(file: Path) -> Answer | None:
