@@ -167,7 +167,7 @@ class Recipe(AbstractTraining):
     @cached_property
     def _start(self) -> Risk:
         loss = repeatable(as_loss(self.loss)) if self.random else self.loss
-        return Risk(copy.deepcopy(self.init), loss, self._batches, l2=self.l2)  # without hooks: the course has them
+        return Risk(copied(self.init), loss, self._batches, l2=self.l2)  # without hooks: the course has them
 
     def train(self, weights: Tensor | None = None) -> nn.Module:
         """One model.
