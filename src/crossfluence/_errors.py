@@ -103,5 +103,9 @@ class RoughTrainingWarning(UserWarning):
     """Training answers small changes of the data so unevenly that first-order estimates cannot follow."""
 
 
+class UnreliableWarning(UserWarning):
+    """The scores cannot be believed; `scores.verdict` says why, and what to do."""
+
+
 class StoreWarning(UserWarning):
     """What was stored will not be found again."""

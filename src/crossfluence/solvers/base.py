@@ -56,7 +56,7 @@ class Solution:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What some questions came to.
+    r"""What some questions came to.
 
     Attributes:
         names: m labels.
@@ -65,6 +65,7 @@ class Answers:
         drift: How far one more Newton step would move each objective, shape `(m,)`.
         solution: Of the linear solves, if there were any.
         notes: Sentences for the report.
+        energy: Every solution times its question's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
     """
 
     names: tuple[str, ...]
@@ -73,6 +74,7 @@ class Answers:
     drift: Shaped[Tensor, " m"]
     solution: Solution | None = None
     notes: tuple[str, ...] = ()
+    energy: Shaped[Tensor, " m"] | None = None
 
 
 class AbstractInverse(ABC):
@@ -84,8 +86,11 @@ class AbstractInverse(ABC):
         damping: The absolute damping that was added.
         smallest_eigenvalue: Of the curvature before damping, where known.
         notes: Sentences for the report.
+        approximation: What is left out whatever the damping, as a clause that says why sizes may be off; empty where
+            solves are with the curvature itself.
     """
 
+    approximation: ClassVar[str] = ""
     solver: str
     signature: str
     damping: float
@@ -167,8 +172,9 @@ class AbstractInverse(ABC):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
             reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
-            drift = -(u @ fine.gradient)
-            yield Answers(chunk.names, chunk.values, reached.to(risk.weights), drift.to(risk.weights), solution)
+            drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
+            parts = (part.to(risk.weights) for part in (reached, drift))
+            yield Answers(chunk.names, chunk.values, *parts, solution, energy=energy)
 
     def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
         """Every sample's score for its own loss, batch by batch: a solve for each.

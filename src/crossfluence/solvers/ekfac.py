@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Shaped
@@ -162,6 +162,7 @@ class EKFAC(AbstractSolver):
 class EKFACInverse(AbstractInverse):
     """Eigenblocks and what they are multiplied with: one over eigenvalue, l2 and damping."""
 
+    approximation: ClassVar[str] = "EKFAC leaves out what layers do to each other, so that sizes are off by a factor"
     solver: str
     signature: str
     layout: Layout

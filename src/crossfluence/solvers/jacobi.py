@@ -71,6 +71,7 @@ class Jacobi(AbstractSolver):
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""
 
+    approximation: ClassVar[str] = "Jacobi leaves out what parameters do to each other"
     solver: str
     signature: str
     diagonal: Shaped[Tensor, " p"]

@@ -122,6 +122,7 @@ class LowRankInverse(AbstractInverse):
     All that is in the units of `scale`. With a basis of all directions, the number is infinite.
     """
 
+    approximation: ClassVar[str] = "LowRank has one number for all directions outside of its basis"
     solver: str
     signature: str
     basis: Shaped[Tensor, "r p"]

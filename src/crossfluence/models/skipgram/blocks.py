@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -89,6 +89,7 @@ class WordBlocks(AbstractSolver):
 class WordBlocksInverse(AbstractInverse):
     """Cholesky factors of the blocks of both tables."""
 
+    approximation: ClassVar[str] = "WordBlocks leaves out what words do to each other"
     solver: str
     signature: str
     factors: tuple[Float[Tensor, "V d d"], ...]
