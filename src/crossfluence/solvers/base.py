@@ -173,8 +173,8 @@ class AbstractInverse(ABC):
             u = solution.vectors
             reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
             drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
-            parts = (part.to(risk.weights) for part in (reached, drift))
-            yield Answers(chunk.names, chunk.values, *parts, solution, energy=energy)
+            reached, drift = reached.to(risk.weights), drift.to(risk.weights)
+            yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
 
     def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
         """Every sample's score for its own loss, batch by batch: a solve for each.
