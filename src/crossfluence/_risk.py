@@ -22,7 +22,7 @@ from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
 from ._kinds import labelled
 from ._labels import numbered
 from ._losses import AbstractLoss, FieldLoss, MiscountedError, as_loss, counted
-from ._non_finite import birthplace
+from ._non_finite import birthplace, non_finite_message
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
 from ._room import roomy
@@ -387,18 +387,11 @@ class Risk(AbstractRisk):
         """
         if not all(tensor.isfinite().all() for tensor in self.theta.values()):
             return "The model's own parameters hold a NaN or an infinity: training diverged. Train it again."
-        ids = self.labels_of(index)
-        culprit = ""
-        if self.kind.per_sample:
-            bad = (~evaluated(lambda: self.kind.losses(self.model, batch)).isfinite()).nonzero().flatten().tolist()
-            culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
-        ones = self.weights.new_ones(len(ids))
+        per_sample = self.kind.per_sample
+        losses = evaluated(lambda: self.kind.losses(self.model, batch)) if per_sample else None
+        ones = self.weights.new_ones(self.reading.sizes[index])
         place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)
-        culprit += f"; it begins in {place}" if place else ""
-        return (
-            f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
-            f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
-        )
+        return non_finite_message(what, index, self.labels_of(index), losses, place)
 
 
 def _bound_total(risk: Risk) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
