@@ -276,6 +276,7 @@ def transcription(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 X, IMAGES, SEQUENCES = normal(20, 4, seed=80), normal(12, 1, 5, 5, seed=81), normal(16, 5, 3, seed=82)
 LENGTHS, WORDS = integers(5, 16, seed=83) + 1, integers(5, 20, 4, seed=84)
+LETTERS = integers(3, 10, 2, seed=88) + 1
 SOUNDS = normal(10, 6, 3, seed=87)
 TIMES = torch.linspace(0, 2, 16, dtype=torch.float64)[:, None]
 
@@ -309,7 +310,7 @@ FAMILIES = [
     family("bilinear", lambda: nn.Bilinear(4, 3, 1), X, normal(20, 3, seed=85)),
     Family("variational", Variational, lambda m, b: m(*b)[:, 0], (X, normal(20, 2, seed=86)), reconstruction),
     Family("physics", lambda: Net(torch.tanh, 1, 6), physics, (TIMES, torch.sin(3 * TIMES)), force),
-    Family("transcription", Speech, transcription, (SOUNDS, integers(3, 10, 2, seed=88) + 1), lambda m: m(SOUNDS)[0, 0, 0]),
+    Family("transcription", Speech, transcription, (SOUNDS, LETTERS), lambda m: m(SOUNDS)[0, 0, 0]),
 ]  # fmt: skip
 
 

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ from grid import normal
 from typer.testing import CliRunner
 
 from crossfluence import _plan, cli
+from crossfluence.report import verdicts
 from crossfluence.studies import clusters as study
-from crossfluence.studies import forecast
+from crossfluence.studies import forecast, tables
 from crossfluence.training import retrain
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
@@ -66,7 +69,7 @@ BAD = {
     "constant": (HEADER + "\n" + "".join(f"r{row},1,2,text\n" for row in range(9)), {}, "constant"),
     "unknown query": (table(), {"query": "r40"}, "No row has the id 'r40'"),
     "empty": ("", {}, "is empty"),
-    "semicolons": (table().replace(",", ";"), {}, "separated by semicolons"),
+    "two columns of one name": (table().replace("kind", "u [cm]", 1), {}, "2 columns named 'u [cm]'"),
 }
 
 
@@ -232,3 +235,71 @@ def test_a_browser_draws_the_page_and_requests_nothing(folder):
     dom, requested = browse(folder, (folder / "page.html").as_uri())
     assert dom.count('class="main-svg"') >= 2
     assert requested == set()
+
+
+# How far an answer can be relied on.
+
+
+def test_a_dependable_answer_says_so_first(folder):
+    result = clusters()
+    assert result.exit_code == 0, result.output
+    answer = result.stdout[result.stdout.index("GiB.") + 5 :].strip()
+    assert answer.startswith("These scores can be relied on")
+    page = (folder / "page.html").read_text()
+    assert page[page.index("</h1>") :].startswith('</h1>\n<p id="verdict" class="verdict ')
+    assert "Columns used: u [cm], v &lt;b&gt;." in page
+
+
+def test_predictions_that_fail_their_check_are_named_first_and_end_with_3(folder, monkeypatch):
+    original = study.leave_out
+
+    def opposite(*args, **options):
+        truth = original(*args, **options)
+        return replace(truth, values=-truth.values)
+
+    monkeypatch.setattr(study, "leave_out", opposite)
+    result = clusters()
+    assert result.exit_code == 3, result.output
+    answer = result.stdout[result.stdout.index("GiB.") + 5 :].strip()
+    assert answer.startswith("These scores cannot be relied on: removing the top 2 together changed the margin by ")
+    assert "; type --anchor 1." in answer.partition("\n")[0]
+    page = (folder / "page.html").read_text()
+    assert page[page.index("</h1>") :].startswith(
+        '</h1>\n<p id="verdict" class="verdict unreliable">These scores cannot'
+    )
+    assert {path.name for path in folder.iterdir()} == {"blobs.csv", "page.html", "page.csv"}
+
+
+def test_a_firmer_anchor_is_taken(folder):
+    assert clusters("--anchor", 0.5).exit_code == 0
+    assert '<td>anchor</td><td class="n">0.5</td>' in (folder / "page.html").read_text()
+
+
+def test_a_cluster_without_a_row_is_named():
+    assignments = torch.eye(4, dtype=torch.float64)[[0, 0, 2, 2]] + 0.1
+    found = SimpleNamespace(assignments=assignments, settings=SimpleNamespace(k=4))
+    assert verdicts.empty_clusters(found) == [1, 3]
+    assert verdicts.no_sample_in([1, 3], "row") == "clusters 1, 3 hold no row"
+
+
+def test_warnings_about_the_table_stand_above_the_answer_and_on_the_page(folder):
+    (folder / "far.csv").write_text(table((7, "r7,1e12,1,text")))
+    result = clusters(source="far.csv")
+    assert result.stdout.startswith("Warning: Row 7 (id 'r7'), column 'u [cm]' holds 1e+12, so far from all others")
+    assert "Warning: Row 7 (id &#39;r7&#39;), column &#39;u [cm]&#39;" in (folder / "page.html").read_text()
+
+
+def test_a_run_stopped_by_the_keyboard_ends_with_130(folder, monkeypatch):
+    monkeypatch.setattr(study, "settled", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    before = content(folder)
+    result = clusters()
+    assert result.exit_code == 130
+    assert "Nothing is kept, so the same command starts from the beginning." in result.stderr
+    assert content(folder) == before
+    monkeypatch.setattr(tables, "read_table", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert clusters().exit_code == 130
+
+
+@pytest.mark.parametrize("command", ["demo", "clusters", "words"])
+def test_help_says_what_exit_codes_mean(command):
+    assert "3 printed and not dependable" in " ".join(call(command, "--help").stdout.split())

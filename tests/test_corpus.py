@@ -500,3 +500,42 @@ def test_parts_that_do_not_fit_together_are_refused():
             replace(corpus, **change)
     with pytest.raises(CorpusError, match="offsets must run from 0 to the"):
         replace(corpus, tokens=corpus.tokens[1:])
+
+
+# Objects inside of JSON objects.
+
+NESTED = [{"id": "D1", "doc": {"text": "One.", "by": {"name": "Ann"}}}, {"id": "D2", "doc": {"text": "Two."}}]
+
+
+def jsonl(rows):
+    return "\n".join(json.dumps(row) for row in rows) + "\n"
+
+
+def test_text_inside_of_an_object_is_read_by_its_path(write):
+    found = read(write(jsonl(NESTED), "t.jsonl"), column="doc.text")
+    assert [(s.text, dict(s.fields)) for s in found] == [
+        ("One.", {"id": "D1", "doc.by.name": "Ann"}),
+        ("Two.", {"id": "D2"}),
+    ]
+    literal = [{"doc.text": "This.", "doc": {"text": "Not this."}}]
+    assert texts(write(jsonl(literal), "u.jsonl"), column="doc.text") == ["This."]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "sentence"),
+    [
+        (
+            NESTED,
+            {"column": "doc"},
+            r"^Line 1 .* object in 'doc', with the fields 'text', 'by.name'.*--column doc",
+        ),
+        ([{"text": "a"}, {"text": {"en": "b"}}], {}, r"^Line 2 .* an object in 'text', with the fields 'en'"),
+        ([{"text": ["a", "b"]}], {}, r"^Line 1 of t\.jsonl holds a list in 'text': \[\"a\", \"b\"\]; needed text"),
+        ([{"text": "a"}, {"text": True}], {}, r"^Line 2 of t\.jsonl holds true or false in 'text': true"),
+        ([{"text": {}}], {}, r"^Line 1 of t\.jsonl holds an empty object in 'text'"),
+        (NESTED, {"column": "doc.body"}, r"no column 'doc.body'; its columns are 'id', 'doc.text', 'doc.by.name'"),
+    ],
+)
+def test_json_that_is_not_text_is_never_read_as_text(write, rows, options, sentence):
+    with pytest.raises(CorpusError, match=sentence):
+        read(write(jsonl(rows), "t.jsonl"), **options)

@@ -20,10 +20,10 @@ LAYERS = [  # from the top
         "_non_finite", "_batch", "_room", "_double",
     },
     {
-        "_params", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files", "_archive",
-        "_checkpoint", "_contents", "_copies", "corpus",
+        "_params", "_trained", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files",
+        "_archive", "_checkpoint", "_contents", "_copies", "corpus",
     },
-    {"_types", "_errors", "_extras", "_labels", "_significance"},
+    {"_types", "_errors", "_extras", "_labels", "_kinds", "_significance"},
 ]  # fmt: skip
 TOP_MAY = {  # within the top layer
     "cli": LAYERS[0],

@@ -139,7 +139,7 @@ def test_the_command_writes_a_table_and_a_figure_and_goes_on_where_it_was_stoppe
     monkeypatch.setattr(Bench, "rows", stops)
     out = tmp_path / "out"
     broken = run(data, out)
-    assert broken.exit_code == 1
+    assert broken.exit_code == 130
     assert len(list((out / "unfinished").iterdir())) == 7
     assert not (out / "results.csv").exists()
     again = []

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from crossfluence._errors import CorpusError, SolveError
 from crossfluence.cli import app
-from crossfluence.models.skipgram import SkipGram
+from crossfluence.models.skipgram import ExpectedTraining, SkipGram
 from crossfluence.report.words import marked
 from crossfluence.studies import words as study
 from crossfluence.studies.planted import marked as marked_corpus
@@ -124,7 +124,7 @@ def test_a_stopped_run_goes_on_and_gives_what_an_unbroken_one_gives(corpus_file,
 
     monkeypatch.setattr(study, "_newton", stops)
     broken = run(*arguments, "--out", tmp_path / "broken.html")
-    assert broken.exit_code == 1
+    assert broken.exit_code == 130
     assert (tmp_path / "broken.html.unfinished").is_dir()
     assert not (tmp_path / "broken.html").exists()
     monkeypatch.setattr(study, "_newton", original)
@@ -202,3 +202,127 @@ def test_a_run_whose_newton_steps_all_go_astray_still_answers(corpus_file, tmp_p
     monkeypatch.setattr("crossfluence.studies.word.newton_step", lambda *args: float("nan"))
     assert about(corpus_file, tmp_path / "word.html").exit_code == 0
     assert "no step possible" in (tmp_path / "word.html").read_text()
+
+
+# Ids of the user's table, and answers that cannot be relied on.
+
+
+def scored(file, out, *more):
+    options = ["--dimensions", 6, "--min-count", 2, "--remove", 5]
+    result = run(file, *options, "--out", out, *more)
+    assert result.exit_code == 0, result.output
+    return result, pd.read_csv(out.with_suffix(".csv"), dtype={"id": str, "line": str}, keep_default_na=False)
+
+
+@pytest.mark.parametrize("name", ["id", "ID", "doc_id"])
+def test_scores_hold_the_tables_own_ids_and_text(tmp_path, name):
+    texts = planted(sentences=400, culprits=20).texts
+    table = pd.DataFrame({name: [f"D{row * 7 + 3}" for row in range(len(texts))], "text": texts, "topic": "x"})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "text.txt").write_text("\n".join(texts))
+    result, found = scored(tmp_path / "t.csv", tmp_path / "page.html")
+    _, plain = scored(tmp_path / "text.txt", tmp_path / "plain.html")
+    assert list(plain) == ["line", "career-terms", "text", "source"]
+    assert set(plain["source"]) == {"text.txt"}
+    assert list(found)[:2] == ["id", "line"]
+    by_line = plain.set_index("line")["career-terms"]
+    assert len(found) == len(plain)
+    for row in found.itertuples():
+        place = int(row.line) - 2  # the header, and lines count from 1
+        assert (row.id, row.text) == (table[name][place], texts[place])
+        assert row.topic == "x"
+        assert by_line[str(place + 1)] == pytest.approx(row[3])
+    first = found["id"][0]
+    assert f"{first} (" in result.output
+    assert f'<span class="soft">{first}</span>' in (tmp_path / "page.html").read_text()
+
+
+def test_sentences_of_one_cell_share_its_id_and_have_their_own_line(tmp_path):
+    texts = planted(sentences=400, culprits=20).texts
+    pairs = [f'7{row},"{texts[row]}\n{texts[row + 1]}"' for row in range(0, len(texts) - 1, 2)]
+    (tmp_path / "t.csv").write_text("\n".join(["key_id,text", *pairs]) + "\n")
+    result, found = scored(tmp_path / "t.csv", tmp_path / "page.html")
+    row = found[found["line"] == "4.2"].iloc[0]
+    assert (row["id"], row["text"]) == ("72", texts[3])
+    assert f"{found['id'][0]} (line {found['line'][0]}) (" in result.output
+    assert run(tmp_path / "t.csv", "--id", "gone", "--out", tmp_path / "u.html").exit_code == 2
+
+
+def test_an_answer_that_fails_its_check_says_so_first_and_ends_with_3(tmp_path):
+    (tmp_path / "t.txt").write_text("\n".join(planted(sentences=270, culprits=30).texts))
+    options = ["--dimensions", 4, "--min-count", 1, "--remove", 5]
+    result = run(tmp_path / "t.txt", *options, "--out", tmp_path / "t.html")
+    assert result.exit_code == 3, result.output
+    answer = result.output[result.output.index("These scores") :]
+    assert answer.startswith("These scores cannot be relied on: removing the 5 that lower it most together changed")
+    assert "type --prior 1, or" in answer.partition("\n")[0]
+    page = (tmp_path / "t.html").read_text()
+    first = page[page.index("</h1>") :]
+    assert first.startswith('</h1>\n<p class="verdict unreliable">These scores cannot be relied on')
+    better = run(tmp_path / "t.txt", *options, "--prior", 1, "--out", tmp_path / "u.html")  # as it said
+    assert better.exit_code == 0, better.output
+    assert "These scores can be relied on" in better.output
+
+
+def test_where_there_is_no_bias_title_and_first_sentence_say_so(tmp_path):
+    (tmp_path / "t.txt").write_text("\n".join(planted(sentences=800, culprits=0, seed=3).texts))
+    result, found = scored(tmp_path / "t.txt", tmp_path / "t.html", "--min-count", 5)
+    assert len(found) == 800
+    assert "There is no bias to explain: career-terms has the effect size +0.489 with p = 0.18" in result.output
+    page = (tmp_path / "t.html").read_text()
+    assert "t.txt: No bias to explain</title>" in page
+    assert "<h1>No bias to explain</h1>" in page
+    assert "here does this bias come from" not in page
+
+
+def test_a_run_stopped_after_training_does_not_train_again_and_says_what_is_kept(corpus_file, tmp_path, monkeypatch):
+    def stops(*args):
+        raise KeyboardInterrupt
+
+    arguments = [corpus_file, "--remove", 20, "--dimensions", 6, "--min-count", 2, "--out", tmp_path / "w.html"]
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "_newton", stops)
+        broken = run(*arguments)
+    assert broken.exit_code == 130
+    said = broken.output.replace("\n", "")
+    assert "The trained vectors are kept in" in said
+    assert "goes on from there, but reads the corpus and computes the scores again" in said
+    whole, asked = [], ExpectedTraining.fit
+
+    def counted(self, weights=None, **options):
+        whole.append(weights is None)
+        return asked(self, weights, **options)
+
+    monkeypatch.setattr(ExpectedTraining, "fit", counted)
+    assert run(*arguments).exit_code == 0
+    assert not any(whole)
+
+
+def test_a_run_stopped_before_anything_is_finished_leaves_nothing(corpus_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(ExpectedTraining, "fit", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    broken = run(corpus_file, "--min-count", 2, "--out", tmp_path / "w.html")
+    assert broken.exit_code == 130
+    assert "Nothing is kept, so the same command starts from the beginning" in broken.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("lists", "says"),
+    [
+        ('{"X": ["he"], "Y": ["she"], "A": ["office"], "B": ["home"]}', "holds 1 word, 'he'; needed at least 2"),
+        ('{"X": ["👨", "👦", "he"], "Y": ["she", "her"], "A": ["office", "salary"], "B": ["home", "family"]}',
+         "--tokenizer whitespace"),
+    ],
+)  # fmt: skip
+def test_lists_that_cannot_make_a_test_say_what_they_lack(corpus_file, tmp_path, lists, says):
+    (tmp_path / "own.json").write_text(lists)
+    result = run(corpus_file, "--weat", tmp_path / "own.json", "--min-count", 2, "--out", tmp_path / "w.html")
+    assert result.exit_code == 2
+    assert says in result.output.replace("\n", " ")
+
+
+def test_a_text_of_one_sentence_is_named(tmp_path):
+    (tmp_path / "t.txt").write_text(" ".join(planted(sentences=200, culprits=20).texts))
+    result = run(tmp_path / "t.txt", "--min-count", 1, "--out", tmp_path / "w.html")
+    assert result.exit_code == 2
+    assert "The text is 1 sentence" in result.output

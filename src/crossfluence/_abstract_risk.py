@@ -15,6 +15,7 @@ from ._errors import StaleError
 from ._functional import undisturbed
 from ._labels import row_of
 from ._params import Layout, coarseness, fingerprint
+from ._trained import Decay
 from ._types import Batch, Id, Params
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class AbstractRisk(ABC):
 
     Attributes:
         model: The trained module; it is never changed.
-        l2: Coefficient of half the squared norm of the parameters.
+        l2: Coefficient of half the squared norm of the parameters, or one for each glob over their names.
         theta: The trained parameters, sharing memory with the model.
         layout: Names and shapes of the trained parameters.
         weights: Sample weights (n,); ones, but for `without` and `only`.
@@ -39,7 +40,7 @@ class AbstractRisk(ABC):
     """
 
     model: nn.Module
-    l2: float
+    l2: Decay
     theta: Params
     layout: Layout
     weights: Tensor
@@ -60,6 +61,7 @@ class AbstractRisk(ABC):
     @property
     def decay(self) -> Tensor | float:
         """The coefficient of half the squared norm: one number, or one for each parameter, shape `(p,)`."""
+        assert not isinstance(self.l2, Mapping)
         return self.l2
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._extras import optional
+from ._kinds import require
 from ._scores import Scores
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ def compare(predicted: Scores, actual: Scores) -> Agreement:
         >>> compare(guess, truth).slope
         2.000 [2.000, 2.000]
     """
+    for name, scores in (("predicted", predicted), ("actual", actual)):
+        require(scores, Scores, f"compare({name}=)", "Scores", "compare(influence(...), leave_out(...))")
     if len(actual) < 3:
         raise ValueError(f"Got {len(actual)} retrained ids; needed at least 3 to speak of agreement.")
     chosen = predicted.select(actual.ids)

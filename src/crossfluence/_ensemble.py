@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ._errors import DataError, IdError
+from ._kinds import require
 from ._scores import Scores
 
 
@@ -44,7 +45,11 @@ def ensemble(members: Iterable[Scores]) -> Scores:
         >>> [label for label, _ in found.top()], [label for label, _ in found.top(significance=0.05)]
         (['a', 'b'], ['a'])
     """
+    line = "ensemble([replay(recipe.with_seed(seed), objective) for seed in range(5)])"
+    require(members, Iterable, "ensemble", "several Scores", line)
     kept = list(members)
+    for member in kept:
+        require(member, Scores, "ensemble", "several Scores", line)
     if len(kept) < 2:
         raise DataError(f"Got {len(kept)} members; needed at least 2, for a mean to have an error.")
     first = kept[0]

@@ -44,7 +44,7 @@ class StaleError(CrossfluenceError, RuntimeError):
 
 
 class UnsupportedError(CrossfluenceError, TypeError):
-    """This verb or curvature is not defined for this kind of loss."""
+    """This verb or curvature is not defined for this kind of loss, or was given another kind of thing."""
 
 
 class DampingError(CrossfluenceError, ValueError):

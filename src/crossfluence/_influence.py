@@ -11,6 +11,7 @@ from ._abstract_risk import AbstractRisk
 from ._data import probe
 from ._errors import UnsupportedError
 from ._functional import undisturbed
+from ._kinds import require_question, require_risk
 from ._scores import Scores, SolveReport
 from ._types import Batch, Objective
 from .solvers.auto import Auto
@@ -47,6 +48,7 @@ def influence(
         ObjectiveError: If the objective does not depend on the trained parameters.
         NonFiniteError: If a batch gives a NaN, with its number.
         SolveError: If the curvature cannot be inverted as asked.
+        UnsupportedError: If it is given something else than a risk, a question and a solver.
 
     Example:
         >>> from crossfluence import Exact, Risk, batches
@@ -63,6 +65,8 @@ def influence(
         Koh and Liang, "Understanding black-box predictions via influence functions", ICML 2017; Silva, Chopra and
         Gombolay, "Cross-loss influence functions to explain deep network representations", AISTATS 2022.
     """
+    require_risk(risk, AbstractRisk, "influence")
+    require_question(objective, "influence")
     started = time.perf_counter()
     with undisturbed():
         risk.check()
@@ -93,7 +97,7 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         Shape `(n, 1)`, in units of the loss.
 
     Raises:
-        UnsupportedError: For stop-gradient losses, where a sample has no loss of its own.
+        UnsupportedError: For stop-gradient losses, where a sample has no loss of its own; or if it is not a risk.
 
     Example:
         >>> from crossfluence import Exact, Risk, batches
@@ -104,6 +108,7 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         >>> self_influence(risk, Exact()).values.abs().max().item()
         0.0
     """
+    require_risk(risk, AbstractRisk, "self_influence")
     if not risk.symmetric:
         raise UnsupportedError(
             "self_influence needs every sample to have a loss of its own; a FieldLoss trains along a field that is no "

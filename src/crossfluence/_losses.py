@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ._batch import length_of, possible_lengths
 from ._copies import frozen_copy
-from ._errors import LossShapeError
+from ._errors import LossShapeError, UnsupportedError
+from ._kinds import described, takes
 from ._types import Batch, SampleLoss
 
 COUNT = "say it, Risk(..., n=lambda batch: ...)"
@@ -85,6 +86,10 @@ class OnOutputs(AbstractLoss):
     criterion: Callable[[Tensor, Batch], Tensor]
     per_sample: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("OnOutputs(outputs=)", self.outputs, "(model, batch)")
+        _refuse_other_arguments("OnOutputs(criterion=)", self.criterion, "(outputs, batch)")
+
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""
         return one_each(self.criterion(self.outputs(model, batch), batch))
@@ -109,6 +114,9 @@ class WeightedLoss(AbstractLoss):
 
     fn: Callable[[nn.Module, Batch, Tensor], Tensor]
     per_sample: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("WeightedLoss", self.fn, "(model, batch, weights)")
 
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
@@ -142,6 +150,9 @@ class FieldLoss(AbstractLoss):
     fn: Callable[[nn.Module, nn.Module, Batch, Tensor], Tensor]
     per_sample: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("FieldLoss", self.fn, "(model, frozen, batch, weights)")
+
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The training loss of a batch, a scalar."""
         return self.total(model, frozen_copy(model), batch, weights)
@@ -157,6 +168,14 @@ class FieldLoss(AbstractLoss):
         return False
 
 
+def _refuse_other_arguments(kind: str, function: Any, arguments: str) -> None:
+    if not takes(function, arguments.count(",") + 1):
+        raise UnsupportedError(
+            f"Got {described(function)} for {kind}; needed a function of {arguments}. Type, for instance, "
+            f"lambda {arguments.strip('()')}: ..."
+        )
+
+
 def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
     """A bare callable is a per-sample loss.
 
@@ -167,12 +186,12 @@ def as_loss(loss: SampleLoss | AbstractLoss) -> AbstractLoss:
         One of the four classes.
 
     Raises:
-        TypeError: If it is not callable.
+        UnsupportedError: If it is not callable.
     """
     if isinstance(loss, AbstractLoss):
         return loss
-    if not callable(loss) or isinstance(loss, nn.modules.loss._Loss):
-        raise TypeError(
+    if not takes(loss, 2) or isinstance(loss, (type, nn.modules.loss._Loss)):
+        raise UnsupportedError(
             f"Got a loss of type {type(loss).__name__}; needed a callable (model, batch) -> (b,), or "
             f"WeightedLoss(fn), FieldLoss(fn) or OnOutputs(outputs, criterion)."
         )

@@ -13,7 +13,9 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
-from ._errors import ParameterError
+from ._errors import ParameterError, UnsupportedError
+from ._kinds import listed
+from ._trained import names_of, refuse_untraceable
 from ._types import Params
 
 
@@ -69,33 +71,41 @@ def coarseness(params: Params) -> float:
     return max(torch.finfo(tensor.dtype).eps for tensor in params.values())
 
 
-def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*") -> Params:
+def trained_parameters(model: nn.Module, patterns: str | Sequence[str] = "*", *, hooked: bool = False) -> Params:
     """The parameters of `model` that require gradients and match one of the globs, detached and sharing memory.
 
     Args:
         model: Any module.
-        patterns: Glob or globs over the names of `model.named_parameters()`.
+        patterns: Glob or globs over the names of `model.named_parameters()`; any name of a tied weight will do.
+        hooked: Whether the caller takes its steps through the hooks on gradients.
 
     Returns:
-        Named tensors; tied weights appear once.
+        Named tensors; tied weights appear once, under their first name.
 
     Raises:
-        ParameterError: If nothing matches.
+        ParameterError: If nothing matches; if one of them is complex, has a gradient hook, or shares memory with
+            another tensor of the model.
+        UnsupportedError: If it is not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> list(trained_parameters(net, "1.*"))
         ['1.weight', '1.bias']
     """
-    globs = [patterns] if isinstance(patterns, str) else list(patterns)
-    named = dict(model.named_parameters())
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"Got {type(model).__name__} for the model; needed a trained torch.nn.Module.")
+    globs = [patterns] if isinstance(patterns, str) else listed(patterns, "params=")
+    if not all(isinstance(glob, str) for glob in globs):
+        raise ParameterError(f"Got params={patterns!r}; needed a glob or globs over names, such as 'encoder.*'.")
+    named, names = dict(model.named_parameters()), names_of(model)
     chosen = {
-        name: tensor.detach()
+        name: tensor
         for name, tensor in named.items()
-        if tensor.requires_grad and tensor.is_floating_point() and any(fnmatchcase(name, glob) for glob in globs)
+        if tensor.requires_grad and any(fnmatchcase(alias, glob) for glob in globs for alias in names[name])
     }
+    refuse_untraceable(model, chosen, hooked=hooked)
     if chosen:
-        return chosen
+        return {name: tensor.detach() for name, tensor in chosen.items()}
     frozen = sum(not tensor.requires_grad for tensor in named.values())
     raise ParameterError(
         f"No trained parameter of {type(model).__name__} matches params={patterns!r}: it has {len(named)} parameter "

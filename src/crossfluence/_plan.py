@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from ._abstract_risk import AbstractRisk
 from ._errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
 from ._functional import VECTORS_AT_ONCE, undisturbed
+from ._kinds import require, require_risk
 from ._objective import QUESTIONS_AT_ONCE, questions_at_once
 from ._risk import Risk
 from .curvature.base import AbstractCurvature
@@ -94,6 +96,9 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         >>> found.products, found.passes
         (4, 5)
     """
+    require_risk(risk, AbstractRisk, "plan")
+    require(solver, AbstractSolver, "plan", "a solver", "plan(risk, crossfluence.Auto())")
+    require(m, Integral, "plan(m=)", "the number of questions", "plan(risk, solver, m=1)")
     if m < 1:
         raise ValueError(f"Got m={m}; needed at least one question.")
     if not isinstance(risk, Risk):
@@ -161,7 +166,8 @@ def _part(risk: Risk) -> Risk:
     """A risk of the first batches alone."""
     sizes = list(itertools.accumulate(risk.reading.sizes))
     count = next((number for number, total in enumerate(sizes, start=1) if total >= PART), len(sizes))
-    return replace(risk, data=list(itertools.islice(risk.data, count)), ids=None)
+    part = list(itertools.islice(risk.data, count))
+    return replace(risk, data=part, ids=None, n=risk.reading.sizes[:count])
 
 
 def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:

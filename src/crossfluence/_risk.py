@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property, partial, reduce
 from typing import Any
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._batch import digest
 from ._contents import content_hash
-from ._copies import frozen_copy
 from ._data import Batches, Count, Reading, probe
-from ._double import in_double
+from ._double import bound_total, in_double
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
+from ._kinds import labelled
 from ._labels import numbered
-from ._losses import AbstractLoss, FieldLoss, MiscountedError, as_loss, counted
+from ._losses import AbstractLoss, MiscountedError, as_loss, counted
 from ._non_finite import birthplace
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
 from ._room import roomy
+from ._trained import Decay, decays, held, names_of
 from ._types import Batch, Id, Params, SampleLoss
 from ._ways import AbstractWay, value_and_rows
 
@@ -44,8 +45,11 @@ class Risk(AbstractRisk):
         loss: `(model, batch) -> (b,)`, or `WeightedLoss`, `FieldLoss`, `OnOutputs`.
         data: Batches that come back in the same order; see `batches`.
         l2: Coefficient of half the squared norm of the parameters, per mean loss. PyTorch's `weight_decay` in SGD.
+            Or `{glob: coefficient}` over parameter names, such as `{"*weight": 1e-2}` where biases were trained
+            without it; parameters that no glob names have 0.
         ids: n labels for the samples, default 0 to n-1.
-        params: Glob or globs over parameter names: which count as trained.
+        params: Glob or globs over parameter names: which count as trained. The others are constants, also where
+            training a second time would move them.
         n: How many samples there are, in all, in each batch (a list) or in a given one (a callable), where neither the
             loss nor the batch says so: coupled losses of graphs or sequences. Afterwards: the number of samples.
 
@@ -53,7 +57,8 @@ class Risk(AbstractRisk):
         LossShapeError: If the loss is of another kind than it seems.
         DataError: If the data is empty, shuffled or readable only once.
         NondeterministicError: If dropout or batch statistics were left on.
-        ParameterError: If no parameter matches `params`.
+        ParameterError: If no parameter matches `params` or a glob of `l2`, or training can have moved one otherwise
+            than the loss says: complex numbers, gradient hooks, shared memory.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -68,21 +73,20 @@ class Risk(AbstractRisk):
     loss: SampleLoss | AbstractLoss
     data: Iterable[Batch] = field(repr=False)
     _: KW_ONLY
-    l2: float = 0.0
+    l2: Decay = 0.0
     ids: Sequence[Id] | None = field(default=None, repr=False)
     params: str | Sequence[str] = "*"
     n: Any = field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
 
     def __post_init__(self) -> None:
         n: Count | None = self.n
-        if not isinstance(self.l2, (int, float)) or not self.l2 >= 0:
-            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
         _ = self.kind  # a loss that is none is refused first
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
             reading = probe(self.data, n=n)
-        theta = trained_parameters(self.model, self.params)
+        theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         self._set(
-            theta=theta, layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=_bound_total(self),
+            l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,
+            layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=bound_total(self.kind, self.model),
             modes=training_modes(self.model),
         )  # fmt: skip
         self._read(reading)
@@ -120,7 +124,7 @@ class Risk(AbstractRisk):
                 f"Got n={n}, but the batches have {self.n} samples {self.reading.sizes[:5]}. "
                 f"Say of each batch how many: n=[...], or n=lambda batch: ..."
             )
-        ids = range(self.n) if self.ids is None else tuple(self.ids)
+        ids = range(self.n) if self.ids is None else labelled(self.ids)
         if len(ids) != self.n:
             raise DataError(f"Got {len(ids)} ids for {self.n} samples; needed one each.")
         rows = numbered(ids)
@@ -135,6 +139,8 @@ class Risk(AbstractRisk):
     """The trained parameters, sharing memory with the model."""
     layout: Layout = field(init=False, repr=False)
     """Names and shapes of the trained parameters."""
+    decays: dict[str, float] = field(init=False, repr=False)
+    """The l2 coefficient of each trained parameter."""
     weights: Tensor = field(init=False, repr=False)
     """Sample weights (n,); ones, but for `without`."""
     fingerprint: str = field(init=False, repr=False)
@@ -171,6 +177,13 @@ class Risk(AbstractRisk):
         """The loss as one of the four kinds."""
         return as_loss(self.loss)
 
+    @cached_property
+    def decay(self) -> Tensor | float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The l2 coefficient: one number, or one for each parameter, shape `(p,)`."""
+        if not isinstance(self.l2, Mapping):
+            return self.l2
+        return self.layout.flatten({k: self.weights.new_full(v.shape, self.decays[k]) for k, v in self.theta.items()})
+
     @property
     def symmetric(self) -> bool:
         """Whether the training field is a gradient, so that its Jacobian is symmetric."""
@@ -181,25 +194,6 @@ class Risk(AbstractRisk):
         """The same risk in double precision, for small problems whose loss can be computed so; else itself."""
         return in_double(self)
 
-    def at(self, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor, *, look: bool = False) -> Risk:
-        """The same data with another model and loss.
-
-        Args:
-            model: Takes the place of the model.
-            loss: In place of the loss.
-            theta: Its trained parameters, of the same names and shapes.
-            weights: Sample weights in the precision to work in.
-            look: Whether to look at the loss first.
-
-        Returns:
-            A risk that reads the same batches.
-        """
-        made = self._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
-        made._set(total=_bound_total(made))
-        if look:
-            made._probe()
-        return made
-
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
         """All that decides the curvature: content hashes of model, data, loss, params and weights, and l2."""
@@ -207,9 +201,10 @@ class Risk(AbstractRisk):
             loss = content_hash(self.kind, versions=False)
         except TypeError:  # it refers to something without content, such as an open file
             loss = f"object-{id(self.loss)}"
+        decay = content_hash(self.decays, versions=False) if isinstance(self.l2, Mapping) else float(self.l2)
         return signed(
-            model=self.fingerprint, data=content_hash(self.reading.digests, versions=False), loss=loss,
-            l2=float(self.l2), params=content_hash(self.layout.names, versions=False),
+            model=self.fingerprint, data=content_hash(self.reading.digests, versions=False), loss=loss, l2=decay,
+            params=content_hash(self.layout.names, versions=False),
             weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
 
@@ -384,14 +379,6 @@ class Risk(AbstractRisk):
             f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
             f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
         )
-
-
-def _bound_total(risk: Risk) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
-    kind, model = risk.kind, risk.model
-    if isinstance(kind, FieldLoss):
-        return bind(kind.total, model, frozen_copy(model))
-    one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
-    return lambda theta, frozen, batch, weights: one(theta, batch, weights)
 
 
 def _working_dtype(theta: Params) -> torch.dtype:

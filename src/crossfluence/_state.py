@@ -44,8 +44,8 @@ def moved_statistics(model: nn.Module, look: Look) -> tuple[str, ...]:
     if by_parameters:
         raise UnsupportedError(
             f"The loss depends on the buffer {by_parameters[0]!r}, which in training mode follows the parameters and "
-            f"in evaluation mode is constant: training moved it along, so derivatives that hold it are wrong. Compute it "
-            f"inside forward from the parameters, as it comes out in the end; or, if training did not move it, keep "
+            f"in evaluation mode is constant: training moved it along, so derivatives that hold it are wrong. Compute "
+            f"it inside forward from the parameters, as it comes out in the end; or, if training did not move it, keep "
             f"the module from changing it."
         )
     return (*layers, *(f"buffer {name!r}" for name in by_data))

@@ -8,17 +8,17 @@ import torch
 
 from .._errors import DataError, ObjectiveError
 from .._influence import influence
+from .._kinds import AbstractTraining, listed, require, require_question, require_training
 from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
-from .._types import Id, Objective, Train
-from ..training.recipe import Recipe
-from ..training.retrain import trained_models
+from .._types import Id, Objective
+from ..training.retrain import Training, trained_models
 from .outcome import Outcome
 
 
 def remove(
-    train: Train | Recipe,
+    train: Training,
     ids: Iterable[Id],
     objective: Objective,
     *,
@@ -28,7 +28,7 @@ def remove(
     """Trains with and without the samples, and sets the predicted change beside the achieved one.
 
     Args:
-        train: Sample weights `(n,)` to a trained model, or a `Recipe`.
+        train: Sample weights `(n,)` to a trained model, or a `Recipe`, or a `Bank` of its models.
         ids: The samples to remove.
         objective: The question.
         scores: Influences on the same objectives, from which the change is predicted (minus their sum). A recipe
@@ -53,11 +53,15 @@ def remove(
         >>> round(outcome.achieved.item(), 3), round(outcome.predicted.item(), 3)
         (-1.0, -0.667)
     """
-    chosen = [plain_id(label) for label in ids]
+    require_training(train, "remove")
+    require_question(objective, "remove")
+    if scores is not None:
+        require(scores, Scores, "remove(scores=)", "Scores", "remove(train, ids, objective, scores=influence(...))")
+    chosen = [plain_id(label) for label in listed(ids, "the samples of remove")]
     if not chosen:
         raise ValueError("Got no samples to remove; needed at least one id.")
     _ = numbered(chosen)  # an id that stands twice would be predicted twice
-    count = train.n if isinstance(train, Recipe) else len(scores) if scores is not None else n
+    count = train.n if isinstance(train, AbstractTraining) else len(scores) if scores is not None else n
     if count is None:
         raise DataError("remove needs to know how many samples there are: pass scores= or n=.")
     if scores is not None and len(scores) != count:
@@ -69,8 +73,8 @@ def remove(
         whole, rest = trained_models(train, weights)
     names, before = evaluate(objective, whole)
     _, after = evaluate(objective, rest)
-    if scores is None and isinstance(train, Recipe):
-        scores = influence(train.risk(whole), objective)
+    if scores is None and isinstance(train, AbstractTraining):
+        scores = influence(train.recipe.risk(whole), objective)
     if scores is not None and scores.objectives != names:
         raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
     predicted = None if scores is None else -scores.select(chosen).values.double().sum(0).cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 
 import torch
 from tqdm.auto import tqdm
@@ -10,6 +11,8 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from .._copies import copied
 from .._functional import undisturbed
+from .._kinds import listed, require, require_question, require_risk
+from .._labels import row_of
 from .._params import put
 from .._types import Id, Objective, Params
 from ..training.optimizers import Adam
@@ -39,7 +42,7 @@ def undo(
 
     Args:
         risk: What training minimised, and where it ended.
-        ids: The samples to undo.
+        ids: The samples to undo; each counts once.
         steps: How many, at most.
         lr: Adam's learning rate.
         amplify: Samples to amplify at the same time: each step descends their mean loss less that of the others.
@@ -73,7 +76,7 @@ def undo(
     References:
         Silva, Chopra and Gombolay, AISTATS 2022, section 5.
     """
-    away, towards = list(ids), list(amplify)
+    away, towards = listed(ids, "the samples of undo"), listed(amplify, "the samples of undo")
     return _walk(risk, away, towards, steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
 
 
@@ -91,7 +94,7 @@ def amplify(
 
     Args:
         risk: What training minimised, and where it ended.
-        ids: The samples to amplify.
+        ids: The samples to amplify; each counts once.
         steps: How many, at most.
         lr: Adam's learning rate.
         watch: An objective to record after every step.
@@ -118,7 +121,8 @@ def amplify(
         >>> round(outcome.achieved.item(), 3)
         0.1
     """
-    return _walk(risk, [], list(ids), steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
+    towards = listed(ids, "the samples of amplify")
+    return _walk(risk, [], towards, steps=steps, lr=lr, watch=watch, guard=guard, tolerance=tolerance)
 
 
 def _walk(
@@ -133,6 +137,9 @@ def _walk(
     tolerance: float,
 ) -> Outcome:
     """Adam on the mean loss of some samples less that of others, as far as the guard lets it."""
+    require_risk(risk, AbstractRisk, "amplify" if not away else "undo")
+    _ = [require_question(asked, "watch= and guard=") for asked in (watch, guard) if asked is not None]
+    require(steps, Integral, "steps=", "a whole number", "steps=10")
     name = " and ".join(verb for verb, ids in (("undo", away), ("amplify", towards)) if ids)
     if not name or steps < 1:
         raise ValueError(f"Got {len(away) + len(towards)} samples and {steps} steps; needed at least one of each.")
@@ -162,9 +169,11 @@ def _walk(
 
 def _pull(risk: AbstractRisk, away: list[Id], towards: list[Id]) -> Callable[[Params], Params]:
     """The gradient of the mean loss of some samples less that of others, l2 term excluded."""
-    if both := set(away) & set(towards):
-        raise ValueError(f"Sample {next(iter(both))!r} is both to be undone and to be amplified; choose one.")
-    parts = [(sign * risk.n / len(ids), risk.only(ids)) for sign, ids in ((-1, away), (1, towards)) if ids]
+    rows = {row_of(label, risk.rows): label for label in away}
+    if both := rows.keys() & {row_of(label, risk.rows) for label in towards}:
+        raise ValueError(f"Sample {rows[min(both)]!r} is both to be undone and to be amplified; choose one.")
+    chosen = [(sign, risk.only(ids)) for sign, ids in ((-1, away), (1, towards)) if ids]
+    parts = [(sign * risk.n / float(only.weights.sum()), only) for sign, only in chosen]  # an id counts once
 
     def gradient(theta: Params) -> Params:
         shrinking = risk.decay * risk.layout.flatten(theta)

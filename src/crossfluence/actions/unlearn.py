@@ -8,6 +8,7 @@ from .._abstract_risk import AbstractRisk
 from .._copies import copied
 from .._errors import SolveError
 from .._functional import undisturbed
+from .._kinds import listed, require_question, require_risk
 from .._params import put
 from .._types import Id, Objective
 from ..solvers.auto import Auto
@@ -57,7 +58,10 @@ def unlearn(
         Parameter containing:
         tensor([3.], requires_grad=True)
     """
-    chosen = list(ids)
+    require_risk(risk, AbstractRisk, "unlearn")
+    if watch is not None:
+        require_question(watch, "watch=")
+    chosen = listed(ids, "the samples of unlearn")
     if not chosen:
         raise ValueError("Got no samples to unlearn; needed at least one id.")
     model = copied(risk.model)

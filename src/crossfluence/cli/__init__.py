@@ -1,4 +1,4 @@
-"""The command line: bad input gets one sentence and exit code 2, and nothing is written."""
+"""The command line: bad input gets one sentence and exit code 2, and nothing is written; 3 is no dependable answer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ try:
     import typer
 
     from .clusters import clusters, demo
+    from .outputs import EXIT_CODES
     from .study import mixture, planted, scifi, weat
     from .words import words
 except ImportError as error:
@@ -17,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 study = typer.Typer(no_args_is_help=True, help="Reproduce an experiment.")
 app.add_typer(study, name="study")
 for command in (demo, clusters, words):
-    app.command()(command)
+    app.command(epilog=EXIT_CODES)(command)
 for command in (mixture, planted, weat, scifi):
     study.command()(command)
 

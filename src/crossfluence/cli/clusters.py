@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import shutil
 import sys
@@ -14,7 +15,7 @@ import typer
 from torch import Tensor
 
 from ..report.terminal import console, print_clusters
-from .outputs import Check, Force, Out, Plan, Seed, plainly, refuse_outputs
+from .outputs import Check, Force, Out, Plan, Seed, exit_code, plainly, refuse_outputs, stop_unfinished
 
 if TYPE_CHECKING:
     from ..report.page import Samples
@@ -43,6 +44,15 @@ def clusters(
     k: Annotated[int, typer.Option("--k", help="How many clusters.", min=2)],
     query: Annotated[str, typer.Option(help="The row to explain: its id, or its number from 0 without --id.")],
     id_column: Annotated[str | None, typer.Option("--id", help="The column that names the rows.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="The columns to use, such as height,weight; default: all that hold quantities.")
+    ] = None,
+    header: Annotated[bool, typer.Option(help="Whether the first line of a .csv or .tsv holds column names.")] = True,
+    encoding: Annotated[str, typer.Option(help="Of a .csv or .tsv.")] = "utf-8",
+    anchor: Annotated[
+        float | None,
+        typer.Option(help="How firmly clusters are held near their start; 0.03, raised where too weak.", min=1e-3),
+    ] = None,
     out: Out = Path("crossfluence-clusters.html"),
     force: Force = False,
     seed: Seed = 0,
@@ -55,16 +65,21 @@ def clusters(
     from ..studies.tables import TableError, read_table
 
     with plainly():
-        data = read_table(table, id_column=id_column)
+        use = None if columns is None else [name.strip() for name in next(csv.reader([columns]), [])]
+        data = read_table(table, id_column=id_column, use=use, header=header, encoding=encoding)
         row = data.row(query)
         if k > len(data.ids):
             raise TableError(f"--k {k} is more than the {len(data.ids)} rows of {table.name}.")
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
-    if data.ignored:
-        console.print(f"Not used, as they hold text or only one value: {', '.join(data.ignored)}.")
-    samples = Samples(f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values)
+    remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used())
+    for remark in remarks:
+        console.print(remark, soft_wrap=True)
+    samples = Samples(
+        f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
+    )
     settings = ClusterSettings(k=k, seed=seed, check=check)
+    settings = settings if anchor is None else replace(settings, anchor=anchor)
     _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force, plan=plan)
 
 
@@ -83,6 +98,7 @@ def _answer(
     """Foretells, explains, prints the table, writes page and scores; a stopped run goes on when it is started again."""
     from .._files import write_atomically
     from ..report.page import cluster_page, frame_csv
+    from ..report.verdicts import of_clusters
     from ..studies.clusters import explain
     from ..studies.forecast import forecast_clusters
 
@@ -96,11 +112,11 @@ def _answer(
         try:
             found = explain(x, ids, settings, query=query, store=unfinished)
         except KeyboardInterrupt:
-            kept = f" Finished retrainings are kept in {unfinished}; the same command goes on from there."
-            sys.exit("\nStopped." + (kept if unfinished.exists() else " Nothing was written."))
+            stop_unfinished(unfinished, "trains the clustering and computes the scores")
         page = cluster_page(found, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}")
         write_atomically(out, page.encode())
         write_atomically(sheet, frame_csv(found.scores))
     shutil.rmtree(unfinished, ignore_errors=True)
     print_clusters(found, settings, samples)
     console.print(f"Wrote {out} and {sheet}.")
+    exit_code(of_clusters(found, samples.noun).dependable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,14 +18,67 @@ Seed = Annotated[int, typer.Option(help="Of the weights, k-means and random grou
 Check = Annotated[int, typer.Option(help="Samples to leave out one by one.", min=3)]
 
 
+EXIT_CODES = "Exit codes: 0 dependable, 3 printed and not dependable, 2 bad input, 130 stopped."
+"""The last line of every command's help."""
+
+UNDEPENDABLE, STOPPED = 3, 130
+
+
 @contextmanager
 def plainly() -> Iterator[None]:
-    """One sentence and exit code 2 for what a person can mend."""
+    """One sentence and exit code 2 for what a person can mend; exit code 130 for a run that is stopped."""
     try:
         yield
+    except KeyboardInterrupt:
+        stop("Nothing was written.")
     except (CrossfluenceError, OSError) as error:
         typer.echo(f"crossfluence: {error}", err=True)
         raise typer.Exit(2) from error
+
+
+def stop(sentence: str) -> NoReturn:
+    """Ends a run that was stopped from the keyboard.
+
+    Args:
+        sentence: What is kept of it.
+
+    Raises:
+        Exit: With code 130.
+    """
+    typer.echo(f"\nStopped. {sentence}", err=True)
+    raise typer.Exit(STOPPED)
+
+
+def stop_unfinished(store: Path, again: str) -> NoReturn:
+    """Ends a run that was stopped, and says exactly what is kept and what the same command does again.
+
+    Args:
+        store: The folder of what is finished; removed if it is empty.
+        again: What is computed again in any case.
+
+    Raises:
+        Exit: With code 130.
+    """
+    from ..studies.kept import what_is_kept
+
+    if kept := what_is_kept(store):
+        stop(f"{' and '.join(kept)} are kept in {store}; the same command goes on from there, but {again} again.")
+    if store.is_dir() and not any(store.iterdir()):
+        store.rmdir()
+    stop("Nothing is kept, so the same command starts from the beginning.")
+
+
+def exit_code(dependable: bool) -> None:
+    """Ends a command whose answer was printed.
+
+    Args:
+        dependable: Whether the answer can be relied on, at least in its order.
+
+    Raises:
+        Exit: With code 3 if not.
+    """
+    if not dependable:
+        raise typer.Exit(UNDEPENDABLE)
 
 
 def refuse_outputs(out: Path, sheet: Path, sources: list[Path], force: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from .._errors import CorpusError
 from ..report.terminal import console, print_scifi, print_weat
-from .outputs import Force, Seed, plainly
+from .outputs import Force, Seed, plainly, stop
 
 
 def mixture(
@@ -80,7 +79,7 @@ def weat(
         try:
             rows, notes = weat_study(data_dir, out, settings=settings, force=force)
         except KeyboardInterrupt:
-            sys.exit(f"\nStopped. What is finished is kept in {out}; the same command goes on from there.")
+            stop(f"Finished rows are kept in {out / 'unfinished'}; the same command goes on with the others.")
     print_weat(summary(rows), notes)
     console.print(f"Wrote {out / 'results.csv'} and {out / 'figure.html'}.")
 

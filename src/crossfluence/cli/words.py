@@ -14,7 +14,17 @@ import typer
 
 from .._errors import CorpusError
 from ..report.terminal import console, print_word, print_words
-from .outputs import Force, Out, Plan, Seed, plainly, refuse_output, refuse_outputs
+from .outputs import (
+    Force,
+    Out,
+    Plan,
+    Seed,
+    exit_code,
+    plainly,
+    refuse_output,
+    refuse_outputs,
+    stop_unfinished,
+)
 
 if TYPE_CHECKING:
     from ..studies.word import WordAnswer
@@ -44,6 +54,9 @@ def words(
     least: Annotated[float, typer.Option(help="Share of each list that the corpus must have.", min=0, max=1)] = 0.6,
     word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
     clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="The column with the records' own ids; default: told by its name.")
+    ] = None,
     plan: Plan = False,
     save_vectors: Annotated[
         Path | None, typer.Option(help="Write the word vectors too: .txt or .bin (word2vec), .kv (gensim).")
@@ -57,6 +70,9 @@ def words(
     from ..models.skipgram.formats import refuse_ending, write_vectors
     from ..objectives.weat import weat as test_of
     from ..objectives.word_sets import rows_of, word_sets
+    from ..report import sheet as sheets
+    from ..report.sheet import own_ids
+    from ..report.verdicts import dependable, of_word
     from ..studies.forecast import forecast
     from ..studies.given import read_given
     from ..studies.word import explain_word
@@ -83,30 +99,36 @@ def words(
             corpus, column=column, split=split, encoding=encoding, tokenizer=tokenizer, min_count=min_count,
             max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
         )  # fmt: skip
+        own = own_ids(text, id_column)
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
         if word is not None:
             rows_of([word], text.index)  # refused before any time is foretold, as lists are
+        settings.group(text.n)
         for one in lists:
             test_of(one, text.index, least=settings.least)
         console.print(str(forecast(text, max(1, len(lists)), settings)))
         if plan:
             return
+        shown_ids = sheets.shown_ids(text, own)
         try:
             if word is None:
                 answer = explain_words(text, lists, settings, start=start, store=unfinished)
-                _write_words(answer, corpus.name, out, sheet)
+                _write_words(answer, corpus.name, out, sheet, own)
                 if save_vectors is not None:
                     write_vectors(answer.model, save_vectors)
-                print_words(answer)
+                print_words(answer, shown_ids)
+                reliable = dependable(answer)
             else:
                 moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
-                _write_words(moved, corpus.name, out, sheet)
-                print_word(moved)
+                _write_words(moved, corpus.name, out, sheet, own)
+                print_word(moved, shown_ids)
+                reliable = of_word(moved).dependable
         except KeyboardInterrupt:
-            sys.exit(f"\nStopped. What is finished is kept in {unfinished}; the same command goes on from there.")
+            stop_unfinished(unfinished, "reads the corpus and computes the scores")
     shutil.rmtree(unfinished, ignore_errors=True)
     written = [out, sheet, *([save_vectors] if save_vectors else [])]
     console.print(f"Wrote {' and '.join(map(str, written))}.")
+    exit_code(reliable)
 
 
 def _amount(remove: str) -> float:
@@ -120,20 +142,22 @@ def _amount(remove: str) -> float:
     return value
 
 
-def _write_words(answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path) -> None:
+def _write_words(
+    answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path, own: tuple[str, ...] | None
+) -> None:
     from .._files import write_atomically
-    from ..report.page import frame_csv
+    from ..report.sheet import shown_ids, words_csv
     from ..report.word import word_page
     from ..report.words import words_page
     from ..studies.word import WordAnswer
 
-    shown = {label for name in answer.scores.objectives for effect in ("raises", "lowers")
-             for label, _ in answer.scores.top(20, name, effect=effect)}  # fmt: skip
-    texts: dict[Hashable, str] = {label: one.text for label, one in answer.corpus.find(map(str, shown)).items()}
+    corpus = answer.corpus
+    texts: dict[Hashable, str] = {label: one.text for label, one in corpus.find(corpus.ids).items()}
+    names = shown_ids(corpus, own)
     command = f"crossfluence {shlex.join(sys.argv[1:])}"
     if isinstance(answer, WordAnswer):
-        page = word_page(answer, texts, title=title, command=command)
+        page = word_page(answer, texts, names, title=title, command=command)
     else:
-        page = words_page(answer, texts, title=title, command=command)
+        page = words_page(answer, texts, names, title=title, command=command)
     write_atomically(out, page.encode())
-    write_atomically(sheet, frame_csv(answer.scores))
+    write_atomically(sheet, words_csv(answer.scores, corpus, texts, own))

@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -34,6 +35,12 @@ CELL_LIMIT = 1 << 27
 
 Row: TypeAlias = tuple[int, Mapping[str, str]]
 """The line at which a row begins, and its cells by column."""
+
+
+class NotText(str):
+    """A JSON list, an empty object, true or false, as shown among the other columns; no text column may hold one."""
+
+    __slots__ = ()
 
 
 class Record(NamedTuple):
@@ -130,10 +137,36 @@ def _texts(rows: Iterable[Row], column: str | None, name: str, *, sparse: bool =
         if column is not None and column not in seen and not sparse:
             break
         chosen = chosen or _columns(list(cells), column, name)
+        for key in chosen.values():
+            _refuse_other_than_text(cells, key, line, name)
         texts = {side: cells[key] for side, key in chosen.items() if key in cells}
         yield Record(line, texts, {key: cell for key, cell in cells.items() if key not in chosen.values()})
     if seen and column is not None and column not in seen:
         raise _no_column(column, list(seen), name)
+
+
+def _refuse_other_than_text(cells: Mapping[str, str], key: str, line: int, name: str) -> None:
+    """A column of JSONL may hold an object in one row and text in the next."""
+    cell = cells.get(key)
+    if cell is None and (inner := [path for path in cells if path.startswith(f"{key}.")]):
+        fields = _listed([path.removeprefix(f"{key}.") for path in inner])
+        raise CorpusError(
+            f"Line {line} of {name} holds an object in {key!r}, with the fields {fields}; needed text. "
+            f"Name one of them: {_option(inner[0])}."
+        )
+    if isinstance(cell, NotText):
+        raise CorpusError(
+            f"Line {line} of {name} holds {_kind(cell)} in {key!r}: {cell:.60}; needed text in quotes. "
+            f"Name another column, or write it as text."
+        )
+
+
+def _kind(cell: str) -> str:
+    return {"[": "a list", "{": "an empty object"}.get(cell[0], "true or false")
+
+
+def _option(column: str) -> str:
+    return f"column={column!r}, or --column {shlex.quote(column)} on the command line"
 
 
 def _columns(names: Sequence[str], column: str | None, name: str) -> Mapping[str, str]:
@@ -226,13 +259,26 @@ def _json_rows(text: Iterator[str], name: str) -> Iterator[Row]:
                 f"Line {number} of {name} holds a JSON {type(row).__name__}; "
                 f'needed an object, such as {{"text": "..."}}.'
             )
-        yield number, {key: _shown(value) for key, value in row.items()}
+        yield number, _flat(row) | {key: _shown(value) for key, value in row.items() if not _inner(value)}
+
+
+def _flat(row: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Cells by path, such as "doc.text", of objects inside of objects."""
+    found: dict[str, str] = {}
+    for key, value in row.items():
+        found |= _flat(value, f"{above}{key}.") if _inner(value) else {f"{above}{key}": _shown(value)}
+    return found
+
+
+def _inner(value: object) -> bool:
+    return isinstance(value, dict) and bool(value)
 
 
 def _shown(value: object) -> str:
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    shown = "" if value is None else json.dumps(value, ensure_ascii=False)
+    return NotText(shown) if isinstance(value, (bool, list, dict)) else shown
 
 
 def _articles(text: Iterator[str], name: str) -> Iterator[Record]:

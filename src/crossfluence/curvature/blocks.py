@@ -93,6 +93,10 @@ class AbstractGradients(ABC):
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "g r c"]:
         """Their sum over samples, each with its weight."""
 
+    @abstractmethod
+    def squared(self) -> AbstractGradients:
+        """With every number squared, before products and sums are taken: the sizes of the terms."""
+
     def pieces(self) -> Iterator[Shaped[Tensor, "g b r c"]]:
         """Written out, some samples at a time."""
         step = max(1, NUMBERS_AT_ONCE // self.numel)
@@ -158,6 +162,10 @@ class Outer(AbstractGradients):
         """One matrix product."""
         return (self.left * weights[:, None, None]).flatten(1, 2).mT @ self.right.flatten(1, 2)
 
+    def squared(self) -> Outer:
+        """Both sides."""
+        return Outer(self.left.square(), self.right.square())
+
     def rotated(self, left: Tensor | None, right: Tensor | None) -> Outer:
         """Each side in its own basis."""
         return Outer(_turned(self.left, left), _turned(self.right, right))
@@ -221,6 +229,10 @@ class Lookup(AbstractGradients):
         table = self.right.new_zeros(self.height, self.right.shape[-1])
         parts = (self.right[0] * weights[:, None, None]).flatten(0, 1)
         return table.index_add_(0, self.rows.flatten(), parts).unsqueeze(0)
+
+    def squared(self) -> Lookup:
+        """What was read."""
+        return Lookup(self.rows, self.right.square(), self.height)
 
     def rotated(self, left: Tensor | None, right: Tensor | None) -> Lookup:
         """The columns in their basis."""
@@ -288,6 +300,10 @@ class Whole(AbstractGradients):
     def weighted(self, weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, "g r c"]:
         """Their sum."""
         return (self.matrices * weights[:, None, None]).sum(1)
+
+    def squared(self) -> Whole:
+        """Entry by entry."""
+        return Whole(self.matrices.square())
 
     def rotated(self, left: Tensor | None, right: Tensor | None) -> Whole:
         """From both sides."""

@@ -8,16 +8,18 @@ from typing import TypeAlias
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NonFiniteError
 from .._params import Layout
 from .._risk import Risk
+from .._types import Batch, SampleLoss
 from .blocks import AbstractGradients, Slot
 from .fisher import AbstractFisher
 from .kronecker import Layers, layers_of
+from .outputs import projected
 
 Moments: TypeAlias = dict[Slot, tuple[Tensor, ...]]
 Bases: TypeAlias = tuple[tuple[Slot, Tensor | None, Tensor | None], ...]
@@ -93,8 +95,7 @@ class Fit:
     def of(cls, risk: Risk, curvature: AbstractFisher, kind: str = "corrected") -> Fit:
         """Looks at the layers, as the largest batch shows them."""
         _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
-        direction = next(iter(roots.directions(roots.outputs(risk.model, batch))))
-        layers = layers_of(risk.model, risk.theta, roots.along(direction), batch)
+        layers = looked_at(risk, roots.outputs, batch)
         return cls(risk, curvature, kind, replace(layers, rows=LONGEST_SIDE) if kind == "exact" else layers)
 
     @property
@@ -219,6 +220,25 @@ def filtered(
     for block, response in zip(blocks, responses, strict=True):
         found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
     return layout.flatten(found).to(vectors)
+
+
+def looked_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
+    """A model's layers, as some outputs along a random direction show them: neither weights nor fit can hide one.
+
+    Args:
+        risk: The trained model.
+        outputs: `(model, batch) -> (b, ...)`.
+        batch: One of the data, with several samples.
+
+    Returns:
+        Layers, and the parameters outside of them.
+    """
+
+    def along(model: nn.Module, given: Batch) -> Tensor:
+        z = outputs(model, given)
+        return projected(z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z))
+
+    return layers_of(risk.model, risk.theta, along, batch, precision=risk.precision, decay=risk.decays)
 
 
 def largest_batch(risk: Risk) -> int:

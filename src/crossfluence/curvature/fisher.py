@@ -19,6 +19,7 @@ from .._params import wide
 from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
+from .criteria import Rounding, of_batch
 from .outputs import Roots, square_root
 
 
@@ -163,8 +164,9 @@ class Fisher(AbstractFisher):
 
         Raises:
             UnsupportedError: If the loss is not split at the outputs.
+            SolveError: After the last batch, if the outputs are too confident for their precision.
         """
-        loss = risk.kind
+        loss, rounding = risk.kind, Rounding()
         if not isinstance(loss, OnOutputs):
             raise UnsupportedError(
                 f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
@@ -174,19 +176,21 @@ class Fisher(AbstractFisher):
         waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
-            z = wide(z)
+            z, criterion = wide(z), of_batch(loss.criterion, batch)
             if waiting:
                 waiting.pop()
             if self.samples and sum(waiting):
                 self._signs(z[:1].expand(sum(waiting), *z.shape[1:]), generator)
             waiting.clear()
-            root = square_root(lambda outputs: loss.criterion(outputs, batch), z)
+            root = square_root(criterion, z)
+            rounding.add(criterion, z, weights)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
 
         for index, batch, weights in islice(risk.passes(), start, None):
             waiting.append(len(weights))
             yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
+        rounding.refuse()
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:
         assert self.samples is not None

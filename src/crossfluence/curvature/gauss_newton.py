@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from jaxtyping import Shaped
 from torch import Tensor
-from torch.func import grad
 
 from .._errors import UnsupportedError
-from .._functional import bind, each_direction, jvp
+from .._functional import bind
 from .._losses import OnOutputs
+from .._params import wide
 from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
+from .criteria import Rounding, across, of_batch
 from .field import accumulate
 
 
@@ -39,19 +40,21 @@ class GaussNewton(AbstractCurvature):
                 f"GaussNewton needs to know where the outputs are; this risk has a {type(loss).__name__}. "
                 f"Write the loss as OnOutputs(outputs, criterion), or use curvature=Hessian()."
             )
-        outputs = bind(loss.outputs, risk.model)
-
-        def bent(z: Tensor, move: Tensor, batch: Batch, weights: Tensor) -> Tensor:
-            return jvp(grad(lambda at: (weights * loss.criterion(at, batch)).sum()), z, move)
+        outputs, rounding = bind(loss.outputs, risk.model), Rounding()
 
         def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:
+            criterion = of_batch(loss.criterion, batch)
+
             def values(theta: Params) -> Tensor:
                 return outputs(theta, batch)
 
             def cotangents(z: Tensor) -> Tensor:
                 moves = risk.first.derivatives(values, risk.theta, risk.layout, directions)
-                return each_direction(lambda move: bent(z, move, batch, weights), moves)
+                rounding.add(criterion, wide(z), weights)
+                return across(criterion, wide(z), moves, weights)
 
             return risk.first.pulled(values, risk.theta, cotangents)
 
-        return accumulate(along, risk, vectors)
+        total = accumulate(along, risk, vectors)
+        rounding.refuse()
+        return total

@@ -1,59 +1,27 @@
-"""Layers seen from outside: each sample's gradient of each weight, from hooks. The only file that knows layer types."""
+"""Layers seen from outside: each sample's gradient of each weight, from hooks."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp
-from torch.nn import functional
 
 from .._errors import UnsupportedError
-from .._functional import bind, each_direction, gradient_of, pullback, recorded
+from .._functional import recorded
 from .._losses import length_of
-from .._params import Layout, coarseness, wide
+from .._params import coarseness
 from .._types import Batch, Params, SampleLoss
-from .blocks import AbstractGradients, Lookup, Outer, Slot, Whole, joined
-from .outputs import Roots
+from .blocks import AbstractGradients, Slot, Whole, joined
+from .layer_types import Call, Tap, block_gradients, calls_of, taps_of
+from .outputs import Roots, projected
+from .reverse import each_sample, tracked, weighted_gradient
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-OVER_FEATURES, OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm), (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
-NORMALISATIONS = (*OVER_FEATURES, *OVER_CHANNELS)
-LAYERS = (nn.Linear, *CONVOLUTIONS, nn.Embedding, *NORMALISATIONS, nn.MultiheadAttention)
-Noted: TypeAlias = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor]  # layer, arguments, what came out
 EXACT_NUMBERS = 1_024  # in a parameter outside of all layers, up to which its block is exact
-
-
-@dataclass(frozen=True, eq=False)
-class Tap:
-    """Parameters of one layer that make up a block, or one use of a block that several layers share.
-
-    Attributes:
-        layer: The module.
-        slot: The block.
-        samples: Which dimension of the layer's input counts the samples; `None` if all samples share one call, as
-            they do with embeddings of positions.
-        bias_alone: Whether the block is the bias without the weight.
-    """
-
-    layer: nn.Module
-    slot: Slot
-    samples: int | None = 0
-    bias_alone: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call of a layer: what went in, and the gradient that came back to what went out."""
-
-    layer: nn.Module
-    inputs: Tensor
-    gradient: Tensor
+Noted: TypeAlias = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor]  # layer, arguments, what came out
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,22 +32,27 @@ class Layers:
         model: The module that is called.
         taps: Layers whose inputs and output gradients give the gradients of their blocks.
         outside: Parameters that no layer explains; differentiated sample by sample.
+        idle: Parameters of layers that nothing depended on in the batch that was looked at, and their blocks: should
+            another batch reach them, they are differentiated sample by sample.
         rows: Blocks of up to this many numbers are seen as one row, so that their second moment is all of them.
     """
 
     model: nn.Module
     taps: tuple[Tap, ...]
     outside: Params
+    idle: Mapping[Slot, Params] = field(default_factory=dict)
     rows: int = 0
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """All blocks."""
-        seen = (
-            *dict.fromkeys(tap.slot for tap in self.taps),
-            *(_own_slot(self.outside, name) for name in self.outside),
-        )
+        seen = (*dict.fromkeys(tap.slot for tap in self.taps), *self._written)
         return tuple(slot.row if slot.size <= self.rows else slot for slot in seen)
+
+    @property
+    def _written(self) -> dict[Slot, Params]:
+        own = {_own_slot(self.outside, name): {name: tensor} for name, tensor in self.outside.items()}
+        return {**own, **self.idle}
 
     def gradients(self, scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
         """Every sample's gradient with respect to every block that the batch reaches.
@@ -103,10 +76,92 @@ class Layers:
         Yields:
             Gradients by block.
         """
-        for direction, calls in called(self.model, self.taps, roots, batch):
-            found = gradients_of(calls, self.taps, len(direction))
-            found |= _written_out(self.model, self.outside, roots.along(direction), batch)
+        written = self._written
+        params = {name: tensor for part in written.values() for name, tensor in part.items()}
+        seen = Seen.of(self.model, self.taps, roots.outputs, batch, params)
+        for direction, last in _marked(roots.directions(seen.z.detach())):
+            rows = seen.rows(direction) if params else {}
+            found = gradients_of(seen.calls(direction, last), self.taps, len(direction))
+            found |= {slot: Whole(_gathered(slot, part, rows)) for slot, part in written.items() if part.keys() & rows}
             yield dict(_in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One forward pass, and what the layers saw of it.
+
+    Attributes:
+        z: The outputs, with a graph.
+        noted: Calls of layers.
+        params: What the outputs were computed from, beside the parameters of these layers.
+        hooked: Whether the user's own hooks run in backward passes: they are to get plain tensors.
+    """
+
+    z: Tensor
+    noted: list[Noted]
+    params: Params
+    hooked: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, taps: Iterable[Tap], outputs: SampleLoss, batch: Batch, params: Params) -> Seen:
+        """Runs a model, with hooks on its layers that are taken off again."""
+        noted: list[Noted] = []
+        b, shared = length_of(batch), {tap.layer for tap in taps if tap.samples is None}
+
+        def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
+            output, *others = returned if isinstance(returned, tuple) else (returned,)
+            if not output.requires_grad:
+                return returned
+            if layer in shared:  # the same for every sample, so far: each is given its own copy
+                args, kwargs = (_repeated((*args, *kwargs.values())[0], b, 1),), {}
+                output = _repeated(output, b, 2)
+            noted.append((layer, args, kwargs, output))
+            copy = output.clone()  # what follows may change it in place
+            return (copy, *others) if isinstance(returned, tuple) else copy
+
+        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {tap.layer for tap in taps}]
+        try:
+            with recorded():
+                z, copies = tracked(outputs, model, params, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return cls(z, noted, copies, any(module._backward_hooks for module in model.modules()))
+
+    def rows(self, direction: Tensor) -> Params:
+        """Gradients of each sample's outputs along a direction, by the parameters beside the layers."""
+        with recorded():
+            return each_sample(projected(self.z, direction), self.params, vectorised=not self.hooked)
+
+    def calls(self, direction: Tensor, last: bool = True) -> list[Call]:
+        """A backward pass along a direction of the outputs, which frees what it has read if it is the last."""
+        if not self.noted or not self.z.requires_grad:
+            return []
+        outputs = [output for *_, output in self.noted]
+        with recorded():
+            back = torch.autograd.grad(self.z, outputs, direction.to(self.z), allow_unused=True, retain_graph=not last)
+        calls = []
+        for (layer, args, kwargs, _), gradient in zip(self.noted, back, strict=True):
+            if gradient is not None:
+                calls += calls_of(layer, args, kwargs, gradient)
+        return calls
+
+
+def _marked(directions: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Each, and whether it is the last."""
+    drawn = iter(directions)
+    direction = next(drawn, None)
+    while direction is not None:
+        following = next(drawn, None)
+        yield direction, following is None
+        direction = following
+
+
+def _gathered(slot: Slot, params: Params, rows: Params) -> Tensor:
+    """A block's gradients from those of its parameters; zeros for one that is not among them."""
+    b = len(next(iter(rows.values())))
+    each = {name: rows[name] if name in rows else tensor.new_zeros(b, *tensor.shape) for name, tensor in params.items()}
+    return slot.gather(each).movedim(0, 1)
 
 
 def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
@@ -114,122 +169,59 @@ def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
     return slot.row, Whole(each.movedim(1, 0))
 
 
-def layers_of(model: nn.Module, theta: Params, scalars: SampleLoss, batch: Batch) -> Layers:
+def layers_of(
+    model: nn.Module,
+    theta: Params,
+    scalars: SampleLoss,
+    batch: Batch,
+    *,
+    precision: float | None = None,
+    decay: Mapping[str, float] | None = None,
+) -> Layers:
     """Sorts a model's trained parameters into blocks.
 
     Whatever a layer's hooks seem to say is compared with a gradient that needs no hooks. So a weight that is also used
     outside of its layer, a layer with a forward of its own, or a layer that sees no samples one by one is not
-    taken for what it is not: its parameters fall outside.
+    taken for what it is not: its parameters fall outside. A layer that nothing depends on proves nothing.
 
     Args:
         model: The trained module.
         theta: Its trained parameters.
         scalars: `(model, batch) -> (b,)`, the quantity to differentiate.
         batch: One of the data, with several samples.
+        precision: Relative rounding error of the scalars; default: that of the parameters.
+        decay: The l2 term's coefficient of each parameter, where it is not the same for all: a bias with one of its
+            own is a block of its own.
 
     Returns:
         Layers, and the parameters outside of them.
     """
-    taps, kept = _taps(model, theta), []
+    precision = coarseness(theta) if precision is None else precision
+    taps, kept = taps_of(model, theta, decay or {}), []
+    weights = torch.randn(length_of(batch), generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
+    whole = weighted_gradient(scalars, model, theta, batch, weights) if taps else {}
+    idle = {slot for slot in {tap.slot for tap in taps} if not slot.gather(whole).any()}
     for samples in (0, 1, None):
         known = {tap.slot for tap in kept}
         left = [replace(tap, samples=samples) for tap in taps if tap.slot not in known]
         if samples is None:
             left = [tap for tap in left if isinstance(tap.layer, nn.Embedding)]
-        try:
-            explained = _explained(model, theta, left, scalars, batch) if left else set()
-        except Exception:
-            if samples is not None:
-                raise
-            continue  # whatever the model says when an embedding comes out with one more dimension
+        found = _by_hooks(model, left, scalars, batch) if samples is not None else _shared(model, left, scalars, batch)
+        explained = {slot for slot in found if _explained(found[slot], slot.gather(whole), weights, precision)}
         kept += [tap for tap in left if tap.slot in explained]
-    inside = {name for tap in kept for name in tap.slot.names}
+    idle -= {tap.slot for tap in kept}
+    inside = {name for slot in (*idle, *(tap.slot for tap in kept)) for name in slot.names}
     outside = {name: tensor for name, tensor in theta.items() if name not in inside}
-    return Layers(model, tuple(kept), outside)
-
-
-def called(model: nn.Module, taps: Iterable[Tap], roots: Roots, batch: Batch) -> Iterator[tuple[Tensor, list[Call]]]:
-    """Runs a model forwards, and backwards along each direction, and notes what its layers see.
-
-    Args:
-        model: Hooks are put on its layers and taken off again.
-        taps: Which layers.
-        roots: What to differentiate.
-        batch: One of the data.
-
-    Yields:
-        A direction, and the calls that the outputs depend on, in order.
-    """
-    noted: list[Noted] = []
-    shared = {tap.layer for tap in taps if tap.samples is None}
-    b = length_of(batch) if shared else 0
-
-    def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
-        output, *others = returned if isinstance(returned, tuple) else (returned,)
-        if not output.requires_grad:
-            return returned
-        if layer in shared:  # the same for every sample, so far: each is given its own copy
-            args, kwargs = (_repeated((*args, *kwargs.values())[0], b, 1),), {}
-            output = _repeated(output, b, 2)
-        noted.append((layer, args, kwargs, output))
-        copy = output.clone()  # what follows may change it in place
-        return (copy, *others) if isinstance(returned, tuple) else copy
-
-    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {tap.layer for tap in taps}]
-    try:
-        with recorded():
-            z = roots.outputs(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    drawn = iter(roots.directions(z.detach()))
-    direction = next(drawn, None)
-    while direction is not None:
-        following = next(drawn, None)
-        yield direction, _seen(z, direction, noted, last=following is None)
-        direction = following
-
-
-def _seen(z: Tensor, direction: Tensor, noted: Sequence[Noted], last: bool) -> list[Call]:
-    """A backward pass, which frees what it has read if it is the last."""
-    if not noted:
-        return []
-    back = torch.autograd.grad(
-        z, [output for *_, output in noted], direction.to(z), allow_unused=True, retain_graph=not last
-    )
-    calls = []
-    for (layer, args, kwargs, _), gradient in zip(noted, back, strict=True):
-        if gradient is not None and isinstance(layer, nn.MultiheadAttention):
-            calls += _attention(layer, args, kwargs, gradient)
-        elif gradient is not None:
-            calls.append(Call(layer, wide((*args, *kwargs.values())[0].detach()), wide(gradient)))
-    return calls
-
-
-def _attention(
-    layer: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any], gradient: Tensor
-) -> list[Call]:
-    """Attention as linear layers before and after what the same module does with identities for weights."""
-    named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-    inputs = [named.pop(name).detach() for name in ("query", "key", "value")]
-    if layer.in_proj_weight is None or layer.bias_k is not None or len({part.shape for part in inputs}) > 1:
-        return []  # not taken apart: the weights fall outside
-    biases = [None] * 3 if layer.in_proj_bias is None else layer.in_proj_bias.detach().chunk(3)
-    weights = layer.in_proj_weight.detach().chunk(3)
-    projected = [functional.linear(*each) for each in zip(inputs, weights, biases, strict=True)]
-    eye = torch.eye(layer.embed_dim).to(gradient)
-    plain = {name: torch.zeros_like(part) for name, part in layer.named_parameters()}
-    plain |= {"in_proj_weight": eye.repeat(3, 1), "out_proj.weight": eye}
-    mixed, pull = vjp(lambda *qkv: functional_call(layer, plain, (*qkv, *args[3:]), named)[0], *projected)[:2]
-    back = pull(gradient @ layer.out_proj.weight.detach())
-    return [Call(layer.out_proj, mixed, gradient), Call(layer, torch.stack(inputs, -2), torch.stack(back, -2))]
+    blocks = dict.fromkeys(tap.slot for tap in taps if tap.slot in idle)
+    unreached = {slot: {name: theta[name] for name in slot.names} for slot in blocks}
+    return Layers(model, tuple(kept), outside, unreached)
 
 
 def gradients_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slot, AbstractGradients]:
     """Per-sample gradients from what layers saw.
 
     Args:
-        calls: From `called`.
+        calls: From `Seen.calls`.
         taps: Which blocks.
         b: The number of samples.
 
@@ -239,12 +231,17 @@ def gradients_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slo
     Raises:
         UnsupportedError: If a layer was called on something that does not divide into samples.
     """
+    return {slot: _exact_if_one_row(slot, found) for slot, found in _terms_of(calls, taps, b).items()}
+
+
+def _terms_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slot, AbstractGradients]:
+    """Gradients by block, position by position."""
     parts: dict[Slot, list[AbstractGradients]] = {}
     for tap in taps:
-        found = [_gradients(tap, call, b) for call in calls if call.layer is tap.layer]
+        found = [block_gradients(tap, call, b) for call in calls if call.layer is tap.layer]
         if found:
             parts.setdefault(tap.slot, []).extend(found)
-    return {slot: _exact_if_one_row(slot, joined(found)) for slot, found in parts.items()}
+    return {slot: joined(found) for slot, found in parts.items()}
 
 
 def _exact_if_one_row(slot: Slot, gradients: AbstractGradients) -> AbstractGradients:
@@ -252,128 +249,36 @@ def _exact_if_one_row(slot: Slot, gradients: AbstractGradients) -> AbstractGradi
     return Whole(gradients.dense()) if slot.form[1] == 1 else gradients
 
 
-def _taps(model: nn.Module, theta: Params) -> list[Tap]:
-    """Every trained parameter of every known layer; a bias stands beside its weight unless one of them is shared."""
-    names = {id(tensor): name for name, tensor in model.named_parameters() if name in theta}
-    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
-    held = {layer: [names.get(id(getattr(layer, part, None))) for part in _parts(layer)] for layer in layers}
-    uses = Counter(name for own in held.values() for name in own)
-    taps = []
-    for layer, (weight, bias) in held.items():
-        if weight and bias and uses[weight] == uses[bias] == 1:
-            taps.append(Tap(layer, Slot.of(theta, (weight, bias), *_rows(layer))))
-            continue
-        if weight:
-            taps.append(Tap(layer, Slot.of(theta, (weight,), *_rows(layer))))
-        if bias:
-            taps.append(Tap(layer, Slot.of(theta, (bias,), 1, 1), bias_alone=True))
-    return taps
-
-
-def _parts(layer: nn.Module) -> tuple[str, str]:
-    attention = isinstance(layer, nn.MultiheadAttention)
-    return ("in_proj_weight", "in_proj_bias") if attention else ("weight", "bias")
-
-
-def _rows(layer: nn.Module) -> tuple[int, int]:
-    """Groups, and rows in each."""
-    if isinstance(layer, CONVOLUTIONS):
-        return layer.groups, layer.out_channels // layer.groups
-    if isinstance(layer, nn.MultiheadAttention):
-        return 3, layer.embed_dim
-    if isinstance(layer, nn.Linear):
-        return 1, layer.out_features
-    return 1, layer.num_embeddings if isinstance(layer, nn.Embedding) else 1
-
-
-def _explained(model: nn.Module, theta: Params, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch) -> set[Slot]:
-    """The blocks whose gradients, added up with random weights for the samples, are those of a backward pass."""
-    direction, calls = next(called(model, taps, Roots.of(scalars), batch))
-    b = len(direction)  # as many as the scalars are
-    found: dict[Slot, AbstractGradients] = {}
+def _by_hooks(
+    model: nn.Module, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch
+) -> dict[Slot, AbstractGradients]:
+    """Gradients by block, without blocks that do not divide into samples."""
+    if not taps:
+        return {}
+    seen = Seen.of(model, taps, scalars, batch, {})
+    calls, found = seen.calls(torch.ones_like(seen.z)), {}
     for slot in dict.fromkeys(tap.slot for tap in taps):
         with contextlib.suppress(UnsupportedError):
-            found |= gradients_of(calls, [tap for tap in taps if tap.slot == slot], b)
-    weights = torch.randn(b, generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
-    whole = gradient_of(lambda part: (weights * bind(scalars, model)(part, batch)).sum(), theta)
-    tolerance = min(10 * coarseness(theta) ** 0.5, 0.1)
-
-    def right(slot: Slot) -> bool:
-        wanted = slot.gather(whole)
-        seen = found[slot].weighted(weights) if slot in found else 0  # a layer that was not called has no gradient
-        return bool((seen - wanted).norm() <= tolerance * wanted.norm())
-
-    return {tap.slot for tap in taps if right(tap.slot)}
+            found |= _terms_of(calls, [tap for tap in taps if tap.slot == slot], length_of(batch))
+    return found
 
 
-def _gradients(tap: Tap, call: Call, b: int) -> AbstractGradients:
-    layer, (groups, rows, _) = tap.layer, tap.slot.form
-
-    def by_sample(values: Tensor) -> Tensor:
-        """From `(..., g, d)`, with the samples somewhere before, to `(g, b, t, d)`."""
-        try:
-            return values.movedim(tap.samples or 0, 0).reshape(b, -1, *values.shape[-2:]).permute(2, 0, 1, 3)
-        except (RuntimeError, IndexError) as error:
-            raise UnsupportedError(
-                f"{type(layer).__name__} of {tap.slot.names} got an input of shape {tuple(call.inputs.shape)}, which "
-                f"does not divide into the {b} samples of the batch. Keep the samples in one dimension of it."
-            ) from error
-
-    if isinstance(layer, NORMALISATIONS):
-        parts = [] if tap.bias_alone else [_features(layer, _normalised(layer, call.inputs) * call.gradient)]
-        parts += [_features(layer, call.gradient)] if tap.bias_alone or len(tap.slot.names) == 2 else []
-        return Whole(by_sample(torch.cat(parts, dim=-1).unsqueeze(-2)).sum(2, keepdim=True))
-    if isinstance(layer, nn.Embedding):
-        read = by_sample(call.inputs[..., None, None])[0, :, :, 0]
-        gradient = call.gradient
-        if layer.padding_idx is not None:
-            gradient = gradient * (call.inputs != layer.padding_idx).unsqueeze(-1)
-        return Lookup(read, by_sample(gradient.unsqueeze(-2)), layer.num_embeddings)
-    gradient = _features(layer, call.gradient)
-    if tap.bias_alone:
-        return Whole(by_sample(gradient.unsqueeze(-2)).sum(2, keepdim=True))
-    columns = _columns(layer, call.inputs)
-    if len(tap.slot.names) == 2:
-        columns = functional.pad(columns, (0, 1), value=1.0)
-    return Outer(by_sample(gradient.unflatten(-1, (groups, rows))), by_sample(columns))
+def _shared(model: nn.Module, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
+    """The same, one block after another: some models refuse a table that comes out with one more dimension."""
+    found: dict[Slot, AbstractGradients] = {}
+    for slot in dict.fromkeys(tap.slot for tap in taps):
+        with contextlib.suppress(Exception):  # whatever the model says to that
+            found |= _by_hooks(model, [tap for tap in taps if tap.slot == slot], scalars, batch)
+    return found
 
 
-def _features(layer: nn.Module, values: Tensor) -> Tensor:
-    """Features last and flat."""
-    if isinstance(layer, (*CONVOLUTIONS, *OVER_CHANNELS)):
-        return values.movedim(1, -1)
-    if isinstance(layer, nn.MultiheadAttention):
-        return values.flatten(-2)
-    return values.flatten(-len(layer.normalized_shape)) if isinstance(layer, OVER_FEATURES) else values
-
-
-def _columns(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a layer multiplies its weight with at each position: `(..., g, c)`."""
-    if not isinstance(layer, CONVOLUTIONS):
-        return inputs if isinstance(layer, nn.MultiheadAttention) else inputs.unsqueeze(-2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
-    if isinstance(layer, nn.Conv1d):
-        padded, kernel, dilation, stride = padded.unsqueeze(2), (1, *kernel), (1, *dilation), (1, *stride)
-    return (
-        functional
-        .unfold(padded, kernel, dilation=dilation, stride=stride)
-        .unflatten(1, (layer.groups, -1))
-        .movedim(-1, 1)
-    )
-
-
-def _normalised(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a normalisation does before its own scale and shift."""
-    if isinstance(layer, nn.LayerNorm):
-        return functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    if isinstance(layer, nn.RMSNorm):
-        return functional.rms_norm(inputs, layer.normalized_shape, eps=layer.eps)
-    if isinstance(layer, nn.GroupNorm):
-        return functional.group_norm(inputs, layer.num_groups, eps=layer.eps)
-    assert isinstance(layer, OVER_CHANNELS[:2])
-    return functional.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+def _explained(found: AbstractGradients, wanted: Tensor, weights: Tensor, precision: float) -> bool:
+    """Whether gradients, added up with random weights for the samples, are those of a backward pass."""
+    # rounding is judged by the terms that are added up, for their sum may be zero; zeros explain nothing
+    terms = found.squared().weighted(weights.square()).sum().sqrt()
+    gap = (found.weighted(weights) - wanted).norm()
+    tolerance = min(10 * precision**0.5, 0.1) * wanted.norm() + min(10 * precision, 0.1) * terms
+    return bool(terms > 0) and bool(gap <= tolerance)
 
 
 def _repeated(values: Tensor, b: int, dimensions: int) -> Tensor:
@@ -385,14 +290,3 @@ def _repeated(values: Tensor, b: int, dimensions: int) -> Tensor:
 def _own_slot(params: Params, name: str) -> Slot:
     shape = params[name].shape
     return Slot.of(params, (name,), 1, 1 if shape.numel() <= EXACT_NUMBERS or len(shape) < 2 else shape[0])
-
-
-def _written_out(model: nn.Module, params: Params, scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
-    """Gradients of parameters outside of all layers: one backward pass for each sample, vectorised."""
-    if not params:
-        return {}
-    bound, layout = bind(scalars, model), Layout.of(params)
-    values, pull = pullback(lambda part: bound(part, batch), params)
-    rows = each_direction(lambda unit: layout.flatten(pull(unit)), torch.eye(len(values)).to(values))
-    each = layout.split(rows)
-    return {slot: Whole(slot.gather(each).movedim(0, 1)) for slot in (_own_slot(params, name) for name in params)}

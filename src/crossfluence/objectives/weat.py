@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -191,16 +191,29 @@ def weat(
     missing = {key: tuple(w for w, row in words.items() if row is None) for key, words in wanted.items()}
     for key, category in zip(SETS, sets.categories, strict=True):
         have, asked = len(found[key]), len(wanted[key])
+        if asked < 2:
+            raise WordError(
+                f"{sets.name}: {key} ({category}) holds 1 word, {next(iter(wanted[key]))!r}; needed at least 2 in each "
+                f"of X, Y, A and B, for the spread between them. Add words to the list."
+            )
         if have < 2 or have / asked < least:
             raise WordError(
                 f"{sets.name}: {have} of the {asked} words of {key} ({category}) have a vector; needed 2 and a share "
                 f"of least={least:g}. Not in the index: {', '.join(missing[key]) or 'none'}. "
                 f"Train on more text or with a lower minimum count, choose other lists, or lower least."
+                f"{_without_letters(missing[key])}"
             )
     for one, other in (("X", "Y"), ("A", "B")):
         refuse_same_rows([*found[one].items(), *found[other].items()], sets.name)
     used = replace(sets, **{key: tuple(words) for key, words in found.items()})
     return WEAT(used, tuple(tuple(words.values()) for words in found.values()), missing, table)
+
+
+def _without_letters(words: Sequence[str]) -> str:
+    """Advice about words such as emoji, which the usual tokeniser takes for no words."""
+    if any(not any(map(str.isalpha, word)) for word in words):
+        return " Words without letters, such as emoji, need tokenizer='whitespace' (--tokenizer whitespace)."
+    return ""
 
 
 def _all_sums(pool: Tensor, size: int) -> Iterator[Tensor]:

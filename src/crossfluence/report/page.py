@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .._scores import Scores
 from .._types import Id
+from .verdicts import of_clusters
 
 if TYPE_CHECKING:
     from ..studies.clusters import Explanation
@@ -36,6 +37,7 @@ class Samples:
         pictures: Grey values in [0, 1], shape `(n, height, width)`, if samples are pictures.
         columns: Names of the features shown in lists otherwise.
         values: Shape `(n, f)`, the features as the user knows them.
+        remarks: Sentences about the data: which columns are used, and what may be wrong.
     """
 
     title: str
@@ -43,6 +45,7 @@ class Samples:
     pictures: Float[Tensor, "n h w"] | None = field(default=None, repr=False)
     columns: tuple[str, ...] = ()
     values: Float[Tensor, "n f"] | None = field(default=None, repr=False)
+    remarks: tuple[str, ...] = ()
 
 
 def cluster_page(explanation: Explanation, samples: Samples, *, command: str) -> str:
@@ -65,6 +68,7 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str) ->
         e=explanation,
         samples=samples,
         command=command,
+        verdict=of_clusters(explanation, samples.noun),
         script=get_plotlyjs(),
         query_id=explanation.ids[explanation.query],
         query=_shown(samples, explanation.query),

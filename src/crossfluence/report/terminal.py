@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
+
+from .._types import Id
+from .verdicts import empty_clusters, first_sentence, no_sample_in, of_clusters, of_word
 
 if TYPE_CHECKING:
     from ..studies.clusters import ClusterSettings, Explanation
@@ -20,10 +23,14 @@ console = Console(markup=False, highlight=False)  # the user's names are printed
 
 
 def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
-    """Margin, strongest samples, agreement with retraining, groups removed."""
+    """How far the scores can be relied on; margin, strongest samples, agreement with retraining, groups removed."""
     label = found.ids[found.query]
+    verdict = of_clusters(found, samples.noun)
+    console.print(f"\n{verdict}", soft_wrap=True)
+    if verdict.dependable and (empty := empty_clusters(found)):
+        console.print(f"Warning: {no_sample_in(empty, samples.noun)}; ask for fewer with --k.", soft_wrap=True)
     console.print(
-        f"\n{samples.noun.capitalize()} {label} is in cluster {found.first}, next to cluster {found.second}: "
+        f"{samples.noun.capitalize()} {label} is in cluster {found.first}, next to cluster {found.second}: "
         f"margin {found.margin:.3f} nats."
     )
     for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
@@ -52,8 +59,11 @@ def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples)
     console.print(removal)
 
 
-def print_words(answer: WordsAnswer) -> None:
-    """One table for each test, with the strongest sentences below."""
+def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
+    """How far the scores can be relied on; one table for each test, with the strongest sentences below."""
+    for result in answer.tests:
+        named = f"{result.name}: " if len(answer.tests) > 1 else ""
+        console.print(f"{named}{first_sentence(answer, result)}", soft_wrap=True)
     for result in answer.tests:
         sets = result.test.sets
         title = (
@@ -80,14 +90,14 @@ def print_words(answer: WordsAnswer) -> None:
         if missing:
             console.print(f"Not in the corpus: {', '.join(missing)}.")
         for effect, text in EFFECTS:
-            listed = ", ".join(
-                f"{label} ({value:+.4f})" for label, value in answer.scores.top(5, result.name, effect=effect)
-            )
+            top = answer.scores.top(5, result.name, effect=effect)
+            listed = ", ".join(f"{shown_ids[label]} ({value:+.4f})" for label, value in top)
             console.print(f"{text} it most: {listed or 'none'}.")
 
 
-def print_word(answer: WordAnswer) -> None:
-    """The clusters, the margin, and the groups removed."""
+def print_word(answer: WordAnswer, shown_ids: Mapping[Id, str]) -> None:
+    """How far the scores can be relied on; the clusters, the margin, and the groups removed."""
+    console.print(str(of_word(answer)), soft_wrap=True)
     for number, members in enumerate(answer.clusters):
         console.print(f"Cluster {number}: {', '.join(members[:8])}.")
     console.print(
@@ -95,7 +105,7 @@ def print_word(answer: WordAnswer) -> None:
     )
     for effect, _ in EFFECTS:
         text = "Hold it there most" if effect == "raises" else "Pull it away most"
-        listed = ", ".join(f"{label} ({value:+.5f})" for label, value in answer.scores.top(5, effect=effect))
+        listed = ", ".join(f"{shown_ids[label]} ({value:+.5f})" for label, value in answer.scores.top(5, effect=effect))
         console.print(f"{text}: {listed or 'none'}.")
     shown = RichTable(title="Margin after sentences are removed together, in nats")
     for place, name in enumerate(["removed together", "summed scores", "one Newton step", "retrained"]):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._types import Id
 from .page import LOWERS, PALETTE, RAISES, embedded, layout, template, versions
+from .verdicts import of_word
 from .words import strongest
 
 if TYPE_CHECKING:
@@ -23,12 +24,15 @@ MEMBERS = 30  # words of each cluster that are shown, those nearest to its centr
 LABELLED = 10  # of these, how many have their name beside them in the two clusters asked about
 
 
-def word_page(answer: WordAnswer, texts: Mapping[Id, str], *, title: str, command: str) -> str:
+def word_page(
+    answer: WordAnswer, texts: Mapping[Id, str], shown_ids: Mapping[Id, str], *, title: str, command: str
+) -> str:
     """One HTML file with everything in it; its script is inside, it requests nothing from the network.
 
     Args:
         answer: The word, its cluster and the check.
         texts: Sentences by id, at least the strongest 20 of each kind.
+        shown_ids: What a person is shown for each sentence.
         title: What the corpus is called.
         command: The command line that made it.
 
@@ -42,12 +46,13 @@ def word_page(answer: WordAnswer, texts: Mapping[Id, str], *, title: str, comman
         a=answer,
         title=title,
         command=command,
+        verdict=of_word(answer),
         script=get_plotlyjs(),
         clusters=sorted(range(len(shown)), key=lambda number: -answer.assignments[number]),
         shown=shown,
         most=MEMBERS,
-        raises=strongest(answer.scores, texts, kinds, objective=objective, effect="raises"),
-        lowers=strongest(answer.scores, texts, kinds, objective=objective, effect="lowers"),
+        raises=strongest(answer.scores, texts, shown_ids, kinds, objective=objective, effect="raises"),
+        lowers=strongest(answer.scores, texts, shown_ids, kinds, objective=objective, effect="lowers"),
         map=embedded(_map(answer, shown)),
         scatter=embedded(_scatter(answer)),
         settings={"clusters": len(shown), **asdict(answer.settings)},

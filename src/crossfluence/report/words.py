@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from .._scores import Scores
 from .._types import Id
 from .page import LOWERS, PALETTE, RAISES, embedded, layout, template, versions
+from .verdicts import first_sentence, of_test, title_of
 
 if TYPE_CHECKING:
     from ..studies.words import TestResult, WordsAnswer
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 LISTED, SHOWN = 20, 400  # sentences of each kind, and characters of each
 
 
-def words_page(answer: WordsAnswer, texts: Mapping[Id, str], *, title: str, command: str) -> str:
+def words_page(
+    answer: WordsAnswer, texts: Mapping[Id, str], shown_ids: Mapping[Id, str], *, title: str, command: str
+) -> str:
     """One HTML file with everything in it; its script is inside, it requests nothing from the network.
 
     Args:
         answer: The tests and their check.
         texts: Sentences by id, at least the strongest 20 of each kind.
+        shown_ids: What a person is shown for each sentence.
         title: What the corpus is called.
         command: The command line that made it.
 
@@ -38,7 +42,8 @@ def words_page(answer: WordsAnswer, texts: Mapping[Id, str], *, title: str, comm
         title=title,
         command=command,
         script=get_plotlyjs(),
-        tests=[_test(answer, result, texts) for result in answer.tests],
+        heading=title_of(answer),
+        tests=[_test(answer, result, texts, shown_ids) for result in answer.tests],
         scatter=embedded(_scatter(answer)),
         settings=asdict(answer.settings),
         versions=versions(),
@@ -78,6 +83,7 @@ def marked(text: str, kinds: Mapping[str, Collection[str]]) -> Markup:
 def strongest(
     scores: Scores,
     texts: Mapping[Id, str],
+    shown_ids: Mapping[Id, str],
     kinds: Mapping[str, Collection[str]],
     *,
     objective: str,
@@ -85,18 +91,22 @@ def strongest(
 ) -> list[dict[str, Any]]:
     """The sentences that raise or lower a question most, as the template `sentences.html` shows them."""
     top = scores.top(LISTED, objective, effect=effect)
-    return [{"id": label, "score": value, "text": marked(texts[label], kinds)} for label, value in top]
+    return [{"id": shown_ids[label], "score": value, "text": marked(texts[label], kinds)} for label, value in top]
 
 
-def _test(answer: WordsAnswer, result: TestResult, texts: Mapping[Id, str]) -> dict[str, Any]:
+def _test(
+    answer: WordsAnswer, result: TestResult, texts: Mapping[Id, str], shown_ids: Mapping[Id, str]
+) -> dict[str, Any]:
     sets, missing = result.test.sets, result.test.missing
     kinds = {"target": sets.X + sets.Y, "attribute": sets.A + sets.B}
     named = zip(sets.categories, (sets.X, sets.Y, sets.A, sets.B), ("X", "Y", "A", "B"), strict=True)
     return {
         "result": result,
+        "first": first_sentence(answer, result),
+        "level": of_test(answer, result).level,
         "sets": [{"name": name, "words": words, "missing": missing[key]} for name, words, key in named],
-        "raises": strongest(answer.scores, texts, kinds, objective=result.name, effect="raises"),
-        "lowers": strongest(answer.scores, texts, kinds, objective=result.name, effect="lowers"),
+        "raises": strongest(answer.scores, texts, shown_ids, kinds, objective=result.name, effect="raises"),
+        "lowers": strongest(answer.scores, texts, shown_ids, kinds, objective=result.name, effect="lowers"),
         "bars": embedded(_bars(result)),
     }
 

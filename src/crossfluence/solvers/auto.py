@@ -46,10 +46,15 @@ class Auto(AbstractSolver):
         refuse_damping(self.damping)
 
     def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
-        """As every solver; with a checkpoint, what the chosen solver makes."""
+        """As every solver; the file of a checkpoint is that of the chosen solver."""
         if checkpoint is None:
             return super().invert(risk)
-        return self.choose(risk)[0].invert(risk, checkpoint=checkpoint)
+        solver, reason = self.choose(risk)
+        found = solver.invert(risk, checkpoint=checkpoint)
+        noted = self._noted(risk, solver, reason, found)
+        if noted.notes != found.notes:
+            noted.save(checkpoint)  # the file holds what was returned
+        return noted
 
     def work(self, risk: AbstractRisk) -> Work:
         """That of the chosen solver."""
@@ -65,8 +70,14 @@ class Auto(AbstractSolver):
             The chosen solver's inverse.
         """
         solver, reason = self.choose(risk)
-        inverse = solver._invert(risk)  # the model was checked when Auto was called
-        noted = replace(inverse, notes=(*inverse.notes, f"Auto chose {type(solver).__name__}: {reason}."))  # pyright: ignore[reportArgumentType]
+        return self._noted(risk, solver, reason, solver._invert(risk))  # the model was checked when Auto was called
+
+    def _noted(
+        self, risk: AbstractRisk, solver: AbstractSolver, reason: str, inverse: AbstractInverse
+    ) -> AbstractInverse:
+        """The chosen solver's inverse with the reason, and with a way out where the curvature may be negative."""
+        note = f"Auto chose {type(solver).__name__}: {reason}."
+        noted = replace(inverse, notes=tuple(dict.fromkeys([*inverse.notes, note])))  # pyright: ignore[reportArgumentType]
         if not isinstance(solver, CG) or risk.products or _splits(risk):
             return noted
         return FallbackInverse(

@@ -18,6 +18,7 @@ from .._archive import read_archive, write_archive
 from .._checkpoint import FORMAT, Checkpoint, Unfinished
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
+from .._kinds import described, require, require_risk
 from .._objective import Questions, questions
 from .._types import Batch, Objective
 from ..curvature.base import AbstractCurvature
@@ -202,6 +203,8 @@ class AbstractSolver(ABC):
             StaleError: If the file holds a fit of another risk or solver.
             UnsupportedError: If this solver has nothing to keep.
         """
+        require_risk(risk, AbstractRisk, f"{type(self).__name__}().invert")
+        self._refuse_wrong_settings()
         with undisturbed():
             risk.check()
             if checkpoint is None:
@@ -212,6 +215,14 @@ class AbstractSolver(ABC):
             made = self._resumed(risk, Checkpoint(checkpoint, found))
         made.save(checkpoint)
         return made
+
+    def _refuse_wrong_settings(self) -> None:
+        for name, kind, line in (
+            ("curvature", AbstractCurvature, "crossfluence.Hessian()"),
+            ("preconditioner", AbstractSolver, "crossfluence.Jacobi()"),
+        ):
+            if (value := getattr(self, name, None)) is not None:
+                require(value, kind, f"{name}=", f"a {name}", f"{name}={line}")
 
     def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
         """What a checkpoint holds; the beginning, if there is none."""
@@ -306,12 +317,12 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
 
     Raises:
         StaleError: If the given inverse belongs to another risk.
-        TypeError: If it is neither.
+        UnsupportedError: If it is neither.
     """
     if isinstance(solver, AbstractSolver):
         return solver.invert(risk)
     if not isinstance(solver, AbstractInverse):
-        raise TypeError(f"Got a solver of type {type(solver).__name__}; needed one such as crossfluence.Auto().")
+        raise UnsupportedError(f"Got {described(solver)} for the solver; needed one such as crossfluence.Auto().")
     if solver.signature != risk.signature:
         raise StaleError(
             f"This inverse was made for another risk. What differs, by content hash or value: "

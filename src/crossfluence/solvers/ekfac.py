@@ -14,21 +14,27 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
-from .._errors import NonFiniteError, UnsupportedError
+from .._errors import NonFiniteError, SolveError, UnsupportedError
+from .._kinds import require
 from .._losses import OnOutputs
 from .._objective import EachOf
 from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
 from ..curvature.base import Relative, absolute, refuse_damping
-from ..curvature.eigenbasis import Eigenblock, Fit, filtered, largest_batch
+from ..curvature.eigenbasis import Eigenblock, Fit, filtered, largest_batch, looked_at
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
-from ..curvature.kronecker import Layers, layers_of
+from ..curvature.kronecker import Layers
 from .base import AbstractInverse, AbstractSolver, Answers, Solution
 from .pairs import Filter, Pairs, pairs_of
 from .work import Rehearsal, Stage, Work
 
 NAMES = {"corrected": "EK-FAC", "kronecker": "K-FAC", "exact": "Block-diagonal", "diagonal": "Diagonal"}
+LEFT_OUT = (
+    "without any curvature, never reached by the loss, left out",
+    "without any curvature, left out",
+)
+NAMED = 8  # parameters that are left out, in a report
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class EKFAC(AbstractSolver):
         refuse_damping(self.damping)
         if self.blocks not in NAMES:
             raise ValueError(f"Got blocks={self.blocks!r}; needed one of {', '.join(map(repr, NAMES))}.")
+        if self.curvature is not None and not isinstance(self.curvature, AbstractFisher):
+            raise UnsupportedError(
+                f"EKFAC is made of gradients of single samples, which {self.curvature!r} does not have. Use "
+                f"curvature=Fisher(), whose expectation is GaussNewton(), curvature=EmpiricalFisher(), or none."
+            )
 
     def work(self, risk: AbstractRisk) -> Work:
         """One or two passes over the data, and eigenproblems that do not grow with it."""
@@ -111,20 +122,36 @@ class EKFAC(AbstractSolver):
         return self._inverse(fit, fit.blocks(kept))
 
     def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
-        if not isinstance(risk, Risk) or not risk.kind.per_sample:
-            kind = type(risk.kind if isinstance(risk, Risk) else risk).__name__
+        if not isinstance(risk, Risk):
             raise UnsupportedError(
-                f"EKFAC needs a gradient for each sample alone; a {kind} has none. Use CG(damping) where the loss "
-                f"couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+                f"EKFAC needs a Risk, whose model has layers that it can look at; a {type(risk).__name__} has a "
+                f"structure of its own. Use Auto(), which takes the solver that was made for it."
             )
-        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        if not risk.kind.per_sample:
+            raise UnsupportedError(
+                f"EKFAC needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. Use CG(damping) "
+                f"where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+            )
+        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        require(
+            curvature, AbstractFisher, "EKFAC", "a Fisher matrix", "EKFAC(curvature=crossfluence.EmpiricalFisher())"
+        )
+        return curvature
 
     def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
-        risk = fit.risk
-        damped = [absolute(self.damping, float(block.values.mean()) + risk.l2) for block in blocks]
-        responses = tuple(_response(block, risk.l2 + by) for block, by in zip(blocks, damped, strict=True))
+        risk, by_name = fit.risk, fit.risk.decays
+        decay = [by_name[block.slot.names[0]] for block in blocks]
+        means = [float(block.values.mean()) + own for block, own in zip(blocks, decay, strict=True)]
+        if isinstance(self.damping, Relative) and not any(means):
+            raise SolveError(
+                f"The {fit.curvature} is zero at every parameter, so {self.damping} is no damping at all: the loss is "
+                f"flat in the outputs (as a hinge loss is), or every sample is fitted exactly. Give an absolute "
+                f"damping, such as EKFAC(damping=1e-3), or the l2 that training had."
+            )
+        damped = [absolute(self.damping, mean) if mean else _absolute_only(self.damping) for mean in means]
+        responses = tuple(_response(block, own + by) for block, own, by in zip(blocks, decay, damped, strict=True))
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
-        smallest = min(float(block.values.min()) for block in blocks) + risk.l2
+        smallest = min(float(block.values.min()) + own for block, own in zip(blocks, decay, strict=True))
         notes = (f"{NAMES[self.blocks]} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
         return EKFACInverse(
             repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
@@ -210,7 +237,7 @@ class EKFACInverse(AbstractInverse):
         """
         assert isinstance(risk, Risk)
         losses, sample = risk.kind.losses, next(islice(risk.data, largest_batch(risk), None))
-        layers = layers_of(risk.model, risk.theta, losses, sample)
+        layers = looked_at(risk, losses, sample)
         filters = {block.slot: (block, response) for block, response in zip(self.blocks, self.responses, strict=True)}
         if set(layers.slots) != set(filters):
             yield from super().own(risk)
@@ -228,6 +255,11 @@ class EKFACInverse(AbstractInverse):
         return [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
 
 
+def _absolute_only(damping: float | Relative) -> float:
+    """A multiple of a mean that is zero is zero."""
+    return 0.0 if isinstance(damping, Relative) else absolute(damping, 0.0)
+
+
 def _response(block: Eigenblock, shift: float) -> Tensor:
     """One over the damped eigenvalues; zero where there is no curvature and no damping."""
     damped = block.values + shift
@@ -238,18 +270,24 @@ def _response(block: Eigenblock, shift: float) -> Tensor:
 def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
     """A sentence about which parameters have which kind of block."""
     inside, sizes = {tap.slot for tap in layers.taps}, Counter[str]()
-    examples: dict[str, str] = {}
+    names: dict[str, list[str]] = {}
     for block in blocks:
         kind = _kind(block, block.slot in inside)
         sizes[kind] += block.slot.size
-        examples.setdefault(kind, block.slot.names[0])
-    parts = [f"{size / risk.p:.2%} {kind} ({examples[kind]}, ...)" for kind, size in sizes.most_common()]
+        names.setdefault(kind, []).extend(block.slot.names)
+    parts = [f"{size / risk.p:.2%} {kind} ({_some(names[kind], kind)})" for kind, size in sizes.most_common()]
     return f"Parameters by kind of block: {'; '.join(parts)}."
+
+
+def _some(names: list[str], kind: str) -> str:
+    """Names of all that is left out, as far as there is room; of other blocks, one."""
+    shown = NAMED if kind in LEFT_OUT else 1
+    return ", ".join([*names[:shown], *(["..."] if len(names) > shown else [])])
 
 
 def _kind(block: Eigenblock, inside: bool) -> str:
     if not block.values.any():
-        return "without any curvature, left out"
+        return LEFT_OUT[0 if block.right is None else 1]
     if block.right is None:
         return "diagonal"
     if block.slot.form[1] == 1:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from .._errors import NonFiniteError
 from .._losses import length_of
-from .._objective import QUESTIONS_AT_ONCE, EachOf, refuse_independent, refuse_not_finite
+from .._objective import QUESTIONS_AT_ONCE, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk import Risk
 from .._types import Batch, Params
 from ..curvature.blocks import AbstractGradients, Outer, Slot
-from ..curvature.eigenbasis import Eigenblock, largest_batch
-from ..curvature.kronecker import Layers, layers_of
+from ..curvature.eigenbasis import Eigenblock, largest_batch, looked_at
+from ..curvature.kronecker import Layers
 from .base import Answers
 from .work import Stage
 
@@ -235,9 +235,11 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
     by_slot = {part.block.slot: part for part in filters}
     sides = []
     asked = max(objective.batches, key=length_of, default=None)
+    if asked is not None:
+        check_each_question(objective, risk.model, risk.theta, asked)
     sample = next(islice(risk.data, largest_batch(risk), None))
     for scalars, batch in ((objective.losses, asked), (risk.kind.losses, sample)):
-        layers = None if batch is None else layers_of(risk.model, risk.theta, scalars, batch)
+        layers = None if batch is None else looked_at(risk, scalars, batch)
         if layers is None or layers.outside or set(layers.slots) != set(by_slot):
             return None
         sides.append(layers)

@@ -21,6 +21,7 @@ from ..models.skipgram import ExpectedTraining, SkipGram
 from ..objectives.embeddings import cluster_margin, log_cluster
 from ..objectives.word_sets import rows_of
 from ..training.retrain import leave_out
+from .kept import trained_once
 from .words import Clock, WordsSettings, newton_step
 
 ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one that are all the same
@@ -121,9 +122,7 @@ def explain_word(
     count = _refuse_emptying(settings.group(corpus.n), word, held)
     pairs = Pairs(corpus, settings.sampling)
     training = ExpectedTraining(pairs, settings.dimensions, prior=settings.prior, seed=settings.seed)
-    if store is not None:
-        store.mkdir(parents=True, exist_ok=True)
-    model, ended = training.fit(checkpoint=None if store is None else store / "training.safetensors")
+    model, steps = trained_once(training, store)
     clock.note("training")
     members = clustered(model, clusters, seed=settings.seed)
     first, second = own_and_next(model, word, members)
@@ -152,7 +151,7 @@ def explain_word(
         for number in range(clusters)
     )
     return WordAnswer(
-        word, settings, corpus, model, members, shares, first, second, margin, scores, moves, clock.seconds, ended.steps
+        word, settings, corpus, model, members, shares, first, second, margin, scores, moves, clock.seconds, steps
     )  # fmt: skip
 
 

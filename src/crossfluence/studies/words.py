@@ -27,6 +27,7 @@ from ..objectives.word_sets import WordSets
 from ..solvers.cg import CG
 from ..training.retrain import leave_out
 from .given import Given, fitted
+from .kept import trained_once
 from .quality import measured
 
 
@@ -74,6 +75,11 @@ class WordsSettings:
             CorpusError: If that is nothing, or more than half of the corpus.
         """
         count = round(self.remove if self.remove >= 1 else self.remove * n)
+        if n < 2:
+            raise CorpusError(
+                f"The text is {n} sentence, so none can be removed. Put each sentence on a line of its own: without "
+                f"capital letters not even --split sentences can cut it."
+            )
         if not 1 <= count <= n // 2:
             raise CorpusError(
                 f"Removing {self.remove:g} means {count} of {n} sentences; needed at least 1 and at most half of them. "
@@ -89,9 +95,10 @@ class Removal:
     Attributes:
         name: Which sentences.
         ids: They.
-        summed: Change of the effect size from the sum of the scores.
+        summed: Change of the effect size from the sum of the scores, with the spread as it is.
         predicted: Effect size after one Newton step without them.
         retrained: Effect size after training without them.
+        held: Change with the spread as it is, after one Newton step and after training: what `summed` foretells.
         p_value: Of the retrained model's test.
         quality: Of the retrained model, by measure.
         associations: Of each target word, at the retrained model.
@@ -102,6 +109,7 @@ class Removal:
     summed: float
     predicted: float
     retrained: float
+    held: tuple[float, float]
     p_value: float
     quality: Mapping[str, float]
     associations: Mapping[str, float] = field(repr=False)
@@ -201,26 +209,24 @@ def explain_words(
         settings = replace(settings, dimensions=start.word_vectors.shape[1])
     count, clock = settings.group(corpus.n), Clock()
     tests = [weat(one, corpus.index, least=settings.least) for one in lists]
-    if store is not None:
-        store.mkdir(parents=True, exist_ok=True)
     training = ExpectedTraining(
         Pairs(corpus, settings.sampling), settings.dimensions, prior=settings.prior, seed=settings.seed, start=start
     )
-    model, ended = training.fit(checkpoint=None if store is None else store / "training.safetensors")
+    model, steps = trained_once(training, store)
     clock.note("training")
     risk = training.risk(model)
     held = {test.sets.name: test.held_at(model) for test in tests}
     scores = influence(risk, together(held))
     clock.note("scores")
     groups = {test.sets.name: _groups(scores, test.sets.name, count, settings.seed) for test in tests}
-    predicted = _newton(risk, tests, groups)
+    predicted = _newton(risk, tests, held, groups)
     clock.note("one Newton step for each group")
-    retrained = _retrained(training.starting_from(model), tests, groups, store)
+    retrained = _retrained(training.starting_from(model), tests, held, groups, store)
     clock.note("training again without each group")
     results = [_result(test, model, scores, groups[test.sets.name], predicted, retrained) for test in tests]
     if start is not None:
         results = [replace(result, given=Given.of(result.test, start)) for result in results]
-    return WordsAnswer(settings, corpus, model, scores, tuple(results), measured(model), clock.seconds, ended.steps)
+    return WordsAnswer(settings, corpus, model, scores, tuple(results), measured(model), clock.seconds, steps)
 
 
 class Clock:
@@ -259,14 +265,17 @@ def _groups(scores: Scores, name: str, count: int, seed: int) -> dict[str, tuple
 
 
 def _newton(
-    risk: SkipGramRisk, tests: Sequence[WEAT], groups: Mapping[str, Mapping[str, tuple[Id, ...]]]
-) -> dict[tuple[str, str], float]:
-    """The effect size of each test after one Newton step without each of its groups."""
-    return {
-        (test.sets.name, group): newton_step(risk, ids, test)
-        for test in tests
-        for group, ids in groups[test.sets.name].items()
-    }
+    risk: SkipGramRisk,
+    tests: Sequence[WEAT],
+    held: Mapping[str, Objective],
+    groups: Mapping[str, Mapping[str, tuple[Id, ...]]],
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """The effect size of each test after one Newton step without each of its groups; the same with its spread held."""
+    asked = {test.sets.name: together({"effect": test, "held": held[test.sets.name]}) for test in tests}
+    steps = {(name, group): (ids, asked[name]) for name in asked for group, ids in groups[name].items()}
+    outcomes = {key: unlearned(risk, ids, both) for key, (ids, both) in steps.items()}
+    lost = (float("nan"), float("nan"))
+    return {key: lost if one is None else (float(one.after[0]), float(one.after[1])) for key, one in outcomes.items()}
 
 
 def newton_step(risk: SkipGramRisk, ids: Sequence[Id], question: Objective) -> float:
@@ -305,12 +314,13 @@ def unlearned(risk: SkipGramRisk, ids: Sequence[Id], watch: Objective) -> Outcom
 def _retrained(
     training: ExpectedTraining,
     tests: Sequence[WEAT],
+    held: Mapping[str, Objective],
     groups: Mapping[str, Mapping[str, tuple[Id, ...]]],
     store: Path | None,
 ) -> dict[str, dict[str, float]]:
     """All figures of the model trained without each group, by "test: group"; finished ones are taken from the store."""
     drop = {f"{test}: {group}": ids for test, named in groups.items() for group, ids in named.items()}
-    asked = _figures(tests)
+    asked = _figures(tests, held)
     corpus = training.pairs.corpus
     changes = leave_out(training, asked, drop, n=corpus.n, ids=corpus.ids, store=store)
     assert training.start is not None
@@ -321,14 +331,15 @@ def _retrained(
     }
 
 
-def _figures(tests: Sequence[WEAT]) -> Callable[[nn.Module], dict[str, Tensor]]:
-    """Effect sizes, p-values, associations and quality of a model, as one objective."""
+def _figures(tests: Sequence[WEAT], held: Mapping[str, Objective]) -> Callable[[nn.Module], dict[str, Tensor]]:
+    """Effect sizes, also with their spread held, p-values, associations and quality of a model, as one objective."""
 
     def figures(model: nn.Module) -> dict[str, Tensor]:
         found: dict[str, float] = {}
         for test in tests:
             name = test.sets.name
             found[f"effect {name}"] = float(test(model).detach())
+            found[f"held {name}"] = float(torch.as_tensor(held[name](model)).detach())
             found[f"p {name}"] = test.p_value(model).value
             found |= {f"word {name} {word}": value for word, value in test.associations(model).items()}
         if isinstance(model, SkipGram):
@@ -343,11 +354,12 @@ def _result(
     model: SkipGram,
     scores: Scores,
     groups: Mapping[str, tuple[Id, ...]],
-    predicted: Mapping[tuple[str, str], float],
+    predicted: Mapping[tuple[str, str], tuple[float, float]],
     retrained: Mapping[str, Mapping[str, float]],
 ) -> TestResult:
     name = test.sets.name
     column = scores.objectives.index(name)
+    effect, p = float(test(model).detach()), test.p_value(model).value
     removals = []
     for group, ids in groups.items():
         after = retrained[f"{name}: {group}"]
@@ -357,12 +369,12 @@ def _result(
                 group,
                 ids,
                 -float(scores.select(ids).values[:, column].sum()),
-                predicted[name, group],
+                predicted[name, group][0],
                 after[f"effect {name}"],
+                (predicted[name, group][1] - effect, after[f"held {name}"] - effect),  # at the model both are one
                 after[f"p {name}"],
                 {key.removeprefix("quality "): value for key, value in after.items() if key.startswith("quality ")},
                 {key.removeprefix(word): value for key, value in after.items() if key.startswith(word)},
             )
         )
-    effect, p = float(test(model).detach()), test.p_value(model).value
     return TestResult(test, effect, p, test.associations(model), tuple(removals))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from jaxtyping import Shaped
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .._contents import content_hash
 from .._files import write_atomically
+from .._kinds import AbstractTraining, require
 from .._params import digest_tensors
 from .._types import Params
 from .recipe import Recipe
@@ -23,7 +23,7 @@ FORMAT = "crossfluence.model/1"
 
 
 @dataclass(frozen=True, eq=False)
-class Bank:
+class Bank(AbstractTraining):
     """A recipe that keeps every model it trains in a folder, so that a new question trains nothing again.
 
     It stands wherever a recipe is retrained: in `leave_out`, `lds`, `removal_curve`, `smoothness`. A file is named by a
@@ -50,28 +50,14 @@ class Bank:
     recipe: Recipe
     folder: str | os.PathLike[str]
 
-    @property
-    def n(self) -> int:
-        """Number of training samples."""
-        return self.recipe.n
-
-    @property
-    def at_once(self) -> int:
-        """Models that are trained together."""
-        return self.recipe.at_once
-
-    @cached_property
-    def _what(self) -> str:
-        return content_hash(replace(self.recipe, at_once=1))  # how many train together changes no model
+    def __post_init__(self) -> None:
+        require(self.recipe, Recipe, "Bank", "a crossfluence.Recipe", "crossfluence.Bank(recipe, folder)")
+        require(self.folder, (str, os.PathLike), "Bank", "a folder", "crossfluence.Bank(recipe, 'folder')")
 
     def with_seed(self, seed: int) -> Bank:
         """The same folder for the recipe with another seed."""
         recipe = self.recipe.with_seed(seed)
         return self if recipe is self.recipe else replace(self, recipe=recipe)
-
-    def __call__(self, weights: Tensor) -> nn.Module:
-        """One model; see `Recipe.train`."""
-        return next(self.retrain(weights.unsqueeze(0)))
 
     def retrain(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
         """Many models, as `Recipe.retrain`; those that the folder holds are read.
@@ -84,7 +70,7 @@ class Bank:
         """
         Path(self.folder).mkdir(parents=True, exist_ok=True)
         rows = weights.to(self.recipe.ones)
-        files = [Path(self.folder, f"{content_hash(self._what, row)}.safetensors") for row in rows]
+        files = [Path(self.folder, f"{content_hash(self.recipe.content, row)}.safetensors") for row in rows]
         missing = {row: None for row, file in enumerate(files) if not file.exists()}
         fresh = self.recipe.retrain(rows[list(missing)])
         for row, file in enumerate(files):

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._functional import undisturbed
+from .._kinds import require_question, require_recipe
 from .._objective import questions
 from .._params import Layout
 from .._scores import Scores, SolveReport
@@ -60,6 +61,7 @@ def tracin(
     Raises:
         ObjectiveError: If the objective does not depend on the parameters.
         DataError: If the ids are not n.
+        UnsupportedError: If it is not a recipe, or no question.
         ValueError: If there are no checkpoints.
 
     Example:
@@ -76,6 +78,8 @@ def tracin(
         Pruthi et al., "Estimating training data influence by tracing gradient descent", NeurIPS 2020; with Adam's
         preconditioning: Xia et al., "LESS: selecting influential data for targeted instruction tuning", ICML 2024.
     """
+    require_recipe(recipe, Recipe, "tracin")
+    require_question(objective, "tracin")
     if checkpoints < 1:
         raise ValueError(f"Got checkpoints={checkpoints}; needed at least 1.")
     started, labels = time.perf_counter(), recipe.labels(ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from .._data import Batches
+from .._trained import Hooks
 from .._types import Batch, Params
 from .._ways import slope
 from .optimizers import AbstractOptimizer, State
@@ -47,7 +48,8 @@ class Course:
         rows: Samples of each step; `None` for all of them, in order.
         rates: What each step's learning rate is multiplied by.
         optimizer: How to step.
-        l2: As in `Risk`.
+        decays: The l2 coefficient of each parameter.
+        hooks: What each parameter's gradient goes through before a step, as after `backward`.
         hold: Steps between two refreshes of the frozen parameters.
         whole: All samples as one batch, if a step takes them all.
         seeds: Of the random numbers that the loss draws in each step, the same for every training; `None` if it draws
@@ -60,7 +62,8 @@ class Course:
     rows: tuple[Tensor | None, ...]
     rates: tuple[float, ...]
     optimizer: AbstractOptimizer
-    l2: float
+    decays: Mapping[str, float]
+    hooks: Hooks
     hold: int
     whole: Batch | None
     seeds: tuple[int, ...] | None
@@ -120,7 +123,8 @@ class Course:
         return self._whole_field(part, theta, weights)
 
     def _whole_field(self, part: Params, theta: Params, weights: Shaped[Tensor, " b"]) -> Params:
-        return {name: part[name] / len(weights) + self.l2 * theta[name] for name in theta}
+        whole = {name: part[name] / len(weights) + self.decays[name] * theta[name] for name in theta}
+        return {name: _hooked(whole[name], self.hooks.get(name, ())) for name in theta}
 
     @cached_property
     def _fields(self) -> Field:
@@ -137,6 +141,13 @@ class Course:
         with torch.random.fork_rng():
             torch.manual_seed(self.seeds[step])
             yield
+
+
+def _hooked(gradient: Tensor, hooks: Iterable[Callable[[Tensor], Tensor | None]]) -> Tensor:
+    for hook in hooks:
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient
 
 
 def _together(function: Field, one: Field, *, possible: bool) -> Field:

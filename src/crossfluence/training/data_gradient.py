@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .._errors import DataError
+from .._kinds import require_question, require_recipe
 from .._types import Batch, Objective
 from .recipe import Recipe
 from .sweep import Put, swept
@@ -39,7 +40,7 @@ def data_gradient(
         DataError: If there is no such part, or it holds integers.
         ObjectiveError: If the objective does not depend on the trained parameters.
         NonFiniteError: If training diverged, or a derivative is not finite.
-        TypeError: If it is not a recipe.
+        UnsupportedError: If it is not a recipe, or no question.
         ValueError: If fewer than two points may be kept.
 
     Example:
@@ -58,10 +59,8 @@ def data_gradient(
         Maclaurin, Duvenaud and Adams, "Gradient-based hyperparameter optimization through reversible learning", ICML
         2015, who learn training images this way.
     """
-    if not isinstance(recipe, Recipe):
-        raise TypeError(
-            f"Got {type(recipe).__name__}; data_gradient needs a crossfluence.Recipe, whose every step it knows."
-        )
+    require_recipe(recipe, Recipe, "data_gradient")
+    require_question(objective, "data_gradient")
 
     def chosen(batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
         parts = _parts(batch)

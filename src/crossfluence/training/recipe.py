@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,13 +14,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from .._contents import content_hash
 from .._copies import copied
 from .._data import SIZE, Batches, batches
-from .._errors import DataError
+from .._errors import DataError, UnsupportedError
 from .._functional import undisturbed
+from .._kinds import AbstractTraining, described, labelled, require, takes
 from .._losses import AbstractLoss, as_loss, repeatable
-from .._params import put
+from .._params import put, trained_parameters
 from .._risk import Risk
+from .._trained import Decay, held, hooks_of, with_hooks
 from .._types import Id, Params, SampleLoss
 from .course import Course
 from .optimizers import AbstractOptimizer
@@ -27,13 +31,14 @@ from .schedules import Schedule, constant
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class Recipe(AbstractTraining):
     """A training run that can be repeated with other sample weights.
 
     Call it with weights `(n,)` to get a trained model: a recipe is itself a training function for `leave_out`.
 
     Attributes:
-        init: The untrained module; it is copied, never changed.
+        init: The untrained module; it is copied, never changed. Hooks on its parameters' gradients, such as masks, are
+            followed in every step, l2 included, as after `backward`.
         loss: Any of the four kinds, as in `Risk`.
         data: A tensor, a tuple or a mapping of tensors, a map-style dataset, or a `batches(dataset, collate=...)`; the
             recipe makes the batches itself.
@@ -41,7 +46,7 @@ class Recipe:
         epochs: Passes over the data.
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
         seed: Of the shuffling, and of the random numbers of a `random` loss.
-        l2: As in `Risk`.
+        l2: As in `Risk`: one number, or `{glob: coefficient}`.
         schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
         hold: Steps between two refreshes of the frozen copy that a `FieldLoss` sees (a target held for T steps).
         random: Whether the loss draws random numbers: dropout of an `init` in training mode, noise added to the batch.
@@ -66,7 +71,7 @@ class Recipe:
     epochs: int
     batch_size: int | None = None
     seed: int = 0
-    l2: float = 0.0
+    l2: Decay = 0.0
     schedule: Schedule = constant
     hold: int = 1
     random: bool = False
@@ -75,22 +80,46 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "hold", "at_once", "batch_size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"Got {name}={value}; needed at least 1.")
+            if not (value is None and name == "batch_size") and not (isinstance(value, Integral) and int(value) >= 1):
+                raise ValueError(f"Got {name}={value!r}; needed at least 1, in whole numbers.")
         if not isinstance(self.optimizer, AbstractOptimizer):
-            came = self.optimizer.__name__ if isinstance(self.optimizer, type) else type(self.optimizer).__name__
-            raise TypeError(f"Got the optimizer {came}; needed one such as crossfluence.SGD(lr).")
-        object.__setattr__(self, "init", copied(self.init))  # what happens to the user's later does not matter
+            came = described(self.optimizer)
+            raise UnsupportedError(f"Got {came} for the optimizer; needed one such as crossfluence.SGD(lr).")
+        if not isinstance(self.seed, Integral) or not takes(self.schedule, 1):
+            raise UnsupportedError(
+                f"Got {described(self.seed)} for the seed, {described(self.schedule)} for the schedule; needed a whole "
+                f"number, and a function from the share of training done to a multiplier, such as crossfluence.cosine."
+            )
+        _ = trained_parameters(self.init, hooked=True)  # a copy would have memory of its own
+        own = copied(self.init)  # what happens to the user's later does not matter
+        object.__setattr__(self, "init", with_hooks(own, hooks_of(self.init)))
+        object.__setattr__(self, "l2", held(self.l2))
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: what is derived from them is made again in another process."""
+        if hooks := hooks_of(self.init):
+            raise UnsupportedError(
+                f"The parameters {list(hooks)} of init have hooks on their gradients, which another process does not "
+                f"get. Train in this one: leave out executor=, or take threads."
+            )
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @property
     def n(self) -> int:
         """Number of training samples."""
         return self._batches.samples
+
+    @property
+    def recipe(self) -> Recipe:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Itself."""
+        return self
+
+    @cached_property
+    def content(self) -> str:
+        """A content hash of all that decides a trained model, but for the sample weights."""
+        parts = [getattr(self, item.name) for item in fields(self) if item.name != "at_once"]
+        return content_hash([*parts, hooks_of(self.init)])
 
     @property
     def whole_steps(self) -> bool:
@@ -114,7 +143,7 @@ class Recipe:
         Raises:
             DataError: If there are not n.
         """
-        labels = tuple(range(self.n) if ids is None else ids)
+        labels = tuple(range(self.n) if ids is None else labelled(ids))
         if len(labels) != self.n:
             raise DataError(f"Got {len(labels)} ids for {self.n} samples; needed one each.")
         return labels
@@ -138,11 +167,7 @@ class Recipe:
     @cached_property
     def _start(self) -> Risk:
         loss = repeatable(as_loss(self.loss)) if self.random else self.loss
-        return Risk(self.init, loss, self._batches, l2=self.l2)
-
-    def __call__(self, weights: Tensor) -> nn.Module:
-        """Trains with sample weights; see `train`."""
-        return self.train(weights)
+        return Risk(copy.deepcopy(self.init), loss, self._batches, l2=self.l2)  # without hooks: the course has them
 
     def train(self, weights: Tensor | None = None) -> nn.Module:
         """One model.
@@ -153,7 +178,10 @@ class Recipe:
         Returns:
             A new module, in the mode of `init`; in evaluation mode if the recipe is `random`.
         """
-        return next(self.retrain(torch.ones(1, self.n) if weights is None else weights.unsqueeze(0)))
+        if weights is None:
+            return next(self.retrain(torch.ones(1, self.n)))
+        require(weights, Tensor, "train", "sample weights (n,)", f"recipe.train(torch.ones({self.n}))")
+        return next(self.retrain(weights.unsqueeze(0)))
 
     def retrain(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
         """Many models, `at_once` together.
@@ -167,6 +195,7 @@ class Recipe:
         Raises:
             DataError: If the rows are not n long, or hold a NaN or an infinity.
         """
+        require(weights, Tensor, "retrain", "sample weights (r, n)", f"recipe.retrain(torch.ones(1, {self.n}))")
         if weights.ndim != 2 or weights.shape[1] != self.n:
             raise DataError(f"Got weights of shape {tuple(weights.shape)} for {self.n} samples; needed (r, {self.n}).")
         if not weights.isfinite().all():
@@ -183,7 +212,7 @@ class Recipe:
 
     def holding(self, theta: Params) -> nn.Module:
         """A new module with these parameters, in the mode of trained ones; call it where nothing else trains."""
-        model = copied(self.init)
+        model = with_hooks(copied(self.init), hooks_of(self.init))
         put(theta, model)
         return model.eval() if self.random else model
 
@@ -225,7 +254,8 @@ class Recipe:
             rows,
             tuple(self.schedule(step / len(rows)) for step in range(len(rows))),
             self.optimizer,
-            self.l2,
+            self._start.decays,
+            hooks_of(self.init),
             self.hold,
             self._batches.take(slice(None)) if rows[0] is None else None,  # once, not in every step
             tuple(self._seeds(len(rows))) if self.random else None,

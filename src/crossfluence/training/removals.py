@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from .._compare import LEVEL, Estimate
 from .._errors import DataError
 from .._extras import optional
+from .._kinds import listed, require
 from .._scores import Scores
 from .._types import Id, Objective
 from .retrain import Training, leave_out
@@ -98,8 +100,9 @@ def removal_curve(
         The effects of all groups.
 
     Raises:
-        DataError: If a size is not between 1 and the number of samples with that effect, or there are several
-            questions.
+        DataError: If a size is not between 1 and the number of samples with that effect, or stands twice; if there is
+            no draw, or several questions.
+        UnsupportedError: If there are no scores, no training or no question.
 
     Example:
         >>> from crossfluence import SGD, Recipe, influence
@@ -112,11 +115,15 @@ def removal_curve(
         >>> [top > high for top, high in zip(curve.achieved, [one.high for one in curve.random])]
         [True, True]
     """
+    require(scores, Scores, "removal_curve", "Scores", "removal_curve(influence(...), train, objective, sizes)")
     if len(scores.objectives) != 1:
         raise DataError(f"Got scores of {len(scores.objectives)} questions; a removal curve follows one.")
     ranked = [label for label, _ in scores.top(len(scores), effect=effect)]
-    if not sizes or not all(1 <= size <= len(ranked) for size in sizes):
-        raise DataError(f"Got sizes={list(sizes)}; needed 1 to {len(ranked)}, the number of samples with this effect.")
+    sizes = listed(sizes, "sizes=")
+    if not sizes or not all(isinstance(size, Integral) and 1 <= size <= len(ranked) for size in sizes):
+        raise DataError(f"Got sizes={sizes}; needed 1 to {len(ranked)}, the number of samples with this effect.")
+    if len(set(sizes)) != len(sizes) or draws < 1:
+        raise DataError(f"Got sizes={sizes} and draws={draws}; needed each size once, and at least one draw of each.")
     strongest: dict[Id, list[Id]] = {("strongest", size): ranked[:size] for size in sizes}
     generator = torch.Generator().manual_seed(seed)
     random: dict[Id, list[Id]] = {

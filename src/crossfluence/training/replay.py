@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from .._kinds import require_question, require_recipe
 from .._params import fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
@@ -37,7 +38,7 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         ObjectiveError: If the objective does not depend on the trained parameters.
         NonFiniteError: If training diverged, or a derivative is not finite.
         DataError: If the ids are not n.
-        TypeError: If it is not a recipe.
+        UnsupportedError: If it is not a recipe, or no question.
         ValueError: If fewer than two points may be kept.
 
     Example:
@@ -56,8 +57,8 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         2015; Ilyas and Engstrom, "MAGIC: near-optimal data attribution for deep learning", arXiv:2504.16430.
     """
     started = time.perf_counter()
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"Got {type(recipe).__name__}; replay needs a crossfluence.Recipe, whose every step it knows.")
+    require_recipe(recipe, Recipe, "replay")
+    require_question(objective, "replay")
     labels = recipe.labels(ids)
     found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
     report = SolveReport(

@@ -16,19 +16,18 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._contents import content_hash
-from .._errors import DataError, NonFiniteError, ObjectiveError, StoreWarning
+from .._errors import DataError, NonFiniteError, ObjectiveError, StoreWarning, UnsupportedError
 from .._files import write_atomically
+from .._kinds import AbstractTraining, labelled, listed, require, require_question, require_training
 from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
 from .._types import Id, Objective, Train
-from .bank import Bank
-from .recipe import Recipe
 
 Answer: TypeAlias = tuple[tuple[str, ...], list[float]]
 """Names and values of the objectives at one retrained model."""
 
-Training: TypeAlias = Train | Recipe | Bank
+Training: TypeAlias = Train | AbstractTraining
 """What can be trained again with other sample weights."""
 
 
@@ -68,10 +67,11 @@ def leave_out(
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
         CancelledError: If the executor gave up retrainings; what had finished is in the store.
-        TypeError: If the executor is something else, such as a dask client.
+        UnsupportedError: If the executor is something else, such as a dask client; if there is no training, or no
+            question.
 
     Example:
-        >>> from crossfluence import Recipe, SGD
+        >>> from crossfluence import SGD, Recipe
         >>> class Mean(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -82,11 +82,14 @@ def leave_out(
         >>> leave_out(recipe, lambda model: model.at[0], [0, 2]).values[:, 0].round(decimals=3)
         tensor([-1.,  1.], dtype=torch.float64)
     """
+    require_training(train, "leave_out")
+    _refuse_wrong_kinds(objective, store, "leave_out")
     if not (executor is None or isinstance(executor, Executor)):
-        raise TypeError(
+        raise UnsupportedError(
             f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
             f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
         )
+    ids = None if ids is None else labelled(ids)
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
     groups = _groups(drop, rows)
@@ -121,6 +124,7 @@ def answers(
         ObjectiveError: If the objective's names differ from model to model.
         NonFiniteError: If an answer is NaN or infinite.
     """
+    _refuse_wrong_kinds(objective, store, "a retrained model")
     with torch.random.fork_rng(), torch.enable_grad():
         found = _answers(train, objective, weights, executor, None if store is None else Path(store))
     names = found[0][0]
@@ -134,8 +138,14 @@ def answers(
     return names, values
 
 
+def _refuse_wrong_kinds(objective: object, store: object, verb: str) -> None:
+    require_question(objective, verb)
+    if store is not None:
+        require(store, (str, os.PathLike), "store=", "a folder", 'store="retrained"')
+
+
 def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
-    known = train.n if isinstance(train, (Recipe, Bank)) else n
+    known = train.n if isinstance(train, AbstractTraining) else n
     if known is None:
         raise DataError("leave_out needs n, the number of training samples, when train is a function. Type: n=len(x).")
     if n is not None and n != known:
@@ -146,8 +156,9 @@ def _count(train: Training, n: int | None, ids: Sequence[Id] | None) -> int:
 
 
 def _groups(drop: Iterable[Id] | Mapping[Id, Iterable[Id]], rows: Mapping[Id, int]) -> dict[Id, list[int]]:
-    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in drop}
-    groups = {name: [row_of(label, rows) for label in members] for name, members in named.items()}
+    words = "the samples of leave_out"
+    named = drop if isinstance(drop, Mapping) else {plain_id(label): [label] for label in listed(drop, words)}
+    groups = {name: [row_of(label, rows) for label in listed(members, words)] for name, members in named.items()}
     if not groups:
         raise DataError("Got nothing to leave out; needed ids, or {group name: ids}.")
     return groups
@@ -163,7 +174,7 @@ def _answers(
     files = _files(train, objective, weights, store)
     found = {row: answer for row, file in enumerate(files) if file and (answer := _read(file)) is not None}
     missing = [row for row in range(len(weights)) if row not in found]
-    size = train.at_once if isinstance(train, (Recipe, Bank)) else 1
+    size = train.recipe.at_once if isinstance(train, AbstractTraining) else 1
     jobs = [missing[start : start + size] for start in range(0, len(missing), size)]
     with tqdm(total=len(weights), initial=len(found), desc="retraining", unit="model", disable=None) as bar:
         for job, answers in _run(train, objective, weights, jobs, executor):
@@ -250,9 +261,9 @@ def trained_models(train: Training, weights: Float[Tensor, "c n"]) -> Iterator[n
         Trained modules, in order.
 
     Raises:
-        TypeError: If the training function does not return a module.
+        UnsupportedError: If the training function does not return a module.
     """
-    if isinstance(train, (Recipe, Bank)):
+    if isinstance(train, AbstractTraining):
         yield from train.retrain(weights)
         return
     start = torch.Generator().manual_seed(0).get_state()
@@ -260,7 +271,7 @@ def trained_models(train: Training, weights: Float[Tensor, "c n"]) -> Iterator[n
         torch.set_rng_state(start)  # the caller puts the global state back
         model = train(row)
         if not isinstance(model, nn.Module):
-            raise TypeError(f"The training function returned {type(model).__name__}; needed a torch.nn.Module.")
+            raise UnsupportedError(f"The training function returned {type(model).__name__}; needed a torch.nn.Module.")
         yield model
 
 
@@ -273,7 +284,7 @@ def _files(train: Training, objective: Objective, weights: Tensor, store: Path |
     if store is None:
         return [None] * len(weights)
     store.mkdir(parents=True, exist_ok=True)
-    what = content_hash(train, objective)
+    what = content_hash(train.recipe.content if isinstance(train, AbstractTraining) else train, objective)
     return [store / f"{content_hash(what, row)}.json" for row in weights]
 
 

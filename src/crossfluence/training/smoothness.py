@@ -10,18 +10,17 @@ import torch
 
 from .._compare import Agreement, compare
 from .._errors import DataError, RoughTrainingWarning
+from .._kinds import AbstractTraining, require, require_question
 from .._scores import Scores
 from .._types import Objective
-from .bank import Bank
 from .draws import without_random
-from .recipe import Recipe
 from .retrain import answers
 
 SMOOTH = 0.9  # correlation between the effects of a nudge, scaled up, and of a removal
 
 
 def smoothness(
-    train: Recipe | Bank,
+    train: AbstractTraining,
     objective: Objective,
     *,
     drop: float = 0.01,
@@ -52,12 +51,13 @@ def smoothness(
 
     Raises:
         DataError: If there are fewer than three groups, or a share is not between 0 and 1.
+        UnsupportedError: If it is neither a recipe nor a bank.
 
     Warns:
         RoughTrainingWarning: If the two correlate below 0.9.
 
     Example:
-        >>> from crossfluence import SGD
+        >>> from crossfluence import SGD, Recipe
         >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> loss = lambda model, batch: (model(batch) - batch.sum(1, keepdim=True).sin()).square().sum(1)
         >>> start = torch.nn.Linear(3, 1, dtype=torch.float64)
@@ -70,6 +70,11 @@ def smoothness(
         After the metasmoothness of Engstrom et al., "Optimizing ML training with metagradient descent",
         arXiv:2503.13751.
     """
+    require(
+        train, AbstractTraining, "smoothness", "a crossfluence.Recipe or a Bank",
+        "smoothness(crossfluence.Recipe(init, loss, data, optimizer=..., epochs=...), objective)",
+    )  # fmt: skip
+    require_question(objective, "smoothness")
     if groups < 3 or not 0 < nudge < 1:
         raise DataError(
             f"Got groups={groups} and nudge={nudge}; needed at least 3 groups, and a share of their weight."

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._errors import NotConvergedWarning, UnsupportedError
 from .._functional import undisturbed
+from .._kinds import require, require_question, require_recipe
 from .._losses import OnOutputs, as_loss
 from .._objective import questions
 from .._params import fingerprint
@@ -68,10 +69,10 @@ def source(
 
     Raises:
         UnsupportedError: If the loss stops gradients, or couples the samples of mini-batches, which mix them anew each
-            time; if the optimiser is AdamW, or not SGD with a Fisher matrix; if the curvature is not that of the loss.
+            time; if the optimiser is AdamW, or not SGD with a Fisher matrix; if the curvature is not that of the loss;
+            if it is not a recipe, or no question.
         ObjectiveError: If the objective does not depend on the trained parameters.
         DataError: If the ids are not n.
-        TypeError: If it is not a recipe.
         ValueError: If there are no segments.
 
     Warns:
@@ -94,8 +95,10 @@ def source(
         2024. There a segment has the means over several of its points; here more segments have one point each.
     """
     started = time.perf_counter()
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"Got {type(recipe).__name__}; source needs a crossfluence.Recipe, whose every step it knows.")
+    require_recipe(recipe, Recipe, "source")
+    require_question(objective, "source")
+    if curvature is not None:
+        require(curvature, AbstractCurvature, "source", "a curvature", "curvature=crossfluence.Hessian()")
     if segments < 1:
         raise ValueError(f"Got segments={segments}; needed at least 1.")
     labels, curvature = recipe.labels(ids), curvature or Hessian()
@@ -166,7 +169,9 @@ def _filtered(
             )
         return found, lowest
     blocks = Fit.of(risk, curvature).blocks()
-    exponents = [pace[0].square() * (block.values + risk.l2) for block in blocks]  # one pace for all parameters
+    exponents = [
+        pace[0].square() * (block.values + risk.decays[block.slot.names[0]]) for block in blocks
+    ]  # one pace for all parameters
     found = [filtered(blocks, [each(x) for x in exponents], risk.layout, vectors) for each in (_gathered, _left)]
     return found, min(float(x.min()) for x in exponents)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -14,6 +13,8 @@ from ..._abstract_risk import AbstractRisk
 from ..._errors import SingularCurvatureError, UnsupportedError
 from ...curvature.base import Relative, absolute, refuse_damping
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
+from ...solvers.work import Work
+from .rotations import Rotations
 
 BLOCKS_AT_ONCE = 1_000  # that are factorised together
 
@@ -21,6 +22,11 @@ BLOCKS_AT_ONCE = 1_000  # that are factorised together
 @runtime_checkable
 class HasWordBlocks(Protocol):
     """A risk of two tables of vectors."""
+
+    @property
+    def rotations(self) -> Rotations:
+        """The directions that only rotate the embedding."""
+        ...
 
     def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
         """Second derivatives by each vector alone."""
@@ -50,6 +56,11 @@ class WordBlocks(AbstractSolver):
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
 
+    def work(self, risk: AbstractRisk) -> Work:
+        """No product and no pass: the blocks come from the counts, d numbers for each parameter."""
+        size = risk.weights.element_size() * risk.p * next(iter(risk.theta.values())).shape[-1]
+        return Work(held=size, saved=True, scratch=size)
+
     def _invert(self, risk: AbstractRisk) -> WordBlocksInverse:
         """Factorises the blocks.
 
@@ -71,7 +82,7 @@ class WordBlocks(AbstractSolver):
         mean = sum(float(table.diagonal(dim1=1, dim2=2).sum()) for table in tables) / risk.p
         damping = absolute(self.damping, mean)
         factors = tuple(cholesky(table, damping) for table in tables)
-        return WordBlocksInverse(repr(self), risk.signature, factors, risk.determined, damping)
+        return WordBlocksInverse(repr(self), risk.signature, factors, risk.rotations, damping)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +92,18 @@ class WordBlocksInverse(AbstractInverse):
     solver: str
     signature: str
     factors: tuple[Float[Tensor, "V d d"], ...]
-    determined: Callable[[Tensor], Tensor]
+    rotations: Rotations
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Each word by itself: what words do to each other is left out.",)
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Two triangular solves for each word and question; what only rotates is taken out before and after."""
-        return Solution(self.determined(solve_blocks(self.factors, self.determined(vectors))))
+        return Solution(self._determined(solve_blocks(self.factors, self._determined(vectors))))
+
+    def _determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        tables = vectors.reshape(len(vectors), len(self.factors), -1, self.factors[0].shape[-1])
+        return self.rotations.taken_out(tables).flatten(1)
 
 
 def cholesky(blocks: Float[Tensor, "V d d"], damping: float = 0.0) -> Float[Tensor, "V d d"]:

@@ -55,7 +55,7 @@ class SkipGramRisk(AbstractRisk):
         CorpusError: If the model's words are not those of the corpus.
         NonFiniteError: If a vector holds a NaN or an infinity.
         ParameterError: If one of the two tables is frozen.
-        ValueError: If l2 is not a number, or below zero.
+        ParameterError: If l2 is not a number, or below zero.
 
     Example:
         >>> from crossfluence.corpus.vocabulary import corpus_of
@@ -67,13 +67,13 @@ class SkipGramRisk(AbstractRisk):
 
     model: SkipGram  # pyright: ignore[reportIncompatibleVariableOverride]
     pairs: Pairs
-    l2: float = 0.0
+    l2: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         corpus = self.pairs.corpus
         refuse_misfit(self.model, corpus.words)
-        if not 0 <= self.l2 < float("inf"):
-            raise ValueError(f"Got l2={self.l2}; needed a number, zero or more.")
+        if not isinstance(self.l2, (int, float)) or not 0 <= self.l2 < float("inf"):
+            raise ParameterError(f"Got l2={self.l2}; needed a number, zero or more: both tables have one l2.")
         theta = trained_parameters(self.model, "*_vectors")
         if len(theta) < 2:
             raise ParameterError(
@@ -158,7 +158,7 @@ class SkipGramRisk(AbstractRisk):
         Returns:
             Their orthogonal projections.
         """
-        return self._rotations.taken_out(self._shaped(vectors)).flatten(1)
+        return self.rotations.taken_out(self._shaped(vectors)).flatten(1)
 
     def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """How the gradient along each direction depends on each sentence's weight.
@@ -208,10 +208,10 @@ class SkipGramRisk(AbstractRisk):
             yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
 
     def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
-        along = self._rotations.taken_out(self._shaped(vectors))
+        along = self.rotations.taken_out(self._shaped(vectors))
         bends = self._held or self.expected.bends(*self._tables)
         products = self.expected.curvature_products(self._tables, along, bends, full=full)
-        return self._rotations.taken_out(products).flatten(1)
+        return self.rotations.taken_out(products).flatten(1)
 
     @cached_property
     def _held(self) -> tuple[Bend, ...]:
@@ -220,7 +220,8 @@ class SkipGramRisk(AbstractRisk):
         return tuple(self.expected.bends(*self._tables)) if small else ()
 
     @cached_property
-    def _rotations(self) -> Rotations:
+    def rotations(self) -> Rotations:
+        """The directions that only rotate the embedding."""
         return Rotations.of(self._tables)
 
     @cached_property
