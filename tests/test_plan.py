@@ -144,7 +144,7 @@ def test_a_plan_reads_as_two_sentences():
 def test_negative_curvature_is_said_with_the_limit_of_steps():
     problem = grid.LANGUAGE
     found = cf.plan(problem.risk(), cf.CG(0.1, max_steps=50))
-    assert found.products == 50 + 1 + 4  # the last residual, and the units of the parameters
+    assert found.products == 50 + 1 + 1  # the last residual, and the units of the parameters
     assert "The number of steps is its limit: CG met negative curvature" in found.notes[0]
 
 

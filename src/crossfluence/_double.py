@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad
 from torch.utils._pytree import tree_map
 
-from ._copies import copied
-from ._functional import all_finite, undisturbed
+from ._copies import copied, frozen_copy
+from ._functional import all_finite, bind, undisturbed
 from ._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
-from ._params import trained_parameters
+from ._params import Layout, trained_parameters
+from ._types import Batch, Params
 
 if TYPE_CHECKING:
     from ._risk import Risk
@@ -45,10 +47,46 @@ def in_double(risk: Risk) -> Risk:
             return risk
 
 
+def bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
+    """The weighted sum of a batch's losses as a function of parameters, frozen parameters, batch and weights.
+
+    Args:
+        kind: The loss.
+        model: Whose parameters are exchanged.
+
+    Returns:
+        A function of four arguments.
+    """
+    if isinstance(kind, FieldLoss):
+        return bind(kind.total, model, frozen_copy(model))
+    one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
+    return lambda theta, frozen, batch, weights: one(theta, batch, weights)
+
+
+def moved(risk: Risk, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor) -> Risk:
+    """The same data with another model and loss, and what was found out about the risk's own.
+
+    Args:
+        risk: A trained model.
+        model: Takes the place of its model.
+        loss: Takes the place of its loss.
+        theta: The trained parameters, of the same names and shapes.
+        weights: Sample weights, in the precision to work in.
+
+    Returns:
+        A risk that reads the same batches.
+    """
+    made = risk._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
+    made._set(total=bound_total(made.kind, model))
+    return made
+
+
 def _made(risk: Risk, loss: AbstractLoss) -> Risk:
     model = copied(risk.model).double()
     named = trained_parameters(model)
-    return risk.at(model, loss, {name: named[name] for name in risk.theta}, risk.weights.double(), look=True)
+    made = moved(risk, model, loss, {name: named[name] for name in risk.theta}, risk.weights.double())
+    made._probe()
+    return made
 
 
 def _agree(risk: Risk, made: Risk) -> bool:

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._batch import digest
 from ._contents import content_hash
-from ._copies import frozen_copy
 from ._data import Batches, Count, Reading, probe
-from ._double import in_double
+from ._double import bound_total, in_double
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
 from ._kinds import labelled
 from ._labels import numbered
-from ._losses import AbstractLoss, FieldLoss, MiscountedError, as_loss, counted
+from ._losses import AbstractLoss, MiscountedError, as_loss, counted
 from ._non_finite import birthplace, non_finite_message
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
@@ -87,7 +86,7 @@ class Risk(AbstractRisk):
         theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         self._set(
             l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,
-            layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=_bound_total(self),
+            layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=bound_total(self.kind, self.model),
             modes=training_modes(self.model),
         )  # fmt: skip
         self._read(reading)
@@ -194,25 +193,6 @@ class Risk(AbstractRisk):
     def fine(self) -> Risk:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The same risk in double precision, for small problems whose loss can be computed so; else itself."""
         return in_double(self)
-
-    def at(self, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor, *, look: bool = False) -> Risk:
-        """The same data with another model and loss.
-
-        Args:
-            model: Takes the place of the model.
-            loss: In place of the loss.
-            theta: Its trained parameters, of the same names and shapes.
-            weights: Sample weights in the precision to work in.
-            look: Whether to look at the loss first.
-
-        Returns:
-            A risk that reads the same batches.
-        """
-        made = self._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
-        made._set(total=_bound_total(made))
-        if look:
-            made._probe()
-        return made
 
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -392,14 +372,6 @@ class Risk(AbstractRisk):
         ones = self.weights.new_ones(self.reading.sizes[index])
         place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)
         return non_finite_message(what, index, self.labels_of(index), losses, place)
-
-
-def _bound_total(risk: Risk) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
-    kind, model = risk.kind, risk.model
-    if isinstance(kind, FieldLoss):
-        return bind(kind.total, model, frozen_copy(model))
-    one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
-    return lambda theta, frozen, batch, weights: one(theta, batch, weights)
 
 
 def _working_dtype(theta: Params) -> torch.dtype:

@@ -71,10 +71,10 @@ def operator(curvature: AbstractCurvature, damping: float | Relative, risk: Abst
 
 
 def operator_products(damping: float | Relative, risk: AbstractRisk) -> int:
-    """How many products `operator` takes."""
+    """How many products `operator` takes together."""
     return damping_products(damping, risk) + scale_products(risk)
 
 
 def operator_readings(risk: AbstractRisk) -> int:
-    """How many passes over the data `operator` takes beside its products."""
+    """How many passes over the data `operator` takes beside these products, and how many products alone."""
     return scale_readings(risk)

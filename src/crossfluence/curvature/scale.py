@@ -15,7 +15,6 @@ from .base import PROBES, AbstractCurvature, identity_products
 
 SWEEPS = 20  # each halves what is left of the differences between rows, in powers of ten
 SIGNS = 8  # draws of random signs for all samples together, at least
-RATIO_PROBES = 4  # products that compare the moments of the gradients with the curvature
 ORDINARY = 30.0  # factor about the median within which parameters' curvatures lie in ordinary networks
 NARROWEST = 1e-24  # smallest square of a unit beside the largest: both fit into single precision
 
@@ -58,14 +57,12 @@ def tempered(scale: Shaped[Tensor, " p"]) -> Shaped[Tensor, " p"]:
 
 
 def scale_products(risk: AbstractRisk) -> int:
-    """How many products `scale_of` takes."""
-    if not isinstance(risk, Risk):
-        return 0
-    return risk.p if risk.p <= PROBES else RATIO_PROBES
+    """How many products `scale_of` takes together."""
+    return risk.p if isinstance(risk, Risk) and risk.p <= PROBES else 0
 
 
 def scale_readings(risk: AbstractRisk) -> int:
-    """How many passes over the data `scale_of` takes beside its products."""
+    """How many passes over the data `scale_of` takes beside these products, and how many products alone."""
     return 1 if isinstance(risk, Risk) and risk.p > PROBES else 0
 
 
@@ -144,7 +141,7 @@ def _ratio(curvature: AbstractCurvature, risk: Risk, squares: Float[Tensor, " p"
     scale = torch.where(held, _rooted(squares), 0)
     like = risk.layout.flatten(risk.theta)
     generator = torch.Generator().manual_seed(1)
-    signs = (torch.randint(2, (RATIO_PROBES, risk.p), generator=generator) * 2 - 1).to(scale)
+    signs = (torch.randint(2, (1, risk.p), generator=generator) * 2 - 1).to(scale)
     probes = (signs * scale).to(like)
     bent = ((curvature.product(risk, probes) - risk.decay * probes).double() * probes)[:, held]
     middle = float(bent.median())  # what other parameters add is as often too much as too little

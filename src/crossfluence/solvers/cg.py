@@ -58,8 +58,10 @@ class CG(AbstractSolver):
         """That of the preconditioner, the units of the parameters, and a product for each step."""
         first = self.preconditioner.work(risk) if self.preconditioner else Work()
         together = first.together + operator_products(self.damping, risk)
-        readings = first.readings + operator_readings(risk)
-        return replace(first, together=together, readings=readings, steps=self.max_steps, vectors=7, saved=False)
+        readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
+        return replace(
+            first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7, saved=False
+        )
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.

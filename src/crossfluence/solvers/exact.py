@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
+from .._double import moved
 from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
 from .._risk import Risk
@@ -185,11 +186,11 @@ def _noise(
     generator = torch.Generator().manual_seed(0)
     theta = {name: at + risk.precision * at * torch.randn(at.shape, generator=generator, dtype=at.dtype).to(at)
              for name, at in fine.theta.items()}  # fmt: skip
-    beside = fine.at(fine.model, fine.kind, theta, fine.weights)
+    beside = moved(fine, fine.model, fine.kind, theta, fine.weights)
     probes = right[:, chosen].T * scale
-    moved = (curvature.product(beside, probes) - curvature.product(fine, probes)) * scale @ left[:, chosen]
+    change = (curvature.product(beside, probes) - curvature.product(fine, probes)) * scale @ left[:, chosen]
     floor = fine.precision / risk.precision * suspect
-    return min(max(floor, RANK * float(torch.linalg.matrix_norm(moved, 2))), suspect)
+    return min(max(floor, RANK * float(torch.linalg.matrix_norm(change, 2))), suspect)
 
 
 def dense(curvature: AbstractCurvature, risk: AbstractRisk) -> Float[Tensor, "p p"]:

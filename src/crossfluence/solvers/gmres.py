@@ -61,9 +61,16 @@ class GMRES(AbstractSolver):
         """That of the preconditioner, the parameters' units, and for each step a product, and a vector to keep."""
         first = self.preconditioner.work(risk) if self.preconditioner else Work()
         together = first.together + operator_products(self.damping, risk)
-        readings = first.readings + operator_readings(risk)
+        readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
         return replace(
-            first, together=together, readings=readings, steps=self.max_steps, vectors=6, kept=1, saved=False
+            first,
+            together=together,
+            alone=alone,
+            readings=readings,
+            steps=self.max_steps,
+            vectors=6,
+            kept=1,
+            saved=False,
         )
 
     def _invert(self, risk: AbstractRisk) -> GMRESInverse:

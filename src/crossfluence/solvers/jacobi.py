@@ -48,7 +48,7 @@ class Jacobi(AbstractSolver):
         size, count = risk.fine.weights.element_size() * risk.p, min(PROBES, risk.p)
         together = count + operator_products(self.damping, risk)
         readings = operator_readings(risk)
-        return Work(together=together, readings=readings, held=size, saved=True, scratch=count * size)
+        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=count * size)
 
     def _invert(self, risk: AbstractRisk) -> JacobiInverse:
         """Estimates the diagonal; entries that come out too small to be meant are raised.

@@ -69,7 +69,9 @@ class LiSSA(AbstractSolver):
             share = 2 / (1 - (-len(risk.reading.sizes) // self.batches))
         together, alone = operator_products(self.damping, risk), min(LANCZOS_STEPS, risk.p)
         readings = operator_readings(risk)
-        return Work(alone=alone, together=together, readings=readings, steps=self.max_steps, share=share, vectors=6)
+        return Work(
+            alone=alone + readings, together=together, readings=readings, steps=self.max_steps, share=share, vectors=6
+        )
 
     def _invert(self, risk: AbstractRisk) -> LiSSAInverse:
         """Finds the scale, and whether the series converges.

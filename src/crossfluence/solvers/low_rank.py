@@ -60,7 +60,7 @@ class LowRank(AbstractSolver):
         """Two products for each direction, which wait for each other."""
         size, rank = risk.fine.weights.element_size(), min(self.rank, risk.p)
         return Work(
-            alone=min(STEPS_PER_DIRECTION * self.rank, risk.p),
+            alone=min(STEPS_PER_DIRECTION * self.rank, risk.p) + (scale_readings(risk) if rank == risk.p else 0),
             together=damping_products(self.damping, risk) + (scale_products(risk) if rank == risk.p else 0),
             readings=scale_readings(risk) if rank == risk.p else 0,
             held=size * rank * (risk.p + rank),

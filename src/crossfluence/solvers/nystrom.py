@@ -57,7 +57,7 @@ class Nystrom(AbstractSolver):
         rank = min(self.rank, risk.p)
         size = risk.fine.weights.element_size() * rank * risk.p
         together, readings = rank + operator_products(self.damping, risk), operator_readings(risk)
-        return Work(together=together, readings=readings, held=size, saved=True, scratch=4 * size)
+        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=4 * size)
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.
