@@ -11,7 +11,6 @@ from torch import nn
 import crossfluence as cf
 from crossfluence import _errors as errors
 from crossfluence import _plan
-from crossfluence.curvature.base import PROBES
 
 X = normal(700, 12, seed=0)
 MODEL = grid.seeded(nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 1)))
@@ -48,7 +47,8 @@ def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
     cf.influence(made, EACH, solver)
     whole = [min(32, count - start) for count in products for start in range(0, count, 32)]
     assert sum(products) == found.products
-    assert len(whole) == found.passes - 2  # and two passes for the scores of 40 questions
+    readings = solver.work(made).readings
+    assert len(whole) == found.passes - readings - 2  # and two passes for the scores of 40 questions
 
 
 @pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
@@ -144,7 +144,7 @@ def test_a_plan_reads_as_two_sentences():
 def test_negative_curvature_is_said_with_the_limit_of_steps():
     problem = grid.LANGUAGE
     found = cf.plan(problem.risk(), cf.CG(0.1, max_steps=50))
-    assert found.products == 51
+    assert found.products == 50 + 1 + 4  # the last residual, and the units of the parameters
     assert "The number of steps is its limit: CG met negative curvature" in found.notes[0]
 
 
@@ -168,4 +168,4 @@ def test_what_cannot_be_planned_is_refused():
 
 def test_relative_damping_costs_the_products_of_its_estimate():
     plain, relative = (cf.plan(risk(), cf.LowRank(5, damping)).products for damping in (0.1, cf.Relative(0.1)))
-    assert relative - plain == PROBES
+    assert relative - plain == risk().p  # an exact trace, up to 512 parameters

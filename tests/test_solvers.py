@@ -312,7 +312,11 @@ def test_a_truncated_solve_never_points_against_its_right_hand_side(precondition
 
 
 def test_a_solve_that_did_not_converge_says_so_beside_a_truncated_one():
-    risk, eye = bent(-1.0, *torch.logspace(0, 6, 9).tolist()), torch.eye(10, dtype=torch.float64)
+    eye, turn = torch.eye(10, dtype=torch.float64), torch.eye(10, dtype=torch.float64)
+    turn[1:, 1:] = torch.linalg.qr(normal(9, 9, seed=42)).Q  # no units of single parameters make these nine equal
+    at = torch.nn.ParameterList([torch.zeros(10, dtype=torch.float64)])
+    curvatures = cf.batches(torch.tensor([[-1.0, *torch.logspace(0, 6, 9).tolist()]], dtype=torch.float64))
+    risk = cf.Risk(at, lambda model, batch: (batch * (turn @ model[0]) ** 2).sum(1) / 2, curvatures)
     solver = cf.CG(truncate=True, max_steps=3)
     with pytest.warns(NotConvergedWarning):
         found = solver.invert(risk).solve(torch.stack([eye[0], 1 - eye[0]]))

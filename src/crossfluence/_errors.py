@@ -47,6 +47,10 @@ class UnsupportedError(CrossfluenceError, TypeError):
     """This verb or curvature is not defined for this kind of loss, or was given another kind of thing."""
 
 
+class DampingError(CrossfluenceError, ValueError):
+    """A damping that is negative, infinite or no number."""
+
+
 class SolveError(CrossfluenceError, ArithmeticError):
     """A linear solve cannot give a meaningful answer."""
 

@@ -82,9 +82,10 @@ def influence(
             probe(candidates, "candidates")
         inverse = inverse_of(solver, risk)
         answers = list(inverse.answers(risk, objective, candidates))
-        report = _report(risk, inverse, [part.solution for part in answers if part.solution], answers, started)
+        values = -torch.cat([part.reached for part in answers], dim=1)
+        solved = [part.solution for part in answers if part.solution]
+        report = _report(risk, inverse, solved, answers, values.abs().amax(0).tolist(), started)
         verdict = of_influence(gathered(risk, inverse, answers, report))
-    values = -torch.cat([part.reached for part in answers], dim=1)
     ids = risk.labels if candidates is None else tuple(range(len(values)))
     names = tuple(name for part in answers for name in part.names)
     return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
@@ -130,22 +131,29 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         _ = risk.gradient
         inverse = inverse_of(solver, risk)
         parts, solved = zip(*inverse.own(risk), strict=True)
-        report = _report(risk, inverse, [solution for solution in solved if solution], [], started)
         own = torch.cat(parts).unsqueeze(1)
+        report = _report(risk, inverse, [each for each in solved if each], [], own[:, 0].abs().tolist(), started)
         verdict = of_influence(own_share(risk, inverse, own))
     report = replace(report, verdict=str(verdict))
     return Scores(own, risk.labels, ("own loss",), report.solver, report, verdict=announce(verdict))
 
 
 def _report(
-    risk: AbstractRisk, inverse: AbstractInverse, solved: list[Solution], answers: list[Answers], started: float
+    risk: AbstractRisk,
+    inverse: AbstractInverse,
+    solved: list[Solution],
+    answers: list[Answers],
+    sizes: list[float],
+    started: float,
 ) -> SolveReport:
     notes = [note for part in [*solved, *answers] for note in part.notes]
+    shares = [share for solution in solved for share in solution.errors]
     return SolveReport(
         solver=_solvers(inverse, solved),
         damping=inverse.damping,
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),
+        errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in answers for value in part.values.tolist()),
         drift=tuple(value for part in answers for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),

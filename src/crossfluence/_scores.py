@@ -37,7 +37,11 @@ class SolveReport:
         solver: The solver that did the work (what `Auto` chose, for one).
         damping: Added to the curvature's eigenvalues, in units of the mean loss per squared parameter.
         steps: Iterations for each objective; empty for direct solvers.
-        residuals: `‖J'u - a‖ / ‖a‖` for each objective.
+        residuals: `‖J'u - a‖ / ‖a‖` for each objective, in units of the parameters in which the diagonal of the
+            curvature is about one.
+        errors: For each objective, how far a score may be off because the solve ended where it did, in the objective's
+            unit: the estimated error of the solution, in the norm of the curvature, times the largest score. Empty
+            where it is not known.
         values: The objectives at the trained parameters, in their own units.
         drift: For each objective, how much one more Newton step of training would still move it, in its own
             units: what is left of training, to be read beside the scores. Zero at a perfect minimum.
@@ -55,6 +59,7 @@ class SolveReport:
     damping: float = 0.0
     steps: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
     drift: tuple[float, ...] = ()
     gradient_norm: float = float("nan")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._abstract_risk import AbstractRisk
 from ..._errors import SingularCurvatureError, UnsupportedError
-from ...curvature.base import Relative, absolute
+from ...curvature.base import Relative, absolute, refuse_damping
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 from ...solvers.work import Work
 from .rotations import Rotations
@@ -52,6 +52,9 @@ class WordBlocks(AbstractSolver):
     """
 
     damping: float | Relative = 0.0
+
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
 
     def work(self, risk: AbstractRisk) -> Work:
         """No product and no pass: the blocks come from the counts, d numbers for each parameter."""
