@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import crossfluence as cf
-from crossfluence._errors import UnreliableWarning
+from crossfluence._errors import NotConvergedWarning, UnreliableWarning
 from crossfluence._evidence import kinks
 from crossfluence._influence import _solvers
 from crossfluence._verdict import Evidence, merged, of_influence, of_trainings
@@ -139,6 +139,17 @@ def test_where_the_curvature_is_not_positive_scores_are_unreliable(at):
             cf.influence(risk, lambda m: m.w[0])
     else:  # a stationary point: the implicit function theorem holds there, but training does not stay
         assert cf.influence(risk, lambda m: m.w[0]).verdict.level == "order"
+
+
+def test_a_solve_that_stopped_early_says_how_far_scores_are_off():
+    made = ridge(300)
+    risk = made.risk(made.train())
+    with pytest.warns(NotConvergedWarning):
+        scores = cf.influence(risk, ask, cf.CG(max_steps=1))
+    right = cf.influence(risk, ask, cf.Exact()).values
+    share = float((scores.values - right).abs().max() / right.abs().max())
+    assert scores.verdict.level == "order"
+    assert f"scores may be off by {share:.2g}" in str(scores.verdict)
 
 
 # Kinks.

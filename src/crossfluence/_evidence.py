@@ -41,7 +41,7 @@ def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Ans
     evidence = Evidence(
         drift=report.drift,
         strongest=_listed(part.abs().amax(0) for part in reached),
-        errors=getattr(report, "errors", ()),
+        errors=report.errors,
         damped=_damped(inverse, answers),
         bend=_bend(risk, inverse, answers),
         lowest=_lowest(risk, inverse, solved),

@@ -124,7 +124,7 @@ def of_influence(evidence: Evidence) -> Verdict:
     Returns:
         The lowest level that any of it leaves, with all reasons.
     """
-    rules = (_drift, _kinks, _indefinite, _errors, _damping, _bend, _approximation)
+    rules = (_kinks, _drift, _indefinite, _errors, _damping, _bend, _approximation)
     findings = [found for rule in rules if (found := rule(evidence)) is not None]
     findings += [Finding("order", note.rstrip(".")) for note in evidence.notes]
     ended = (

@@ -117,7 +117,7 @@ def _eigenpairs(
             f"Nystrom met negative curvature: v'(H + {damping:g} I)v / v'v = {lowest + least:.3g}. Raise damping above "
             f"{damping - lowest - least:.3g}, use curvature=GaussNewton(), or LowRank, which does not need it positive."
         )
-    shift = max(shift, -2 * lowest)
+    shift = max(shift, -2 * lowest, torch.finfo(sketch.dtype).tiny)  # a sketch of zeros has zero eigenvalues
     root = (vectors * (values + shift).rsqrt()).to(sketch)  # (r, r)
     _, sizes, basis = torch.linalg.svd(root.T @ (sketch + shift * test), full_matrices=False)
     return basis, (sizes.square() - shift).clamp_min(0)
