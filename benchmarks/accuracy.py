@@ -58,16 +58,16 @@ def stopped(task: Task) -> cf.CG:
 
 
 ESTIMATORS: dict[str, Callable[[Task], cf.Scores]] = {
-    "replay": lambda task: cf.replay(task.recipe, task.objective),
-    "source": lambda task: cf.source(task.recipe, task.objective),
-    "source by layers": lambda task: cf.source(task.recipe, task.objective, curvature=cf.Fisher()),
+    "replay": lambda task: cf.replay(task.recipe, task.objective, groups=0),
+    "source": lambda task: cf.source(task.recipe, task.objective, groups=0),
+    "source by layers": lambda task: cf.source(task.recipe, task.objective, curvature=cf.Fisher(), groups=0),
     "influence": partial(influence, solver=lambda task: task.solver),
     f"CG, {STEPS} steps": partial(influence, solver=stopped),
     "LowRank(50)": partial(influence, solver=lambda task: cf.LowRank(50, damping=task.damping)),
     "EK-FAC": partial(influence, solver=lambda _: cf.EKFAC()),
     f"EK-FAC, {SEEDS} seeds": over_seeds,
-    "tracin": lambda task: cf.tracin(task.recipe, task.objective),
-    "tracin, preconditioned": lambda task: cf.tracin(task.recipe, task.objective, preconditioned=True),
+    "tracin": lambda task: cf.tracin(task.recipe, task.objective, groups=0),
+    "tracin, preconditioned": lambda task: cf.tracin(task.recipe, task.objective, preconditioned=True, groups=0),
     "gradient similarity": partial(influence, solver=lambda _: cf.Identity()),
 }
 
@@ -97,7 +97,7 @@ def about(task: Task, bank: cf.Bank) -> dict[str, float]:
     """CPU seconds of one training and of one question by `replay`, and whether first-order answers hold at all."""
     return {
         "training": min(seconds(task.recipe.train)[0] for _ in range(2)),
-        "question": seconds(lambda: cf.replay(task.recipe, lambda model: task.objective(model)[0]))[0],
+        "question": seconds(lambda: cf.replay(task.recipe, lambda model: task.objective(model)[0], groups=0))[0],
         "smoothness": cf.smoothness(bank, task.objective, groups=16).pearson,
     }
 

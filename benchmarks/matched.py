@@ -124,7 +124,7 @@ def rows(seed: int) -> Iterator[dict[str, object]]:
                 truth = cf.leave_out(recipe, question, drop)
                 estimates = {"influence": lambda q=question, r=risk: cf.influence(r, q, cf.Exact())}
                 if ended == "stopped":
-                    estimates["replay"] = lambda q=question, r=recipe: cf.replay(r, q)
+                    estimates["replay"] = lambda q=question, r=recipe: cf.replay(r, q, groups=0)
                 for estimate, work in estimates.items():
                     found = cf.compare(work(), truth)
                     yield {

@@ -11,19 +11,19 @@ ROOT = Path(crossfluence.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.stat().st_size)
 LAYERS = [  # from the top
     {"objectives", "models", "integrations", "studies", "report", "cli"},
-    {"actions", "training", "_influence", "_plan"},
+    {"actions", "training", "_influence", "_evidence", "_plan"},
     {"solvers"},
     {"curvature"},
     {"_risk", "_abstract_risk"},
     {
         "_losses", "_objective", "_compare", "_data", "_probes", "_looks", "_question_checks", "_state", "_samples",
-        "_non_finite", "_batch", "_room",
+        "_non_finite", "_batch", "_room", "_double",
     },
     {
         "_params", "_trained", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files",
         "_archive", "_checkpoint", "_contents", "_copies", "corpus",
     },
-    {"_types", "_errors", "_extras", "_labels", "_kinds", "_significance"},
+    {"_types", "_errors", "_extras", "_labels", "_kinds", "_significance", "_verdict"},
 ]  # fmt: skip
 TOP_MAY = {  # within the top layer
     "cli": LAYERS[0],

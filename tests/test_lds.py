@@ -108,7 +108,7 @@ def test_a_bank_answers_new_questions(tmp_path):
     first = cf.lds(scores_of(normal(60, 2, seed=3)), bank, ask, subsets=5)
     kept = sorted(tmp_path.iterdir())
     assert len(kept) == 10
-    cf.lds(cf.replay(bank.recipe, lambda m: m[0].bias), bank, lambda m: m[0].bias, subsets=5)
+    cf.lds(cf.replay(bank.recipe, lambda m: m[0].bias, groups=0), bank, lambda m: m[0].bias, subsets=5)
     assert sorted(tmp_path.iterdir()) == kept
     again = cf.lds(scores_of(normal(60, 2, seed=3)), bank, ask, subsets=5)
     assert np.array_equal(first.actual, again.actual)
@@ -204,7 +204,7 @@ def test_smoothness_bounds_what_replay_can_predict():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", errors.RoughTrainingWarning)
             bounds.append(cf.smoothness(made, ask, drop=0.02, groups=20).spearman)
-        reached.append(cf.lds(cf.replay(made, ask), made, ask, drop=0.02, subsets=20).score)
+        reached.append(cf.lds(cf.replay(made, ask, groups=0), made, ask, drop=0.02, subsets=20).score)
     assert bounds[0] > bounds[1]
     assert reached[0] > reached[1]
 

@@ -13,6 +13,8 @@ from torch.nn.utils import parametrizations, spectral_norm
 import crossfluence as cf
 from crossfluence import _errors as errors
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # nothing was trained
+
 X, Y = normal(24, 4, seed=0), normal(24, seed=1)
 
 
@@ -265,3 +267,16 @@ def test_a_risk_calls_the_loss_a_few_times_on_a_few_samples():
     assert calls.count(24) == 1
     assert len(calls) <= 8
     assert sum(calls) <= 3 * 24
+
+
+def test_a_kink_is_no_reason_to_take_differences():
+    model = nn.Linear(4, 1, bias=False, dtype=torch.float64)
+    targets = (X @ model.weight[0]).detach()  # every sample lies in the kink
+    targets[8:] += normal(16, seed=4)
+
+    def absolute(m, b):
+        return (m(b[0])[:, 0] - b[1]).abs()
+
+    made = risk(model, absolute, cf.batches(X, targets))
+    assert type(made.second).__name__ == "Forward"
+    assert cf.Exact().invert(made).smallest_eigenvalue == pytest.approx(0.1)

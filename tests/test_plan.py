@@ -11,7 +11,6 @@ from torch import nn
 import crossfluence as cf
 from crossfluence import _errors as errors
 from crossfluence import _plan
-from crossfluence.curvature.base import PROBES
 
 X = normal(700, 12, seed=0)
 MODEL = grid.seeded(nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 1)))
@@ -39,6 +38,7 @@ def products(monkeypatch):
 DIRECT = [cf.Exact(), cf.LowRank(10), cf.Nystrom(20, 1.0), cf.Jacobi(), cf.Identity(), cf.LowRank(5, cf.Relative(0.1))]
 
 
+@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize("solver", DIRECT, ids=str)
 def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
     made = risk()
@@ -47,9 +47,11 @@ def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
     cf.influence(made, EACH, solver)
     whole = [min(32, count - start) for count in products for start in range(0, count, 32)]
     assert sum(products) == found.products
-    assert len(whole) == found.passes - 2  # and two passes for the scores of 40 questions
+    readings = solver.work(made).readings
+    assert len(whole) == found.passes - readings - 2  # and two passes for the scores of 40 questions
 
 
+@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize(
     "solver",
     [cf.CG(rtol=1e-4), cf.GMRES(rtol=1e-4), cf.CG(preconditioner=cf.Jacobi()), cf.LiSSA(max_steps=5000),
@@ -64,6 +66,7 @@ def test_iterative_solvers_take_about_the_products_that_were_foreseen(solver, pr
     assert 0.5 < found.products / sum(products) < 2
 
 
+@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize(
     "solver", [cf.CG(), cf.GMRES(), cf.LowRank(30), cf.Exact(), cf.Nystrom(40), cf.EKFAC()], ids=str
 )
@@ -141,7 +144,7 @@ def test_a_plan_reads_as_two_sentences():
 def test_negative_curvature_is_said_with_the_limit_of_steps():
     problem = grid.LANGUAGE
     found = cf.plan(problem.risk(), cf.CG(0.1, max_steps=50))
-    assert found.products == 51
+    assert found.products == 50 + 1 + 1  # the last residual, and the units of the parameters
     assert "The number of steps is its limit: CG met negative curvature" in found.notes[0]
 
 
@@ -165,4 +168,4 @@ def test_what_cannot_be_planned_is_refused():
 
 def test_relative_damping_costs_the_products_of_its_estimate():
     plain, relative = (cf.plan(risk(), cf.LowRank(5, damping)).products for damping in (0.1, cf.Relative(0.1)))
-    assert relative - plain == PROBES
+    assert relative - plain == risk().p  # an exact trace, up to 512 parameters

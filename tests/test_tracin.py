@@ -1,5 +1,7 @@
 """TracIn: the similarity of gradients along a training, against every step written out."""
 
+from functools import partial
+
 import grid
 import pytest
 import torch
@@ -7,6 +9,8 @@ from reference import Dense
 
 import crossfluence as cf
 from crossfluence import _errors as errors
+
+replay, tracin = (partial(verb, groups=0) for verb in (cf.replay, cf.tracin))  # no trainings to test the answers
 
 
 def recipe(problem, **changes):
@@ -28,7 +32,7 @@ PROBLEMS = pytest.mark.parametrize("problem", [grid.LOGISTIC, grid.CONTRASTIVE, 
 
 @PROBLEMS
 def test_with_every_step_a_checkpoint_it_is_the_sum_over_all_steps(problem):
-    found = cf.tracin(recipe(problem, optimizer=cf.SGD(0.1)), problem.objective, checkpoints=6)
+    found = tracin(recipe(problem, optimizer=cf.SGD(0.1)), problem.objective, checkpoints=6)
     wanted = 0
     for model in models(problem, optimizer=cf.SGD(0.1)):
         dense = Dense(model, problem.loss, problem.tensors, problem.l2)
@@ -39,7 +43,7 @@ def test_with_every_step_a_checkpoint_it_is_the_sum_over_all_steps(problem):
 @PROBLEMS
 def test_adam_divides_by_the_root_mean_square_of_gradients(problem):
     made = recipe(problem, optimizer=cf.Adam(0.02, eps=1e-3))
-    found = cf.tracin(made, problem.objective, checkpoints=6, preconditioned=True)
+    found = tracin(made, problem.objective, checkpoints=6, preconditioned=True)
     square, wanted = 0, 0
     for count, model in enumerate(models(problem, optimizer=cf.Adam(0.02, eps=1e-3)), start=1):
         dense = Dense(model, problem.loss, problem.tensors, problem.l2)
@@ -52,7 +56,7 @@ def test_adam_divides_by_the_root_mean_square_of_gradients(problem):
 def test_each_checkpoint_stands_for_the_learning_rates_of_its_stretch():
     problem, rates = grid.LOGISTIC, [1.0, 0.5, 0.5, 0.25, 0.25, 0.25]
     schedule = cf.StepDecay((1 / 6, 0.5), factor=0.5)
-    found = cf.tracin(recipe(problem, optimizer=cf.SGD(0.1), schedule=schedule), problem.objective, checkpoints=2)
+    found = tracin(recipe(problem, optimizer=cf.SGD(0.1), schedule=schedule), problem.objective, checkpoints=2)
     middle = []
     for k in (1, 4):
         first = recipe(problem, optimizer=cf.SGD(0.1), schedule=lambda t, k=k: rates[round(t * k)], epochs=k).train()
@@ -64,7 +68,7 @@ def test_each_checkpoint_stands_for_the_learning_rates_of_its_stretch():
 
 def test_a_lasting_gradient_counts_as_often_as_momentum_keeps_it():
     made = recipe(grid.LOGISTIC, optimizer=cf.SGD(0.1, momentum=0.9))
-    plain, scaled = (cf.tracin(made, grid.LOGISTIC.ask, preconditioned=flag).values for flag in (False, True))
+    plain, scaled = (tracin(made, grid.LOGISTIC.ask, preconditioned=flag).values for flag in (False, True))
     close(scaled, 10 * plain)
 
 
@@ -74,7 +78,7 @@ def test_of_one_step_and_a_linear_question_it_is_replay():
     def linear(model):
         return model.centres.sum(0)
 
-    close(cf.tracin(made, linear).values, cf.replay(made, linear).values)
+    close(tracin(made, linear).values, replay(made, linear).values)
 
 
 def test_it_agrees_with_training_again_less_than_replay_does():
@@ -84,9 +88,9 @@ def test_it_agrees_with_training_again_less_than_replay_does():
     exact, traced, scaled = (
         cf.compare(scores, truth).pearson
         for scores in (
-            cf.replay(made, problem.objective),
-            cf.tracin(made, problem.objective),
-            cf.tracin(made, problem.objective, preconditioned=True),
+            replay(made, problem.objective),
+            tracin(made, problem.objective),
+            tracin(made, problem.objective, preconditioned=True),
         )
     )
     assert exact > 0.95
@@ -97,11 +101,9 @@ def test_it_agrees_with_training_again_less_than_replay_does():
 def test_labels_and_wrong_numbers():
     made = recipe(grid.LOGISTIC, optimizer=cf.SGD(0.1))
     labels = [f"s{row}" for row in range(40)]
-    assert cf.tracin(made, grid.LOGISTIC.ask, ids=labels).ids == tuple(labels)
+    assert tracin(made, grid.LOGISTIC.ask, ids=labels).ids == tuple(labels)
     with pytest.raises(errors.DataError, match="2 ids for 40"):
-        cf.tracin(made, grid.LOGISTIC.ask, ids=[0, 1])
+        tracin(made, grid.LOGISTIC.ask, ids=[0, 1])
     with pytest.raises(ValueError, match="checkpoints=0"):
-        cf.tracin(made, grid.LOGISTIC.ask, checkpoints=0)
-    assert torch.equal(
-        cf.tracin(made, grid.LOGISTIC.ask, checkpoints=99).values, cf.tracin(made, grid.LOGISTIC.ask).values
-    )
+        tracin(made, grid.LOGISTIC.ask, checkpoints=0)
+    assert torch.equal(tracin(made, grid.LOGISTIC.ask, checkpoints=99).values, tracin(made, grid.LOGISTIC.ask).values)

@@ -10,6 +10,7 @@ from ._objective import each_of, mean_over
 from ._plan import Plan, plan
 from ._risk import Risk
 from ._scores import Scores, SolveReport
+from ._verdict import Verdict
 from .actions.outcome import Outcome
 from .actions.remove import remove
 from .actions.steps import amplify, undo
@@ -79,6 +80,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "Verdict",
     "WarmUp",
     "WeightedLoss",
     "amplify",

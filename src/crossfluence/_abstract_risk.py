@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,6 +107,16 @@ class AbstractRisk(ABC):
         """Directions without the part along which the loss never changes, whatever the data; by default all is left."""
         return vectors
 
+    @property
+    def fine(self: Self) -> Self:
+        """The same risk in double precision, where that is cheap and the loss allows it; else itself."""
+        return self
+
+    @cached_property
+    def remembered(self) -> dict[Hashable, Any]:
+        """Results that several solvers ask for, by what was asked; forgotten by `without` and `only`."""
+        return {}
+
     @cached_property
     def gradient(self) -> Shaped[Tensor, " p"]:
         """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
@@ -184,11 +194,16 @@ class AbstractRisk(ABC):
         return self._reweighted(weights)
 
     def _reweighted(self: Self, weights: Tensor) -> Self:
+        return self._changed(weights=weights)
+
+    def _changed(self: Self, **fields: Any) -> Self:
+        """A copy with some fields changed and nothing remembered."""
         other = copy.copy(self)
         derived = {name for kind in type(self).__mro__ for name, made in vars(kind).items() if _is_cached(made)}
         for name in derived:
             vars(other).pop(name, None)
-        object.__setattr__(other, "weights", weights)
+        for name, value in fields.items():
+            object.__setattr__(other, name, value)
         return other
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ._errors import DataError, IdError
 from ._kinds import require
 from ._scores import Scores
+from ._verdict import merged
 
 
 def ensemble(members: Iterable[Scores]) -> Scores:
@@ -29,7 +30,8 @@ def ensemble(members: Iterable[Scores]) -> Scores:
             used: they are in the spread of the members.
 
     Returns:
-        Mean and error in float64, with the ids and objectives of the first; the reports stay with the members.
+        Mean and error in float64, with the ids and objectives of the first; the reports stay with the members. The
+        verdict is the lowest of theirs.
 
     Raises:
         DataError: If there are fewer than two.
@@ -63,6 +65,7 @@ def ensemble(members: Iterable[Scores]) -> Scores:
         f"mean of {len(kept)}: {methods}",
         errors=moved.std(0) / len(kept) ** 0.5,
         members=len(kept),
+        verdict=merged(member.verdict for member in kept),
     )
 
 

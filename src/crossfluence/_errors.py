@@ -47,6 +47,10 @@ class UnsupportedError(CrossfluenceError, TypeError):
     """This verb or curvature is not defined for this kind of loss, or was given another kind of thing."""
 
 
+class DampingError(CrossfluenceError, ValueError):
+    """A damping that is negative, infinite or no number."""
+
+
 class SolveError(CrossfluenceError, ArithmeticError):
     """A linear solve cannot give a meaningful answer."""
 
@@ -97,6 +101,10 @@ class NotConvergedWarning(UserWarning):
 
 class RoughTrainingWarning(UserWarning):
     """Training answers small changes of the data so unevenly that first-order estimates cannot follow."""
+
+
+class UnreliableWarning(UserWarning):
+    """The scores cannot be believed; `scores.verdict` says why, and what to do."""
 
 
 class StoreWarning(UserWarning):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 
 from ._abstract_risk import AbstractRisk
 from ._data import probe
 from ._errors import UnsupportedError
+from ._evidence import gathered, own_share
 from ._functional import undisturbed
 from ._kinds import require_question, require_risk
 from ._scores import Scores, SolveReport
 from ._types import Batch, Objective
+from ._verdict import announce, of_influence
 from .solvers.auto import Auto
 from .solvers.base import AbstractInverse, AbstractSolver, Answers, Solution, inverse_of
 
@@ -50,6 +54,9 @@ def influence(
         SolveError: If the curvature cannot be inverted as asked.
         UnsupportedError: If it is given something else than a risk, a question and a solver.
 
+    Warns:
+        UnreliableWarning: If the scores cannot be believed; `scores.verdict` has the reasons.
+
     Example:
         >>> from crossfluence import Exact, Risk, batches
         >>> class Mean(torch.nn.Module):
@@ -75,11 +82,13 @@ def influence(
             probe(candidates, "candidates")
         inverse = inverse_of(solver, risk)
         answers = list(inverse.answers(risk, objective, candidates))
-        report = _report(risk, inverse, [part.solution for part in answers if part.solution], answers, started)
-    values = -torch.cat([part.reached for part in answers], dim=1)
+        values = -torch.cat([part.reached for part in answers], dim=1)
+        solved = [part.solution for part in answers if part.solution]
+        report = _report(risk, inverse, solved, answers, values.abs().amax(0).tolist(), started)
+        verdict = of_influence(gathered(risk, inverse, answers, report))
     ids = risk.labels if candidates is None else tuple(range(len(values)))
     names = tuple(name for part in answers for name in part.names)
-    return Scores(values, ids, names, report.solver, report)
+    return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
 
 
 def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
@@ -97,6 +106,9 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
 
     Raises:
         UnsupportedError: For stop-gradient losses, where a sample has no loss of its own; or if it is not a risk.
+
+    Warns:
+        UnreliableWarning: If the scores cannot be believed; `scores.verdict` has the reasons.
 
     Example:
         >>> from crossfluence import Exact, Risk, batches
@@ -119,19 +131,29 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         _ = risk.gradient
         inverse = inverse_of(solver, risk)
         parts, solved = zip(*inverse.own(risk), strict=True)
-        report = _report(risk, inverse, [solution for solution in solved if solution], [], started)
-    return Scores(torch.cat(parts).unsqueeze(1), risk.labels, ("own loss",), report.solver, report)
+        own = torch.cat(parts).unsqueeze(1)
+        report = _report(risk, inverse, [each for each in solved if each], [], own[:, 0].abs().tolist(), started)
+        verdict = of_influence(own_share(risk, inverse, own))
+    report = replace(report, verdict=str(verdict))
+    return Scores(own, risk.labels, ("own loss",), report.solver, report, verdict=announce(verdict))
 
 
 def _report(
-    risk: AbstractRisk, inverse: AbstractInverse, solved: list[Solution], answers: list[Answers], started: float
+    risk: AbstractRisk,
+    inverse: AbstractInverse,
+    solved: list[Solution],
+    answers: list[Answers],
+    sizes: list[float],
+    started: float,
 ) -> SolveReport:
     notes = [note for part in [*solved, *answers] for note in part.notes]
+    shares = [share for solution in solved for share in solution.errors]
     return SolveReport(
-        solver=next((solution.solver for solution in solved if solution.solver), inverse.solver),
+        solver=_solvers(inverse, solved),
         damping=inverse.damping,
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),
+        errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in answers for value in part.values.tolist()),
         drift=tuple(value for part in answers for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
@@ -141,3 +163,13 @@ def _report(
         fingerprint=risk.fingerprint,
         notes=tuple(dict.fromkeys([*inverse.notes, *notes, *risk.notes])),
     )
+
+
+def _solvers(inverse: AbstractInverse, solved: list[Solution]) -> str:
+    """What did the work; with the number of solves of each, if another took over some of them."""
+    counts = Counter[str]()
+    for solution in solved:
+        counts[solution.solver or inverse.solver] += len(solution.vectors)
+    if len(counts) < 2:
+        return next(iter(counts), inverse.solver)
+    return ", ".join(f"{solver} for {count} of {counts.total()} solves" for solver, count in counts.items())

@@ -24,6 +24,7 @@ EXACT_DISAGREEMENT = 1e-3  # share of a first derivative by another way, without
 SECOND_DISAGREEMENT = 0.02  # share of a product with the curvature
 COARSE = 1e-4  # rounding beyond which differences tell nothing
 ELSEWHERE = (-1.0, 0.5)  # factors of the parameters
+WIDER = 8  # times the step of a difference, to see whether it depends on the step
 ROUNDINGS = 100  # rounding errors of a value that a difference may hold
 
 Terms = Callable[[Params, Params], Tensor]
@@ -160,7 +161,18 @@ class Around:
         bend = float((self.ahead.slope + self.behind.slope - 2 * here.slope).norm()) / self.step
         noise = ROUNDINGS * look.precision * _largest(p.slope for p in (self.ahead, self.behind, here, *others))
         gap = float((difference - product).norm())
-        return _share(gap - noise / self.step - bend, float(difference.norm()), float(product.norm()))
+        share = _share(gap - noise / self.step - bend, float(difference.norm()), float(product.norm()))
+        return share if share <= SECOND_DISAGREEMENT or self._settles(look, difference) else 0.0
+
+    def _settles(self, look: Look, difference: Shaped[Tensor, " p"]) -> bool:
+        """Whether a wider difference is the same: at a kink, and where rounding decides, it shrinks with the step."""
+        moved = look.layout.split(WIDER * self.step * self.direction * look.moving)
+        ahead, behind = (
+            look.at({name: part + (sign * moved[name]).to(part) for name, part in look.theta.items()}).slope
+            for sign in (1, -1)
+        )
+        wider = (ahead - behind) / (2 * WIDER * self.step)
+        return float((wider - difference).norm()) <= 0.5 * float(difference.norm())
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,31 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ._functional import all_finite
-from ._types import Params
+from ._types import Id, Params
+
+
+def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor | None, place: str) -> str:
+    """A sentence about something that is not finite, and where.
+
+    Args:
+        what: What came out as a NaN or an infinity.
+        index: The number of the batch.
+        ids: Labels of its samples.
+        losses: Their losses, if each has its own.
+        place: From `birthplace`.
+
+    Returns:
+        Names the batch, the sample and the module.
+    """
+    culprit = ""
+    if losses is not None:
+        bad = (~losses.isfinite()).nonzero().flatten().tolist()
+        culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
+    culprit += f"; it begins in {place}" if place else ""
+    return (
+        f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
+        f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
+    )
 
 
 def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Params) -> str:

@@ -166,7 +166,8 @@ def _part(risk: Risk) -> Risk:
     """A risk of the first batches alone."""
     sizes = list(itertools.accumulate(risk.reading.sizes))
     count = next((number for number, total in enumerate(sizes, start=1) if total >= PART), len(sizes))
-    return replace(risk, data=list(itertools.islice(risk.data, count)), ids=None)
+    part = list(itertools.islice(risk.data, count))
+    return replace(risk, data=part, ids=None, n=risk.reading.sizes[:count])
 
 
 def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:

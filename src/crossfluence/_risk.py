@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from ._abstract_risk import AbstractRisk, signed, training_modes
 from ._batch import digest
 from ._contents import content_hash
-from ._copies import frozen_copy
 from ._data import Batches, Count, Reading, probe
+from ._double import bound_total, in_double
 from ._errors import DataError, NonFiniteError, UnsupportedError
 from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
 from ._kinds import labelled
 from ._labels import numbered
-from ._losses import AbstractLoss, FieldLoss, MiscountedError, as_loss, counted
-from ._non_finite import birthplace
+from ._losses import AbstractLoss, MiscountedError, as_loss, counted
+from ._non_finite import birthplace, non_finite_message
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
 from ._room import roomy
@@ -86,7 +86,7 @@ class Risk(AbstractRisk):
         theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         self._set(
             l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,
-            layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=_bound_total(self),
+            layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=bound_total(self.kind, self.model),
             modes=training_modes(self.model),
         )  # fmt: skip
         self._read(reading)
@@ -188,6 +188,11 @@ class Risk(AbstractRisk):
     def symmetric(self) -> bool:
         """Whether the training field is a gradient, so that its Jacobian is symmetric."""
         return self.kind.symmetric
+
+    @cached_property
+    def fine(self) -> Risk:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The same risk in double precision, for small problems whose loss can be computed so; else itself."""
+        return in_double(self)
 
     @cached_property
     def signature(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -362,30 +367,12 @@ class Risk(AbstractRisk):
         """
         if not all(tensor.isfinite().all() for tensor in self.theta.values()):
             return "The model's own parameters hold a NaN or an infinity: training diverged. Train it again."
-        ids = self.labels_of(index)
-        culprit = ""
-        if self.kind.per_sample:
-            bad = (~evaluated(lambda: self.kind.losses(self.model, batch)).isfinite()).nonzero().flatten().tolist()
-            culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
-        ones = self.weights.new_ones(len(ids))
+        per_sample = self.kind.per_sample
+        losses = evaluated(lambda: self.kind.losses(self.model, batch)) if per_sample else None
+        ones = self.weights.new_ones(self.reading.sizes[index])
         place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)
-        culprit += f"; it begins in {place}" if place else ""
-        return (
-            f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
-            f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
-        )
-
-
-def _bound_total(risk: Risk) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
-    kind, model = risk.kind, risk.model
-    if isinstance(kind, FieldLoss):
-        return bind(kind.total, model, frozen_copy(model))
-    one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
-    return lambda theta, frozen, batch, weights: one(theta, batch, weights)
+        return non_finite_message(what, index, self.labels_of(index), losses, place)
 
 
 def _working_dtype(theta: Params) -> torch.dtype:
-    dtype = torch.float32
-    for tensor in theta.values():
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
+    return reduce(torch.promote_types, (tensor.dtype for tensor in theta.values()), torch.float32)

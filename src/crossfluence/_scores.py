@@ -20,6 +20,7 @@ from ._files import write_atomically
 from ._labels import label_from_json, label_to_json, numbered, plain_id, row_of
 from ._significance import standing_out
 from ._types import Id
+from ._verdict import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,11 @@ class SolveReport:
         solver: The solver that did the work (what `Auto` chose, for one).
         damping: Added to the curvature's eigenvalues, in units of the mean loss per squared parameter.
         steps: Iterations for each objective; empty for direct solvers.
-        residuals: `‖J'u - a‖ / ‖a‖` for each objective.
+        residuals: `‖J'u - a‖ / ‖a‖` for each objective, in units of the parameters in which the diagonal of the
+            curvature is about one.
+        errors: For each objective, how far a score may be off because the solve ended where it did, in the objective's
+            unit: the estimated error of the solution, in the norm of the curvature, times the largest score. Empty
+            where it is not known.
         values: The objectives at the trained parameters, in their own units.
         drift: For each objective, how much one more Newton step of training would still move it, in its own
             units: what is left of training, to be read beside the scores. Zero at a perfect minimum.
@@ -47,12 +52,14 @@ class SolveReport:
         seconds: Wall-clock time of everything together.
         fingerprint: Content hash of the trained model.
         notes: Sentences for a person: choices made, limits met.
+        verdict: Whether the scores can be believed, as a sentence; see `Verdict`.
     """
 
     solver: str
     damping: float = 0.0
     steps: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
     drift: tuple[float, ...] = ()
     gradient_norm: float = float("nan")
@@ -61,6 +68,7 @@ class SolveReport:
     seconds: float = 0.0
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    verdict: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +86,7 @@ class Scores:
         report: Details of the computation, if there was a solve.
         errors: Standard errors of the values, if they are means over members; see `ensemble`.
         members: How many answers the values are the means of.
+        verdict: Whether the values can be believed, or their order; `None` for scores made by hand.
 
     Example:
         >>> scores = Scores(torch.tensor([[0.5], [-2.0], [1.0]]), ("a", "b", "c"), ("margin",), "by hand")
@@ -92,6 +101,7 @@ class Scores:
     report: SolveReport | None = None
     errors: Tensor | None = None
     members: int = 1
+    verdict: Verdict | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -117,7 +127,9 @@ class Scores:
 
     def __repr__(self) -> str:
         names = ", ".join(self.objectives[:3]) + (", ..." if len(self.objectives) > 3 else "")
-        return f"Scores({len(self.ids)} samples x {len(self.objectives)} objectives [{names}], method={self.method!r})"
+        size = f"{len(self.ids)} samples x {len(self.objectives)} objectives [{names}]"
+        verdict = "" if self.verdict is None else f", verdict={self.verdict.level!r}"
+        return f"Scores({size}, method={self.method!r}{verdict})"
 
     def _column(self, objective: str | None) -> int:
         if objective is None and len(self.objectives) == 1:
@@ -248,7 +260,7 @@ class Scores:
         """A table with one row for each sample and one column for each objective, and for its errors if there are any.
 
         Returns:
-            A pandas DataFrame whose index is the ids.
+            A pandas DataFrame whose index is the ids, with the verdict as a sentence in `attrs["verdict"]`.
 
         Raises:
             MissingExtraError: If pandas is not installed.
@@ -258,7 +270,10 @@ class Scores:
         names, parts = list(self.objectives), [self.values]
         if self.errors is not None:
             names, parts = names + [f"error of {name}" for name in names], [*parts, self.errors]
-        return pd.DataFrame(torch.cat(parts, 1).detach().cpu().double().numpy(), index=index, columns=names)
+        frame = pd.DataFrame(torch.cat(parts, 1).detach().cpu().double().numpy(), index=index, columns=names)
+        if self.verdict is not None:
+            frame.attrs["verdict"] = str(self.verdict)
+        return frame
 
     def plot(self, objective: str | None = None, *, k: int = 10) -> Figure:
         """The strongest samples in both directions, as bars, with one standard error on each side if there are errors.
@@ -284,7 +299,7 @@ class Scores:
         if self.errors is not None:
             bars.error_x = {"array": [float(self.errors[self._rows[label], column]) for label, _ in rows]}
         layout = go.Layout(
-            title=f"What raised and what lowered {name}",
+            title=_titled(f"What raised and what lowered {name}", self.verdict),
             xaxis_title=f"effect on {name} of having the sample",
             yaxis={"autorange": "reversed", "type": "category", "title": "sample"},
             template="plotly_white",
@@ -308,6 +323,7 @@ class Scores:
             "method": self.method,
             "report": json.dumps(None if self.report is None else asdict(self.report)),
             "members": str(self.members),
+            "verdict": json.dumps(None if self.verdict is None else asdict(self.verdict)),
         }
         kept = {"values": self.values} | ({} if self.errors is None else {"errors": self.errors})
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
@@ -321,7 +337,8 @@ class Scores:
             path: A file written by `save`.
 
         Returns:
-            Equal values, ids, objectives, method, report, errors and members.
+            Equal values, ids, objectives, method, report, errors, members and verdict; none in files of older
+            versions.
 
         Raises:
             ResultFileError: If the file is missing, damaged or of another format.
@@ -334,13 +351,25 @@ class Scores:
             raise ResultFileError(f"Cannot read scores from {os.fspath(path)}: {error}.") from error
         if header.get("format") != FORMAT:
             raise ResultFileError(f"{os.fspath(path)} has format {header.get('format')!r}; needed {FORMAT!r}.")
-        report = json.loads(header["report"])
-        if report is not None:
-            content: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in report.items()}
-            report = SolveReport(**content)
+        report, verdict = (
+            _read(kind, header.get(name)) for kind, name in ((SolveReport, "report"), (Verdict, "verdict"))
+        )
         ids = tuple(label_from_json(label) for label in json.loads(header["ids"]))
         objectives, members = tuple(json.loads(header["objectives"])), int(header.get("members", 1))
-        return cls(values, ids, objectives, header["method"], report, errors, members)
+        return cls(values, ids, objectives, header["method"], report, errors, members, verdict)
+
+
+def _read(kind: type[Any], text: str | None) -> Any:
+    """A dataclass of numbers, strings and tuples from the header of a file; nothing, where it has none."""
+    content = json.loads(text or "null")
+    if content is None:
+        return None
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+
+
+def _titled(title: str, verdict: Verdict | None) -> str:
+    """A title with the verdict's first clause below it."""
+    return title if verdict is None else f"{title}<br><sup>{str(verdict).partition(': ')[0]}</sup>"
 
 
 def _no_group(label: Id) -> Any:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._errors import UnsupportedError
-from .._functional import bind
+from .._errors import NonFiniteError, UnsupportedError
+from .._functional import all_finite, bind
 from .._losses import OnOutputs
 from .._params import wide
 from .._risk import Risk
@@ -42,13 +42,16 @@ class AbstractFisher(AbstractCurvature):
             draws: As these batches left it; default: at its beginning.
 
         Yields:
-            The number of each batch, the batch, and its roots, to be taken once before the next batch.
+            The number of each batch, the batch, and its roots, to be taken before the next batch: once, or never.
         """
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Along the outputs, and back: one forward pass of each batch serves all its roots."""
         total = risk.decay * vectors
-        for _, batch, roots in self.roots(risk):
+        counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
+        for index, batch, roots in self.roots(risk):
+            if not counted[index]:
+                continue
             outputs = bind(roots.outputs, risk.model)
 
             def values(theta: Params, outputs=outputs, batch=batch) -> Tensor:
@@ -60,6 +63,8 @@ class AbstractFisher(AbstractCurvature):
                 return sum((_outer(moves, direction) for direction in roots.directions(z)), torch.zeros_like(moves))
 
             found = risk.first.pulled(values, risk.theta, cotangents)
+            if not all(map(all_finite, found.values())):
+                raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
             risk.layout.add(total, found, 1 / risk.n)
         return total
 
@@ -168,15 +173,22 @@ class Fisher(AbstractFisher):
                 f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
             )
         generator = draws or self.draws()
+        waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
             z, criterion = wide(z), of_batch(loss.criterion, batch)
+            if waiting:
+                waiting.pop()
+            if self.samples and sum(waiting):
+                self._signs(z[:1].expand(sum(waiting), *z.shape[1:]), generator)
+            waiting.clear()
             root = square_root(criterion, z)
             rounding.add(criterion, z, weights)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
 
         for index, batch, weights in islice(risk.passes(), start, None):
+            waiting.append(len(weights))
             yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
         rounding.refuse()
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._double import DENSE_PARAMETERS, DENSE_WORK
 from .._errors import NegativeCurvatureError
 from .._losses import OnOutputs
 from .._risk import Risk
-from ..curvature.base import Relative
+from ..curvature.base import Relative, refuse_damping
 from ..curvature.gauss_newton import GaussNewton
 from .base import AbstractInverse, AbstractSolver, Solution
 from .cg import CG
 from .exact import Exact
 from .gmres import GMRES
 from .work import Work
-
-DENSE_PARAMETERS = 3_000  # 72 MB and some seconds of factorising
-DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matrix, well under a minute on a laptop
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ class Auto(AbstractSolver):
     """
 
     damping: float | Relative = 0.0
+
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
 
     def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
         """As every solver; the file of a checkpoint is that of the chosen solver."""
@@ -118,6 +120,7 @@ class FallbackInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Tries CG first."""

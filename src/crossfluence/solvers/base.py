@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -25,6 +26,8 @@ from ..curvature.field import FieldJacobian
 from ..curvature.hessian import Hessian
 from .work import Work
 
+ERROR_PER_RESIDUAL = 100  # how many times rtol a solution may be off: what a residual hides where curvatures differ
+USELESS = 0.1  # share of the largest score from which on an error makes scores useless
 UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
@@ -35,7 +38,10 @@ class Solution:
     Attributes:
         vectors: Shape `(m, p)`, the solutions.
         steps: Iterations for each right-hand side; empty for direct solvers.
-        residuals: `‖J'u - a‖ / ‖a‖` for each right-hand side.
+        residuals: `‖J'u - a‖ / ‖a‖` for each right-hand side, in units of the parameters in which the diagonal of the
+            curvature is about one.
+        errors: For each right-hand side, how far the scores may be off because the solve ended where it did, as a
+            share of their size: the estimated error of the solution in the norm of the curvature.
         notes: Sentences for the report.
         solver: `repr` of what did the work, where that is not the solver asked for.
     """
@@ -43,13 +49,14 @@ class Solution:
     vectors: Shaped[Tensor, "m p"]
     steps: tuple[int, ...] = ()
     residuals: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     solver: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What some questions came to.
+    r"""What some questions came to.
 
     Attributes:
         names: m labels.
@@ -58,6 +65,7 @@ class Answers:
         drift: How far one more Newton step would move each objective, shape `(m,)`.
         solution: Of the linear solves, if there were any.
         notes: Sentences for the report.
+        energy: Every solution times its question's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
     """
 
     names: tuple[str, ...]
@@ -66,6 +74,7 @@ class Answers:
     drift: Shaped[Tensor, " m"]
     solution: Solution | None = None
     notes: tuple[str, ...] = ()
+    energy: Shaped[Tensor, " m"] | None = None
 
 
 class AbstractInverse(ABC):
@@ -77,13 +86,18 @@ class AbstractInverse(ABC):
         damping: The absolute damping that was added.
         smallest_eigenvalue: Of the curvature before damping, where known.
         notes: Sentences for the report.
+        approximation: What is left out whatever the damping, as a clause that says why sizes may be off; empty where
+            solves are with the curvature itself.
     """
 
+    approximation: ClassVar[str] = ""
     solver: str
     signature: str
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...]
+    in_double: ClassVar[bool] = False
+    """Whether it works on the risk in double precision, where the problem is small."""
 
     def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
         """Solves with the damped transpose of J, or with J itself.
@@ -96,7 +110,25 @@ class AbstractInverse(ABC):
             One solution in each row.
         """
         with undisturbed():
-            return self._solve(vectors, transposed)
+            solution = self._solve(vectors, transposed)
+        return replace(solution, vectors=solution.vectors.to(vectors.dtype))
+
+    def risk_of(self, risk: AbstractRisk) -> AbstractRisk:
+        """The risk in the precision that this inverse works in."""
+        return risk.fine if self.in_double else risk
+
+    def within(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"], *, transposed: bool) -> Tensor:
+        """Solves in the precision that this inverse works in, as a preconditioner of one that may have another.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+            vectors: Right-hand sides, one in each row.
+            transposed: Whether to solve with the transpose.
+
+        Returns:
+            One solution in each row, in the precision of the right-hand sides.
+        """
+        return self.solve(vectors.to(self.risk_of(risk).weights.dtype), transposed=transposed).vectors.to(vectors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the inverse to one safetensors file, atomically; `load_inverse` reads it.
@@ -135,11 +167,14 @@ class AbstractInverse(ABC):
         Yields:
             One chunk after another.
         """
+        fine = self.risk_of(risk)
         for chunk in questions(objective, risk.model, risk.theta):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
-            reached = risk.sensitivity(u) if candidates is None else risk.sensitivity_of(candidates, u)
-            yield Answers(chunk.names, chunk.values, reached, -(u @ risk.gradient), solution)
+            reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
+            drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
+            reached, drift = reached.to(risk.weights), drift.to(risk.weights)
+            yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
 
     def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
         """Every sample's score for its own loss, batch by batch: a solve for each.
@@ -150,9 +185,9 @@ class AbstractInverse(ABC):
         Yields:
             Scores, and the solution they came from, if there was one.
         """
-        for rows in risk.influences():
+        for rows in self.risk_of(risk).influences():
             solution = self.solve(rows)
-            yield -risk.n * (solution.vectors * rows).sum(1), solution
+            yield (-risk.n * (solution.vectors * rows).sum(1)).to(risk.weights), solution
 
 
 class AbstractSolver(ABC):
@@ -264,7 +299,7 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
 def _answered(inverse: AbstractInverse, risk: AbstractRisk, asked: Questions) -> Solution:
     """Solves for the part of the questions that training determines, and notes what it does not."""
     determined = risk.determined(asked.gradients)
-    solution = inverse.solve(determined)
+    solution = inverse.solve(determined.to(inverse.risk_of(risk).weights))
     shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
     share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
     if share <= UNDETERMINED:
@@ -309,20 +344,49 @@ def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -
     return Hessian() if risk.symmetric else FieldJacobian()
 
 
-def warn_unconverged(solver: str, residuals: Tensor, rtol: float, steps: int) -> None:
-    """Says that a solve did not get as far as was asked.
+def error_allowed(rtol: float) -> float:
+    """The error in the norm of the curvature at which a solve may stop, as a share of the solution."""
+    return min(ERROR_PER_RESIDUAL * rtol, USELESS)
+
+
+def warn_unconverged(solver: str, residuals: Tensor, errors: Tensor, rtol: float, steps: int) -> None:
+    """Says that a solve did not get as far as was asked, and what helps.
 
     Args:
         solver: Its name.
         residuals: Shares of the right-hand sides that are left.
+        errors: Shares by which the solutions may be off.
         rtol: What was asked for.
         steps: How many it took.
     """
-    worst = float(residuals.max())
-    if worst > rtol * 10:  # rounding keeps the true residual a little above the recursive one
+    worst, error = float(residuals.max()), float(errors.max())
+    if worst <= 10 * rtol and error <= 10 * error_allowed(rtol):  # rounding keeps both a little above the recursion's
+        return
+    start = (
+        f"{solver} stopped after {steps} steps with a residual of {worst:.2g} of the right-hand side; asked for "
+        f"rtol={rtol:g}. Scores may be off by {error:.2g} of the largest. "
+    )
+    if max(worst, error) > USELESS:
+        advice = (
+            "These scores cannot be used. Raise damping or max_steps, use curvature=GaussNewton() or "
+            "preconditioner=EKFAC(damping), or put the model and the data in double precision: model.double()."
+        )
+    else:
+        advice = f"Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}."
+    warnings.warn(start + advice, NotConvergedWarning, stacklevel=3)
+
+
+def warn_imprecise(errors: Tensor) -> None:
+    """Says that a direct solve lost its figures to rounding.
+
+    Args:
+        errors: Shares by which the solutions may be off.
+    """
+    if len(errors) and float(errors.max()) > USELESS:
         warnings.warn(
-            f"{solver} stopped after {steps} steps with a residual of {worst:.2g} of the right-hand side; asked "
-            f"for rtol={rtol:g}. Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}.",
+            f"The curvature is so near to singular that rounding may move the scores by {float(errors.max()):.2g} of "
+            f"the largest. These scores cannot be used. Put the model and the data in double precision, "
+            f"model.double(), or give a damping, such as Relative(1e-3).",
             NotConvergedWarning,
             stacklevel=3,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -11,9 +12,11 @@ from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
-from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from ..curvature.base import AbstractCurvature, Relative, refuse_damping
 from ..curvature.hessian import Hessian
-from .base import AbstractInverse, AbstractSolver, Solution, warn_unconverged
+from ..curvature.operator import Operator, operator, operator_products, operator_readings
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, warn_unconverged
+from .energy import Energy
 from .work import Work
 
 
@@ -23,7 +26,9 @@ class CG(AbstractSolver):
 
     Attributes:
         damping: Added to the eigenvalues; a number, or `Relative`.
-        rtol: Stops when the residual is this share of the right-hand side.
+        rtol: Stops when the residual is this share of the right-hand side, in units of the parameters in which the
+            diagonal of the curvature is about one (or in the norm of the preconditioner), and the estimated error of
+            the solution, in the norm of the curvature, is at most a hundred times this share, or a tenth.
         max_steps: Stops here at the latest, with a warning and the residual in the report.
         curvature: A symmetric curvature that is positive once damped.
         preconditioner: A solver whose symmetric positive inverse is close to the wanted one.
@@ -46,11 +51,17 @@ class CG(AbstractSolver):
     preconditioner: AbstractSolver | None = None
     truncate: bool = False
 
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
+
     def work(self, risk: AbstractRisk) -> Work:
-        """That of the preconditioner, and a product for each step."""
+        """That of the preconditioner, the units of the parameters, and a product for each step."""
         first = self.preconditioner.work(risk) if self.preconditioner else Work()
-        together = first.together + damping_products(self.damping, risk)
-        return replace(first, together=together, steps=self.max_steps, vectors=6, saved=False)
+        together = first.together + operator_products(self.damping, risk)
+        readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
+        return replace(
+            first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7, saved=False
+        )
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.
@@ -69,9 +80,9 @@ class CG(AbstractSolver):
                 "CG needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
                 "Use GMRES(damping), or Exact(damping) for a small model; Auto() does."
             )
-        damping = plain_damping(self.damping, self.curvature, risk)
+        matrix = operator(self.curvature, self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
-        return CGInverse(repr(self), risk.signature, self, risk, damping, preconditioner)
+        return CGInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,62 +93,94 @@ class CGInverse(AbstractInverse):
     signature: str
     settings: CG
     risk: AbstractRisk
+    matrix: Operator
     damping: float
     preconditioner: AbstractInverse | None
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Runs until every right-hand side has converged; one that has leaves the others. In place where it can be."""
-        wanted, curvature = vectors.norm(dim=1), self.settings.curvature
-        x, residual = torch.zeros_like(vectors), vectors.clone()
+        rtol, allowed = self.settings.rtol, error_allowed(self.settings.rtol)
+        wanted = self.matrix.inside(vectors)
+        x, residual = torch.zeros_like(wanted), wanted.clone()
         direction = self._precondition(residual).clone()
         rho, rows = _dots(residual, direction), torch.arange(len(vectors), device=vectors.device)
-        steps, bent = torch.zeros_like(rows), torch.zeros_like(wanted, dtype=torch.bool)
+        start, left = rho.clone(), rho.clone()
+        energy, ended, share = Energy.start(rho), Energy.start(rho), torch.zeros_like(rho)
+        steps, bent = torch.zeros_like(rows), torch.zeros_like(rho, dtype=torch.bool)
         with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
             for step in range(self.settings.max_steps):
-                far = residual.norm(dim=1) > self.settings.rtol * wanted[rows]
-                rows, residual, direction, rho = _kept(far, rows, residual, direction, rho)
+                far = (rho > rtol**2 * start[rows]) | (energy.error(rho) > allowed)
+                far &= rho > 0
+                rows, residual, direction, rho, share = _kept(far, rows, residual, direction, rho, share)
+                energy = energy if far.all() else energy.rows(far)
                 if not len(rows):
                     break
-                product = curvature.product(self.risk, direction).add_(direction, alpha=self.damping)
+                product = self.matrix.product(direction)
                 bend = _dots(direction, product)
-                positive = self._positive(step, bend / _dots(direction, direction))
+                positive = self._positive(step, direction, bend)
                 bent[rows] = ~positive
-                rows, residual, direction, rho, product, bend = _kept(
-                    positive, rows, residual, direction, rho, product, bend
+                rows, residual, direction, rho, share, product, bend = _kept(
+                    positive, rows, residual, direction, rho, share, product, bend
                 )
+                energy = energy if positive.all() else energy.rows(positive)
                 if not len(rows):
                     break
-                length = (rho / bend).unsqueeze(1)
-                _add(x, rows, length, direction)
-                residual.addcmul_(length, product, value=-1)
+                length = rho / bend
+                _add(x, rows, length.unsqueeze(1), direction)
+                residual.addcmul_(length.unsqueeze(1), product, value=-1)
                 del product
                 z = self._precondition(residual)
+                energy = energy.after(rho, length, share)
                 before, rho = rho, _dots(residual, z)
-                direction.mul_((rho / before).unsqueeze(1)).add_(z)
+                share = rho / before
+                direction.mul_(share.unsqueeze(1)).add_(z)
+                energy = energy.turned(rho, share)
+                ended.put(rows, energy)
+                left[rows] = rho
                 steps[rows] += 1
                 bar.update()
         del residual, direction
-        left = curvature.product(self.risk, x).add_(x, alpha=self.damping).sub_(vectors)  # the recursion drifts
-        shares = left.norm(dim=1) / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
-        warn_unconverged("CG", shares.masked_fill(bent, 0), self.settings.rtol, int(steps.max()))
-        note = f"{int(bent.sum())} of {len(vectors)} solves ended where they met negative curvature."
-        return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()), (note,) if bent.any() else ())
+        return self._solution(x, wanted, ended, (start, left), steps, bent)
+
+    def _solution(
+        self, x: Shaped[Tensor, "m p"], wanted: Shaped[Tensor, "m p"], ended: Energy, squares: tuple[Tensor, Tensor],
+        steps: Tensor, bent: Tensor,
+    ) -> Solution:  # fmt: skip
+        """The solutions outside, with what a fresh product says about them: the recursion drifts."""
+        off = self.matrix.product(x).sub_(wanted)
+        start, left = squares
+        now = _dots(off, self._precondition(off)).clamp_min(0)
+        shares = (now / start.clamp_min(torch.finfo(start.dtype).tiny)).sqrt()
+        errors = ended.error(left, (now - left).double().clamp_min(0))
+        failed = (shares.masked_fill(bent, 0), errors.masked_fill(bent, 0))
+        warn_unconverged("CG", *failed, self.settings.rtol, int(steps.max()))
+        note = f"{int(bent.sum())} of {len(x)} solves ended where they met negative curvature."
+        return Solution(
+            self.matrix.inside(x), tuple(steps.tolist()), tuple(shares.tolist()), tuple(errors.tolist()),
+            (note,) if bent.any() else (),
+        )  # fmt: skip
 
     def _precondition(self, residual: Tensor) -> Tensor:
-        return residual if self.preconditioner is None else self.preconditioner.solve(residual).vectors
+        if self.preconditioner is None:
+            return residual
+        outside = self.matrix.outside
+        return outside(self.preconditioner.within(self.risk, outside(residual), transposed=True))
 
-    def _positive(self, step: int, quotients: Shaped[Tensor, " m"]) -> Shaped[Tensor, " m"]:
+    def _positive(
+        self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]
+    ) -> Shaped[Tensor, " m"]:
         """Which directions have positive curvature; refuses the others unless the solve may end there."""
-        quotient = float(quotients.min())
-        if quotient <= 0 and not self.settings.truncate:
-            raise NegativeCurvatureError(
-                f"CG met negative curvature at step {step}: v'(H + {self.damping:g} I)v / v'v = {quotient:.3g}. "
-                f"Raise damping above {self.damping - quotient:.3g}, use curvature=GaussNewton(), or solver GMRES, "
-                f"which does not need positive curvature."
-            )
-        return quotients > 0
+        if not bool((bend <= 0).any()) or self.settings.truncate:
+            return bend > 0
+        quotient = float((bend / self.matrix.inside(directions).square().sum(1)).min())
+        raise NegativeCurvatureError(
+            f"CG met negative curvature at step {step}: v'(H + {self.damping:g} I)v / v'v = {quotient:.3g}. "
+            f"Raise damping above {self.damping - quotient:.3g}, use curvature=GaussNewton(), or solver GMRES, "
+            f"which does not need positive curvature."
+        )
 
 
 def _kept(chosen: Shaped[Tensor, " m"], *tensors: Tensor) -> tuple[Tensor, ...]:

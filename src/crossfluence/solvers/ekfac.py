@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Shaped
@@ -21,7 +21,7 @@ from .._objective import EachOf
 from .._params import Layout
 from .._risk import Risk
 from .._types import Batch, Objective
-from ..curvature.base import Relative, absolute
+from ..curvature.base import Relative, absolute, refuse_damping
 from ..curvature.eigenbasis import Eigenblock, Fit, filtered, largest_batch, looked_at
 from ..curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from ..curvature.kronecker import Layers
@@ -74,6 +74,7 @@ class EKFAC(AbstractSolver):
     blocks: Literal["corrected", "kronecker", "exact", "diagonal"] = "corrected"
 
     def __post_init__(self) -> None:
+        refuse_damping(self.damping)
         if self.blocks not in NAMES:
             raise ValueError(f"Got blocks={self.blocks!r}; needed one of {', '.join(map(repr, NAMES))}.")
         if self.curvature is not None and not isinstance(self.curvature, AbstractFisher):
@@ -161,6 +162,7 @@ class EKFAC(AbstractSolver):
 class EKFACInverse(AbstractInverse):
     """Eigenblocks and what they are multiplied with: one over eigenvalue, l2 and damping."""
 
+    approximation: ClassVar[str] = "EKFAC leaves out what layers do to each other, so that sizes are off by a factor"
     solver: str
     signature: str
     layout: Layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -10,19 +11,28 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
+from .._double import moved
 from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
-from .._params import coarseness
-from ..curvature.base import AbstractCurvature, Relative, absolute
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .._risk import Risk
+from ..curvature.base import PROBES, TRACED, AbstractCurvature, Relative, absolute, plain_damping, refuse_damping
+from ..curvature.scale import equilibrating
+from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_imprecise
 from .work import Work
 
+RANK = 8  # times the rounding error: what a singular value has to exceed to count
+REFINED = 3  # solves, each for what the last ones left
+NEGLIGIBLE = 1e-9  # error of a solution that goes unreported
 SPECTRUM_UP_TO = 4_000  # parameters for which the eigenvalues of an unsymmetric matrix are still quick
 
 
 @dataclass(frozen=True)
 class Exact(AbstractSolver):
-    """Forms the p x p curvature and factorises it in float64; p products with the data, 8 p² bytes.
+    """Forms the p x p curvature and factorises it in float64; p products with the data, 16 p² bytes, 32 p² meanwhile.
+
+    The products are taken in float64 too where the problem is small (at most 3,000 parameters, n times p at most 20
+    million) and the loss can be computed so. Rank and symmetry are judged once rows and columns are divided by the
+    square roots of the diagonal, so that no column's unit matters.
 
     An indefinite matrix is inverted as it is, with the damping added and no absolute values; the report gives its
     smallest eigenvalue. A singular one (symmetries of the model leave directions that training does not determine,
@@ -41,13 +51,17 @@ class Exact(AbstractSolver):
     damping: float | Relative = 0.0
     curvature: AbstractCurvature | None = None
 
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
+
     def work(self, risk: AbstractRisk) -> Work:
         """A product for each parameter, and a dense matrix of which four copies live together."""
-        square = 8 * risk.p**2
-        return Work(together=risk.p, held=2 * square, saved=True, scratch=2 * square, order=risk.p)
+        square, traced = 8 * risk.p**2, risk.p > TRACED and isinstance(self.damping, Relative)
+        together = risk.p + (PROBES if traced else 0)
+        return Work(together=together, held=2 * square, saved=True, scratch=2 * square, order=risk.p)
 
     def _invert(self, risk: AbstractRisk) -> ExactInverse:
-        """Forms and factorises the matrix.
+        """Forms the matrix, scales its rows and columns by the diagonal, and factorises it.
 
         Args:
             risk: The trained model.
@@ -56,30 +70,29 @@ class Exact(AbstractSolver):
             An inverse that solves for any vector in p² operations.
         """
         curvature = natural_curvature(self.curvature, risk)
-        matrix = dense(curvature, risk)
-        damping = absolute(self.damping, float(matrix.diagonal().mean()))
-        symmetric = risk.symmetric
+        matrix, fine, symmetric = dense(curvature, risk.fine), risk.fine, risk.symmetric
+        damping = _added(self.damping, matrix, curvature, risk)
+        matrix.diagonal().add_(damping)
+        scale = equilibrating(matrix)
         if symmetric:
-            _refuse_asymmetric(matrix, coarseness(risk.theta))
+            _refuse_asymmetric(matrix * scale * scale.unsqueeze(1), fine.precision)
             matrix = (matrix + matrix.T) / 2
         smallest = _smallest_eigenvalue(matrix, symmetric)
-        matrix.diagonal().add_(damping)
-        noise = 8 * torch.finfo(risk.weights.dtype).eps * float(matrix.norm())
-        factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
-        notes: tuple[str, ...] = ()
-        singular = float(info) > 0 or _smallest_singular_value(factors, pivots) <= noise
-        if singular:
-            factors, pivots = torch.linalg.lu_factor(matrix + noise * torch.eye(risk.p).to(matrix))
-            notes = ("The curvature is singular: training leaves some directions undetermined (symmetries).",)
-        tolerance = torch.finfo(risk.weights.dtype).eps ** 0.5
+        matrix.mul_(scale).mul_(scale.unsqueeze(1))
+        factors, pivots, least, singular = _factorised(matrix, scale, curvature, risk)
+        notes = ("The curvature is singular: training leaves some directions undetermined (symmetries).",)
         return ExactInverse(
-            repr(self), risk.signature, matrix, factors, pivots, singular, tolerance, damping, smallest, notes
-        )
+            repr(self), risk.signature, matrix, factors, pivots, singular, risk.precision**0.5, damping,
+            None if smallest is None else smallest - damping, notes if singular else (), scale, least, fine.precision,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class ExactInverse(AbstractInverse):
-    """A damped curvature with its LU factors, in float64; of the slightly shifted matrix if it is singular."""
+    """A damped curvature, its rows and columns scaled by its diagonal, with its LU factors, in float64.
+
+    If it is singular, the factors are those of the matrix with ones in place of the zero singular values.
+    """
 
     solver: str
     signature: str
@@ -90,15 +103,20 @@ class ExactInverse(AbstractInverse):
     tolerance: float
     damping: float
     smallest_eigenvalue: float | None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    scale: Float[Tensor, " p"]
+    least: float
+    precision: float
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Two triangular solves for each vector, refined; refuses a question that a singular matrix cannot answer."""
-        wanted = vectors.to(self.matrix).T
+        wanted = (vectors.to(self.matrix) * self.scale).T
         matrix = self.matrix.T if transposed else self.matrix
-        found = torch.zeros_like(wanted)
-        for _ in range(4 if self.singular else 2):  # refinement takes the shift out again
-            found += torch.linalg.lu_solve(self.factors, self.pivots, wanted - matrix @ found, adjoint=transposed)
+        found, change = torch.zeros_like(wanted), torch.zeros_like(wanted)
+        for _ in range(REFINED):
+            change = torch.linalg.lu_solve(self.factors, self.pivots, wanted - matrix @ found, adjoint=transposed)
+            found += change
         residuals = (matrix @ found - wanted).norm(dim=0) / wanted.norm(dim=0).clamp_min(1e-300)
         if self.singular and float(residuals.max()) > self.tolerance:
             raise SingularCurvatureError(
@@ -106,7 +124,73 @@ class ExactInverse(AbstractInverse):
                 f"{float(residuals.max()):.2g} of its gradient lies in them. Give a damping, such as "
                 f"Exact(damping=Relative(1e-3)), or train with l2 and say so: Risk(..., l2=...)."
             )
-        return Solution(found.T.to(vectors), residuals=tuple(residuals.tolist()))
+        errors = self._errors(matrix, found, change)
+        warn_imprecise(errors)
+        return Solution(
+            (found.T * self.scale).to(vectors), residuals=tuple(residuals.tolist()), errors=tuple(errors.tolist())
+        )
+
+    def _errors(self, matrix: Tensor, found: Tensor, change: Tensor) -> Float[Tensor, " m"]:
+        """Errors in the norm of the matrix: of the last refinement, and of products that are rounded."""
+        size = (found * (matrix @ found)).sum(0).abs().sqrt().clamp_min(1e-300)
+        last = (change * (matrix @ change)).sum(0).abs().sqrt() / size
+        rounded = self.precision * found.norm(dim=0) / (self.least**0.5 * size)
+        return torch.where((errors := last + rounded) > NEGLIGIBLE, errors, 0.0)
+
+
+def _added(damping: float | Relative, matrix: Tensor, curvature: AbstractCurvature, risk: AbstractRisk) -> float:
+    """The same number as in every solver, without products that the matrix makes needless."""
+    if risk.p <= TRACED:
+        return absolute(damping, float(matrix.diagonal().mean()))
+    return plain_damping(damping, curvature, risk)
+
+
+def _factorised(
+    matrix: Float[Tensor, "p p"], scale: Float[Tensor, " p"], curvature: AbstractCurvature, risk: AbstractRisk
+) -> tuple[Tensor, Tensor, float, bool]:
+    """LU factors, pivots, the smallest singular value that counts, and whether others became zeros in the matrix."""
+    factors, pivots, info = torch.linalg.lu_factor_ex(matrix)
+    least = 0.0 if float(info) > 0 else _smallest_singular_value(factors, pivots)
+    suspect = RANK * risk.precision * float(matrix.norm())
+    if least > suspect:
+        return factors, pivots, least, False
+    left, values, right = _triplets(matrix, risk.symmetric)
+    null = values <= _noise(left, values, right, scale, curvature, risk, suspect)
+    if not bool(null.any()):
+        return factors, pivots, least, False
+    outer = left[:, null] @ right[:, null].T
+    matrix -= (left[:, null] * values[null]) @ right[:, null].T
+    factors, pivots = torch.linalg.lu_factor(matrix + outer)
+    least = float(values[~null].min()) if bool((~null).any()) else 1.0
+    return factors, pivots, least, True
+
+
+def _triplets(matrix: Float[Tensor, "p p"], symmetric: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors and values: left columns, values, right columns."""
+    if not symmetric:
+        left, values, right = torch.linalg.svd(matrix)
+        return left, values, right.T
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors, values.abs(), vectors * torch.where(values < 0, -1, 1)
+
+
+def _noise(
+    left: Tensor, values: Tensor, right: Tensor, scale: Tensor, curvature: AbstractCurvature, risk: AbstractRisk,
+    suspect: float,
+) -> float:  # fmt: skip
+    """The largest singular value that means zero: by the rounding of the products, or of the parameters themselves."""
+    fine = risk.fine
+    if fine is risk or not isinstance(fine, Risk):
+        return suspect
+    chosen = values <= suspect  # in double precision these count, unless rounding the parameters moves them as far
+    generator = torch.Generator().manual_seed(0)
+    theta = {name: at + risk.precision * at * torch.randn(at.shape, generator=generator, dtype=at.dtype).to(at)
+             for name, at in fine.theta.items()}  # fmt: skip
+    beside = moved(fine, fine.model, fine.kind, theta, fine.weights)
+    probes = right[:, chosen].T * scale
+    change = (curvature.product(beside, probes) - curvature.product(fine, probes)) * scale @ left[:, chosen]
+    floor = fine.precision / risk.precision * suspect
+    return min(max(floor, RANK * float(torch.linalg.matrix_norm(change, 2))), suspect)
 
 
 def dense(curvature: AbstractCurvature, risk: AbstractRisk) -> Float[Tensor, "p p"]:

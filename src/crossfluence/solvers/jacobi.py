@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
-from ..curvature.base import PROBES, AbstractCurvature, Relative, damping_products, diagonal, plain_damping
+from ..curvature.base import PROBES, AbstractCurvature, Relative, diagonal, plain_damping, refuse_damping
+from ..curvature.operator import operator_products, operator_readings
+from ..curvature.scale import scale_of
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 from .work import Work
 
-FLOOR = 1e-3  # of the mean: what random signs leave below it is noise
+FLOOR = 1e-3  # of the mean, where the diagonal is about one: what random signs leave below it is noise
 
 
 @dataclass(frozen=True)
 class Jacobi(AbstractSolver):
     """Divides by the diagonal of the curvature, estimated from 64 products: `CG(preconditioner=Jacobi())`.
 
-    Helps where parameters differ in scale. By itself it is a crude inverse.
+    Helps where the diagonals of the curvature and of the gradients' second moments differ; differences of scale alone
+    every solver takes care of. By itself it is a crude inverse.
 
     Attributes:
         damping: Added to the diagonal; that of the solver it serves. A number, or `Relative`.
@@ -36,10 +40,15 @@ class Jacobi(AbstractSolver):
     seed: int = 0
     curvature: AbstractCurvature | None = None
 
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
+
     def work(self, risk: AbstractRisk) -> Work:
         """The products of the estimate, all together."""
-        size, count = risk.weights.element_size() * risk.p, min(PROBES, risk.p)
-        return Work(together=count + damping_products(self.damping, risk), held=size, saved=True, scratch=count * size)
+        size, count = risk.fine.weights.element_size() * risk.p, min(PROBES, risk.p)
+        together = count + operator_products(self.damping, risk)
+        readings = operator_readings(risk)
+        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=count * size)
 
     def _invert(self, risk: AbstractRisk) -> JacobiInverse:
         """Estimates the diagonal; entries that come out too small to be meant are raised.
@@ -50,29 +59,26 @@ class Jacobi(AbstractSolver):
         Returns:
             An inverse that costs p operations for each question.
         """
-        curvature = natural_curvature(self.curvature, risk)
+        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
         damping = plain_damping(self.damping, curvature, risk)
-        damped = diagonal(curvature, risk, seed=self.seed) + damping
-        size = float(damped.abs().mean())
-        floor = (
-            torch
-            .as_tensor(risk.decay + damping)
-            .to(damped)
-            .clamp_min(max(FLOOR * size, torch.finfo(damped.dtype).tiny))
-        )
-        return JacobiInverse(repr(self), risk.signature, damped.maximum(floor), damping)
+        scale, least = scale_of(curvature, fine, damping), fine.decay + damping
+        damped = diagonal(curvature, fine, seed=self.seed, scale=scale) + damping
+        noise = FLOOR * (damped * scale.square()).abs().mean() / scale.square()
+        return JacobiInverse(repr(self), risk.signature, torch.maximum(damped, noise).clamp_min(least), damping)
 
 
 @dataclass(frozen=True, eq=False)
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""
 
+    approximation: ClassVar[str] = "Jacobi leaves out what parameters do to each other"
     solver: str
     signature: str
     diagonal: Shaped[Tensor, " p"]
     damping: float
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ("Each parameter by itself: what parameters do to each other is left out.",)
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """One division for each parameter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,6 +13,7 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from ..curvature.base import AbstractCurvature
+from ..curvature.operator import Operator
 
 NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
 LANCZOS_STEPS = 30  # products that find the ends of a spectrum
@@ -154,12 +156,12 @@ def _functions_of(
 
 
 def extreme_eigenvalues(
-    curvature: AbstractCurvature, risk: AbstractRisk, *, steps: int = LANCZOS_STEPS, seed: int = 0
+    matrix: AbstractCurvature | Operator, risk: AbstractRisk, *, steps: int = LANCZOS_STEPS, seed: int = 0
 ) -> tuple[float, float]:
-    """The ends of a symmetric curvature's spectrum by Lanczos: the largest is close, the smallest an upper bound.
+    """The ends of a symmetric matrix's spectrum by Lanczos: the largest is close, the smallest an upper bound.
 
     Args:
-        curvature: Of what.
+        matrix: A curvature, or a damped one in its own coordinates.
         risk: Where.
         steps: Products to take.
         seed: Of the random start.
@@ -167,7 +169,7 @@ def extreme_eigenvalues(
     Returns:
         The smallest and the largest eigenvalue found.
     """
-    like = risk.layout.flatten(risk.theta)
-    _, core = arnoldi(lambda v: curvature.product(risk, v), like, steps, seed)
+    product = matrix.product if isinstance(matrix, Operator) else partial(matrix.product, risk)
+    _, core = arnoldi(product, risk.layout.flatten(risk.theta), steps, seed)
     found = torch.linalg.eigvalsh((core + core.T) / 2)
     return float(found[0]), float(found[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -12,8 +13,9 @@ from tqdm.auto import tqdm
 from .._abstract_risk import AbstractRisk
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._risk import Risk
-from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_unconverged
+from ..curvature.base import AbstractCurvature, Relative, refuse_damping
+from ..curvature.operator import Operator, operator, operator_products, operator_readings
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, natural_curvature, warn_unconverged
 from .krylov import LANCZOS_STEPS, extreme_eigenvalues
 from .work import Work
 
@@ -24,7 +26,8 @@ MARGIN = 1.1  # Lanczos comes to the largest eigenvalue from below
 class LiSSA(AbstractSolver):
     r"""Adds up the series $u \leftarrow u + (a - (J + \text{damping})\,u)/s$ until its residual is small.
 
-    The scale s is found, not asked for: the largest eigenvalue, by Lanczos. With `batches`, every step sees some
+    The scale s is found, not asked for: the largest eigenvalue, by Lanczos, in units of the parameters in which the
+    diagonal of the damped curvature is about one; residuals are judged there, too. With `batches`, every step sees some
     batches of the data only; after each pass over the data the true residual is computed and the series goes on from
     there, so that the noise shrinks with the residual. A pass that makes the residual larger is taken back, and s is
     doubled. It needs about as many steps as the largest eigenvalue is times the smallest: `CG` needs the root of that.
@@ -57,14 +60,18 @@ class LiSSA(AbstractSolver):
     def __post_init__(self) -> None:
         if self.batches is not None and self.batches < 1:
             raise ValueError(f"Got batches={self.batches}; needed at least 1, or None for all of them.")
+        refuse_damping(self.damping)
 
     def work(self, risk: AbstractRisk) -> Work:
-        """The look for the scale, and a product for each step; with drawn batches, two passes for one round of them."""
+        """The looks for units and scale, and a product for each step; with drawn batches, two passes for each round."""
         share = 1.0
         if isinstance(risk, Risk) and self.batches is not None:
             share = 2 / (1 - (-len(risk.reading.sizes) // self.batches))
-        together, alone = damping_products(self.damping, risk), min(LANCZOS_STEPS, risk.p)
-        return Work(alone=alone, together=together, steps=self.max_steps, share=share, vectors=5)
+        together, alone = operator_products(self.damping, risk), min(LANCZOS_STEPS, risk.p)
+        readings = operator_readings(risk)
+        return Work(
+            alone=alone + readings, together=together, readings=readings, steps=self.max_steps, share=share, vectors=6
+        )
 
     def _invert(self, risk: AbstractRisk) -> LiSSAInverse:
         """Finds the scale, and whether the series converges.
@@ -87,14 +94,18 @@ class LiSSA(AbstractSolver):
             raise UnsupportedError(
                 f"A {type(risk).__name__} has no batches to draw. Use LiSSA() without batches, or CG."
             )
-        curvature = natural_curvature(self.curvature, risk)
-        damping = plain_damping(self.damping, curvature, risk)
-        smallest, largest = extreme_eigenvalues(curvature, risk, seed=self.seed)
-        scale = MARGIN * max(largest, 0.0) + damping
-        if smallest + damping < -10 * torch.finfo(risk.weights.dtype).eps * scale:
-            raise NegativeCurvatureError(_divergence(smallest, damping))
-        note = f"Eigenvalues from {smallest:.3g} or less to {largest:.3g}; each step was divided by {scale:.3g}."
-        return LiSSAInverse(repr(self), risk.signature, self, risk, curvature, damping, scale, smallest, (note,))
+        matrix = operator(natural_curvature(self.curvature, risk), self.damping, risk)
+        smallest, largest = extreme_eigenvalues(matrix, matrix.risk, seed=self.seed)
+        scale = MARGIN * max(largest, 0.0) or 1.0
+        if smallest < -10 * matrix.risk.precision * scale:
+            raise NegativeCurvatureError(_divergence(_lowest(matrix, self.seed), matrix.damping))
+        note = (
+            f"Eigenvalues from {smallest:.3g} or less to {largest:.3g} where the diagonal of the damped curvature is "
+            f"about one; each step was divided by {scale:.3g}."
+        )
+        return LiSSAInverse(
+            repr(self), risk.signature, self, matrix, matrix.damping, scale, max(smallest, 0.0), (note,)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,22 +115,24 @@ class LiSSAInverse(AbstractInverse):
     solver: str
     signature: str
     settings: LiSSA
-    risk: AbstractRisk
-    curvature: AbstractCurvature
+    matrix: Operator
     damping: float
     scale: float
-    smallest_eigenvalue: float | None
+    least: float
     notes: tuple[str, ...] = ()
+    smallest_eigenvalue: float | None = None
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Rounds of steps, each of which must bring every residual down."""
         generator = torch.Generator().manual_seed(self.settings.seed)
-        wanted, scale = vectors.norm(dim=1), self.scale
-        x, residual, count = torch.zeros_like(vectors), vectors.clone(), 0
+        inside = self.matrix.inside(vectors)
+        wanted, scale = inside.norm(dim=1), self.scale
+        x, residual, count = torch.zeros_like(inside), inside.clone(), 0
         steps = torch.zeros(len(vectors), dtype=torch.long)
         with tqdm(total=self.settings.max_steps, desc="LiSSA", unit="step", disable=None, leave=False) as bar:
             while count < self.settings.max_steps:
-                active = residual.norm(dim=1) > self.settings.rtol * wanted
+                active = self._far(x, inside, residual)
                 if not active.any():
                     break
                 change, taken = self._round(residual[active], scale, generator)
@@ -134,10 +147,23 @@ class LiSSAInverse(AbstractInverse):
                 count += taken
                 steps += taken * active.cpu()
                 bar.update(taken)
-        residual = vectors - self._product(x)
+        residual = inside - self._product(x)
         shares = residual.norm(dim=1) / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
-        warn_unconverged("LiSSA", shares, self.settings.rtol, count)
-        return Solution(x, tuple(steps.tolist()), tuple(shares.tolist()))
+        errors = self._error(x, inside, residual)
+        warn_unconverged("LiSSA", shares, errors, self.settings.rtol, count)
+        return Solution(self.matrix.inside(x), tuple(steps.tolist()), tuple(shares.tolist()), tuple(errors.tolist()))
+
+    def _far(self, x: Tensor, wanted: Tensor, residual: Tensor) -> Shaped[Tensor, " m"]:
+        """Which right-hand sides have a residual or an error above what is asked for."""
+        rtol = self.settings.rtol
+        far = residual.norm(dim=1) > rtol * wanted.norm(dim=1)
+        return far | (self._error(x, wanted, residual) > error_allowed(rtol))
+
+    def _error(self, x: Tensor, wanted: Tensor, residual: Tensor) -> Shaped[Tensor, " m"]:
+        """Estimated errors in the norm of the matrix, from the smallest eigenvalue that Lanczos found."""
+        size = (x * (wanted - residual)).sum(1).clamp_min(0).sqrt() * max(self.least, 1e-300) ** 0.5
+        off = residual.norm(dim=1)
+        return torch.where(off > 0, off / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
 
     def _round(
         self, residual: Shaped[Tensor, "m p"], scale: float, generator: torch.Generator
@@ -146,7 +172,7 @@ class LiSSAInverse(AbstractInverse):
         change = residual / scale
         if self.settings.batches is None:
             return change, 1
-        risk, taken = self.risk, 1
+        risk, taken = self.matrix.risk, 1
         assert isinstance(risk, Risk)
         for drawn in torch.randperm(len(risk.reading.sizes), generator=generator).split(self.settings.batches):
             change = change + (residual - self._product(change, drawn.tolist())) / scale
@@ -156,17 +182,24 @@ class LiSSAInverse(AbstractInverse):
     def _product(self, vectors: Shaped[Tensor, "m p"], drawn: list[int] | None = None) -> Shaped[Tensor, "m p"]:
         """The damped curvature times vectors; an unbiased estimate of it, where batches were drawn."""
         if drawn is None:
-            return self.curvature.product(self.risk, vectors) + self.damping * vectors
-        risk = self.risk
+            return self.matrix.product(vectors)
+        risk, wide = self.matrix.risk, self.matrix.inside(vectors)
         assert isinstance(risk, Risk)
         ids = [label for number in drawn for label in risk.labels_of(number)]
-        part = self.curvature.product(risk.only(ids), vectors) - risk.decay * vectors
-        return part * (risk.n / len(ids)) + (risk.decay + self.damping) * vectors
+        part = self.matrix.curvature.product(risk.only(ids), wide) - risk.decay * wide
+        return self.matrix.inside(part * (risk.n / len(ids)) + (risk.decay + self.damping) * wide)
 
     def _refuse_negative(self, residual: Shaped[Tensor, "m p"]) -> None:
-        quotients = (residual * self._product(residual)).sum(1) / residual.square().sum(1)
-        if float(quotients.min()) < 0:
-            raise NegativeCurvatureError(_divergence(float(quotients.min()) - self.damping, self.damping))
+        bend = (residual * self._product(residual)).sum(1)
+        if float(bend.min()) < 0:
+            quotient = float((bend / self.matrix.inside(residual).square().sum(1)).min())
+            raise NegativeCurvatureError(_divergence(quotient - self.damping, self.damping))
+
+
+def _lowest(matrix: Operator, seed: int) -> float:
+    """The smallest eigenvalue that Lanczos finds of the curvature itself, undamped and unscaled."""
+    smallest, _ = extreme_eigenvalues(matrix.curvature, matrix.risk, seed=seed)
+    return smallest
 
 
 def _divergence(smallest: float, damping: float) -> str:

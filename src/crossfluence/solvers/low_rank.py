@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,7 +13,9 @@ from torch import Tensor
 from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import SingularCurvatureError
-from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping, refuse_damping
+from ..curvature.operator import Operator
+from ..curvature.scale import scale_of, scale_products, scale_readings
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 from .krylov import arnoldi
 from .work import Work
@@ -50,13 +54,15 @@ class LowRank(AbstractSolver):
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+        refuse_damping(self.damping)
 
     def work(self, risk: AbstractRisk) -> Work:
         """Two products for each direction, which wait for each other."""
-        size, rank = risk.weights.element_size(), min(self.rank, risk.p)
+        size, rank = risk.fine.weights.element_size(), min(self.rank, risk.p)
         return Work(
-            alone=min(STEPS_PER_DIRECTION * self.rank, risk.p),
-            together=damping_products(self.damping, risk),
+            alone=min(STEPS_PER_DIRECTION * self.rank, risk.p) + (scale_readings(risk) if rank == risk.p else 0),
+            together=damping_products(self.damping, risk) + (scale_products(risk) if rank == risk.p else 0),
+            readings=scale_readings(risk) if rank == risk.p else 0,
             held=size * rank * (risk.p + rank),
             saved=True,
             scratch=size * STEPS_PER_DIRECTION * rank * risk.p,
@@ -74,33 +80,49 @@ class LowRank(AbstractSolver):
         return self._resumed(risk, NOWHERE)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
-        curvature = natural_curvature(self.curvature, risk)
-        like, steps = risk.layout.flatten(risk.theta), STEPS_PER_DIRECTION * self.rank
-        basis, core = arnoldi(lambda v: curvature.product(risk, v), like, steps, self.seed, kept)
+        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
+        like, steps = fine.layout.flatten(fine.theta), STEPS_PER_DIRECTION * self.rank
+        if self.rank >= risk.p:
+            damping = plain_damping(self.damping, curvature, risk)
+            return self._whole(Operator(curvature, fine, damping, scale_of(curvature, fine, damping)), risk, kept)
+        basis, core = arnoldi(lambda v: curvature.product(fine, v), like, steps, self.seed, kept)
         damping = plain_damping(self.damping, curvature, risk)
-        symmetric = risk.symmetric
-        if symmetric:
-            core = (core + core.T) / 2
-        found = torch.linalg.eigvalsh(core) if symmetric else torch.linalg.eigvals(core).real.sort().values
-        strongest = _strongest(core, min(self.rank, risk.p), symmetric)  # (k, r)
+        core = (core + core.T) / 2 if risk.symmetric else core
+        found = _ends(core, risk.symmetric)
+        strongest = _strongest(core, self.rank, risk.symmetric)  # (k, r)
         core = strongest.T @ core @ strongest
         sizes = torch.linalg.eigvals(core).abs()
-        name = "Lanczos" if symmetric else "Arnoldi"
-        note = (
-            f"{name} found eigenvalues from {float(found[0]):.3g} to {float(found[-1]):.3g}; {len(sizes)} directions "
-            f"of {risk.p} kept, down to {float(sizes.min()):.3g}."
-        )
-        inner = inverse_within(core, damping, torch.finfo(like.dtype).eps)
+        inner = inverse_within(core, damping, fine.precision)
         directions, outside = strongest.T.to(basis) @ basis, float(sizes.min()) + damping
         return LowRankInverse(
-            repr(self), risk.signature, directions, inner.to(basis), outside, damping, float(found[0]), (note,)
-        )
+            repr(self), risk.signature, directions, inner.to(basis), outside, damping, found[0],
+            (_told(risk, found, len(sizes), float(sizes.min())),),
+        )  # fmt: skip
+
+    def _whole(self, matrix: Operator, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
+        """All directions: exact, so they are taken where no parameter's unit matters."""
+        like = matrix.scale
+        basis, core = arnoldi(matrix.product, like, len(like), self.seed, kept)
+        core = (core + core.T) / 2 if risk.symmetric else core
+        inner = inverse_within(core, 0.0, matrix.risk.precision)
+        turned = (basis / matrix.scale).double()
+        undamped = turned.T @ core @ turned
+        undamped.diagonal().sub_(matrix.damping)
+        found = _ends(undamped, risk.symmetric)
+        return LowRankInverse(
+            repr(self), risk.signature, basis, inner.to(basis), math.inf, matrix.damping, found[0],
+            (_told(risk, found, risk.p, min(map(abs, found))),), matrix.scale,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class LowRankInverse(AbstractInverse):
-    """An orthonormal basis, the inverse inside it, and one number for all directions outside."""
+    """An orthonormal basis, the inverse inside it, and one number for all directions outside.
 
+    All that is in the units of `scale`. With a basis of all directions, the number is infinite.
+    """
+
+    approximation: ClassVar[str] = "LowRank has one number for all directions outside of its basis"
     solver: str
     signature: str
     basis: Shaped[Tensor, "r p"]
@@ -109,15 +131,34 @@ class LowRankInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
+    scale: Shaped[Tensor, " p"] | float = 1.0
+    in_double: ClassVar[bool] = True
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Inside and outside; says how much of the question lies outside."""
+        vectors = vectors.to(self.basis) * self.scale
         inside = vectors @ self.basis.T  # (m, r)
+        if math.isinf(self.outside):
+            return Solution((inside @ (self.inner if transposed else self.inner.T)) @ self.basis * self.scale)
         rest = vectors - inside @ self.basis
         solved = (inside @ (self.inner if transposed else self.inner.T)) @ self.basis + rest / self.outside
         share = float((rest.norm(dim=1) / vectors.norm(dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)).max())
         note = f"Up to {share:.0%} of a question's gradient lies outside the directions kept; a higher rank keeps more."
-        return Solution(solved, notes=(note,) if share >= NOTED else ())
+        return Solution(solved * self.scale, notes=(note,) if share >= NOTED else ())
+
+
+def _ends(core: Float[Tensor, "k k"], symmetric: bool) -> tuple[float, float]:
+    """The smallest and the largest eigenvalue, or real part."""
+    found = torch.linalg.eigvalsh(core) if symmetric else torch.linalg.eigvals(core).real
+    return float(found.min()), float(found.max())
+
+
+def _told(risk: AbstractRisk, found: tuple[float, float], kept: int, smallest: float) -> str:
+    name = "Lanczos" if risk.symmetric else "Arnoldi"
+    return (
+        f"{name} found eigenvalues from {found[0]:.3g} to {found[1]:.3g}; {kept} directions of {risk.p} kept, down to "
+        f"{smallest:.3g}."
+    )
 
 
 def inverse_within(core: Float[Tensor, "r r"], damping: float, eps: float) -> Float[Tensor, "r r"]:

@@ -12,7 +12,9 @@ from .._abstract_risk import AbstractRisk
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NegativeCurvatureError, UnsupportedError
 from .._functional import VECTORS_AT_ONCE
-from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping
+from ..curvature.base import AbstractCurvature, Relative, plain_damping, refuse_damping
+from ..curvature.operator import operator_products, operator_readings
+from ..curvature.scale import scale_of, tempered
 from .base import AbstractSolver, natural_curvature
 from .low_rank import LowRankInverse, check_rank, inverse_within
 from .work import Work
@@ -48,13 +50,14 @@ class Nystrom(AbstractSolver):
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+        refuse_damping(self.damping)
 
     def work(self, risk: AbstractRisk) -> Work:
         """One product for each direction, all together."""
         rank = min(self.rank, risk.p)
-        size = risk.weights.element_size() * rank * risk.p
-        together = rank + damping_products(self.damping, risk)
-        return Work(together=together, held=size, saved=True, scratch=4 * size)
+        size = risk.fine.weights.element_size() * rank * risk.p
+        together, readings = rank + operator_products(self.damping, risk), operator_readings(risk)
+        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=4 * size)
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.
@@ -76,21 +79,22 @@ class Nystrom(AbstractSolver):
             raise UnsupportedError(
                 "Nystrom needs a symmetric curvature; a FieldLoss has a Jacobian that is not. Use LowRank(rank)."
             )
-        curvature = natural_curvature(self.curvature, risk)
-        test = _directions(risk.layout.flatten(risk.theta), self.rank, self.seed)
-        products = kept.state
-        for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
-            products = (*products, curvature.product(risk, part))
-            kept.offer(lambda done=products: done)
-        floor = float(torch.as_tensor(risk.decay).min())  # of each parameter's l2, what all have
-        sketch = torch.cat(products) - floor * test
+        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
         damping = plain_damping(self.damping, curvature, risk)
-        least = floor + damping
-        basis, values = _eigenpairs(test, sketch, least, damping)
-        core = torch.diag(values.double() + floor)
-        inner = inverse_within(core, damping, torch.finfo(sketch.dtype).eps)
-        outside = float(values.min()) + least
-        return LowRankInverse(repr(self), risk.signature, basis, inner.to(basis), outside, damping, None)
+        scale, *products = kept.state or (tempered(scale_of(curvature, fine, damping)),)
+        kept.offer(lambda: (scale, *products))
+        test = _directions(fine.layout.flatten(fine.theta), self.rank, self.seed)
+        for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
+            products = [*products, curvature.product(fine, part * scale) * scale]
+            kept.offer(lambda done=products: (scale, *done))
+        squares = scale.square()
+        sketch = torch.cat(products) - fine.decay * squares * test
+        least = (fine.decay + damping) * squares  # one number, where the parameters' own units are ordinary
+        basis, values = _eigenpairs(test, sketch, float(least.min()), damping)
+        core = torch.diag(values) + (basis * least) @ basis.T
+        inner = inverse_within(core.double(), 0.0, fine.precision)
+        outside = float(values.min()) + float(least.median())
+        return LowRankInverse(repr(self), risk.signature, basis, inner.to(basis), outside, damping, None, scale=scale)
 
 
 def _directions(like: Shaped[Tensor, " p"], rank: int, seed: int) -> Shaped[Tensor, "r p"]:

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from .._functional import undisturbed
 from .._kinds import require_question, require_recipe
-from .._objective import questions
-from .._params import Layout
+from .._objective import evaluate, questions
+from .._params import Layout, fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective, Params
+from .._verdict import announce, at_most_order
 from .recipe import Recipe
+from .trials import final_gradient, tried
 
 
 class Waypoint(NamedTuple):
@@ -39,6 +41,7 @@ def tracin(
     checkpoints: int = 10,
     preconditioned: bool = False,
     ids: Sequence[Id] | None = None,
+    groups: int = 3,
 ) -> Scores:
     r"""What each training sample did to each objective, estimated from points along the training.
 
@@ -54,6 +57,7 @@ def tracin(
         preconditioned: Whether $P_t$ is what the optimiser makes of a gradient (Adam's division by its root mean
             square, the sum of momentum), instead of the identity.
         ids: n labels, default 0 to n-1.
+        groups: As in `replay`: left out in trainings that run together, to test the answer; 0 for none.
 
     Returns:
         One score for each sample and objective, with the sign and unit of `influence`.
@@ -63,6 +67,9 @@ def tracin(
         DataError: If the ids are not n.
         UnsupportedError: If it is not a recipe, or no question.
         ValueError: If there are no checkpoints.
+
+    Warns:
+        UnreliableWarning: If the trainings without a group disagree with the answer.
 
     Example:
         >>> from crossfluence import SGD
@@ -85,15 +92,29 @@ def tracin(
     started, labels = time.perf_counter(), recipe.labels(ids)
     parts, names = [], ()
     with undisturbed():
-        for theta, scaling in waypoints(recipe, checkpoints, preconditioned=preconditioned)[0]:
+        points, end = waypoints(recipe, checkpoints, preconditioned=preconditioned)
+        for theta, scaling in points:
             risk = recipe.risk(recipe.holding(theta))
             asked = list(questions(objective, risk.model, risk.theta))
             names = tuple(name for chunk in asked for name in chunk.names)
             directions = torch.cat([chunk.gradients for chunk in asked]) * scaling
             parts.append(-risk.sensitivity(directions))
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
-    report = SolveReport(method, coverage=recipe.coverage, seconds=time.perf_counter() - started)
-    return Scores(torch.stack(parts).sum(0), labels, names, method, report)
+    scores, model = torch.stack(parts).sum(0), recipe.holding(end)
+    values = tuple(evaluate(objective, model)[1].tolist())
+    verdict = at_most_order(
+        tried(recipe, objective, scores, values, groups), "what a step does to the steps after it is left out"
+    )
+    report = SolveReport(
+        method,
+        values=values,
+        gradient_norm=final_gradient(recipe, model),
+        coverage=recipe.coverage,
+        seconds=time.perf_counter() - started,
+        fingerprint=fingerprint(model),
+        verdict=str(verdict),
+    )
+    return Scores(scores, labels, names, method, report, verdict=announce(verdict))
 
 
 def waypoints(recipe: Recipe, count: int, *, preconditioned: bool) -> tuple[list[Waypoint], Params]:

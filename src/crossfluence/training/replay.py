@@ -9,11 +9,15 @@ from .._kinds import require_question, require_recipe
 from .._params import fingerprint
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
+from .._verdict import ROUGH, announce
 from .recipe import Recipe
 from .sweep import swept
+from .trials import final_gradient, tried
 
 
-def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None) -> Scores:
+def replay(
+    recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None, groups: int = 3
+) -> Scores:
     r"""What each training sample did to each objective, exact to first order: through every step of the training.
 
     $$\text{scores}_i = \partial\, m(\theta_T(w)) / \partial w_i \approx
@@ -21,7 +25,7 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
 
     Unlike `influence` it needs no minimum: whatever training did, early stopping, mini-batches in their order,
     momentum, a moving target, is in the derivative. It costs about four or five trainings for one objective; between
-    the points that memory holds, training runs again.
+    the points that memory holds, training runs again. The three trainings that test the answer run together.
 
     Args:
         recipe: The training; it is run once to see where it ends.
@@ -30,6 +34,8 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         keep: Points of the training that are kept at once, each as large as parameters and optimiser state; default
             as many as fit into 256 MiB, and at least twice the square root of the steps. With fewer, parts of the
             training run more often; with one for each step, none runs twice.
+        groups: Left out in trainings that run together, to test the answer: `scores.verdict` is by how far they agree.
+            0 for none.
 
     Returns:
         One score for each sample and objective, with the sign and unit of `influence`.
@@ -40,6 +46,9 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
         DataError: If the ids are not n.
         UnsupportedError: If it is not a recipe, or no question.
         ValueError: If fewer than two points may be kept.
+
+    Warns:
+        UnreliableWarning: If training is so rough that the trainings without a group disagree.
 
     Example:
         >>> import torch
@@ -61,12 +70,17 @@ def replay(recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = N
     require_question(objective, "replay")
     labels = recipe.labels(ids)
     found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
+    effects = found.effects.T
+    values = tuple(found.values.tolist())
+    verdict = tried(recipe, objective, effects, values, groups, ROUGH)
     report = SolveReport(
         solver=f"replay of {found.steps} steps, {found.kept} points kept",
-        values=tuple(found.values.tolist()),
+        values=values,
+        gradient_norm=final_gradient(recipe, found.model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=fingerprint(found.model),
         notes=(f"Going backwards, derivatives by the parameters grew at most {found.growth:.3g}-fold.",),
+        verdict=str(verdict),
     )
-    return Scores(found.effects.T, labels, found.names, "replay", report)
+    return Scores(effects, labels, found.names, "replay", report, verdict=announce(verdict))

@@ -23,6 +23,7 @@ from .._labels import numbered, plain_id, row_of
 from .._objective import evaluate
 from .._scores import Scores
 from .._types import Id, Objective, Train
+from .._verdict import Verdict
 
 Answer: TypeAlias = tuple[tuple[str, ...], list[float]]
 """Names and values of the objectives at one retrained model."""
@@ -97,7 +98,8 @@ def leave_out(
     for position, members in enumerate(groups.values(), start=1):
         weights[position, members] = 0
     names, values = answers(train, objective, weights, executor=executor, store=store)
-    return Scores(values[:1] - values[1:], tuple(groups), names, "retraining")
+    trained = Verdict("sizes", ("trained again",))
+    return Scores(values[:1] - values[1:], tuple(groups), names, "retraining", verdict=trained)
 
 
 def answers(

@@ -13,6 +13,7 @@ from .._errors import DataError, RoughTrainingWarning
 from .._kinds import AbstractTraining, require, require_question
 from .._scores import Scores
 from .._types import Objective
+from .._verdict import ROUGH
 from .draws import without_random
 from .retrain import answers
 
@@ -89,9 +90,8 @@ def smoothness(
     if not found.pearson >= SMOOTH:
         warnings.warn(
             f"Training is rough: the effects of taking {nudge:g} of the weight of {groups} random groups correlate "
-            f"with those of removing them at {found.pearson:.2f} only: derivatives will not predict removals. Use Adam "
-            f"with eps_root=1e-8 or more, or SGD; a lower learning rate or a warm-up; larger batches; smooth "
-            f"activations (GELU, tanh) instead of ReLU; more l2; float64, where effects are small. Or ask leave_out.",
+            f"with those of removing them at {found.pearson:.2f} only: derivatives will not predict removals. {ROUGH} "
+            f"More l2 helps too, and float64 where effects are small.",
             RoughTrainingWarning,
             stacklevel=2,
         )

@@ -19,6 +19,7 @@ from .._params import fingerprint
 from .._risk import Risk
 from .._scores import Scores, SolveReport
 from .._types import Id, Objective
+from .._verdict import announce
 from ..curvature.base import AbstractCurvature
 from ..curvature.eigenbasis import Fit, filtered
 from ..curvature.fisher import AbstractFisher, Fisher
@@ -28,6 +29,7 @@ from ..solvers.krylov import functions_of
 from .checkpoints import waypoints
 from .optimizers import SGD, AdamW
 from .recipe import Recipe
+from .trials import final_gradient, tried
 
 MAX_STEPS = 200  # products that stand for a segment, at most
 GROWTH = 1.0  # exponent by which a direction that curves downwards grows at most: training leaves it sooner
@@ -41,6 +43,7 @@ def source(
     curvature: AbstractCurvature | None = None,
     rtol: float = 1e-2,
     ids: Sequence[Id] | None = None,
+    groups: int = 3,
 ) -> Scores:
     r"""What each training sample did to each objective, with the training in a few segments: `replay` for long runs.
 
@@ -63,6 +66,7 @@ def source(
             for all questions together: for hundreds of them, and rougher.
         rtol: How closely the products with other curvatures follow the exponentials; errors are some times smaller.
         ids: n labels, default 0 to n-1.
+        groups: As in `replay`: left out in trainings that run together, to test the answer; 0 for none.
 
     Returns:
         One score for each sample and objective, with the sign and unit of `influence`.
@@ -77,6 +81,7 @@ def source(
 
     Warns:
         NotConvergedWarning: If 200 products in a segment were not enough.
+        UnreliableWarning: If the trainings without a group disagree with the answer.
 
     Example:
         >>> from crossfluence import SGD, compare, replay
@@ -118,15 +123,21 @@ def source(
             vectors = left / pace
             lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"
+    scores = torch.stack(parts).sum(0)
+    values = tuple(value for chunk in asked for value in chunk.values.tolist())
+    verdict = tried(recipe, objective, scores, values, groups)
     report = SolveReport(
         solver=method,
-        values=tuple(value for chunk in asked for value in chunk.values.tolist()),
+        values=values,
+        gradient_norm=final_gradient(recipe, model),
         coverage=recipe.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=fingerprint(model),
         notes=_limited(lowest),
+        verdict=str(verdict),
     )
-    return Scores(torch.stack(parts).sum(0), labels, tuple(name for c in asked for name in c.names), method, report)
+    names = tuple(name for chunk in asked for name in chunk.names)
+    return Scores(scores, labels, names, method, report, verdict=announce(verdict))
 
 
 def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._abstract_risk import AbstractRisk
 from ..._errors import SingularCurvatureError, UnsupportedError
-from ...curvature.base import Relative, absolute
+from ...curvature.base import Relative, absolute, refuse_damping
 from ...solvers.base import AbstractInverse, AbstractSolver, Solution
 from ...solvers.work import Work
 from .rotations import Rotations
@@ -53,6 +53,9 @@ class WordBlocks(AbstractSolver):
 
     damping: float | Relative = 0.0
 
+    def __post_init__(self) -> None:
+        refuse_damping(self.damping)
+
     def work(self, risk: AbstractRisk) -> Work:
         """No product and no pass: the blocks come from the counts, d numbers for each parameter."""
         size = risk.weights.element_size() * risk.p * next(iter(risk.theta.values())).shape[-1]
@@ -86,6 +89,7 @@ class WordBlocks(AbstractSolver):
 class WordBlocksInverse(AbstractInverse):
     """Cholesky factors of the blocks of both tables."""
 
+    approximation: ClassVar[str] = "WordBlocks leaves out what words do to each other"
     solver: str
     signature: str
     factors: tuple[Float[Tensor, "V d d"], ...]
