@@ -14,7 +14,7 @@ from crossfluence.curvature.eigenbasis import Fit, looked_at
 from crossfluence.curvature.fisher import EmpiricalFisher
 from crossfluence.curvature.kronecker import layers_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # weights chosen, not trained
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
 
 N = 8
 X, Y = normal(N, 4, seed=1), normal(N, seed=2)
