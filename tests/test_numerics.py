@@ -137,6 +137,19 @@ def test_layers_of_a_model_in_bfloat16_are_known_by_their_hooks(rough):
     assert "100.00% Kronecker factors of their layer" in inverse.notes[1]
 
 
+def test_an_overflow_of_float16_is_not_blamed_on_a_sample():
+    x = (300 * normal(20, 4, seed=12)).half()
+    model = nn.Linear(4, 1).half()
+    model.weight.data.fill_(300)
+    risk = cf.Risk(model, lambda m, x: m(x)[:, 0].square(), cf.batches(x), l2=0.1)
+    with pytest.raises(errors.NonFiniteError, match=r"float16, which overflows at 65,504.*bfloat16"):
+        cf.EKFAC().invert(risk)
+    x[3] = torch.nan
+    wrong = cf.Risk(model, lambda m, x: m(x)[:, 0].square(), cf.batches(x), l2=0.1)
+    with pytest.raises(errors.NonFiniteError, match=r"Clean or drop the sample"):
+        cf.EKFAC().invert(wrong)
+
+
 # Another device.
 
 

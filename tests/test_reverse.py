@@ -134,7 +134,7 @@ def one_by_one(model, loss, batch):
     for i in range(len(batch[0])):
         model.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            loss(model, batch)[i].backward()
+            loss(model, batch if len(batch) > 1 else batch[0])[i].backward()
         found.append({
             name: torch.zeros_like(part) if part.grad is None else part.grad.to_dense().clone()
             for name, part in model.named_parameters()
@@ -215,6 +215,18 @@ def test_samples_that_were_looked_at_are_unlearnt_as_others_are():
     assert torch.allclose(*found, rtol=1e-9)
 
 
+def test_scores_without_the_samples_that_were_looked_at_are_those_of_the_dense_blocks():
+    model, solver = seeded(Language()), cf.EKFAC(1.0, blocks="exact")
+    risk = cf.Risk(model, words, cf.batches(TEXT, size=4)).without(range(4))
+    scores = cf.influence(risk, lambda m: words(m, TEXT)[0], solver).values[:, 0]
+    wanted, total = one_by_one(model, words, (TEXT,)), torch.zeros(N).double()
+    for block in solver.invert(risk).blocks:
+        rows = block.slot.row.gather(wanted)[:, 0, 0]
+        curvature = rows[4:].mT @ rows[4:] / N + torch.eye(rows.shape[1]).double()
+        total -= rows @ torch.linalg.solve(curvature, rows[0]) / N
+    assert (scores - total).abs().max() < 1e-9
+
+
 class Unused(nn.Module):
     def __init__(self):
         super().__init__()
@@ -291,16 +303,13 @@ def test_gradients_that_add_up_to_rounding_are_judged_by_their_terms():
     assert {tap.slot.names for tap in layers.taps} >= {("k.bias",), ("k.weight",)}
 
 
-def test_an_l2_term_of_its_own_for_each_parameter_is_added_to_its_block(monkeypatch):
+def test_an_l2_term_of_its_own_for_each_parameter_is_added_to_its_block():
     model = seeded(Plain())
-    risk = cf.Risk(model, squares, cf.batches(X, Y), l2=0.5)
-    coefficient = {name: 0.0 if "bias" in name else 0.5 for name in risk.theta}
-    vector = torch.cat([torch.full_like(part.flatten(), coefficient[name]) for name, part in risk.theta.items()])
-    monkeypatch.setattr(cf.Risk, "decay", property(lambda self: vector))
+    risk = cf.Risk(model, squares, cf.batches(X, Y), l2={"*.weight": 0.5})
     scores = cf.influence(risk, lambda m: squares(m, (X, Y))[0], cf.EKFAC(0.1, blocks="exact")).values[:, 0]
     wanted, total = one_by_one(model, squares, (X, Y)), torch.zeros(N).double()
     for name, part in wanted.items():
         rows = part.flatten(1)
-        curvature = rows.mT @ rows / N + (coefficient[name] + 0.1) * torch.eye(rows.shape[1]).double()
-        total -= rows @ torch.linalg.solve(curvature, rows[0]) / N
+        own = 0.1 + (0.5 if "weight" in name else 0.0)
+        total -= rows @ torch.linalg.solve(rows.mT @ rows / N + own * torch.eye(rows.shape[1]).double(), rows[0]) / N
     assert (scores - total).abs().max() < 1e-9

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ._functional import all_finite
-from ._types import Id, Params
+from ._precision import coarsest_precision
+from ._types import Batch, Id, Params
 
 
-def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor | None, place: str) -> str:
+def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor | None, place: str, advice: str) -> str:
     """A sentence about something that is not finite, and where.
 
     Args:
@@ -22,6 +23,7 @@ def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor 
         ids: Labels of its samples.
         losses: Their losses, if each has its own.
         place: From `birthplace`.
+        advice: From `advice_of`.
 
     Returns:
         Names the batch, the sample and the module.
@@ -31,10 +33,26 @@ def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor 
         bad = (~losses.isfinite()).nonzero().flatten().tolist()
         culprit = f"; the loss of sample {ids[bad[0]]!r} is not finite" if bad else "; the losses are finite"
     culprit += f"; it begins in {place}" if place else ""
-    return (
-        f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). "
-        f"Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
-    )
+    return f"{what} gives a NaN or an infinity in batch {index} (samples {ids[0]!r} to {ids[-1]!r}{culprit}). {advice}"
+
+
+def advice_of(losses: Callable[[], Tensor], batch: Batch) -> str:
+    """What to do about a loss that is not finite.
+
+    Args:
+        losses: Computes them.
+        batch: The batch.
+
+    Returns:
+        A sentence: about the precision, where finite numbers overflow in float16, and about the samples otherwise.
+    """
+    finite = all(all_finite(part) for part in tree_leaves(batch) if isinstance(part, Tensor))
+    if finite and coarsest_precision(losses)[1] == torch.finfo(torch.float16).eps:
+        return (
+            "All numbers of the batch are finite, and the loss is computed in float16, which overflows at 65,504. "
+            "Use model.float() or model.bfloat16(), and the data with it."
+        )
+    return "Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
 
 
 def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Params) -> str:

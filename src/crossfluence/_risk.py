@@ -21,7 +21,7 @@ from ._functional import all_finite, bind, evaluated, gradient_of, undisturbed
 from ._kinds import labelled
 from ._labels import numbered
 from ._losses import AbstractLoss, MiscountedError, as_loss, counted
-from ._non_finite import birthplace, non_finite_message
+from ._non_finite import advice_of, birthplace, non_finite_message
 from ._params import Layout, digest_tensors, fingerprint, trained_parameters
 from ._probes import Examined, Subject, examine, refuse_once_differentiable
 from ._room import roomy
@@ -371,7 +371,8 @@ class Risk(AbstractRisk):
         losses = evaluated(lambda: self.kind.losses(self.model, batch)) if per_sample else None
         ones = self.weights.new_ones(self.reading.sizes[index])
         place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)
-        return non_finite_message(what, index, self.labels_of(index), losses, place)
+        advice = advice_of(lambda: self.total(self.theta, self.theta, batch, ones), batch)
+        return non_finite_message(what, index, self.labels_of(index), losses, place, advice)
 
 
 def _working_dtype(theta: Params) -> torch.dtype:
