@@ -13,6 +13,8 @@ from crossfluence import _errors as errors
 from crossfluence._copies import copied, frozen_copy
 from crossfluence._params import digest_tensors, fingerprint
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+
 X, Y = normal(20, 4, seed=0), normal(20, seed=1)
 
 

@@ -17,6 +17,8 @@ import crossfluence as cf
 from crossfluence import _errors as errors
 from crossfluence.models.skipgram import WordBlocks
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+
 X, Y = normal(12, 3, seed=0), normal(12, seed=1)
 NET = grid.seeded(nn.Linear(3, 1))
 SPREAD = torch.eye(12, dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 import crossfluence as cf
 from crossfluence import _errors as errors
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # nothing was trained
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
 
 X, Y = normal(24, 4, seed=0), normal(24, seed=1)
 

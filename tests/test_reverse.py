@@ -14,6 +14,8 @@ from crossfluence.curvature.eigenbasis import Fit, looked_at
 from crossfluence.curvature.fisher import EmpiricalFisher
 from crossfluence.curvature.kronecker import layers_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+
 N = 8
 X, Y = normal(N, 4, seed=1), normal(N, seed=2)
 TEXT, LENGTHS = integers(7, N, 5, seed=3), 1 + integers(5, N, seed=4)

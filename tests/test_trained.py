@@ -16,6 +16,8 @@ import crossfluence as cf
 from crossfluence import _errors as errors
 from crossfluence._params import trained_parameters
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+
 X, Y = normal(30, 3, seed=0), normal(30, seed=1)
 LAYERS = [("0.weight", "0.bias"), ("2.weight", "2.bias")]
 GLOBS = {"*.weight": 0.3, "2.bias": 0.1}
