@@ -14,6 +14,8 @@ from crossfluence import _errors as errors
 from crossfluence.models.skipgram.blocks import WordBlocks
 from crossfluence.solvers.energy import Energy
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # of training, not solving
+
 SOLVERS = [
     cf.Auto, cf.Exact, cf.CG, cf.GMRES, cf.LiSSA, cf.EKFAC, cf.Jacobi, lambda d: cf.LowRank(3, d),
     lambda d: cf.Nystrom(3, d), WordBlocks,

@@ -9,6 +9,8 @@ from torch import nn
 
 import crossfluence as cf
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # of training, not solving
+
 LIMITS = {torch.float64: 1e-5, torch.float32: 2e-3}
 
 
@@ -119,7 +121,7 @@ def test_the_unit_of_a_parameter_changes_no_score(name, decay, solver, dtype):
 def test_the_unit_of_a_parameter_changes_no_score_of_a_network_far_from_a_minimum(solver, dtype):
     model, *_ = PROBLEMS["network"]()
     wanted = right("network", 0.5)
-    for spread in (0, 3):
+    for spread in (0, 13):
         found = scores("network", units_of(model, spread), solver, dtype, 0.5).values[:, 0].double()
         assert (found - wanted).abs().max() <= LIMITS[dtype] * 10 * wanted.abs().max()
 

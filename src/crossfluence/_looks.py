@@ -213,7 +213,7 @@ def disagree(gaps: Iterable[float], limit: float) -> bool:
 
 
 def random_direction(layout: Layout, theta: Params, seed: int) -> Shaped[Tensor, " p"]:
-    """A random direction that moves each parameter by the size of its own tensor, so that no unit decides.
+    """A random direction that moves each parameter by about its own size, so that no unit decides.
 
     Args:
         layout: Of the parameters.
@@ -224,8 +224,15 @@ def random_direction(layout: Layout, theta: Params, seed: int) -> Shaped[Tensor,
         Shape `(p,)`.
     """
     flat, generator = layout.flatten(theta), torch.Generator().manual_seed(seed)
-    sizes = {name: torch.full_like(part, max(float(part.square().mean()) ** 0.5, 1e-8)) for name, part in theta.items()}
+    sizes = {name: _sizes(part) for name, part in theta.items()}
     return torch.randn(len(flat), generator=generator).to(flat) * layout.flatten(sizes)
+
+
+def _sizes(part: Tensor) -> Tensor:
+    """How large each number is; zeros are taken to be as large as the median of the others."""
+    sizes = part.abs()
+    others = sizes[sizes > 0]
+    return torch.where(sizes > 0, sizes, others.median() if len(others) else 1e-8)
 
 
 def choose(look: Look, here: Point, around: Iterable[Around]) -> Chosen:
