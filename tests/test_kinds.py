@@ -137,7 +137,7 @@ def test_the_wrong_kind_of_thing_is_refused_with_what_to_type(call, thing):
         (lambda: cf.leave_out(RECIPE, ask, "cora"), "the string 'cora' for the samples of leave_out.*Type: ['cora']"),
         (lambda: cf.CG(1.0, curvature="Hessian").invert(RISK), "the string 'Hessian'; curvature= needs a curvature"),
         (lambda: cf.CG(1.0, preconditioner="Jacobi").invert(RISK), "Type: preconditioner=crossfluence.Jacobi()."),
-        (lambda: cf.EKFAC(curvature=cf.Hessian()).invert(RISK), "Got Hessian; EKFAC needs a Fisher matrix."),
+        (lambda: cf.EKFAC(curvature=cf.Hessian()).invert(RISK), "Got Hessian; EKFAC needs a Fisher matrix, made of"),
     ],
 )  # fmt: skip
 def test_the_line_to_type_fits_what_came(call, line):

@@ -249,7 +249,9 @@ def test_a_parameter_the_loss_never_reaches_is_left_out_by_name(l2):
 
 
 def test_a_curvature_that_ek_fac_cannot_take_is_named_with_one_that_it_can():
-    with pytest.raises(errors.UnsupportedError, match=r"GaussNewton\(\) does not have.*curvature=Fisher\(\)"):
+    with pytest.raises(
+        errors.UnsupportedError, match=r"Got GaussNewton; EKFAC needs.*curvature=crossfluence.Fisher\(\)"
+    ):
         cf.EKFAC(curvature=cf.GaussNewton())
 
 

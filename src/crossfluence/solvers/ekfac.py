@@ -77,11 +77,12 @@ class EKFAC(AbstractSolver):
         refuse_damping(self.damping)
         if self.blocks not in NAMES:
             raise ValueError(f"Got blocks={self.blocks!r}; needed one of {', '.join(map(repr, NAMES))}.")
-        if self.curvature is not None and not isinstance(self.curvature, AbstractFisher):
-            raise UnsupportedError(
-                f"EKFAC is made of gradients of single samples, which {self.curvature!r} does not have. Use "
-                f"curvature=Fisher(), whose expectation is GaussNewton(), curvature=EmpiricalFisher(), or none."
-            )
+        if self.curvature is not None:
+            require(
+                self.curvature, AbstractFisher, "EKFAC", "a Fisher matrix, made of gradients of single samples",
+                "EKFAC(curvature=crossfluence.EmpiricalFisher())",
+                GaussNewton="EKFAC(curvature=crossfluence.Fisher()), whose expectation is GaussNewton()",
+            )  # fmt: skip
 
     def work(self, risk: AbstractRisk) -> Work:
         """One or two passes over the data, and eigenproblems that do not grow with it."""
@@ -132,11 +133,7 @@ class EKFAC(AbstractSolver):
                 f"EKFAC needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. Use CG(damping) "
                 f"where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
             )
-        curvature = self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
-        require(
-            curvature, AbstractFisher, "EKFAC", "a Fisher matrix", "EKFAC(curvature=crossfluence.EmpiricalFisher())"
-        )
-        return curvature
+        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
 
     def _inverse(self, fit: Fit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
         risk, by_name = fit.risk, fit.risk.decays

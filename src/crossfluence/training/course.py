@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from .._data import Batches
+from .._functional import recorded_twice
 from .._trained import Hooks
 from .._types import Batch, Params
 from .._ways import slope
@@ -118,8 +119,15 @@ class Course:
         differentiable: bool = False,
     ) -> Params:
         """The same by plain autograd, which asks nothing of the loss that training does not."""
+
+        def total(live: Params) -> Tensor:
+            return self.total(live, frozen, batch, weights)
+
+        if self.seeds is not None:  # attention draws otherwise here than in many trainings at once: go their way
+            with contextlib.suppress(Exception), self._drawn(step), recorded_twice():
+                return self._whole_field(grad(total)(theta), theta, weights)
         with self._drawn(step):
-            part = slope(lambda live: self.total(live, frozen, batch, weights), theta, differentiable=differentiable)
+            part = slope(total, theta, differentiable=differentiable)
         return self._whole_field(part, theta, weights)
 
     def _whole_field(self, part: Params, theta: Params, weights: Shaped[Tensor, " b"]) -> Params:
