@@ -210,7 +210,7 @@ def test_missing_words_are_named_and_the_others_used():
     assert torch.equal(test(MODEL), ask.weat(dataclasses.replace(sets, X=("w1", "w2", "w3")), INDEX)(MODEL))
     with pytest.raises(WordError, match=r"least=0\.8"):
         ask.weat(sets, INDEX, least=0.8)
-    with pytest.raises(WordError, match=r"1 of the 1 words of A \(A\) have a vector; needed 2"):
+    with pytest.raises(WordError, match=r"A \(A\) holds 1 word, 'w6'; needed at least 2"):
         ask.weat(dataclasses.replace(sets, A=("w6",)), INDEX, least=0)
 
 

@@ -17,7 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Full backward hook is firing"),  # PyTorch's own word on a left-over hook
     pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*is deprecated"),
     pytest.mark.filterwarnings("ignore:There is a performance drop"),
-    pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning"),  # random weights, nothing has ended
 ]
 
 

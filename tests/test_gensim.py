@@ -12,6 +12,8 @@ from crossfluence.corpus.vocabulary import corpus_of, read_corpus
 from crossfluence.models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
 from crossfluence.models.skipgram.formats import load_word2vec, write_vectors
 
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a short training
+
 gensim = pytest.importorskip("gensim.models")
 
 

@@ -226,6 +226,7 @@ def test_chunks_of_questions_shrink_as_the_model_grows(monkeypatch):
     assert torch.allclose(chunks.values, whole.values, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # stopped early
 def test_a_solve_that_stops_early_warns_with_its_residual():
     problem = grid.AUTOENCODER
     for solver in (cf.CG(max_steps=2), cf.GMRES(max_steps=2)):

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pandas as pd
+import pytest
 import torch
 from grid import normal
 
 from crossfluence.models.dec import DEC, anchored_target, encoder, moving_target, rescaled, start_centres, target
 from crossfluence.studies.clusters import KEPT, ClusterSettings, between_clusters, checked_ids, explain, settled
 from crossfluence.studies.mixture import CONVERGED, PAPER, estimates, gaussians, mixture_study
+
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # two steps of training
 
 NOISE = normal(60, 3, seed=0)
 QUICK = ClusterSettings(k=3, pretraining=50, steps=150, check=12, draws=2)

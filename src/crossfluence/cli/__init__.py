@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .._errors import MissingExtraError
+import warnings
+
+from .._errors import MissingExtraError, UnreliableWarning
 
 try:
     import typer
@@ -26,6 +28,7 @@ for command in (mixture, planted, weat, scifi):
 @app.callback()
 def describe() -> None:
     """Which training samples made a model behave as it does, checked by training again."""
+    warnings.filterwarnings("ignore", category=UnreliableWarning)  # every command says it in its first sentence
 
 
 def main(argv: list[str] | None = None) -> None:

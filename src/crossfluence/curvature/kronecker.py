@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._errors import UnsupportedError
-from .._functional import recorded
+from .._functional import evaluated, recorded
 from .._losses import length_of
 from .._params import coarseness
 from .._types import Batch, Params, SampleLoss
@@ -198,7 +198,8 @@ def layers_of(
     """
     precision = coarseness(theta) if precision is None else precision
     taps, kept = taps_of(model, theta, decay or {}), []
-    weights = torch.randn(length_of(batch), generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
+    count = len(evaluated(lambda: scalars(model, batch))) if taps else 0
+    weights = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
     whole = weighted_gradient(scalars, model, theta, batch, weights) if taps else {}
     idle = {slot for slot in {tap.slot for tap in taps} if not slot.gather(whole).any()}
     for samples in (0, 1, None):
@@ -259,7 +260,7 @@ def _by_hooks(
     calls, found = seen.calls(torch.ones_like(seen.z)), {}
     for slot in dict.fromkeys(tap.slot for tap in taps):
         with contextlib.suppress(UnsupportedError):
-            found |= _terms_of(calls, [tap for tap in taps if tap.slot == slot], length_of(batch))
+            found |= _terms_of(calls, [tap for tap in taps if tap.slot == slot], len(seen.z))
     return found
 
 
