@@ -275,6 +275,7 @@ def test_conjugate_gradients_refuse_what_they_cannot_solve():
         cf.influence(hill, objective, cf.CG(0.1))
 
 
+@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a damping that is all
 def test_a_question_about_directions_that_training_leaves_open_is_refused():
     flat = risk(data=cf.batches(X * torch.tensor([1.0, 1.0, 0.0]), Y))
     with pytest.raises(errors.SingularCurvatureError, match=r"singular.*Exact\(damping=.*Risk\(\.\.\., l2="):
