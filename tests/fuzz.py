@@ -89,12 +89,12 @@ LOSSES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
 SOLVERS: dict[str, Callable[[int, float], Any]] = {
     "Auto": lambda p, by: cf.Auto(by),
     "Exact": lambda p, by: cf.Exact(by),
-    "CG": lambda p, by: cf.CG(by, max_steps=2000),
-    "GMRES": lambda p, by: cf.GMRES(by),
+    "CG": lambda p, by: cf.CG(by, rtol=1e-9, max_steps=2000),
+    "GMRES": lambda p, by: cf.GMRES(by, rtol=1e-9),
     "LowRank": lambda p, by: cf.LowRank(p, by),
-    "CG with Nystrom": lambda p, by: cf.CG(by, preconditioner=cf.Nystrom(max(1, p // 2), by)),
-    "CG with Jacobi": lambda p, by: cf.CG(by, preconditioner=cf.Jacobi(by), max_steps=2000),
-    "GMRES with LowRank": lambda p, by: cf.GMRES(by, preconditioner=cf.LowRank(p, max(by, 1e-3))),
+    "CG with Nystrom": lambda p, by: cf.CG(by, rtol=1e-9, preconditioner=cf.Nystrom(max(1, p // 2), by)),
+    "CG with Jacobi": lambda p, by: cf.CG(by, rtol=1e-9, preconditioner=cf.Jacobi(by), max_steps=2000),
+    "GMRES with LowRank": lambda p, by: cf.GMRES(by, rtol=1e-9, preconditioner=cf.LowRank(p, max(by, 1e-3))),
     "EKFAC": lambda p, by: cf.EKFAC(by),
     "Identity": lambda p, by: cf.Identity(),
 }
@@ -171,6 +171,9 @@ def model_of(case: Case, x: Tensor, y: Tensor) -> nn.Module:
     with torch.no_grad():
         for part in model.parameters():
             part.copy_(0.5 * torch.randn(part.shape, generator=generator, dtype=torch.float64))
+    first = next((module for module in model.modules() if isinstance(module, nn.Linear)), None)
+    if first is not None and first.in_features == case.inputs and "bag" not in case.model:  # as trained on raw columns
+        first.weight.data /= torch.tensor(case.scales[: case.inputs], dtype=torch.float64)
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             module.weight.data[module.padding_idx] = 0
@@ -235,8 +238,7 @@ def reference(
     H, K, a = H[free][:, free], K[:, free], a[:, free]
     if not (H.isfinite().all() and K.isfinite().all() and a.isfinite().all()):
         return torch.full((len(x), len(a)), float("nan"), dtype=flat.dtype), 1.0
-    scale = H.diagonal().abs().clamp_min(1e-300).rsqrt()
-    scale = torch.where(H.diagonal().abs() > 1e-14 * H.diagonal().abs().max(), scale, 1.0)
+    scale = _equilibrated(H)
     values, vectors = torch.linalg.eigh(scale[:, None] * H * scale)
     known = values.abs() > 1e-11 * values.abs().max()
     inside = vectors[:, known]
@@ -245,6 +247,15 @@ def reference(
     scores = -(K * scale) @ inside @ ((inside.T @ (a * scale).T) / values[known][:, None]) / len(x)
     condition = float(values.abs().max() / values[known].abs().min()) if known.any() else 1.0
     return scores, float("inf") if share > 1e-6 else condition
+
+
+def _equilibrated(matrix: Tensor) -> Tensor:
+    """Ruiz' scaling: every row and column of the scaled matrix has a largest entry of one."""
+    scale = torch.ones(len(matrix), dtype=matrix.dtype)
+    for _ in range(30):
+        largest = (scale[:, None] * matrix * scale).abs().amax(1)
+        scale = scale * torch.where(largest > 0, largest.rsqrt(), 1.0)
+    return scale
 
 
 def _jacobian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
@@ -298,7 +309,8 @@ def outcome(case: Case) -> str:
             scores = cf.influence(risk, question, solver)
         except cf.CrossfluenceError as error:
             assert len(str(error)) > 30, f"wordless: {error!r}"
-            if case.nan and xs.is_floating_point() and isinstance(error, NonFiniteError):
+            sound = bool(right.isfinite().all() and losses(own(xs.nan_to_num()), ys).isfinite().all())
+            if sound and case.nan and xs.is_floating_point() and isinstance(error, NonFiniteError):
                 assert str(case.n // 2) in str(error), f"the NaN is not named: {error}"
                 return "NaN named"
             return f"refused: {type(error).__name__}"
@@ -322,7 +334,7 @@ def outcome(case: Case) -> str:
         return "warned"
     if condition > {torch.float64: 1e10, torch.float32: 1e10}[case.dtype]:
         return "undetermined"
-    if float(right.abs().max()) < 1e-12:
+    if float(right.abs().max()) < 1e-10:
         return "no effect"
     raise AssertionError(
         f"off by {gap:.2g} of the largest score, condition {condition:.1e}, notes {scores.report.notes}"

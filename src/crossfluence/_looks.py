@@ -24,6 +24,7 @@ EXACT_DISAGREEMENT = 1e-3  # share of a first derivative by another way, without
 SECOND_DISAGREEMENT = 0.02  # share of a product with the curvature
 COARSE = 1e-4  # rounding beyond which differences tell nothing
 ELSEWHERE = (-1.0, 0.5)  # factors of the parameters
+SETTLED = 0.25  # of a gap, by which a wider difference may change
 WIDER = 8  # times the step of a difference, to see whether it depends on the step
 ROUNDINGS = 100  # rounding errors of a value that a difference may hold
 
@@ -162,17 +163,17 @@ class Around:
         noise = ROUNDINGS * look.precision * _largest(p.slope for p in (self.ahead, self.behind, here, *others))
         gap = float((difference - product).norm())
         share = _share(gap - noise / self.step - bend, float(difference.norm()), float(product.norm()))
-        return share if share <= SECOND_DISAGREEMENT or self._settles(look, difference) else 0.0
+        return share if share <= SECOND_DISAGREEMENT or self._settles(look, difference, gap) else 0.0
 
-    def _settles(self, look: Look, difference: Shaped[Tensor, " p"]) -> bool:
-        """Whether a wider difference is the same: at a kink, and where rounding decides, it shrinks with the step."""
+    def _settles(self, look: Look, difference: Shaped[Tensor, " p"], gap: float) -> bool:
+        """Whether a wider difference is the same, beside the gap: at a kink, and where rounding decides, it is not."""
         moved = look.layout.split(WIDER * self.step * self.direction * look.moving)
         ahead, behind = (
             look.at({name: part + (sign * moved[name]).to(part) for name, part in look.theta.items()}).slope
             for sign in (1, -1)
         )
         wider = (ahead - behind) / (2 * WIDER * self.step)
-        return float((wider - difference).norm()) <= 0.5 * float(difference.norm())
+        return float((wider - difference).norm()) <= SETTLED * gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,9 +248,10 @@ def choose(look: Look, here: Point, around: Iterable[Around]) -> Chosen:
         Ways for first and second derivatives.
     """
     refused: list[str] = []
+    ways = (Forward(), Reverse()) if look.moving.all() else (Reverse(),)  # forward mode moves padding rows
 
     def agreeing(gap: Callable[[Around, AbstractWay], float], limit: float) -> AbstractWay | None:
-        for way in (Forward(), Reverse()):
+        for way in ways:
             if not (reason := refusal(way, gap, limit)):
                 return way
             refused.append(reason)

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._errors import SingularCurvatureError
 from ..curvature.base import PROBES, AbstractCurvature, Relative, diagonal, plain_damping, refuse_damping
 from ..curvature.operator import operator_products, operator_readings
 from ..curvature.scale import scale_of
@@ -64,7 +65,13 @@ class Jacobi(AbstractSolver):
         scale, least = scale_of(curvature, fine, damping), fine.decay + damping
         damped = diagonal(curvature, fine, seed=self.seed, scale=scale) + damping
         noise = FLOOR * (damped * scale.square()).abs().mean() / scale.square()
-        return JacobiInverse(repr(self), risk.signature, torch.maximum(damped, noise).clamp_min(least), damping)
+        raised = torch.maximum(damped, noise).clamp_min(least)
+        if not float(raised.min()) > 0:
+            raise SingularCurvatureError(
+                "The curvature is zero at some parameters, and so is its damping: there is nothing to divide by. Give "
+                "a damping, such as Jacobi(damping=1e-3), or train with l2 and say so: Risk(..., l2=...)."
+            )
+        return JacobiInverse(repr(self), risk.signature, raised, damping)
 
 
 @dataclass(frozen=True, eq=False)
