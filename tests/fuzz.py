@@ -332,8 +332,8 @@ def outcome(case: Case) -> str:
         return "right"
     if ours:
         return "warned"
-    if condition > {torch.float64: 1e10, torch.float32: 1e10}[case.dtype]:
-        return "undetermined"
+    if condition > 1e10 or gap <= 10 * condition * torch.finfo(case.dtype).eps:
+        return "undetermined"  # rounding the question's gradient moves it as far
     if float(right.abs().max()) < 1e-10:
         return "no effect"
     raise AssertionError(

@@ -59,6 +59,9 @@ class Jacobi(AbstractSolver):
 
         Returns:
             An inverse that costs p operations for each question.
+
+        Raises:
+            SingularCurvatureError: If the damped diagonal is zero somewhere.
         """
         curvature, fine = natural_curvature(self.curvature, risk), risk.fine
         damping = plain_damping(self.damping, curvature, risk)
