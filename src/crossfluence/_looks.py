@@ -158,21 +158,23 @@ class Around:
         product = look.layout.flatten(found)[0]
         if not product.isfinite().all():
             return 0.0  # no reason to go another way round: the pass over the data names it
-        difference = (self.ahead.slope - self.behind.slope) / (2 * self.step)
-        bend = float((self.ahead.slope + self.behind.slope - 2 * here.slope).norm()) / self.step
-        noise = ROUNDINGS * look.precision * _largest(p.slope for p in (self.ahead, self.behind, here, *others))
+        units = self.direction.abs()  # of the parameters: what comes out has none
+        before, after, middle, *far = (units * p.slope for p in (self.behind, self.ahead, here, *others))
+        difference, product = (after - before) / (2 * self.step), units * product
+        bend = float((after + before - 2 * middle).norm()) / self.step
+        noise = ROUNDINGS * look.precision * _largest((before, after, middle, *far))
         gap = float((difference - product).norm())
         share = _share(gap - noise / self.step - bend, float(difference.norm()), float(product.norm()))
-        return share if share <= SECOND_DISAGREEMENT or self._settles(look, difference, gap) else 0.0
+        return share if share <= SECOND_DISAGREEMENT or self._settles(look, units, difference, gap) else 0.0
 
-    def _settles(self, look: Look, difference: Shaped[Tensor, " p"], gap: float) -> bool:
+    def _settles(self, look: Look, units: Shaped[Tensor, " p"], difference: Shaped[Tensor, " p"], gap: float) -> bool:
         """Whether a wider difference is the same, beside the gap: at a kink, and where rounding decides, it is not."""
         moved = look.layout.split(WIDER * self.step * self.direction * look.moving)
         ahead, behind = (
             look.at({name: part + (sign * moved[name]).to(part) for name, part in look.theta.items()}).slope
             for sign in (1, -1)
         )
-        wider = (ahead - behind) / (2 * WIDER * self.step)
+        wider = units * (ahead - behind) / (2 * WIDER * self.step)
         return float((wider - difference).norm()) <= SETTLED * gap
 
 
