@@ -21,6 +21,7 @@ from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, 
 from .work import Work
 
 RANK = 8  # times the rounding error: what a singular value has to exceed to count
+TILTED = 1e-6  # at most, by what is left of training
 REFINED = 3  # solves, each for what the last ones left
 NEGLIGIBLE = 1e-9  # error of a solution that goes unreported
 SPECTRUM_UP_TO = 4_000  # parameters for which the eigenvalues of an unsymmetric matrix are still quick
@@ -82,7 +83,7 @@ class Exact(AbstractSolver):
         factors, pivots, least, singular = _factorised(matrix, scale, curvature, risk)
         notes = ("The curvature is singular: training leaves some directions undetermined (symmetries).",)
         return ExactInverse(
-            repr(self), risk.signature, matrix, factors, pivots, singular, risk.precision**0.5, damping,
+            repr(self), risk.signature, matrix, factors, pivots, singular, _tolerance(risk, scale, least), damping,
             None if smallest is None else smallest - damping, notes if singular else (), scale, least, fine.precision,
         )  # fmt: skip
 
@@ -143,6 +144,14 @@ def _added(damping: float | Relative, matrix: Tensor, curvature: AbstractCurvatu
     if risk.p <= TRACED:
         return absolute(damping, float(matrix.diagonal().mean()))
     return plain_damping(damping, curvature, risk)
+
+
+def _tolerance(risk: AbstractRisk, scale: Float[Tensor, " p"], least: float) -> float:
+    """How much of a question may lie in null directions: rounding, and the tilt of them by what is left of training."""
+    theta, gradient = (part.to(scale) for part in (risk.layout.flatten(risk.theta), risk.gradient))
+    # of a symmetry along t, H t = -g: the direction found is off by |g| / (|t| smallest eigenvalue kept)
+    tilt = float((scale * gradient).norm() / ((theta / scale).norm() * least).clamp_min(1e-300))
+    return risk.precision**0.5 + min(tilt, TILTED)
 
 
 def _factorised(
