@@ -20,6 +20,7 @@ from ._verdict import Evidence, suspicious
 from .curvature.hessian import Hessian
 from .solvers.base import AbstractInverse, Answers, Solution
 
+ROUNDED = 64  # rounding errors of a loss that a jump may hold
 LOOKED_AT = 1024  # samples whose losses are searched for kinks
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
@@ -99,7 +100,8 @@ def kinks(risk: Risk) -> float:
     for _, batch, weights in risk.passes():
         at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
         whole, half = ((at[s] - 2 * at[0.0] + at[-s]).abs().sum() for s in (1.0, 0.5))
-        jumps += float(4 * half - whole)
+        rounding = ROUNDED * risk.precision * at[0.0].abs().sum()  # of five losses, four times in the halves
+        jumps += float(4 * half - whole - rounding)
         slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2
         seen += len(weights)
         if seen >= LOOKED_AT:
