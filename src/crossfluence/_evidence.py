@@ -91,7 +91,7 @@ def kinks(risk: Risk) -> float:
     if not risk.kind.per_sample:
         return 0.0
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
-    jumps = slopes = 0.0
+    jumps = slopes = rounding = 0.0
     bound, seen = bind(risk.kind.losses, risk.model), 0
 
     def losses(factor: float, batch: Batch) -> Tensor:
@@ -100,13 +100,13 @@ def kinks(risk: Risk) -> float:
     for _, batch, weights in risk.passes():
         at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
         whole, half = ((at[s] - 2 * at[0.0] + at[-s]).abs().sum() for s in (1.0, 0.5))
-        rounding = ROUNDED * risk.precision * at[0.0].abs().sum()  # of five losses, four times in the halves
-        jumps += float(4 * half - whole - rounding)
+        jumps += float(4 * half - whole)
+        rounding += ROUNDED * risk.precision * float(at[0.0].abs().sum())  # of five losses, four times in the halves
         slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2
         seen += len(weights)
         if seen >= LOOKED_AT:
             break
-    return max(0.0, jumps / slopes) if slopes else 0.0
+    return jumps / slopes if slopes and jumps > rounding else 0.0
 
 
 def _direction(theta: Params) -> Params:
