@@ -17,6 +17,7 @@ from ._risk import Risk
 from ._scores import SolveReport
 from ._types import Batch, Params
 from ._verdict import Evidence, suspicious
+from ._ways import moved
 from .curvature.hessian import Hessian
 from .solvers.base import AbstractInverse, Answers, Solution
 
@@ -95,7 +96,7 @@ def kinks(risk: Risk) -> float:
     bound, seen = bind(risk.kind.losses, risk.model), 0
 
     def losses(factor: float, batch: Batch) -> Tensor:
-        return evaluated(lambda: bound(_moved_by(risk.theta, along, factor), batch)).double()
+        return evaluated(lambda: bound(moved(risk.theta, along, factor), batch)).double()
 
     for _, batch, weights in risk.passes():
         at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
@@ -114,10 +115,6 @@ def _direction(theta: Params) -> Params:
     generator = torch.Generator().manual_seed(0)
     drawn = {name: torch.randn(part.shape, generator=generator).to(part) for name, part in theta.items()}
     return {name: drawn[name] * (float(part.square().mean()) ** 0.5 or 1.0) for name, part in theta.items()}
-
-
-def _moved_by(theta: Params, along: Params, factor: float) -> Params:
-    return {name: tensor + factor * along[name] for name, tensor in theta.items()}
 
 
 def _step(risk: AbstractRisk, inverse: AbstractInverse) -> Shaped[Tensor, " p"] | None:

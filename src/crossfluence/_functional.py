@@ -107,24 +107,10 @@ def jvp(function: Callable[[Point], Value], at: Point, direction: Point) -> Valu
         return push(direction)[0]
 
 
-def pullback(function: Callable[[Params], Tensor], theta: Params) -> tuple[Tensor, Callable[[Tensor], Params]]:
-    """The value of `function` and its derivative in reverse mode.
-
-    Args:
-        function: Of named tensors.
-        theta: Where to differentiate.
-
-    Returns:
-        The value, and the map from a cotangent of its shape to named tensors.
-    """
-    value, pull = vjp(function, theta)[:2]
-    return value, lambda cotangent: pull(cotangent)[0]
-
-
 def gradient_of(function: Callable[[Params], Tensor], theta: Params) -> Params:
     """The derivative of a scalar, in a backward pass that frees what it has read and may use fused attention kernels.
 
-    It cannot be differentiated again, and needs less than half the memory of a `pullback`.
+    It cannot be differentiated again, and needs less than half the memory of a graph that can.
 
     Args:
         function: Of named tensors.

@@ -15,7 +15,7 @@ from torch import Tensor
 from ._functional import differentiating, recorded_twice, strided
 from ._params import Layout
 from ._types import Params
-from ._ways import AbstractWay, Difference, Forward, Reverse, step_length
+from ._ways import AbstractWay, Difference, Forward, Reverse, moved, step_length
 
 DIRECTIONS = 3  # along which derivatives are compared; two must disagree, since one may cross a kink
 CLOSE = 0.05  # of a limit: the first direction settles it alone
@@ -107,10 +107,7 @@ class Look:
             direction = random_direction(self.layout, self.theta, seed)
             step = step_length(self.precision, float(flat.norm()), direction)
             move = self.layout.split(direction * self.moving * step)
-            ahead, behind = (
-                self.at({name: part + (sign * move[name]).to(part) for name, part in self.theta.items()})
-                for sign in (1, -1)
-            )
+            ahead, behind = (self.at(moved(self.theta, move, sign)) for sign in (1, -1))
             yield Around(direction, step, ahead, behind)
 
     @cached_property
@@ -169,11 +166,8 @@ class Around:
 
     def _settles(self, look: Look, units: Shaped[Tensor, " p"], difference: Shaped[Tensor, " p"], gap: float) -> bool:
         """Whether a wider difference is the same, beside the gap: at a kink, and where rounding decides, it is not."""
-        moved = look.layout.split(WIDER * self.step * self.direction * look.moving)
-        ahead, behind = (
-            look.at({name: part + (sign * moved[name]).to(part) for name, part in look.theta.items()}).slope
-            for sign in (1, -1)
-        )
+        move = look.layout.split(WIDER * self.step * self.direction * look.moving)
+        ahead, behind = (look.at(moved(look.theta, move, sign)).slope for sign in (1, -1))
         wider = units * (ahead - behind) / (2 * WIDER * self.step)
         return float((wider - difference).norm()) <= SETTLED * gap
 

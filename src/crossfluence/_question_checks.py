@@ -14,7 +14,7 @@ from ._looks import CLOSE, COARSE, DIRECTIONS, ELSEWHERE, FIRST_DISAGREEMENT, RO
 from ._params import Layout, coarseness, moving
 from ._precision import coarsest_precision
 from ._types import Params
-from ._ways import step_length, value_and_rows
+from ._ways import moved, step_length, value_and_rows
 
 
 def check_question(
@@ -87,8 +87,8 @@ def _disagreeing(
     for seed in range(DIRECTIONS):
         direction = random_direction(layout, theta, seed) * mask
         step = step_length(precision, float(flat.norm()), direction)
-        moves = (layout.split(direction * sign * step) for sign in (1, -1))
-        ahead, behind = (_moved(values, theta, move) for move in moves)
+        move = layout.split(direction * step)
+        ahead, behind = (evaluated(lambda s=s, move=move: values(moved(theta, move, s))) for s in (1, -1))
         difference, derivative = (ahead - behind) / (2 * step), rows @ direction
         bend = (ahead + behind - 2 * here).abs() / step  # what a kink can do at most
         noise = ROUNDINGS * precision * torch.stack([size, ahead.abs(), behind.abs()]).amax(0) / step
@@ -97,7 +97,3 @@ def _disagreeing(
         if len(gaps) == 1 and float(gaps[0].max()) <= CLOSE * FIRST_DISAGREEMENT:
             break
     return torch.tensor([disagree(column, FIRST_DISAGREEMENT) for column in torch.stack(gaps).T.tolist()])
-
-
-def _moved(values: Callable[[Params], Tensor], theta: Params, move: Params) -> Tensor:
-    return evaluated(lambda: values({name: part + move[name].to(part) for name, part in theta.items()}))

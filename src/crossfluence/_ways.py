@@ -226,12 +226,23 @@ class Difference(AbstractWay):
         for direction in directions:
             step = step_length(self.precision, size, direction)
             move = layout.split(direction * step)
-            ahead, behind = (
-                function({name: theta[name] + (sign * move[name]).to(theta[name]) for name in theta})
-                for sign in (1, -1)
-            )
+            ahead, behind = (function(moved(theta, move, sign)) for sign in (1, -1))
             found.append(tree_map(lambda a, b, step=step: (wide(a) - wide(b)) / (2 * step), ahead, behind))
         return tree_map(lambda *parts: torch.stack(parts), *found)
+
+
+def moved(theta: Params, move: Params, factor: float) -> Params:
+    """Parameters some way along a direction, in their own precision.
+
+    Args:
+        theta: Named tensors.
+        move: Of the same names and shapes.
+        factor: How far.
+
+    Returns:
+        New tensors.
+    """
+    return {name: part + (factor * move[name]).to(part) for name, part in theta.items()}
 
 
 def step_length(precision: float, size: float, direction: Shaped[Tensor, " p"]) -> float:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._functional import VECTORS_AT_ONCE, bind, recorded
+from .._functional import VECTORS_AT_ONCE, bind, recorded, strided
 from .._types import Batch, Params
 
 
@@ -52,7 +52,7 @@ def gradient_by_name(values: Tensor, direction: Tensor, params: Params) -> Param
         return {name: torch.zeros_like(tensor) for name, tensor in params.items()}
     found = torch.autograd.grad(values, list(params.values()), direction.to(values), allow_unused=True)
     return {
-        name: torch.zeros_like(tensor) if part is None else _dense(part)
+        name: torch.zeros_like(tensor) if part is None else strided(part)
         for (name, tensor), part in zip(params.items(), found, strict=True)
     }
 
@@ -88,7 +88,7 @@ def _one_by_one(values: Tensor, params: Params) -> dict[str, list[Tensor]]:
     found: dict[str, list[Tensor]] = {}
     for value in values:
         parts = _back(value, params, None)
-        _collect(found, params, [None if part is None else _dense(part).unsqueeze(0) for part in parts])
+        _collect(found, params, [None if part is None else strided(part).unsqueeze(0) for part in parts])
     return found
 
 
@@ -102,10 +102,6 @@ def _collect(found: dict[str, list[Tensor]], params: Params, parts: Any) -> None
     for name, part in zip(params, parts, strict=True):
         if part is not None:
             found.setdefault(name, []).append(part.detach())
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient if gradient.layout is torch.strided else gradient.to_dense()
 
 
 def weighted_gradient(
