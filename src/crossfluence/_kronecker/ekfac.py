@@ -20,6 +20,7 @@ from .._require import require
 from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf
 from .._risk.risk import Risk
+from .._risk.tokens import Unit
 from .._solvers.base import AbstractInverse, AbstractSolver, Answers, Solution
 from .._solvers.cost import Rehearsal, Stage, Work
 from .._storage.partial import NOWHERE, Checkpoint
@@ -200,7 +201,7 @@ class EKFACInverse(AbstractInverse):
         return Solution(filtered(self.blocks, self.responses, self.layout, vectors))
 
     def answers(
-        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None, unit: Unit = "sample"
     ) -> Iterator[Answers]:
         """All pairs at once, layer by layer, if there is a question for each test sample and hooks explain all layers.
 
@@ -208,15 +209,16 @@ class EKFACInverse(AbstractInverse):
             risk: The trained model.
             objective: The questions.
             candidates: Samples that were not trained on, instead of the training data.
+            unit: Of the rows: samples, or their tokens, which take the ordinary way.
 
         Yields:
             Chunks of some hundred questions.
         """
         pairs = None
-        if isinstance(objective, EachOf) and isinstance(risk, Risk):
+        if isinstance(objective, EachOf) and isinstance(risk, Risk) and unit == "sample":
             pairs = pairs_of(risk, objective, self._filters())
         if pairs is None:
-            yield from super().answers(risk, objective, candidates)
+            yield from super().answers(risk, objective, candidates, unit)
             return
         step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
         yield from pairs.answers(candidates, self.layout.split(step))

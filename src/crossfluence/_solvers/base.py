@@ -19,6 +19,7 @@ from .._curvature.hessian import FieldJacobian, Hessian
 from .._require import described, require, require_risk
 from .._risk.base import AbstractRisk, differing
 from .._risk.objectives import Questions, questions
+from .._risk.tokens import Unit, sensitivities
 from .._storage.archive import read_archive, write_archive
 from .._storage.partial import FORMAT, Checkpoint, Unfinished
 from .._types import Batch, Objective
@@ -154,7 +155,7 @@ class AbstractInverse(ABC):
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
 
     def answers(
-        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None, unit: Unit = "sample"
     ) -> Iterator[Answers]:
         """Questions in chunks: their gradients, a solve, and one forward-mode pass over the samples for each.
 
@@ -162,6 +163,7 @@ class AbstractInverse(ABC):
             risk: The trained model that this inverse belongs to.
             objective: The questions.
             candidates: Samples that were not trained on, instead of the training data.
+            unit: Of the rows: samples, or their tokens.
 
         Yields:
             One chunk after another.
@@ -170,7 +172,7 @@ class AbstractInverse(ABC):
         for chunk in questions(objective, risk.model, risk.theta):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
-            reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
+            reached = sensitivities(fine, u, candidates, unit)
             drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
             reached, drift = reached.to(risk.weights), drift.to(risk.weights)
             yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
