@@ -11,7 +11,7 @@ ROOT = Path(crossfluence.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.stat().st_size)
 FLOORS = [  # from the top; what begins with an underscore is ours
     {"app"},
-    {"clustering", "words"},
+    {"clustering", "language", "words"},
     {"_actions"},
     {"_attribution"},
     {"_evaluation"},
@@ -29,7 +29,20 @@ FLOORS = [  # from the top; what begins with an underscore is ours
     {"_require", "_types"},
     {"errors"},
 ]
-HEAVY = {"pandas", "plotly", "sklearn", "jinja2", "rich", "typer", "pyarrow", "scipy", "matplotlib"}
+HEAVY = {
+    "pandas",
+    "plotly",
+    "sklearn",
+    "jinja2",
+    "rich",
+    "typer",
+    "pyarrow",
+    "scipy",
+    "matplotlib",
+    "transformers",
+    "peft",
+    "datasets",
+}
 
 
 def name_of(file: Path) -> str:

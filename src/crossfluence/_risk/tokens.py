@@ -96,10 +96,10 @@ def tokens_of(risk: AbstractRisk) -> TokenLosses:
     kind = risk.kind if isinstance(risk, Risk) else None
     if isinstance(kind, OnOutputs) and kind.tokens is not None:
         return kind.tokens
+    has = "a structure of its own" if kind is None else f"a {type(kind).__name__} without tokens"
     raise UnsupportedError(
-        f"unit='token' needs a loss that is a sum over tokens; this risk has "
-        f"{'a structure of its own' if kind is None else f'a {type(kind).__name__} without tokens'}. Type unit='sample', "
-        f"or write the loss as crossfluence.OnOutputs.by_token(outputs, losses, positions)."
+        f"unit='token' needs a loss that is a sum over tokens; this risk has {has}. Type unit='sample', or write "
+        f"the loss as crossfluence.OnOutputs.by_token(outputs, losses, positions)."
     )
 
 
