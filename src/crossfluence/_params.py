@@ -13,12 +13,14 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
+from ._archive import stored
 from ._errors import ParameterError, UnsupportedError
 from ._kinds import listed
 from ._trained import names_of, refuse_untraceable
 from ._types import Params
 
 
+@stored("Layout")
 @dataclass(frozen=True)
 class Layout:
     """Names and shapes of the trained parameters, in the order of `model.named_parameters()`."""

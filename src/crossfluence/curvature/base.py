@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._archive import stored
 from .._errors import DampingError, SolveError, UnsupportedError
 from .._functional import VECTORS_AT_ONCE, undisturbed
 from .._risk import Risk
@@ -69,6 +70,7 @@ class AbstractCurvature(ABC):
         return self._product(risk, vectors)
 
 
+@stored("Relative")
 @dataclass(frozen=True)
 class Relative:
     """Damping as a multiple of the mean eigenvalue of the curvature of the mean loss.

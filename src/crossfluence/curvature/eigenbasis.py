@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .._archive import stored
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NonFiniteError
 from .._params import Layout
@@ -27,6 +28,7 @@ Keep: TypeAlias = Callable[[Callable[[], "Sums"]], None]
 LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
 
 
+@stored("Eigenblock")
 @dataclass(frozen=True, eq=False)
 class Eigenblock:
     r"""One block of a curvature, $(U_L \otimes U_R)\operatorname{diag}(\text{values})(U_L \otimes U_R)^\top$.
@@ -60,6 +62,7 @@ class Eigenblock:
         return block if self.right is None else block @ self.right.mT
 
 
+@stored("Sums")
 @dataclass(frozen=True, eq=False)
 class Sums:
     """A pass over the data that is under way.

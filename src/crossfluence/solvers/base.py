@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._abstract_risk import AbstractRisk, differing
 from .._archive import read_archive, write_archive
-from .._checkpoint import FORMAT, Checkpoint, Unfinished
+from .._checkpoint import FORMAT, READABLE, Checkpoint, Unfinished
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .._functional import undisturbed
 from .._kinds import described, require, require_risk
@@ -236,7 +236,7 @@ class AbstractSolver(ABC):
             raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
         if not os.path.exists(file):
             return Unfinished(repr(self), risk.signature)
-        found = read_archive(file, FORMAT, risk.weights.device)
+        found = read_archive(file, READABLE, risk.weights.device)
         if not isinstance(found, (AbstractInverse, Unfinished)):
             raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
         changed = [f"solver ({found.solver}, now {self})"] if found.solver != repr(self) else []
@@ -290,7 +290,7 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
         ...     load_inverse(f"{folder}/net.low_rank").solver
         'LowRank(rank=2, damping=0.0, seed=0, curvature=None)'
     """
-    inverse = read_archive(path, FORMAT, device)
+    inverse = read_archive(path, READABLE, device)
     if not isinstance(inverse, AbstractInverse):
         raise ResultFileError(f"{os.fspath(path)} holds a {type(inverse).__name__}; needed an inverse.")
     return inverse

@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._archive import stored
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import NonFiniteError, SolveError, UnsupportedError
 from .._kinds import require
@@ -155,6 +156,7 @@ class EKFAC(AbstractSolver):
         )
 
 
+@stored("EKFACInverse")
 @dataclass(frozen=True, eq=False)
 class EKFACInverse(AbstractInverse):
     """Eigenblocks and what they are multiplied with: one over eigenvalue, l2 and damping."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._abstract_risk import AbstractRisk
+from .._archive import Parts, stored
 from .._double import moved
 from .._errors import SingularCurvatureError, SolveError
 from .._functional import VECTORS_AT_ONCE
@@ -88,6 +89,18 @@ class Exact(AbstractSolver):
         )  # fmt: skip
 
 
+def _with_scale(parts: Parts, form: str) -> Parts:
+    """The fields of an inverse; those of the first format may have no scale of the parameters."""
+    if "scale" in parts:
+        return parts
+    if parts["singular"]:
+        raise TypeError("an inverse of a singular curvature was kept in another form")
+    matrix = parts["matrix"]
+    least = float(torch.linalg.matrix_norm(matrix, -2))
+    return parts | {"scale": torch.ones_like(matrix[0]), "least": least, "precision": parts["tolerance"] ** 2}
+
+
+@stored("ExactInverse", _with_scale)
 @dataclass(frozen=True, eq=False)
 class ExactInverse(AbstractInverse):
     """A damped curvature, its rows and columns scaled by its diagonal, with its LU factors, in float64.

@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._archive import stored
 from .._errors import SingularCurvatureError
 from ..curvature.base import PROBES, AbstractCurvature, Relative, diagonal, plain_damping, refuse_damping
 from ..curvature.operator import operator_products, operator_readings
@@ -77,6 +78,7 @@ class Jacobi(AbstractSolver):
         return JacobiInverse(repr(self), risk.signature, raised, damping)
 
 
+@stored("JacobiInverse")
 @dataclass(frozen=True, eq=False)
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""

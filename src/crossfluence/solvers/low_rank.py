@@ -11,6 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .._abstract_risk import AbstractRisk
+from .._archive import stored
 from .._checkpoint import NOWHERE, Checkpoint
 from .._errors import SingularCurvatureError
 from ..curvature.base import AbstractCurvature, Relative, damping_products, plain_damping, refuse_damping
@@ -115,6 +116,7 @@ class LowRank(AbstractSolver):
         )  # fmt: skip
 
 
+@stored("LowRankInverse")
 @dataclass(frozen=True, eq=False)
 class LowRankInverse(AbstractInverse):
     """An orthonormal basis, the inverse inside it, and one number for all directions outside.
