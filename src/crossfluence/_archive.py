@@ -110,6 +110,27 @@ def read_tensors(
     return TensorFile(form, texts, {key: tensor for key, tensor in tensors.items() if key not in long})
 
 
+def read_if_whole(path: str | os.PathLike[str], *forms: str | None) -> TensorFile | None:
+    """Reads a safetensors file whose content can be computed again.
+
+    Args:
+        path: The file.
+        *forms: As in `read_tensors`.
+
+    Returns:
+        Its content; `None` if it is missing, damaged or of another kind.
+
+    Raises:
+        NewerFileError: If a newer version of this library wrote it.
+    """
+    try:
+        return read_tensors(path, *forms)
+    except NewerFileError:
+        raise
+    except ResultFileError:
+        return None
+
+
 @contextmanager
 def fitting(path: str | os.PathLike[str]) -> Iterator[None]:
     """Reports content of a file that cannot be understood as a `ResultFileError` that names the file.

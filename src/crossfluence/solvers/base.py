@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._abstract_risk import AbstractRisk, differing
+from .._abstract_risk import AbstractRisk, differing, of_another_version
 from .._archive import read_archive, write_archive
 from .._checkpoint import FORMAT, READABLE, Checkpoint, Unfinished
 from .._errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
@@ -244,7 +244,7 @@ class AbstractSolver(ABC):
         if changed:
             raise StaleError(
                 f"{os.fspath(file)} was made by another fit. What differs, by content hash or value: "
-                f"{', '.join(changed)}. Delete it, or name another file."
+                f"{', '.join(changed)}. Delete it, or name another file.{of_another_version(changed)}"
             )
         return found
 
@@ -330,9 +330,10 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
     if not isinstance(solver, AbstractInverse):
         raise UnsupportedError(f"Got {described(solver)} for the solver; needed one such as crossfluence.Auto().")
     if solver.signature != risk.signature:
+        changed = differing(solver.signature, risk.signature)
         raise StaleError(
             f"This inverse was made for another risk. What differs, by content hash or value: "
-            f"{', '.join(differing(solver.signature, risk.signature))}. Make it again: solver.invert(risk)."
+            f"{', '.join(changed)}. Make it again: solver.invert(risk).{of_another_version(changed)}"
         )
     return solver
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from .._archive import read_tensors, write_tensors
+from .._archive import read_if_whole, write_tensors
 from .._contents import content_hash
-from .._errors import NewerFileError, ResultFileError
 from ..models.skipgram import ExpectedTraining, SkipGram
 
 TRAINED, ON_THE_WAY = "trained.safetensors", "training.safetensors"
@@ -42,13 +41,8 @@ def trained_once(training: ExpectedTraining, store: Path | None) -> tuple[SkipGr
 
 def _read(file: Path, what: str) -> tuple[torch.Tensor, ...] | None:
     """What a file holds, or nothing if it is absent, damaged or of another training."""
-    try:
-        found = read_tensors(file, FORMAT, FIRST)
-    except NewerFileError:
-        raise
-    except ResultFileError:
-        return None
-    if found.texts.get("what") != what:
+    found = read_if_whole(file, FORMAT, FIRST)
+    if found is None or found.texts.get("what") != what:
         return None
     return tuple(found.tensors[name] for name in ("words", "contexts", "steps"))
 

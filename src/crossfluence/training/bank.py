@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._archive import read_tensors, write_tensors
+from .._archive import read_if_whole, write_tensors
 from .._contents import content_hash
-from .._errors import NewerFileError, ResultFileError
 from .._kinds import AbstractTraining, require
 from .._params import digest_tensors
 from .._types import Params
@@ -92,11 +91,7 @@ def _write(file: Path, model: nn.Module) -> None:
 
 def _read(file: Path) -> Params | None:
     """The parameters in a file, or nothing if it is absent, damaged or of another kind."""
-    try:
-        found = read_tensors(file, FORMAT, FIRST)
-    except NewerFileError:
-        raise
-    except ResultFileError:
+    if (found := read_if_whole(file, FORMAT, FIRST)) is None:
         return None
     theta = dict(sorted(found.tensors.items()))
     digests = [digest_tensors(theta.items())] + ([_first_digest(theta)] if found.form == FIRST else [])

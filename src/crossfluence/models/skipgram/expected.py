@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..._archive import read_tensors, write_tensors
+from ..._archive import read_if_whole, write_tensors
 from ..._contents import content_hash
-from ..._errors import CorpusError, NewerFileError, NotConvergedWarning, ResultFileError
+from ..._errors import CorpusError, NotConvergedWarning
 from ..._functional import undisturbed
 from ...corpus.pairs import Pairs
 from .blocks import cholesky, solve_blocks
@@ -225,13 +225,8 @@ class _Checkpoint:
             write_tensors(self.file, FORMAT, {"point": point, "steps": torch.tensor(step)}, what=self.what)
 
     def read(self) -> tuple[int, Tensor] | None:
-        try:
-            found = read_tensors(self.file, FORMAT, FIRST)
-        except NewerFileError:
-            raise
-        except ResultFileError:  # absent or damaged: begin anew
-            return None
-        point = found.tensors.get(self.what if found.form is FIRST else "point")
-        if point is None or found.texts.get("what", self.what) != self.what:  # of another training
-            return None
-        return int(found.tensors["steps"]), point
+        found = read_if_whole(self.file, FORMAT, FIRST)
+        if found is None or found.texts.get("what", self.what) != self.what:
+            return None  # absent, damaged or of another training: begin anew
+        steps, point = map(found.tensors.get, ("steps", self.what if found.form is FIRST else "point"))
+        return None if steps is None or point is None else (int(steps), point)
