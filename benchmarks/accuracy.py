@@ -31,8 +31,8 @@ from peer_scores import LIBRARIES, ask
 from results import FOLDER, save
 
 import crossfluence as cf
-from crossfluence._errors import CrossfluenceError, NotConvergedWarning, RoughTrainingWarning
-from crossfluence._files import write_atomically
+from crossfluence._storage.atomic import write_atomically
+from crossfluence.errors import CrossfluenceError, NotConvergedWarning, RoughTrainingWarning
 
 Row = dict[str, str]
 PROTOCOLS = ("leave out", "half")

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import crossfluence as cf
-from crossfluence.models.dec import encoder, moving_target
-from crossfluence.objectives.clusters import log_assignment
-from crossfluence.solvers.base import AbstractSolver
-from crossfluence.studies.mixture import CONVERGED, _start, gaussians
+from benchmarks.paper.mixture import CONVERGED, _start, gaussians
+from crossfluence._solvers.base import AbstractSolver
+from crossfluence.clustering.dec import encoder, moving_target
+from crossfluence.clustering.objectives import log_assignment
 
 N, QUESTIONS, SUBSETS = 1_000, 10, 50
 Data = tuple[Tensor, Tensor]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from words import some_words, wanted_words
 
-from crossfluence.corpus.readers import read_sentences
-from crossfluence.corpus.vocabulary import build_corpus
-from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.forecast import forecast
-from crossfluence.studies.words import WordsSettings, explain_words
+from crossfluence.app.forecast import forecast
+from crossfluence.words.corpus.readers import read_sentences
+from crossfluence.words.corpus.vocabulary import build_corpus
+from crossfluence.words.explain_bias import WordsSettings, explain_words
+from crossfluence.words.word_sets import word_sets
 
 
 def main() -> None:

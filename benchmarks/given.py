@@ -17,13 +17,13 @@ from gensim.models import Word2Vec
 from words import some_words
 
 import crossfluence as cf
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.readers import read_sentences
-from crossfluence.corpus.vocabulary import build_corpus
-from crossfluence.models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
-from crossfluence.objectives.embeddings import weat
-from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.words import newton_step
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.readers import read_sentences
+from crossfluence.words.corpus.vocabulary import build_corpus
+from crossfluence.words.explain_bias import newton_step
+from crossfluence.words.objectives import weat
+from crossfluence.words.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
+from crossfluence.words.word_sets import word_sets
 
 TEST, DIMENSIONS, EPOCHS = word_sets("career-terms")[0], 32, 10
 SHARES = (0.01, 0.03)  # of the sentences, in a group

@@ -34,7 +34,7 @@ from shakespeare import Transformer, shakespeare, summed
 from torch import Tensor, nn
 
 import crossfluence as cf
-from crossfluence._errors import NotConvergedWarning
+from crossfluence.errors import NotConvergedWarning
 
 BATCH, STEPS = 250, 10
 SAMPLES, WIDTHS, QUESTIONS = (1_000, 4_000, 16_000, 60_000), (12, 110, 670, 2_800), (1, 10, 100, 1_000)

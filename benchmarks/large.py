@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import crossfluence as cf
-from crossfluence.corpus.pairs import Pairs
-from crossfluence.corpus.vocabulary import read_corpus
-from crossfluence.models.skipgram import ExpectedTraining, SkipGram
-from crossfluence.objectives.embeddings import weat
-from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.quality import quality
+from crossfluence.words.corpus.pairs import Pairs
+from crossfluence.words.corpus.vocabulary import read_corpus
+from crossfluence.words.objectives import weat
+from crossfluence.words.quality import quality
+from crossfluence.words.skipgram import ExpectedTraining, SkipGram
+from crossfluence.words.word_sets import word_sets
 
 FILES = ("enwiki/enwiki2015_sample.txt.xz", "enwiki/enwiki2018plus_sample.txt.xz")
 

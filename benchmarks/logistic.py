@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import crossfluence as cf
-from crossfluence._errors import NotConvergedWarning
-from crossfluence.solvers.base import AbstractSolver
+from crossfluence._solvers.base import AbstractSolver
+from crossfluence.errors import NotConvergedWarning
 
 TRAIN, TEST, CLASSES, L2 = 5_000, 500, 10, 1e-3
 ALONE, HALVES, AT_ONCE, TOLERANCE = 100, 50, 50, 1e-7

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import crossfluence as cf
-from crossfluence.models.dec import DEC, divergence, encoder, moving_target, pretrain, start_centres, target
-from crossfluence.objectives.clusters import log_assignment
-from crossfluence.training.schedules import constant
+from crossfluence._training.schedules import constant
+from crossfluence.clustering.dec import DEC, divergence, encoder, moving_target, pretrain, start_centres, target
+from crossfluence.clustering.objectives import log_assignment
 
 SAMPLES, ASKED, LEFT_OUT, HIDDEN, CLUSTERS = 300, 20, 30, 8, 10
 STEPS = {"converged": 3_000, "stopped": 60}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from crossfluence.studies import mnist as files
+from benchmarks.data import mnist_files as files
 
 
 def mnist(split: str, count: int) -> tuple[Tensor, Tensor]:

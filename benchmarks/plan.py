@@ -13,7 +13,7 @@ from results import save
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _plan
+from crossfluence._attribution import plan as _plan
 
 SAMPLES, FEATURES, CLASSES, QUESTIONS = 4_000, 64, 10, 100
 SOLVERS = [

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from words import some_words
 
-from crossfluence.corpus.pairs import Pairs
-from crossfluence.corpus.readers import read_sentences
-from crossfluence.corpus.vocabulary import build_corpus
-from crossfluence.models.skipgram import ExpectedTraining
-from crossfluence.studies.quality import held_out_loss, quality
+from crossfluence.words.corpus.pairs import Pairs
+from crossfluence.words.corpus.readers import read_sentences
+from crossfluence.words.corpus.vocabulary import build_corpus
+from crossfluence.words.quality import held_out_loss, quality
+from crossfluence.words.skipgram import ExpectedTraining
 
 
 def main() -> None:

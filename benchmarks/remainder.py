@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import crossfluence as cf
-from crossfluence.solvers.low_rank import LowRankInverse
+from crossfluence._solvers.low_rank import LowRankInverse
 
 L2, N, TEST = 1e-3, 1_000, 200
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import crossfluence as cf
-from crossfluence._significance import student_limit
+from crossfluence._results.significance import student_limit
 
 SEEDS, DRAWS, N = 256, 2_000, 200
 

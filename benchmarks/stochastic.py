@@ -18,11 +18,11 @@ import torch
 from words import SOURCES, questions, some_words, subsets, wanted_words
 
 import crossfluence as cf
-from crossfluence.corpus.pairs import Pairs
-from crossfluence.corpus.readers import read_sentences
-from crossfluence.corpus.vocabulary import build_corpus
-from crossfluence.models.skipgram import ExpectedTraining, SampledTraining, WordBlocks
-from crossfluence.studies.words import newton_step
+from crossfluence.words.corpus.pairs import Pairs
+from crossfluence.words.corpus.readers import read_sentences
+from crossfluence.words.corpus.vocabulary import build_corpus
+from crossfluence.words.explain_bias import newton_step
+from crossfluence.words.skipgram import ExpectedTraining, SampledTraining, WordBlocks
 
 
 def main() -> None:

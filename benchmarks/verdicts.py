@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import crossfluence as cf
+from crossfluence._solvers.base import AbstractSolver
 from crossfluence._types import Objective
-from crossfluence.models.dec import DEC, moving_target
-from crossfluence.solvers.base import AbstractSolver
+from crossfluence.clustering.dec import DEC, moving_target
 
 N, GROUPS, SIZE, TEST = 150, 20, 2, 40
 Data = tuple[Tensor, Tensor]

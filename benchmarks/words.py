@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 import crossfluence as cf
-from crossfluence.corpus.pairs import Pairs
-from crossfluence.corpus.readers import Sentence, read_sentences
-from crossfluence.corpus.vocabulary import build_corpus
-from crossfluence.models.skipgram import ExpectedTraining, WordBlocks
-from crossfluence.objectives.embeddings import WEAT, weat
-from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.words import unlearned
+from crossfluence.words.corpus.pairs import Pairs
+from crossfluence.words.corpus.readers import Sentence, read_sentences
+from crossfluence.words.corpus.vocabulary import build_corpus
+from crossfluence.words.explain_bias import unlearned
+from crossfluence.words.objectives import WEAT, weat
+from crossfluence.words.skipgram import ExpectedTraining, WordBlocks
+from crossfluence.words.word_sets import word_sets
 
 SOURCES = {
     "enwiki2015": ["enwiki/enwiki2015_sample.txt.xz"],

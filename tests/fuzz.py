@@ -26,7 +26,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence._errors import NonFiniteError, UnreliableWarning
+from crossfluence.errors import NonFiniteError, UnreliableWarning
 
 CLOSE = {torch.float64: 1e-3, torch.float32: 2e-2}  # share of the largest score
 torch.set_num_threads(1)

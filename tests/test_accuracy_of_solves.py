@@ -10,11 +10,11 @@ from test_preconditioners import badly_scaled
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.models.skipgram.blocks import WordBlocks
-from crossfluence.solvers.energy import Energy
+from crossfluence import errors
+from crossfluence._solvers.energy import Energy
+from crossfluence.words.skipgram.blocks import WordBlocks
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # of training, not solving
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # of training, not solving
 
 SOLVERS = [
     cf.Auto, cf.Exact, cf.CG, cf.GMRES, cf.LiSSA, cf.EKFAC, cf.Jacobi, lambda d: cf.LowRank(3, d),

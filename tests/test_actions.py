@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn.functional import softplus
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._params import fingerprint, trained_parameters
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import ExpectedTraining
+from crossfluence import errors
+from crossfluence._autodiff.params import fingerprint, trained_parameters
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import ExpectedTraining
 
 X = normal(30, 2, seed=0)
 Y = X @ torch.tensor([1.0, -2.0], dtype=torch.float64) + normal(30, seed=1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import crossfluence as cf
-from crossfluence.training.recipe import Recipe
+from crossfluence._training.recipe import Recipe
 
 PROBLEM = grid.LOGISTIC
 

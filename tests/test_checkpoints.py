@@ -11,10 +11,10 @@ from test_inverse_files import leaves
 from torch import Tensor
 
 import crossfluence as cf
-from crossfluence import _checkpoint
-from crossfluence import _errors as errors
-from crossfluence.curvature.kronecker import Layers
-from crossfluence.solvers import nystrom
+from crossfluence import errors
+from crossfluence._kronecker.layers import Layers
+from crossfluence._solvers import nystrom
+from crossfluence._storage import partial as _checkpoint
 
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
 FITS = [

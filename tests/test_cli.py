@@ -15,11 +15,12 @@ from browser import CHROMIUM, browse, parsed
 from grid import normal
 from typer.testing import CliRunner
 
-from crossfluence import _plan, cli
-from crossfluence.report import verdicts
-from crossfluence.studies import clusters as study
-from crossfluence.studies import forecast, tables
-from crossfluence.training import retrain
+from crossfluence import app as cli
+from crossfluence._attribution import plan as _plan
+from crossfluence._evaluation import leave_out as retrain
+from crossfluence.app import forecast, tables
+from crossfluence.app.report import verdicts
+from crossfluence.clustering import explain as study
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
 HEADER = "name,u [cm],v <b>,kind"

@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.curvature.criteria import Bend, of_batch
-from crossfluence.curvature.outputs import square_root
+from crossfluence import errors
+from crossfluence._curvature.criterion import Bend, of_batch
+from crossfluence._curvature.roots import square_root
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 Y = integers(4, 6, seed=1)
 SINGLE = torch.tensor([1.0, 2.0, 0.5, 3.0])  # a criterion that holds single precision

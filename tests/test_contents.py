@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _contents
-from crossfluence._contents import content_hash
-from crossfluence._errors import StoreWarning
+from crossfluence._storage import hashing as _contents
+from crossfluence._storage.hashing import content_hash
+from crossfluence.errors import StoreWarning
 
 SOURCE = """
 import functools, math
@@ -83,7 +83,7 @@ def hashed(source, name="f"):
 
 
 def test_two_processes_agree_whatever_their_hash_seed():
-    script = f"{SOURCE}\nfrom crossfluence._contents import content_hash\nfor x in ALL: print(content_hash(x))"
+    script = f"{SOURCE}\nfrom crossfluence._storage.hashing import content_hash\nfor x in ALL: print(content_hash(x))"
     found = [
         subprocess.run(
             [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True

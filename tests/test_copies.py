@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._copies import copied, frozen_copy
-from crossfluence._params import digest_tensors, fingerprint
+from crossfluence import errors
+from crossfluence._autodiff.copies import copied, frozen_copy
+from crossfluence._autodiff.params import digest_tensors, fingerprint
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 X, Y = normal(20, 4, seed=0), normal(20, seed=1)
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crossfluence._errors import CorpusError, IdError, MissingExtraError, ResultFileError, StaleError
-from crossfluence.corpus.corpus import Corpus
-from crossfluence.corpus.readers import Sentence, find_sentences, read_sentences
-from crossfluence.corpus.text import splitter, tokenizer_of
-from crossfluence.corpus.vocabulary import build_corpus, read_corpus
+from crossfluence.errors import CorpusError, IdError, MissingExtraError, ResultFileError, StaleError
+from crossfluence.words.corpus.corpus import Corpus
+from crossfluence.words.corpus.readers import Sentence, find_sentences, read_sentences
+from crossfluence.words.corpus.text import splitter, tokenizer_of
+from crossfluence.words.corpus.vocabulary import build_corpus, read_corpus
 
 WIKI = """<doc id="12" url="?curid=12" title="Tom &amp; "Jerry" (film)">
 Tom &amp; "Jerry" (film)

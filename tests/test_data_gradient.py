@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 SOFT = replace(
     grid.SOFTMAX_ON_OUTPUTS,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from grid import normal
 
-from crossfluence._errors import MissingExtraError, WordError
-from crossfluence.models.skipgram import SkipGram, hard_debiased
+from crossfluence.errors import MissingExtraError, WordError
+from crossfluence.words.skipgram import SkipGram, hard_debiased
 
 PAIRS = (("she", "he"), ("woman", "man"), ("gal", "guy"))
 WORDS = ("she", "he", "woman", "man", "queen", "nurse", "doctor", "table")

@@ -17,10 +17,10 @@ from grid import normal
 from torch import nn
 
 import crossfluence as cf
-from crossfluence._errors import NonFiniteError, ObjectiveError, WordError, WordSetError
-from crossfluence._functional import bind
-from crossfluence.objectives import embeddings as ask
-from crossfluence.objectives.word_sets import WordSets, rows_of, word_sets
+from crossfluence._autodiff.functional import bind
+from crossfluence.errors import NonFiniteError, ObjectiveError, WordError, WordSetError
+from crossfluence.words import objectives as ask
+from crossfluence.words.word_sets import WordSets, rows_of, word_sets
 
 WORDS = [f"w{row}" for row in range(30)]
 INDEX = {word: row for row, word in enumerate(WORDS)}
@@ -177,7 +177,7 @@ def test_the_exact_p_value_counts_every_partition(sets):
 def test_partitions_are_counted_and_sampled_in_blocks(monkeypatch):
     test = ask.weat(sets_of(5, 5), INDEX)
     whole = test.p_value(MODEL), test.p_value(MODEL, samples=999, exact_up_to=0).partitions
-    monkeypatch.setattr("crossfluence.objectives.weat.AT_ONCE", 100)
+    monkeypatch.setattr("crossfluence.words.association.AT_ONCE", 100)
     assert (test.p_value(MODEL), test.p_value(MODEL, samples=999, exact_up_to=0).partitions) == whole
 
 

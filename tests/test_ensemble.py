@@ -9,9 +9,9 @@ from grid import normal
 from safetensors.torch import save as to_bytes
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._scores import FORMAT
-from crossfluence._significance import student_limit
+from crossfluence import errors
+from crossfluence._results.scores import FORMAT
+from crossfluence._results.significance import student_limit
 
 
 def members(k=5, n=12, m=2, *, seed=0, effects=0.0):
@@ -192,7 +192,7 @@ def test_a_file_from_before_there_were_errors_opens(tmp_path):
 
 def test_a_table_has_a_column_of_errors_only_where_there_are_some():
     pytest.importorskip("pandas")
-    from crossfluence.report.page import frame_csv
+    from crossfluence.app.report.page import frame_csv
 
     frame = FOUND.to_frame()
     assert list(frame.columns) == ["x", "y", "error of x", "error of y"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a few epochs
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # a few epochs
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TOY = {"own_model": {"samples": 80, "left_out": 4}, "contrastive": {"samples": 20, "epochs": 100}}

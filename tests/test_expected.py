@@ -10,12 +10,12 @@ from torch.nn.functional import softplus
 from walks import PRECISE, WORDS, D, flat, formula, likenesses, pairs, products, risk, split, tables, trained, training
 
 import crossfluence as cf
-from crossfluence._errors import CorpusError, DataError, NonFiniteError, NotConvergedWarning
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import ExpectedTraining, SkipGram
-from crossfluence.models.skipgram import expected as expected_module
-from crossfluence.models.skipgram.loss import ExpectedLoss, representatives
+from crossfluence.errors import CorpusError, DataError, NonFiniteError, NotConvergedWarning
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import ExpectedTraining, SkipGram
+from crossfluence.words.skipgram import expected as expected_module
+from crossfluence.words.skipgram.loss import ExpectedLoss, representatives
 
 close = torch.testing.assert_close
 
@@ -37,7 +37,7 @@ def counts(request):
 
 @pytest.fixture(params=[1, 40, 3_000_000], ids=["row by row", "some rows", "all rows"])
 def chunks(request, monkeypatch):
-    monkeypatch.setattr("crossfluence.models.skipgram.loss.NUMBERS_AT_ONCE", request.param)
+    monkeypatch.setattr("crossfluence.words.skipgram.loss.NUMBERS_AT_ONCE", request.param)
     return request.param
 
 
@@ -70,8 +70,8 @@ def test_products_and_blocks_are_those_of_the_formula(counts, chunks):
 
 def test_blocks_of_large_vocabularies_are_estimated_and_precondition_as_well(monkeypatch):
     exact = torch.cat(risk().word_blocks())
-    monkeypatch.setattr("crossfluence.models.skipgram.loss.FREQUENT", 6)
-    monkeypatch.setattr("crossfluence.models.skipgram.loss.RARE", 4)
+    monkeypatch.setattr("crossfluence.words.skipgram.loss.FREQUENT", 6)
+    monkeypatch.setattr("crossfluence.words.skipgram.loss.RARE", 4)
     chosen, share = representatives(14)
     assert chosen.tolist() == [0, 1, 2, 3, 4, 5, 7, 9, 11, 13]
     assert share.tolist() == [1, 1, 1, 1, 1, 1, 2, 2, 2, 2]

@@ -13,7 +13,7 @@ CASES = [pytest.param(case, id=case.name) for case in FAMILIES]
 ONCE = {"once differentiable", "keeps its derivative", "embedding bag", "prototypes", "transcription"}
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning"),  # nothing here was trained to its end
+    pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning"),  # nothing here was trained to its end
     pytest.mark.filterwarnings("ignore:Full backward hook is firing"),  # PyTorch's own word on a left-over hook
     pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*is deprecated"),
     pytest.mark.filterwarnings("ignore:There is a performance drop"),

@@ -9,9 +9,9 @@ from torch.func import hessian
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.curvature.outputs import square_root
-from crossfluence.solvers.exact import dense
+from crossfluence import errors
+from crossfluence._curvature.roots import square_root
+from crossfluence._solvers.exact import dense
 
 CLASSES, TOKENS = integers(4, 9, seed=1), integers(4, 9, 3, seed=2)
 REAL = torch.arange(3) < 1 + integers(3, 9, 1, seed=3)

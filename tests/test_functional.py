@@ -11,11 +11,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence._functional import bind, each_direction, jvp, undisturbed
+from crossfluence._autodiff.functional import bind, each_direction, jvp, undisturbed
+from crossfluence._autodiff.params import Layout, fingerprint, trained_parameters
 from crossfluence._losses import frozen_copy
-from crossfluence._params import Layout, fingerprint, trained_parameters
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 X, Y = normal(12, 3, seed=0), normal(12, 2, seed=1)
 
@@ -171,7 +171,7 @@ class Tied(nn.Module):
         return self.out(self.words(text).mean(1).tanh())
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 def test_tied_weights_count_once_and_move_together():
     text, target = grid.integers(5, 12, 4, seed=3), grid.integers(5, 12, seed=4)
     model = Tied()

@@ -6,13 +6,13 @@ import torch
 from walks import texts, trained
 
 import crossfluence as cf
-from crossfluence._errors import CorpusError, ResultFileError
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of, read_corpus
-from crossfluence.models.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
-from crossfluence.models.skipgram.formats import load_word2vec, write_vectors
+from crossfluence.errors import CorpusError, ResultFileError
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of, read_corpus
+from crossfluence.words.skipgram import ExpectedTraining, SkipGram, SkipGramRisk
+from crossfluence.words.skipgram.formats import load_word2vec, write_vectors
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a short training
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # a short training
 
 gensim = pytest.importorskip("gensim.models")
 

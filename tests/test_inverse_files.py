@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._abstract_risk import differing, signed
-from crossfluence._archive import read_archive, write_archive
+from crossfluence import errors
+from crossfluence._risk.base import differing, signed
+from crossfluence._storage.archive import read_archive, write_archive
 
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
 KEPT = [
@@ -121,10 +121,10 @@ def test_a_damaged_file_is_refused(tmp_path):
     "made",
     [
         {"class": ["os", "system"], "fields": {}},
-        {"class": ["crossfluence.cli", "main"], "fields": {}},
-        {"class": ["crossfluence.solvers.base", "os.system"], "fields": {}},
-        {"class": ["crossfluence.solvers.low_rank", "LowRankInverse"], "fields": {"solver": "LowRank"}},
-        {"class": ["crossfluence.solvers.gone", "Gone"], "fields": {}},
+        {"class": ["crossfluence.app", "main"], "fields": {}},
+        {"class": ["crossfluence._solvers.base", "os.system"], "fields": {}},
+        {"class": ["crossfluence._solvers.low_rank", "LowRankInverse"], "fields": {"solver": "LowRank"}},
+        {"class": ["crossfluence._solvers.gone", "Gone"], "fields": {}},
     ],
 )
 def test_a_file_makes_nothing_but_values_of_this_package(made, tmp_path):
@@ -142,7 +142,7 @@ def test_values_that_are_no_inverse_are_refused(tmp_path):
 
 
 def test_a_view_is_saved_without_what_it_is_a_view_of(tmp_path):
-    from crossfluence.solvers.jacobi import JacobiInverse
+    from crossfluence._solvers.jacobi import JacobiInverse
 
     JacobiInverse("x", "model=a", torch.ones(10_000)[::100], 0.0).save(tmp_path / "inverse")
     assert (tmp_path / "inverse").stat().st_size < 2_000

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from walks import risk as skip_gram
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.models.skipgram import WordBlocks
+from crossfluence import errors
+from crossfluence.words.skipgram import WordBlocks
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 X, Y = normal(12, 3, seed=0), normal(12, seed=1)
 NET = grid.seeded(nn.Linear(3, 1))

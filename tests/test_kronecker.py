@@ -11,17 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._functional import undisturbed
-from crossfluence._params import trained_parameters
-from crossfluence.curvature import eigenbasis
-from crossfluence.curvature.blocks import _gram
-from crossfluence.curvature.eigenbasis import Fit
-from crossfluence.curvature.kronecker import layers_of
-from crossfluence.curvature.outputs import Roots
+from crossfluence import errors
+from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.params import trained_parameters
+from crossfluence._curvature.roots import Roots
+from crossfluence._kronecker import factors as eigenbasis
+from crossfluence._kronecker.factors import Fit
+from crossfluence._kronecker.gradients import _gram
+from crossfluence._kronecker.layers import layers_of
 
 # Factors are compared with dense matrices at random weights, where nothing has ended.
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
 
 N = 6
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from grid import normal
 
-from crossfluence.solvers.krylov import functions_of
+from crossfluence._solvers.krylov import functions_of
 
 ROOT = normal(30, 30, seed=0)
 MATRIX = ROOT @ ROOT.T / 10
@@ -42,7 +42,7 @@ def test_invariant_subspaces_and_zeros_end_early():
 def test_vectors_are_each_alone_however_many_share_the_memory(monkeypatch):
     vectors = normal(5, 30, seed=2)
     together, _, _ = functions_of(lambda v: v @ MATRIX, vectors, FUNCTIONS, rtol=1e-13, max_steps=30)
-    monkeypatch.setattr("crossfluence.solvers.krylov.NUMBERS_AT_ONCE", 2 * 30 * 30)
+    monkeypatch.setattr("crossfluence._solvers.krylov.NUMBERS_AT_ONCE", 2 * 30 * 30)
     split, _, _ = functions_of(lambda v: v @ MATRIX, vectors, FUNCTIONS, rtol=1e-13, max_steps=30)
     assert all(torch.allclose(one, two, rtol=0, atol=1e-12) for one, two in zip(together, split, strict=True))
 

@@ -90,7 +90,7 @@ def test_damping_is_added_to_the_eigenvalues_of_the_mean_loss(problem):
     close(relative.values[:, 0], dense.scores(problem.objective, 2 * mean))
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # training had another l2
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # training had another l2
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_l2_belongs_to_the_curvature(problem):
     dense = Dense(problem.model, problem.loss, problem.tensors, l2=0.7)

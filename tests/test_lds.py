@@ -10,9 +10,9 @@ from grid import normal
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._compare import mean_rank_correlation
-from crossfluence.training.draws import without_random
+from crossfluence import errors
+from crossfluence._evaluation.subsets import without_random
+from crossfluence._results.agreement import mean_rank_correlation
 
 X, Y = normal(60, 3, seed=0), normal(60, seed=1)
 POINT = normal(2, 3, seed=2)

@@ -13,8 +13,8 @@ from grid import normal
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.training import retrain
+from crossfluence import errors
+from crossfluence._evaluation import leave_out as retrain
 
 X = normal(30, 2, seed=0)
 Y = X @ torch.tensor([1.0, -2.0], dtype=torch.float64) + normal(30, seed=1)

@@ -8,8 +8,8 @@ from reference import Dense
 from torch.utils.data import DataLoader, TensorDataset
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.solvers import lissa
+from crossfluence import errors
+from crossfluence._solvers import lissa
 
 ONE = grid.LOGISTIC
 
@@ -105,7 +105,7 @@ def test_negative_curvature_that_the_first_look_missed_is_refused_too(monkeypatc
         cf.influence(hill, ONE.objective, cf.LiSSA(0.0))
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # stopped early
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # stopped early
 def test_a_singular_curvature_gives_numbers_and_says_how_far_it_came():
     x, y = ONE.tensors
     flat = cf.Risk(ONE.model, ONE.loss, cf.batches(x * torch.tensor([1.0, 1.0, 0.0]), y))

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, spectral_norm
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # nothing was trained
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # nothing was trained
 
 X, Y = normal(24, 4, seed=0), normal(24, seed=1)
 

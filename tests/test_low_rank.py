@@ -7,7 +7,7 @@ from grid import normal
 from reference import Dense
 
 import crossfluence as cf
-from crossfluence.solvers.krylov import arnoldi, extreme_eigenvalues
+from crossfluence._solvers.krylov import arnoldi, extreme_eigenvalues
 
 PROBLEMS = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS if problem.converges]
 
@@ -116,7 +116,7 @@ def test_the_report_tells_the_ends_of_the_spectrum_and_what_lies_outside():
     assert report.smallest_eigenvalue >= float(values[0]) - 1e-12
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # no minimum
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # no minimum
 def test_a_singular_direction_that_is_kept_is_refused_with_advice():
     x = normal(20, 4, seed=0) * torch.tensor([1.0, 1.0, 1.0, 0.0])
     model = grid.seeded(torch.nn.Linear(4, 1))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from crossfluence import _errors as errors
-from crossfluence.studies.mnist import mnist, read_idx
+from benchmarks.data.mnist_files import mnist, read_idx
+from crossfluence import errors
 
 IMAGES = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28)
 LABELS = np.array([7, 2, 1], dtype=np.uint8)

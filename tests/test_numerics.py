@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 # A NaN is named with its batch and where it was born.
 
@@ -108,7 +108,7 @@ ROUGH = [
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize("solver", ROUGH, ids=str)
 def test_a_model_in_bfloat16_scores_as_in_single_precision(solver, rough):
     def scores(risk, x):
@@ -126,7 +126,7 @@ def test_sums_over_many_batches_keep_what_each_adds(rough):
     assert (half - single).norm() < 0.02 * single.norm()
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 def test_a_plain_question_about_a_model_in_bfloat16_is_answered_too(rough):
     half, single = (cf.influence(risk, lambda m, x=x: m(x[:1])[0, 0], cf.EKFAC()).values for risk, x in rough)
     assert (half - single).norm() < 0.1 * single.norm()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crossfluence.corpus.pairs import Pairs, Sampling, pair_counts
-from crossfluence.corpus.vocabulary import corpus_of
+from crossfluence.words.corpus.pairs import Pairs, Sampling, pair_counts
+from crossfluence.words.corpus.vocabulary import corpus_of
 
 
 def slow(tokens, offsets, keep, window, weights):
@@ -50,7 +50,7 @@ def test_counting_in_small_parts_changes_nothing(monkeypatch):
     tokens, offsets, random = drawn(3)
     keep = random.uniform(0.2, 1, 7)
     whole = dense(pair_counts(tokens, offsets, keep, 4))
-    monkeypatch.setattr("crossfluence.corpus.pairs.PAIRS_AT_ONCE", 5)
+    monkeypatch.setattr("crossfluence.words.corpus.pairs.PAIRS_AT_ONCE", 5)
     np.testing.assert_allclose(dense(pair_counts(tokens, offsets, keep, 4)), whole, atol=1e-12)
 
 

@@ -9,8 +9,8 @@ from grid import normal
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence import _plan
+from crossfluence import errors
+from crossfluence._attribution import plan as _plan
 
 X = normal(700, 12, seed=0)
 MODEL = grid.seeded(nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 1)))
@@ -38,7 +38,7 @@ def products(monkeypatch):
 DIRECT = [cf.Exact(), cf.LowRank(10), cf.Nystrom(20, 1.0), cf.Jacobi(), cf.Identity(), cf.LowRank(5, cf.Relative(0.1))]
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize("solver", DIRECT, ids=str)
 def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
     made = risk()
@@ -51,7 +51,7 @@ def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
     assert len(whole) == found.passes - readings - 2  # and two passes for the scores of 40 questions
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize(
     "solver",
     [cf.CG(rtol=1e-4), cf.GMRES(rtol=1e-4), cf.CG(preconditioner=cf.Jacobi()), cf.LiSSA(max_steps=5000),
@@ -66,7 +66,7 @@ def test_iterative_solvers_take_about_the_products_that_were_foreseen(solver, pr
     assert 0.5 < found.products / sum(products) < 2
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 @pytest.mark.parametrize(
     "solver", [cf.CG(), cf.GMRES(), cf.LowRank(30), cf.Exact(), cf.Nystrom(40), cf.EKFAC()], ids=str
 )

@@ -8,9 +8,9 @@ from reference import Dense
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.curvature.base import diagonal
-from crossfluence.solvers.exact import dense as written_out
+from crossfluence import errors
+from crossfluence._curvature.base import diagonal
+from crossfluence._solvers.exact import dense as written_out
 
 PROBLEMS = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS if problem.converges]
 GN = cf.GaussNewton()  # never negative, as Nystrom needs

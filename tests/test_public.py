@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import crossfluence as cf
-from crossfluence import _errors
+from crossfluence import errors as _errors
 
 PUBLIC = [pytest.param(getattr(cf, name), id=name) for name in cf.__all__]
 RESULTS = {"Agreement", "Batches", "LDS", "Outcome", "Plan", "RemovalCurve", "SolveReport"}  # nobody makes one by hand

@@ -11,11 +11,11 @@ from grid import normal
 from scipy.stats import spearmanr
 from torch.nn.functional import cosine_similarity, softplus
 
-from crossfluence._errors import CorpusError
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import SkipGram
-from crossfluence.studies.quality import held_out_loss, quality
+from crossfluence.errors import CorpusError
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.quality import held_out_loss, quality
+from crossfluence.words.skipgram import SkipGram
 
 TEXTS = ["one two three", "two three four two", "four one", "three four one two"] * 2
 

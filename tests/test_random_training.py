@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 X, Y = normal(24, 4, seed=80), normal(24, 1, seed=81)
 
@@ -195,7 +195,7 @@ def test_banks_and_scores_of_random_trainings(tmp_path):
 # Modes.
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a few epochs
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # a few epochs
 def test_trained_models_come_in_evaluation_mode_and_init_keeps_its_own():
     made = recipe()
     model = made.train()
@@ -213,7 +213,7 @@ def test_dropout_in_evaluation_mode_is_no_dropout():
     assert torch.equal(flat(cf.Recipe(dropped, squared, (X, Y), random=True, **options).train()), trained[0])
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a few epochs
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # a few epochs
 def test_noise_that_a_loss_adds_in_training_alone_leaves_influence_at_the_end():
     def loss(model, batch):
         return (noisy if model.training else squared)(model, batch)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 X, Y = normal(20, 3, seed=0), normal(20, seed=1)
 MODEL = grid.seeded(nn.Linear(3, 1))
@@ -275,7 +275,7 @@ def test_conjugate_gradients_refuse_what_they_cannot_solve():
         cf.influence(hill, objective, cf.CG(0.1))
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # a damping that is all
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # a damping that is all
 def test_a_question_about_directions_that_training_leaves_open_is_refused():
     flat = risk(data=cf.batches(X * torch.tensor([1.0, 1.0, 0.0]), Y))
     with pytest.raises(errors.SingularCurvatureError, match=r"singular.*Exact\(damping=.*Risk\(\.\.\., l2="):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crossfluence import Scores, compare
-from crossfluence.report.reliability import (
+from crossfluence.app.report.reliability import (
     Removed,
     effect_in,
     judged,

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 replay = partial(cf.replay, groups=0)  # the derivative itself; whether it can be believed is tested in test_verdict.py
 PROBLEMS = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS]

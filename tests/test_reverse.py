@@ -8,13 +8,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._functional import undisturbed
-from crossfluence.curvature.eigenbasis import Fit, looked_at
-from crossfluence.curvature.fisher import EmpiricalFisher
-from crossfluence.curvature.kronecker import layers_of
+from crossfluence import errors
+from crossfluence._autodiff.functional import undisturbed
+from crossfluence._curvature.fisher import EmpiricalFisher
+from crossfluence._kronecker.factors import Fit, looked_at
+from crossfluence._kronecker.layers import layers_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 N = 8
 X, Y = normal(N, 4, seed=1), normal(N, seed=2)

@@ -8,9 +8,9 @@ from grid import normal
 from walks import PRECISE, WORDS, D, flat, likenesses, pairs, products, risk, split, tables, trained, training, turned
 
 import crossfluence as cf
-from crossfluence.models.skipgram import ExpectedTraining
-from crossfluence.models.skipgram.loss import ExpectedLoss
-from crossfluence.models.skipgram.rotations import Rotations
+from crossfluence.words.skipgram import ExpectedTraining
+from crossfluence.words.skipgram.loss import ExpectedLoss
+from crossfluence.words.skipgram.rotations import Rotations
 
 close = torch.testing.assert_close
 

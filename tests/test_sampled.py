@@ -7,13 +7,13 @@ from torch.func import grad
 from torch.nn.functional import softplus
 from walks import D, flat, pairs, tables, texts
 
-from crossfluence._errors import DataError, NonFiniteError
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import SampledTraining, SkipGram
-from crossfluence.models.skipgram import sampled as sampled_module
-from crossfluence.models.skipgram.loss import ExpectedLoss
-from crossfluence.models.skipgram.sampled import step
+from crossfluence.errors import DataError, NonFiniteError
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import SampledTraining, SkipGram
+from crossfluence.words.skipgram import sampled as sampled_module
+from crossfluence.words.skipgram.loss import ExpectedLoss
+from crossfluence.words.skipgram.sampled import step
 
 close = torch.testing.assert_close
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._batch import leaves, length_of
+from crossfluence import errors
+from crossfluence._data.batch import leaves, length_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 LENGTHS = [4, 2, 5, 3, 3, 6, 2, 4]
 SEQUENCES = [normal(length, 3, seed=number) for number, length in enumerate(LENGTHS)]

@@ -17,17 +17,18 @@ from torch import nn
 from torch.testing import assert_close as close
 
 import crossfluence as cf
-from crossfluence import _archive, _checkpoint
-from crossfluence._archive import fitting, read_archive, read_tensors, write_archive, write_tensors
-from crossfluence._contents import content_hash
-from crossfluence._errors import NewerFileError, ResultFileError, StaleError
-from crossfluence.corpus.corpus import Corpus
-from crossfluence.corpus.pairs import Pairs
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import ExpectedTraining
-from crossfluence.models.skipgram.expected import _Checkpoint
-from crossfluence.studies import kept
-from crossfluence.training import bank as banks
+from crossfluence._evaluation import model_cache as banks
+from crossfluence._storage import archive as _archive
+from crossfluence._storage import partial as _checkpoint
+from crossfluence._storage.archive import fitting, read_archive, read_tensors, write_archive, write_tensors
+from crossfluence._storage.hashing import content_hash
+from crossfluence.errors import NewerFileError, ResultFileError, StaleError
+from crossfluence.words import resume as kept
+from crossfluence.words.corpus.corpus import Corpus
+from crossfluence.words.corpus.pairs import Pairs
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import ExpectedTraining
+from crossfluence.words.skipgram.expected import _Checkpoint
 
 OLD = Path(make.__file__).parent
 VALUES = load_file(OLD / "values.safetensors")

@@ -11,19 +11,19 @@ import torch
 from typer.testing import CliRunner
 
 import crossfluence as cf
-from crossfluence import cli
-from crossfluence._errors import CorpusError, ResultFileError
-from crossfluence.models.skipgram import SkipGram
-from crossfluence.studies import scifi as study
-from crossfluence.studies.planted import planted
-from crossfluence.studies.scifi import FILES, SciFi, clustered_again, scifi_corpus, scifi_study
-from crossfluence.studies.word import clustered
+from benchmarks.paper import scifi as study
+from benchmarks.paper.scifi import FILES, SciFi, clustered_again, scifi_corpus, scifi_study
+from crossfluence import app as cli
+from crossfluence.errors import CorpusError, ResultFileError
+from crossfluence.words.explain_word import clustered
+from crossfluence.words.planted import planted
+from crossfluence.words.skipgram import SkipGram
 
 TOY = SciFi(
     ("river", "bread", "zulu"),
     sentences=(1, 4), steps=(2, 5), clusters=3, vocabulary=60, least=4, dimensions=4, prior=3.0,
 )  # fmt: skip
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.NotConvergedWarning")  # the paper's question
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.NotConvergedWarning")  # the paper's question
 
 
 @pytest.fixture(scope="module")

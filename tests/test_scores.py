@@ -7,7 +7,7 @@ import torch
 from grid import normal
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 VALUES = torch.tensor([[1.0, -4.0], [-2.0, 5.0], [3.0, 0.0], [0.0, 6.0]])
 SCORES = cf.Scores(VALUES, ("a", "b", "c", "d"), ("x", "y"), "by hand")

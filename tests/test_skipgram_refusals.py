@@ -8,10 +8,10 @@ from grid import normal
 from walks import PRECISE, D, flat, likeness, pairs, risk, texts, trained, training
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.corpus.pairs import Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import SkipGram, SkipGramRisk, WordBlocks
+from crossfluence import errors
+from crossfluence.words.corpus.pairs import Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import SkipGram, SkipGramRisk, WordBlocks
 
 
 def changed(change):

@@ -25,11 +25,11 @@ from walks import (
 )  # fmt: skip
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence.corpus.pairs import Pairs, Sampling, pair_counts
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import SkipGram, SkipGramRisk, WordBlocks
-from crossfluence.models.skipgram.loss import ExpectedLoss
+from crossfluence import errors
+from crossfluence.words.corpus.pairs import Pairs, Sampling, pair_counts
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import SkipGram, SkipGramRisk, WordBlocks
+from crossfluence.words.skipgram.loss import ExpectedLoss
 
 close = torch.testing.assert_close
 
@@ -187,10 +187,10 @@ def test_the_unit_of_the_question_is_that_of_the_scores(scale, solver):
 
 def test_how_much_is_held_at_once_does_not_change_the_scores(monkeypatch):
     wanted = cf.influence(risk(), likenesses, PRECISE).values
-    monkeypatch.setattr("crossfluence.models.skipgram.loss.NUMBERS_AT_ONCE", 20)
-    monkeypatch.setattr("crossfluence.models.skipgram.sentences.NUMBERS_AT_ONCE", 20)
-    monkeypatch.setattr("crossfluence.models.skipgram.risk.NUMBERS_HELD", 0)
-    monkeypatch.setattr("crossfluence.corpus.pairs.PAIRS_AT_ONCE", 17)
+    monkeypatch.setattr("crossfluence.words.skipgram.loss.NUMBERS_AT_ONCE", 20)
+    monkeypatch.setattr("crossfluence.words.skipgram.sentences.NUMBERS_AT_ONCE", 20)
+    monkeypatch.setattr("crossfluence.words.skipgram.risk.NUMBERS_HELD", 0)
+    monkeypatch.setattr("crossfluence.words.corpus.pairs.PAIRS_AT_ONCE", 17)
     anew = SkipGramRisk(trained(), Pairs(pairs().corpus, pairs().sampling), risk().l2)
     close(cf.influence(anew, likenesses, PRECISE).values, wanted, rtol=1e-6, atol=1e-11)
 
@@ -209,7 +209,7 @@ def test_scores_in_single_precision_come_near():
     assert float((found.double() - exact().values).norm() / exact().values.norm()) < 0.1
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # no minimum
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # no minimum
 def test_far_from_a_minimum_a_solve_is_truncated_or_refused():
     own = SkipGramRisk(elsewhere()[0].model, pairs(), 1e-6)
     truncated = cf.influence(own, likeness, cf.CG(preconditioner=WordBlocks(), truncate=True, rtol=1e-8))

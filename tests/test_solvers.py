@@ -9,12 +9,12 @@ from grid import normal
 from reference import Dense
 
 import crossfluence as cf
-from crossfluence import _objective
-from crossfluence._errors import NotConvergedWarning
-from crossfluence.curvature.base import mean_eigenvalue
-from crossfluence.solvers import auto, gmres
-from crossfluence.solvers.base import AbstractInverse
-from crossfluence.solvers.exact import dense as written_out
+from crossfluence._curvature.base import mean_eigenvalue
+from crossfluence._risk import objectives as _objective
+from crossfluence._solvers import auto, gmres
+from crossfluence._solvers.base import AbstractInverse
+from crossfluence._solvers.exact import dense as written_out
+from crossfluence.errors import NotConvergedWarning
 
 PROBLEMS = [pytest.param(problem, id=problem.name) for problem in grid.PROBLEMS if problem.converges]
 SPLIT = [pytest.param(problem, id=problem.name) for problem in (grid.ON_OUTPUTS, grid.SOFTMAX_ON_OUTPUTS)]
@@ -142,7 +142,7 @@ def test_restarts_cost_steps_but_not_accuracy():
     assert torch.allclose(short.values, whole.values, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # no minimum
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # no minimum
 def test_gmres_solves_an_indefinite_system_that_stops_conjugate_gradients():
     problem = grid.LANGUAGE
     exact = cf.influence(problem.risk(), problem.objective, cf.Exact(0.5))
@@ -171,7 +171,7 @@ def test_auto_chooses_by_its_rule_and_says_so(problem, small, chosen, words, mon
     assert any(f"Auto chose {chosen.split('.')[0]}" in note and words in note for note in scores.report.notes)
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # no minimum
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # no minimum
 def test_auto_falls_back_to_gmres_on_negative_curvature(monkeypatch):
     problem = grid.LANGUAGE
     exact = cf.influence(problem.risk(), problem.objective, cf.Exact(0.5))
@@ -198,7 +198,7 @@ def test_a_copy_of_the_model_is_the_same_model():
     assert cf.influence(twin, problem.objective, cf.Exact().invert(problem.risk())).values.isfinite().all()
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # no minimum
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # no minimum
 @pytest.mark.parametrize("count", [300])
 def test_hundreds_of_questions_are_hundreds_of_times_one(count):
     problem, points = grid.AUTOENCODER, normal(count, 4, seed=4)
@@ -212,7 +212,7 @@ def test_hundreds_of_questions_are_hundreds_of_times_one(count):
     assert mean.report.values == pytest.approx([sum(each.report.values) / count])
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # no minimum
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # no minimum
 def test_chunks_of_questions_shrink_as_the_model_grows(monkeypatch):
     problem, points, held = grid.AUTOENCODER, normal(40, 4, seed=4), []
     each = cf.each_of(cf.batches(points), lambda m, x: m.error(x))
@@ -226,7 +226,7 @@ def test_chunks_of_questions_shrink_as_the_model_grows(monkeypatch):
     assert torch.allclose(chunks.values, whole.values, rtol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # stopped early
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # stopped early
 def test_a_solve_that_stops_early_warns_with_its_residual():
     problem = grid.AUTOENCODER
     for solver in (cf.CG(max_steps=2), cf.GMRES(max_steps=2)):

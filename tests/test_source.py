@@ -10,7 +10,7 @@ from reference import Dense, ekfac_matrix, segmented
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 replay, source = (partial(verb, groups=0) for verb in (cf.replay, cf.source))  # no trainings to test the answers
 PROBLEMS = pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_it_predicts_replay_of_mini_batches(optimizer):
     assert 0.9 < found.slope < 1.1
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # sizes are off by layers
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # sizes are off by layers
 def test_by_layers_it_is_still_nearer_than_gradients_along_the_way():
     problem = grid.SOFTMAX_ON_OUTPUTS
     made = recipe(problem, optimizer=cf.SGD(0.1), epochs=40, batch_size=10)
@@ -199,7 +199,7 @@ def test_dropout_counts_as_the_model_without_it():
 
 
 def test_too_few_products_are_said_to_be(monkeypatch):
-    monkeypatch.setattr("crossfluence.training.source.MAX_STEPS", 3)
+    monkeypatch.setattr("crossfluence._attribution.source.MAX_STEPS", 3)
     with pytest.warns(errors.NotConvergedWarning, match="after 3 products .* rtol=0.01. Take more segments"):
         source(recipe(grid.SOFTMAX_ON_OUTPUTS, epochs=100), grid.SOFTMAX_ON_OUTPUTS.objective, segments=1)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from grid import normal
 
-from crossfluence.models.dec import DEC, anchored_target, encoder, moving_target, rescaled, start_centres, target
-from crossfluence.studies.clusters import KEPT, ClusterSettings, between_clusters, checked_ids, explain, settled
-from crossfluence.studies.mixture import CONVERGED, PAPER, estimates, gaussians, mixture_study
+from benchmarks.paper.mixture import CONVERGED, PAPER, estimates, gaussians, mixture_study
+from crossfluence.clustering.dec import DEC, anchored_target, encoder, moving_target, rescaled, start_centres, target
+from crossfluence.clustering.explain import KEPT, ClusterSettings, between_clusters, checked_ids, explain, settled
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # two steps of training
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # two steps of training
 
 NOISE = normal(60, 3, seed=0)
 QUICK = ClusterSettings(k=3, pretraining=50, steps=150, check=12, draws=2)
@@ -87,9 +87,7 @@ def test_every_estimate_of_the_mixture_stands_beside_its_own_retraining(tmp_path
 
 
 def test_the_mixture_study_writes_a_table_and_a_figure(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "crossfluence.studies.mixture.CONVERGED", replace(CONVERGED, pretraining=5, steps=5, damping=1.0)
-    )
+    monkeypatch.setattr("benchmarks.paper.mixture.CONVERGED", replace(CONVERGED, pretraining=5, steps=5, damping=1.0))
     rows = mixture_study(tmp_path / "out", seeds=1, left_out=4)
     table = pd.read_csv(tmp_path / "out" / "results.csv")
     assert len(table) == len(rows) == 8

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from crossfluence.studies.tables import TableError, read_table
+from crossfluence.app.tables import TableError, read_table
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from reference import Dense
 
 import crossfluence as cf
-from crossfluence import _errors as errors
+from crossfluence import errors
 
 replay, tracin = (partial(verb, groups=0) for verb in (cf.replay, cf.tracin))  # no trainings to test the answers
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._params import trained_parameters
+from crossfluence import errors
+from crossfluence._autodiff.params import trained_parameters
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
 X, Y = normal(30, 3, seed=0), normal(30, seed=1)
 LAYERS = [("0.weight", "0.bias"), ("2.weight", "2.bias")]

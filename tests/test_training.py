@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._params import fingerprint
+from crossfluence import errors
+from crossfluence._autodiff.params import fingerprint
 
 X, Y = normal(20, 3, seed=0), normal(20, 1, seed=1)
 INIT = grid.seeded(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)))

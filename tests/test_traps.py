@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._params import fingerprint
-from crossfluence.solvers.exact import dense as written_out
+from crossfluence import errors
+from crossfluence._autodiff.params import fingerprint
+from crossfluence._solvers.exact import dense as written_out
 
 X, Y = normal(20, 4, seed=0), normal(20, 1, seed=1)
 LINEAR = grid.seeded(nn.Linear(4, 1))

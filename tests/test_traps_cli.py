@@ -9,10 +9,10 @@ import torch
 from grid import normal
 from typer.testing import CliRunner
 
-from crossfluence import cli
-from crossfluence.studies import clusters as study
-from crossfluence.studies import forecast  # noqa: F401  # before the settings are patched
-from crossfluence.studies.tables import TableError, read_table
+from crossfluence import app as cli
+from crossfluence.app import forecast  # noqa: F401  # before the settings are patched
+from crossfluence.app.tables import TableError, read_table
+from crossfluence.clustering import explain as study
 
 # Tables.
 

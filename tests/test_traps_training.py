@@ -16,10 +16,10 @@ from grid import normal
 from torch import nn
 
 import crossfluence as cf
-from crossfluence import _errors as errors
-from crossfluence._contents import content_hash
-from crossfluence._params import fingerprint
-from crossfluence.objectives.clusters import log_assignment, margin
+from crossfluence import errors
+from crossfluence._autodiff.params import fingerprint
+from crossfluence._storage.hashing import content_hash
+from crossfluence.clustering.objectives import log_assignment, margin
 
 X, Y = normal(30, 2, seed=0), normal(30, seed=1)
 

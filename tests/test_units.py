@@ -9,7 +9,7 @@ from torch import nn
 
 import crossfluence as cf
 
-pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # of training, not solving
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # of training, not solving
 
 LIMITS = {torch.float64: 1e-5, torch.float32: 2e-3}
 

@@ -68,7 +68,7 @@ def test_the_surrounding_grad_mode_does_not_matter(outside):
     assert not found.values.requires_grad
 
 
-@pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # random weights
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 def test_frozen_parameters_stay_frozen_and_are_not_counted():
     model = grid.AUTOENCODER.build()
     model.decoder.requires_grad_(False)

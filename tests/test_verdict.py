@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import crossfluence as cf
-from crossfluence._errors import NotConvergedWarning, UnreliableWarning
-from crossfluence._evidence import kinks
-from crossfluence._influence import _solvers
-from crossfluence._verdict import Evidence, merged, of_influence, of_trainings
-from crossfluence.solvers.base import Solution
+from crossfluence._attribution.evidence import kinks
+from crossfluence._attribution.influence import _solvers
+from crossfluence._results.verdict import Evidence, merged, of_influence, of_trainings
+from crossfluence._solvers.base import Solution
+from crossfluence.errors import NotConvergedWarning, UnreliableWarning
 
 X = grid.normal(60, 3, seed=1)
 Y = X @ torch.tensor([[1.0], [-1.0], [0.5]], dtype=torch.float64) + 0.5 * grid.normal(60, 1, seed=2)

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from crossfluence.cli import app
-from crossfluence.corpus.pairs import Pairs
-from crossfluence.models.skipgram import ExpectedTraining
-from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.mitigation import RANDOM, REMOVE, UNDO, UNLEARN, Bench, Case, cases
-from crossfluence.studies.neutrality import BIASED, NEUTRAL, mixed
-from crossfluence.studies.planted import planted
-from crossfluence.studies.weat import questions, summary
+from benchmarks.paper.mitigation import RANDOM, REMOVE, UNDO, UNLEARN, Bench, Case, cases
+from benchmarks.paper.neutrality import BIASED, NEUTRAL, mixed
+from benchmarks.paper.weat import questions, summary
+from crossfluence.app import app
+from crossfluence.words.corpus.pairs import Pairs
+from crossfluence.words.planted import planted
+from crossfluence.words.skipgram import ExpectedTraining
+from crossfluence.words.word_sets import word_sets
 
 
 @pytest.fixture(scope="module")

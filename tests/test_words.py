@@ -9,14 +9,14 @@ import torch
 from browser import CHROMIUM, browse, parsed
 from typer.testing import CliRunner
 
-from crossfluence._errors import CorpusError, SolveError
-from crossfluence.cli import app
-from crossfluence.models.skipgram import ExpectedTraining, SkipGram
-from crossfluence.report.words import marked
-from crossfluence.studies import words as study
-from crossfluence.studies.planted import marked as marked_corpus
-from crossfluence.studies.planted import planted
-from crossfluence.studies.word import clustered, own_and_next
+from crossfluence.app import app
+from crossfluence.app.report.words import marked
+from crossfluence.errors import CorpusError, SolveError
+from crossfluence.words import explain_bias as study
+from crossfluence.words.explain_word import clustered, own_and_next
+from crossfluence.words.planted import marked as marked_corpus
+from crossfluence.words.planted import planted
+from crossfluence.words.skipgram import ExpectedTraining, SkipGram
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_run_whose_newton_steps_all_go_astray_still_answers(corpus_file, tmp_p
     result = run(corpus_file, "--remove", 20, "--dimensions", 6, "--min-count", 2, "--out", out)
     assert result.exit_code == 0, result.output
     assert "no step possible" in out.read_text()
-    monkeypatch.setattr("crossfluence.studies.word.newton_step", lambda *args: float("nan"))
+    monkeypatch.setattr("crossfluence.words.explain_word.newton_step", lambda *args: float("nan"))
     assert about(corpus_file, tmp_path / "word.html").exit_code == 0
     assert "no step possible" in (tmp_path / "word.html").read_text()
 

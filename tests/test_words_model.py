@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from crossfluence.cli import app
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import SkipGram
-from crossfluence.objectives.embeddings import weat
-from crossfluence.objectives.word_sets import word_sets
-from crossfluence.studies.planted import planted
-from crossfluence.studies.words import WordsSettings, explain_words
+from crossfluence.app import app
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.explain_bias import WordsSettings, explain_words
+from crossfluence.words.objectives import weat
+from crossfluence.words.planted import planted
+from crossfluence.words.skipgram import SkipGram
+from crossfluence.words.word_sets import word_sets
 
 gensim = pytest.importorskip("gensim.models")
 

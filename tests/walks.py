@@ -8,9 +8,9 @@ from grid import normal
 from torch.nn.functional import cosine_similarity, softplus
 
 import crossfluence as cf
-from crossfluence.corpus.pairs import PairCounts, Pairs, Sampling
-from crossfluence.corpus.vocabulary import corpus_of
-from crossfluence.models.skipgram import ExpectedTraining, SkipGram, WordBlocks
+from crossfluence.words.corpus.pairs import PairCounts, Pairs, Sampling
+from crossfluence.words.corpus.vocabulary import corpus_of
+from crossfluence.words.skipgram import ExpectedTraining, SkipGram, WordBlocks
 
 WORDS = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay", "koi", "lark", "mole", "newt"]
 D = 3
