@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -325,3 +325,21 @@ PROBLEMS = [
     LOGISTIC, ON_OUTPUTS, SOFTMAX_ON_OUTPUTS, AUTOENCODER, SEMI_SUPERVISED, DEC_FIXED, DEC_MOVING, CONTRASTIVE, COX,
     SKIP_GRAM, LANGUAGE,
 ]  # fmt: skip
+
+
+def badly_scaled(features=40, spread=2.0, turned=False):
+    """Least squares whose features differ in scale by powers of ten; turned, no single parameter shows it."""
+    x = normal(100, features, seed=0) * torch.logspace(0, -spread, features, dtype=torch.float64)
+    if turned:
+        x = x @ torch.linalg.qr(normal(features, features, seed=2)).Q
+    y = x.sum(1, keepdim=True) + normal(100, 1, seed=1)
+    model = nn.Linear(features, 1, bias=False).double()
+    loss = lambda m, b: (m(b[0]) - b[1]).square().sum(1)  # noqa: E731
+    return cf.Risk(model, loss, cf.batches(x, y), l2=1e-6)
+
+
+def leaves(value):
+    """What stands in a value and in the values inside it, in order."""
+    if is_dataclass(value):
+        value = tuple(getattr(value, item.name) for item in fields(value))
+    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple) else [value]

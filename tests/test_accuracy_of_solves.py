@@ -5,8 +5,7 @@ import math
 import grid
 import pytest
 import torch
-from grid import normal, seeded
-from test_preconditioners import badly_scaled
+from grid import badly_scaled, normal, seeded
 from torch import nn
 
 import crossfluence as cf

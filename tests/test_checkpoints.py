@@ -6,8 +6,7 @@ import copy
 import grid
 import pytest
 import torch
-from grid import normal
-from test_inverse_files import leaves
+from grid import leaves, normal
 from torch import Tensor
 
 import crossfluence as cf

@@ -2,11 +2,11 @@
 
 import copy
 import json
-from dataclasses import fields, is_dataclass
 
 import grid
 import pytest
 import torch
+from grid import leaves
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,13 +22,6 @@ KEPT = [
     cf.Auto(0.1), cf.EKFAC(0.1),
 ]  # fmt: skip
 BOUND = [cf.CG(0.1), cf.GMRES(0.1), cf.LiSSA(0.1), cf.CG(0.1, preconditioner=cf.Jacobi(0.1))]
-
-
-def leaves(value):
-    """What stands in a value and in the values inside it, in order."""
-    if is_dataclass(value):
-        value = tuple(getattr(value, item.name) for item in fields(value))
-    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple) else [value]
 
 
 @pytest.mark.parametrize("solver", KEPT, ids=str)

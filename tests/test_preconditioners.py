@@ -3,7 +3,7 @@
 import grid
 import pytest
 import torch
-from grid import normal
+from grid import badly_scaled, normal
 from reference import Dense
 from torch import nn
 
@@ -19,17 +19,6 @@ POSITIVE = [(grid.LOGISTIC, cf.Hessian()), (grid.SOFTMAX_ON_OUTPUTS, GN), (grid.
 
 def dense_of(problem):
     return Dense(problem.model, problem.loss, problem.tensors, problem.l2)
-
-
-def badly_scaled(features=40, spread=2.0, turned=False):
-    """Least squares whose features differ in scale by powers of ten; turned, no single parameter shows it."""
-    x = normal(100, features, seed=0) * torch.logspace(0, -spread, features, dtype=torch.float64)
-    if turned:
-        x = x @ torch.linalg.qr(normal(features, features, seed=2)).Q
-    y = x.sum(1, keepdim=True) + normal(100, 1, seed=1)
-    model = nn.Linear(features, 1, bias=False).double()
-    loss = lambda m, b: (m(b[0]) - b[1]).square().sum(1)  # noqa: E731
-    return cf.Risk(model, loss, cf.batches(x, y), l2=1e-6)
 
 
 def steps(risk, **options):
