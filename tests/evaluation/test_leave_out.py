@@ -159,7 +159,7 @@ def test_threads_and_lazy_executors_give_the_same_scores_in_the_same_order():
 
 
 def test_spawned_processes_give_the_same_scores():
-    here = importlib.import_module("test_leave_out")  # under the name by which another process can import it
+    here = importlib.import_module("tests.evaluation.test_leave_out")  # as another process can import it
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
         found = cf.leave_out(here.ridge, here.both, range(5), n=30, executor=processes)
     assert torch.allclose(found.values, cf.leave_out(ridge, both, range(5), n=30).values, rtol=1e-12, atol=1e-12)

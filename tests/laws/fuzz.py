@@ -1,7 +1,7 @@
 """Random small problems: every answer is right, warned of, or refused in a sentence of the library's own.
 
-Run: python tests/fuzz.py                  (10,000 cases; some ten minutes on one core)
-     python tests/fuzz.py --cases 500 --seed 1
+Run: python tests/laws/fuzz.py                  (10,000 cases; some ten minutes on one core)
+     python tests/laws/fuzz.py --cases 500 --seed 1
 
 Models, losses, shapes, precisions, scales of features, batchings, orders, questions and solvers are drawn by
 hypothesis, which reduces whatever fails to its simplest form. The reference is dense, in double precision, and scaled.

@@ -7,7 +7,7 @@ import pytest
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # a few epochs
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TOY = {"own_model": {"samples": 80, "left_out": 4}, "contrastive": {"samples": 20, "epochs": 100}}
 
 
