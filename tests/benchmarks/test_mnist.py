@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.data.mnist_files import mnist, read_idx
+from benchmarks.data.mnist import read_idx, read_mnist
 from crossfluence import errors
 
 IMAGES = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28)
@@ -32,10 +32,10 @@ def write(folder, *, images=None, labels=None, split="train", zipped=False):
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize(("split", "prefix"), [("train", "train"), ("test", "t10k")])
 def test_images_are_grey_values_and_labels_digits(tmp_path, split, prefix, zipped):
-    x, y = mnist(write(tmp_path, split=prefix, zipped=zipped), split)
+    x, y = read_mnist(write(tmp_path, split=prefix, zipped=zipped), split)
     assert torch.equal(x, torch.from_numpy(IMAGES.reshape(3, -1)).float() / 255)
     assert y.tolist() == [7, 2, 1]
-    assert [len(part) for part in mnist(tmp_path, split, count=2)] == [2, 2]
+    assert [len(part) for part in read_mnist(tmp_path, split, count=2)] == [2, 2]
 
 
 @pytest.mark.parametrize("kind", CODES)
@@ -59,28 +59,28 @@ def test_every_type_of_the_format_is_read(tmp_path, kind):
 )
 def test_what_is_not_mnist_is_refused(tmp_path, files, match):
     with pytest.raises(errors.DataError, match=match):
-        mnist(write(tmp_path, **files))
+        read_mnist(write(tmp_path, **files))
 
 
 def test_missing_files_damaged_archives_and_too_few_images_are_refused(tmp_path):
     with pytest.raises(errors.DataError, match=r"neither train-images-idx3-ubyte nor train-images-idx3-ubyte\.gz"):
-        mnist(tmp_path)
+        read_mnist(tmp_path)
     write(tmp_path, zipped=True)
     with pytest.raises(errors.DataError, match=r"count=4, but .* holds 3 train images"):
-        mnist(tmp_path, count=4)
+        read_mnist(tmp_path, count=4)
     file = tmp_path / "train-images-idx3-ubyte.gz"
     whole = file.read_bytes()
     for damaged in (whole[:-10], b"no gzip", whole[:20] + b"\xff" * 20 + whole[40:]):
         file.write_bytes(damaged)
         with pytest.raises(errors.DataError, match="no whole gzip file"):
-            mnist(tmp_path)
+            read_mnist(tmp_path)
 
 
 def test_the_official_files_are_what_they_should_be():
     folder = Path(os.environ.get("CROSSFLUENCE_DATA", "no folder")) / "mnist"
     if not folder.is_dir():
         pytest.skip("set CROSSFLUENCE_DATA to a folder that holds mnist/")
-    x, y = mnist(folder)
+    x, y = read_mnist(folder)
     assert x.shape == (60_000, 784)
     assert x.mean() == pytest.approx(0.1307, abs=1e-4)
     assert y.bincount().min() == 5421
