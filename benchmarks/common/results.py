@@ -23,7 +23,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def save(name: str, rows: Sequence[dict[str, Any]], made_by: Mapping[str, str] = MADE_BY) -> None:
     """Writes rows of the same columns, each with the versions that made it, to `results/<name>.csv`."""
     FOLDER.mkdir(exist_ok=True)
-    write(FOLDER / f"{name}.csv", [row | made_by for row in rows])
+    write(FOLDER / f"{name}.csv", [{**row, **made_by} for row in rows])
 
 
 def kept(name: str) -> list[dict[str, str]]:
