@@ -84,7 +84,8 @@ def test_a_contrast_is_a_difference_and_is_influenced_like_one():
 
 
 PAIRS = [("the nurse said that she was late", "the nurse said that he was late"),
-         ("the doctor is early", "the nurse is early"), ("he was late and early", "she was late and early")]  # fmt: skip
+         ("the doctor is early", "the nurse is early"),
+         ("he was late and early", "she was late and early")]  # fmt: skip
 
 
 def test_the_preference_of_a_causal_model_is_over_whole_texts():
