@@ -17,7 +17,7 @@ LAYERS = [  # from the top
     {"_risk", "_abstract_risk"},
     {
         "_losses", "_objective", "_compare", "_data", "_probes", "_looks", "_question_checks", "_state", "_samples",
-        "_non_finite", "_batch", "_room", "_double",
+        "_non_finite", "_batch", "_room", "_double", "_split",
     },
     {
         "_params", "_trained", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files",

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from .._errors import NonFiniteError, UnsupportedError
 from .._functional import all_finite, bind
-from .._losses import OnOutputs
 from .._params import wide
 from .._risk import Risk
 from .._types import Batch, Params
 from .base import AbstractCurvature
 from .criteria import Rounding, of_batch
 from .outputs import Roots, square_root
+from .split import on_outputs
 
 
 class AbstractFisher(AbstractCurvature):
@@ -163,15 +163,10 @@ class Fisher(AbstractFisher):
             The number of each batch, the batch, and one root for each draw.
 
         Raises:
-            UnsupportedError: If the loss is not split at the outputs.
+            UnsupportedError: If the loss is not split at the outputs, and no split is found.
             SolveError: After the last batch, if the outputs are too confident for their precision.
         """
-        loss, rounding = risk.kind, Rounding()
-        if not isinstance(loss, OnOutputs):
-            raise UnsupportedError(
-                f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
-                f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
-            )
+        loss, rounding = on_outputs(risk, "Fisher", "use EmpiricalFisher()"), Rounding()
         generator = draws or self.draws()
         waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 

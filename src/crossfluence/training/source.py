@@ -13,7 +13,7 @@ from torch import Tensor
 from .._errors import NotConvergedWarning, UnsupportedError
 from .._functional import undisturbed
 from .._kinds import require, require_question, require_recipe
-from .._losses import OnOutputs, as_loss
+from .._losses import as_loss
 from .._objective import questions
 from .._params import fingerprint
 from .._risk import Risk
@@ -25,6 +25,7 @@ from ..curvature.eigenbasis import Fit, filtered
 from ..curvature.fisher import AbstractFisher, Fisher
 from ..curvature.gauss_newton import GaussNewton
 from ..curvature.hessian import Hessian
+from ..curvature.split import on_outputs
 from ..solvers.krylov import functions_of
 from .checkpoints import waypoints
 from .optimizers import SGD, AdamW
@@ -150,11 +151,8 @@ def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
         )
     if isinstance(rule, AdamW):
         raise UnsupportedError("AdamW's decay is no part of what is minimised. Use Adam with l2, or replay.")
-    if isinstance(curvature, (Fisher, GaussNewton)) and not isinstance(kind, OnOutputs):
-        raise UnsupportedError(
-            f"{curvature} needs to know where the outputs are; this recipe has a {type(kind).__name__}. Write the loss "
-            f"as OnOutputs(outputs, criterion). Or type curvature=Hessian()."
-        )
+    if isinstance(curvature, (Fisher, GaussNewton)):
+        on_outputs(recipe._start, str(curvature), "type curvature=Hessian()")
     if isinstance(curvature, AbstractFisher) and not (kind.per_sample and isinstance(rule, SGD)):
         raise UnsupportedError(
             f"{curvature}, layer by layer, needs gradients of single samples, and steps as SGD's, of one size for all "
