@@ -20,8 +20,8 @@ LAYERS = [  # from the top
         "_non_finite", "_batch", "_room", "_double", "_split",
     },
     {
-        "_params", "_trained", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble", "_files",
-        "_archive", "_checkpoint", "_contents", "_copies", "corpus",
+        "_params", "_trained", "_record", "_functional", "_substitutes", "_ways", "_precision", "_scores", "_ensemble",
+        "_files", "_archive", "_checkpoint", "_contents", "_copies", "corpus",
     },
     {"_types", "_errors", "_extras", "_labels", "_kinds", "_significance", "_verdict"},
 ]  # fmt: skip

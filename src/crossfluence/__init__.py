@@ -37,10 +37,12 @@ from .training.data_gradient import data_gradient
 from .training.lds import LDS, lds
 from .training.optimizers import SGD, Adam, AdamW
 from .training.recipe import Recipe
+from .training.record import TrainingRecord
+from .training.recorder import Recorder
 from .training.removals import RemovalCurve, removal_curve
 from .training.replay import replay
 from .training.retrain import leave_out
-from .training.schedules import StepDecay, WarmUp, cosine
+from .training.schedules import StepDecay, WarmUp, cosine, linear
 from .training.smoothness import smoothness
 from .training.source import source
 
@@ -73,6 +75,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Recipe",
+    "Recorder",
     "Relative",
     "RemovalCurve",
     "Risk",
@@ -80,6 +83,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "TrainingRecord",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -93,6 +97,7 @@ __all__ = [
     "influence",
     "lds",
     "leave_out",
+    "linear",
     "load_inverse",
     "mean_over",
     "plan",

@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from jaxtyping import Shaped
-from torch import Tensor
-
+from ._kinds import require
 from ._types import Params
 
 
@@ -39,3 +37,18 @@ class AbstractRecord(ABC):
     @abstractmethod
     def earlier(self, theta: Params) -> Iterator[tuple[Params, Params, Params]]:
         """Segments of the training from the last to the first: parameters at its end, scaling and decay."""
+
+
+def check_record(record: object, theta: Params) -> None:
+    """Refuses a record of another model, and what is no record.
+
+    Args:
+        record: Or nothing.
+        theta: The trained parameters.
+    """
+    if record is None:
+        return
+    line = "record=crossfluence.TrainingRecord.from_settings(risk, optimizer=..., steps=..., batch_size=...)"
+    require(record, AbstractRecord, "Risk(record=)", "a TrainingRecord", line)
+    assert isinstance(record, AbstractRecord)
+    record.check(theta)

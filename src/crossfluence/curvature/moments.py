@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -55,3 +56,20 @@ def batch_moments(
     whole = spread + risk.gradient.square()
     factor = 1.0 if clipping is None else min(1.0, clipping / (float(whole.sum()) ** 0.5 + 1e-6))
     return factor * risk.gradient, factor**2 * whole, factor
+
+
+def adam_scaling(square: Tensor, mean: Tensor | None, eps: float = 1e-8, eps_root: float = 0.0) -> Tensor:
+    r"""What Adam makes of a small lasting gradient in one step of rate 1: $P \max(0, 1 - \bar g^2 P^2)$.
+
+    Args:
+        square: Second moment of the gradient.
+        mean: Its running mean; without it the derivative of Adam's own division is left out.
+        eps: Added to the root.
+        eps_root: Added under it.
+
+    Returns:
+        Of the shape of `square`; zero where no gradient ever was.
+    """
+    inverse = 1 / ((square + eps_root).sqrt() + eps)
+    bent = torch.ones_like(inverse) if mean is None else (1 - (mean * inverse).square()).clamp_min(0)
+    return torch.where(square > 0, inverse * bent, 0)

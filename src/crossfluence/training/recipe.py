@@ -27,6 +27,8 @@ from .._trained import Decay, held, hooks_of, with_hooks
 from .._types import Id, Params, SampleLoss
 from .course import Course
 from .optimizers import AbstractOptimizer
+from .record import TrainingRecord
+from .recorded import recorded_training
 from .schedules import Schedule, constant
 
 
@@ -225,12 +227,13 @@ class Recipe(AbstractTraining):
         """The same training with other mini-batches and random numbers; itself, where nothing depends on a seed."""
         return self if self.whole_steps and not self.random else replace(self, seed=seed)
 
-    def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
+    def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None, record: TrainingRecord | None = None) -> Risk:
         """What this recipe minimises, at a model.
 
         Args:
             model: Usually what `train` returned.
             ids: n labels, default 0 to n-1.
+            record: What the training did: `recipe.record()`, if the model is its own.
 
         Returns:
             A risk with the recipe's loss, data and l2. Losses that couple samples see the batches in order.
@@ -238,7 +241,19 @@ class Recipe(AbstractTraining):
         Raises:
             NondeterministicError: If the loss is random at this model, as it is in training.
         """
-        return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids)
+        return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids, record=record)
+
+    def record(self, *, segments: int = 0) -> TrainingRecord:
+        """What the training does, for `Risk(..., record=)`: it is run once more.
+
+        Args:
+            segments: Equal parts whose ends are kept, too; each holds three numbers for each parameter.
+
+        Returns:
+            A record of the model that `train()` returns.
+        """
+        with undisturbed():
+            return recorded_training(self.course(), self.ones, segments)
 
     def refuse_once_differentiable(self) -> None:
         """Makes sure that every step can be differentiated.
