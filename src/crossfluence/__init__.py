@@ -26,6 +26,7 @@ from .solvers.cg import CG
 from .solvers.ekfac import EKFAC
 from .solvers.exact import Exact
 from .solvers.gmres import GMRES
+from .solvers.horizon import Horizon
 from .solvers.identity import Identity
 from .solvers.jacobi import Jacobi
 from .solvers.lissa import LiSSA
@@ -65,6 +66,7 @@ __all__ = [
     "GMRES",
     "GaussNewton",
     "Hessian",
+    "Horizon",
     "Identity",
     "Jacobi",
     "LDS",
