@@ -77,7 +77,7 @@ class Evidence:
         lowest: A negative eigenvalue that the damping does not outweigh; `None` where there is none.
         approximation: What the solver leaves out, as a clause; empty where it solves with the curvature itself.
         notes: Sentences of the risk that limit what can be believed.
-        agreements: Of two halves of what the curvature was sampled with, by question: correlation and slope.
+        agreements: With a curvature that nothing was sampled of, foretold by two halves: correlation and slope.
     """
 
     drift: Sequence[float] = ()
@@ -310,8 +310,8 @@ def _halves(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "order" if r > LOOSE and slope >= LOOSE_SLOPE[0] else "unreliable",
-        f"two halves of what the curvature was sampled with agree with a correlation of {r:.2g} and a slope of "
-        f"{slope:.2g} only",
+        f"two halves of what the curvature was sampled with foretell that more would agree with a correlation of "
+        f"{r:.2g} and a slope of {slope:.2g} only",
         "Take more: Horizon(roots=...) or Horizon(pilot=...).",
     )
 

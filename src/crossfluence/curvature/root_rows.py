@@ -16,7 +16,7 @@ from .fisher import Fisher
 
 
 def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: int) -> Iterator[Shaped[Tensor, "b p"]]:
-    r"""Rows z with $\mathbb{E}\sum z z^\top = D^{1/2} F D^{1/2}$, F the Gauss-Newton matrix of the mean loss without l2.
+    r"""Rows z with $\mathbb{E}\sum z z^\top = D^{1/2} F D^{1/2}$, F the Gauss-Newton matrix without l2.
 
     Each is the gradient of a sample's outputs along a random combination of the columns of the square root of the
     criterion's second derivative, the combination by random signs: a label drawn from a confident model is nearly

@@ -21,7 +21,8 @@ from .horizon_engines import Applied, DenseEngine, ProductsEngine, RootsEngine
 from .work import Work
 
 GUESSED_RATE, GUESSED_BATCH = 0.1, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
-PER_TRAINED = 4  # roots for each direction with an exponent above 1
+PER_TRAINED, ENOUGH = 16, 4  # roots for each direction with an exponent above 1: wanted, and at least
+PLENTY = 16  # roots for each sample, at most
 MOST = 2_048  # roots that are factorised
 ROOM = 2**28  # numbers in them
 DENSE = 2_048  # parameters up to which X is written out
@@ -31,7 +32,7 @@ PILOT, STEPS, RTOL = 320, 20, 0.02  # samples, products for each question, and w
 
 @dataclass(frozen=True)
 class Horizon(AbstractSolver):
-    r"""What training did in the place of a damping: $u = A^{1/2}\varphi(X)A^{1/2}\nabla m$, $\varphi(x) = (1-e^{-x})/x$.
+    r"""Training's own horizon for a damping: $u = A^{1/2}\varphi(X)A^{1/2}\nabla m$, $\varphi(x) = (1-e^{-x})/x$.
 
     Networks are stopped before their minimum; how far a lasting change of the gradient moved each parameter until then
     is $A$, of the risk's `TrainingRecord`, and $X = A^{1/2} F A^{1/2} + D$ says how much of it the curvature took back:
@@ -48,7 +49,8 @@ class Horizon(AbstractSolver):
     an unknown unit, and the verdict says "order".
 
     Attributes:
-        roots: How many; default: four for each direction with an exponent above 1, at least one for each sample.
+        roots: How many; default: sixteen for each direction with an exponent above 1, at least one for each sample, at
+            most 2,048.
         pilot: Samples for products; if given, products are taken. Default: 320 where they are.
         steps: Products for each question, at most.
         seed: Of signs and samples.
@@ -115,7 +117,7 @@ class Horizon(AbstractSolver):
             dense = DenseEngine.of(root_rows(risk, pace, None, self.seed), whole, chance=False)
             return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
         if risk.p <= DENSE:
-            count = self.roots or max(PER_TRAINED * risk.n, risk.p)
+            count = self.roots or max(ENOUGH * risk.n, ENOUGH * risk.p)
             dense = DenseEngine.of(self._rows(risk, pace, count), whole, chance=True)
             return dense, f"X was written out, from {count} roots; {_bent(dense)}."
         return self._from_roots(risk, pace, outside, whole)
@@ -124,19 +126,19 @@ class Horizon(AbstractSolver):
         self, risk: Risk, pace: Tensor, outside: Tensor, whole: Tensor
     ) -> tuple[RootsEngine | ProductsEngine, str]:
         """Roots, if they are enough; else products."""
-        most = self.roots or min(MOST, PER_TRAINED * risk.n, ROOM // risk.p)
-        count = self.roots or min(risk.n, most, MOST // 2)
-        if count < 2 * PER_TRAINED and self.roots is None:
+        most = self.roots or min(MOST, PLENTY * risk.n, ROOM // risk.p)
+        if most < PLENTY:
             return self._products(risk, pace, outside, PILOT)
-        while True:
-            engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, count))), whole, self.seed)
-            needed = PER_TRAINED * engine.trained
-            if self.roots is not None or needed <= count / 2 or (needed <= count == most):
-                return engine, f"X has {len(engine.roots)} roots; {_bent(engine)}."
-            if count == most:
-                found, told = self._products(risk, pace, outside, PILOT)
-                return found, f"{told} Of {count} roots {engine.trained} directions had an exponent above 1: too many."
-            count = min(most, 2 * max(count, needed))
+        count = self.roots or min(risk.n, most // 2)
+        engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, count))), whole, self.seed)
+        wanted = most if self.roots else min(most, max(PER_TRAINED * engine.trained, count))
+        if wanted > 1.5 * count:
+            engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, wanted))), whole, self.seed)
+        told = f"X has {len(engine.roots)} roots; {_bent(engine)}."
+        if self.roots or ENOUGH * engine.trained <= len(engine.roots):
+            return engine, told
+        found, instead = self._products(risk, pace, outside, PILOT)
+        return found, f"{told} That is too many for roots. {instead}"
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
         parts = pilots(risk, pilot, self.seed, 2)
@@ -230,4 +232,7 @@ def _agreed(applied: Applied) -> tuple[str, ...]:
     if not applied.agreements:
         return ()
     r, slope = (min(pair[place] for pair in applied.agreements) for place in (0, 1))
-    return (f"Two halves of the roots or samples agree with r at least {r:.2f} and a slope of at least {slope:.2f}.",)
+    return (
+        f"By two halves of the roots or samples, more of them would agree with r of at least {r:.2f} and a slope of at "
+        f"least {slope:.2f}.",
+    )

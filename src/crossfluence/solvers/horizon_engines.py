@@ -32,8 +32,8 @@ class Applied:
 
     Attributes:
         vectors: Shape `(m, p)`.
-        agreements: Of two halves of the roots or samples, for the first questions: correlation, and the slope of
-            scores with their own half on scores with the other one; below one where there are too few.
+        agreements: With as many roots or samples as one could wish, foretold by two halves, for the first questions:
+            correlation and slope of scores; the slope is below one where there are too few.
         steps: Products for each question.
     """
 
@@ -110,7 +110,7 @@ class DenseEngine:
     decay: Tensor
 
     @classmethod
-    def of(cls, rows: Iterable[Shaped[Tensor, "b p"]], decay: Tensor, *, chance: bool) -> DenseEngine:
+    def of(cls, rows: Iterable[Tensor], decay: Tensor, *, chance: bool) -> DenseEngine:
         """Adds up outer products of roots in double precision, every other batch in the second half."""
         p = len(decay)
         sums = [torch.zeros(p, p, dtype=torch.float64, device=decay.device) for _ in range(2)]
@@ -176,7 +176,8 @@ class ProductsEngine:
         return Applied(inside.to(b) @ found.basis, agreements_within(each, found.halves), found.steps)
 
     def _products(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        found = [self._product(pilot, rows) for pilot in self.pilots]
+        count = sum(pilot.n for pilot in self.pilots) / len(self.pilots)
+        found = [pilot.n / count * self._product(pilot, rows) for pilot in self.pilots]
         return found[0], found[-1]
 
     def _product(self, pilot: Risk, rows: Tensor) -> Tensor:
@@ -207,14 +208,18 @@ def rough(b: Tensor) -> float:
 
 
 def agreements(found: list[Tensor], reads: list[Callable[[Tensor], Tensor]]) -> tuple[tuple[float, float], ...]:
-    """Compares scores of the roots of each half with its own solution and with that of the other half.
+    r"""Compares scores of the roots of each half with its own solution and with that of the other half.
+
+    If every half is the truth and noise of its own, so that they correlate with r, their mean correlates with the truth
+    by $1/\sqrt{1 + (1/r - 1)/2}$; and if what is missing of a slope of 1 falls as one over the number of roots, half
+    of it is left with both.
 
     Args:
         found: Two solutions `(m, p)`.
         reads: From solutions to the scores of either half's roots, `(m, k)`.
 
     Returns:
-        For each question the correlation, and the slope of own on other.
+        For each question the correlation, and the slope of own on other, of both halves together.
     """
     own = torch.cat([reads[0](found[0]), reads[1](found[1])], 1).double()
     other = torch.cat([reads[0](found[1]), reads[1](found[0])], 1).double()
@@ -235,10 +240,10 @@ def agreements_within(found: list[Tensor], halves: tuple[Tensor, ...]) -> tuple[
 
 
 def _pairs(both: Tensor, squares: Tensor, mine: Tensor) -> tuple[tuple[float, float], ...]:
-    correlations = both / (squares * mine).clamp_min(1e-300).sqrt()
+    correlations = (both / (squares * mine).clamp_min(1e-300).sqrt()).clamp(1e-6, 1)
     slopes = both / squares.clamp_min(1e-300)
     blank = squares <= 1e-200
     return tuple(
-        (1.0, 1.0) if none else (float(r), float(slope))
+        (1.0, 1.0) if none else (float((1 + (1 / r - 1) / 2) ** -0.5), float((1 + slope) / 2))
         for none, r, slope in zip(blank, correlations, slopes, strict=True)
     )

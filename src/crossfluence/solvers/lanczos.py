@@ -113,18 +113,12 @@ def _share(function: Callable[[Tensor], Tensor], core: Tensor, inside: Tensor, l
 
 def _orthonormal(rows: Shaped[Tensor, "k p"], basis: Shaped[Tensor, "r p"]) -> Shaped[Tensor, "k2 p"]:
     """What is new in some rows, one after the other; rows that are none beside rounding are left out."""
-    sizes, tolerance = rows.norm(dim=1), 100 * torch.finfo(rows.dtype).eps
-    rest, _ = orthogonalised(rows, basis.unsqueeze(0).expand(len(rows), -1, -1)) if len(basis) else (rows, None)
-    new = rows.new_zeros(0, rows.shape[1])
+    sizes, tolerance, before = rows.norm(dim=1), 100 * torch.finfo(rows.dtype).eps, len(basis)
+    rest, _ = orthogonalised(rows, basis.unsqueeze(0).expand(len(rows), -1, -1))
     for row, size in zip(rest, sizes, strict=True):
-        if not size > 0 or len(basis) + len(new) >= rows.shape[1]:
+        if not size > 0 or len(basis) == rows.shape[1]:
             continue
-        left, _ = (
-            orthogonalised(row.unsqueeze(0), torch.cat([basis, new]).unsqueeze(0))
-            if len(basis) + len(new)
-            else (row.unsqueeze(0), None)
-        )
-        height = left.norm()
-        if height > tolerance * size:
-            new = torch.cat([new, left / height])
-    return new
+        left, _ = orthogonalised(row.unsqueeze(0), basis.unsqueeze(0))
+        if left.norm() > tolerance * size:
+            basis = torch.cat([basis, left / left.norm()])
+    return basis[before:]

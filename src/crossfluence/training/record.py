@@ -366,7 +366,7 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
     if name is None:
         raise UnsupportedError(
             f"Got {described(optimizer)} for the optimizer; the formulas describe torch.optim.SGD, Adam and AdamW. "
-            f"Check groups with leave_out(train, objective, groups), or ask influence(risk, objective) without a record."
+            f"Check groups with leave_out(train, objective, groups), or ask influence(risk, objective) with no record."
         )
     rules = {_rule_of_group(name, group) for group in optimizer.param_groups}
     if len(rules) > 1:
