@@ -59,7 +59,7 @@ def reference(risk, gradients):
     values, vectors = torch.linalg.eigh(x)
     middle = vectors @ torch.diag(-torch.expm1(-values) / values) @ vectors.T
     solved = gradients * scaling.sqrt() @ middle * scaling.sqrt()
-    return -torch.cat([row for row in risk.influences()]) @ solved.T
+    return -torch.cat(list(risk.influences())) @ solved.T
 
 
 def gradient(risk, ask):
@@ -251,7 +251,7 @@ def test_many_trained_directions_are_answered_with_products(monkeypatch):
 @pytest.mark.parametrize("solver", [cf.Horizon(), cf.Horizon(roots=50)], ids=str)
 @pytest.mark.parametrize("made", [risk, large], ids=["small", "large"])
 def test_an_inverse_comes_back_as_it_was(solver, made, tmp_path):
-    problem, ask = made(), lambda model: [*model.parameters()][0].square().sum()
+    problem, ask = made(), lambda model: next(iter(model.parameters())).square().sum()
     inverse = solver.invert(problem)
     inverse.save(tmp_path / "inverse")
     again = cf.load_inverse(tmp_path / "inverse")
@@ -297,10 +297,11 @@ def test_bad_numbers_and_losses_without_outputs_are_refused():
         cf.Horizon(roots=5, pilot=5)
     with pytest.raises(errors.UnsupportedError, match=r"Horizon needs to know where the outputs are.*WeightedLoss"):
         cf.Horizon().invert(grid.COX.risk())
+    made = PROBLEM.risk()
+    still = [ParameterRecord(digest_of(part), 1.0, 0 * part, 0 * part) for part in made.theta.values()]
+    made = made.with_record(TrainingRecord(ADAM, tuple(still), 1, "made up"))
     with pytest.raises(errors.SolveError, match="moved no parameter"):
-        made = PROBLEM.risk()
-        still = [ParameterRecord(digest_of(part), 1.0, 0 * part, 0 * part) for part in made.theta.values()]
-        cf.Horizon().invert(made.with_record(TrainingRecord(ADAM, tuple(still), 1, "made up")))
+        cf.Horizon().invert(made)
 
 
 def test_a_plain_loss_is_enough():

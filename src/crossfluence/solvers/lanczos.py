@@ -72,7 +72,7 @@ def block_lanczos(
             break
         images = products(block)
         basis = torch.cat([basis, block])
-        halves = tuple(_grown(half, basis, image) for half, image in zip(halves, images, strict=True))
+        halves = _grown(halves[0], basis, images[0]), _grown(halves[1], basis, images[1])
         inside = (vectors @ basis.T).double()
         share = _share(function, (halves[0] + halves[1]) / 2, inside, len(block))
         block = _orthonormal((images[0] + images[1]) / 2, basis)

@@ -30,12 +30,16 @@ def recorded_training(course: Course, ones: Shaped[Tensor, " n"], segments: int)
     rule, weights = Rule.of(course.optimizer), ones.unsqueeze(0)
     point = course.start({name: part.unsqueeze(0) for name, part in course.theta.items()})
     length = math.ceil(len(course) / segments) if segments else len(course)
-    mean, total, ended, kept = {name: torch.zeros_like(part) for name, part in point.theta.items()}, 0.0, 0.0, []
+    mean, kept = {name: torch.zeros_like(part) for name, part in point.theta.items()}, []
+    total, ended = (
+        torch.zeros(2).double(),
+        torch.zeros(2).double(),
+    )  # of learning rates: with clipping, and without, as for weight decay
     for step in tqdm(range(len(course)), desc="recording", unit="step", disable=None, leave=False):
         batch, part = course.part(step, weights)
         gradient, factor = course.gradient(point, step, batch, part)
         point = course.stepped(point, step, gradient)
-        total += course.optimizer.lr * course.rates[step] * float(factor)
+        total = total + course.optimizer.lr * course.rates[step] * torch.tensor([float(factor), 1.0])
         mean = _averaged(mean, gradient, course.optimizer)
         if segments and ((step + 1) % length == 0 or step + 1 == len(course)):
             kept.append(_parts(course, point, mean, step + 1, total - ended, valued=True))
@@ -52,9 +56,9 @@ def _averaged(mean: Params, gradient: Params, optimizer: object) -> Params:
 
 
 def _parts(
-    course: Course, point: Point, mean: Params, count: int, rate: float, *, valued: bool
+    course: Course, point: Point, mean: Params, count: int, total: Shaped[Tensor, "2"], *, valued: bool
 ) -> tuple[ParameterRecord, ...]:
-    found, rule = [], course.optimizer
+    found, rule, (rate, plain) = [], course.optimizer, total.tolist()
     for name, part in point.theta.items():
         value = part[0].clone() if valued else None
         if not isinstance(rule, (Adam, AdamW)):
@@ -62,5 +66,5 @@ def _parts(
             continue
         left = 1 - rule.betas[1] ** count
         square, slow = (wide(each[name][0]) / left for each in (point.state["square"], mean))
-        found.append(ParameterRecord(digest_of(part[0]), rate, square, slow, rate * weight_decay(rule), value))
+        found.append(ParameterRecord(digest_of(part[0]), rate, square, slow, plain * weight_decay(rule), value))
     return tuple(found)
