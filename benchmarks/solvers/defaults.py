@@ -1,7 +1,7 @@
 """One table, hence the length: solvers at their defaults on ordinary trainings, beside training again without groups.
 
 Run: OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults           (writes benchmarks/results/defaults.csv)
-     OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults perceptron  (one training alone)
+     OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults perceptron -Auto   (one training alone, without a solver)
 Every training is run again without each of some groups of its samples, in several orders of the data; the truth is the
 mean over orders. Cells: correlation and slope of each question's effects, of which the table has the median; seconds
 are CPU seconds, epochs those seconds over those of one epoch of plain gradients. The first line of a training is one
@@ -51,11 +51,13 @@ class Training:
 
     @property
     def groups(self) -> dict[str, range]:
+        """What is left out, by name."""
         count = min(60, self.recipe.n // self.size)
         return {f"g{k}": range(self.size * k, self.size * (k + 1)) for k in range(count)}
 
     @property
     def settings(self) -> dict[str, Any]:
+        """What everyone knows of it."""
         recipe = self.recipe
         size = recipe.batch_size or recipe.n
         steps = recipe.epochs * -(-recipe.n // size)
@@ -125,6 +127,7 @@ class Transformer(nn.Module):
         self.layers, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, words)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Logits of the next word at every place."""
         mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
         return self.head(self.layers(self.words(ids) + self.places.weight[: ids.shape[1]], mask=mask))
 
@@ -213,7 +216,7 @@ def row(training: str, solver: str, r: Sequence[float], slope: Sequence[float], 
     return {"training": training, "solver": solver, "r": statistics.median(r), **slopes, **others}
 
 
-def measured(training: Training) -> Iterator[dict[str, Any]]:
+def measured(training: Training, without: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """One line for each solver."""
     effects, recipe = truth(training), training.recipe
     if len(effects) > 1:
@@ -225,8 +228,8 @@ def measured(training: Training) -> Iterator[dict[str, Any]]:
     records = {"none": None, "kept": recipe.record()}
     if known := training.settings["batch_size"] < recipe.n or isinstance(recipe.optimizer, cf.SGD):
         records["settings"] = cf.TrainingRecord.from_settings(plain, **training.settings)
-    rows = {sample: name for name, samples in training.groups.items() for sample in samples}
-    for name, (solver, record) in solvers(known).items():
+    chosen = {name: found for name, found in solvers(known).items() if name not in without}
+    for name, (solver, record) in chosen.items():
         start = time.process_time()
         try:
             scores = cf.influence(recipe.risk(model, record=records[record]), training.ask, solver)
@@ -236,7 +239,8 @@ def measured(training: Training) -> Iterator[dict[str, Any]]:
         spent = time.process_time() - start
         whole = torch.stack([scores.values[list(samples)].sum(0) for samples in training.groups.values()]).double()
         r, slope = correlation_and_slope(whole, mean)
-        assert scores.verdict is not None and len(rows) <= recipe.n
+        assert scores.verdict is not None
+        assert len(rows) <= recipe.n
         yield row(training.name, name, r.tolist(), slope.tolist(), seconds=spent, epochs=spent / epoch,
                   verdict=scores.verdict.level)  # fmt: skip
 
@@ -254,12 +258,13 @@ def seconds_of_epoch(recipe: cf.Recipe, model: nn.Module) -> float:
     return max(min(found), 1e-4)
 
 
-def main(names: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     warnings.simplefilter("ignore")
-    lines = []
+    names, lines = [name for name in arguments if name[0] != "-"], []
+    without = [name[1:] for name in arguments if name[0] == "-"]
     for name in names or TRAININGS:
         torch.manual_seed(0)
-        for line in measured(TRAININGS[name]()):
+        for line in measured(TRAININGS[name](), without):
             shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in line.items()}
             print(shown, flush=True)
             lines.append(shown)
