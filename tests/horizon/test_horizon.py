@@ -131,11 +131,11 @@ def test_random_roots_tend_to_the_exact_ones():
     scaling, x = exponents(made)
     inner = x - torch.diag(scaling * made.decay)
     gaps = []
-    for draws in (4, 64, 1024):
+    for draws in (4, 36, 324):
         rows = torch.cat(list(root_rows(made, scaling.sqrt(), draws, 1)))
         gaps.append(float((rows.T @ rows - inner).norm() / inner.norm()))
     assert gaps[0] < 0.7
-    assert gaps[2] < gaps[1] / 2 < gaps[0] / 4
+    assert gaps[2] < gaps[1] / 2 < gaps[0] / 4  # as one over the square root
 
 
 @pytest.mark.parametrize("m", [1, 3, 40])
