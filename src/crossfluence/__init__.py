@@ -20,6 +20,7 @@ from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
+from ._horizon.horizon import Horizon
 from ._kronecker.ekfac import EKFAC
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
@@ -40,7 +41,9 @@ from ._solvers.low_rank import LowRank
 from ._solvers.nystrom import Nystrom
 from ._training.optimizers import SGD, Adam, AdamW
 from ._training.recipe import Recipe
-from ._training.schedules import StepDecay, WarmUp, cosine
+from ._training.record import TrainingRecord
+from ._training.recorder import Recorder
+from ._training.schedules import StepDecay, WarmUp, cosine, linear
 from .errors import CrossfluenceError
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "GMRES",
     "GaussNewton",
     "Hessian",
+    "Horizon",
     "Identity",
     "Jacobi",
     "LDS",
@@ -72,6 +76,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Recipe",
+    "Recorder",
     "Relative",
     "RemovalCurve",
     "Risk",
@@ -79,6 +84,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "TrainingRecord",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -92,6 +98,7 @@ __all__ = [
     "influence",
     "lds",
     "leave_out",
+    "linear",
     "load_inverse",
     "mean_over",
     "plan",

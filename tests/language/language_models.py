@@ -74,10 +74,10 @@ def bert_tagger() -> nn.Module:
     return shaken(tr.BertForTokenClassification(_bert(num_labels=3)))
 
 
-def t5() -> nn.Module:
+def t5(**options) -> nn.Module:
     config = tr.T5Config(
         d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2, decoder_start_token_id=0, eos_token_id=3,
-        relative_attention_num_buckets=4, **COMMON,
+        relative_attention_num_buckets=4, **COMMON | options,
     )  # fmt: skip
     return shaken(tr.T5ForConditionalGeneration(config))
 

@@ -49,6 +49,7 @@ def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Ans
         lowest=_lowest(risk, inverse, solved),
         approximation=inverse.approximation,
         notes=_limits(risk),
+        agreements=tuple(pair for solution in solved for pair in solution.agreements),
     )
     if not suspicious(evidence) or not isinstance(risk, Risk):
         return evidence
@@ -68,7 +69,7 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
     Returns:
         Numbers for `of_influence`.
     """
-    step = _step(risk, inverse)
+    step = _step(risk, inverse) if inverse.at_minimum else None
     left = 0.0 if step is None else abs(float(step @ risk.gradient)) ** 0.5
     whole = float(own.abs().sum() / risk.n) ** 0.5
     return Evidence(

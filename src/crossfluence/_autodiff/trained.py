@@ -126,7 +126,8 @@ def _matching(
         if not hits:
             raise ParameterError(
                 f"The glob {glob!r} of {setting} matches none of the {len(names)} trained parameters "
-                f"{list(names)[:5]}. Parameters that no glob names have a {setting} of 0; leave it out, or write a glob such as '*weight'."
+                f"{list(names)[:5]}. Parameters that no glob names have a {setting} of 0; leave it out, or write a "
+                f"glob such as '*weight'."
             )
         for name in hits:
             found[name][glob] = value

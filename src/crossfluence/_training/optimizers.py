@@ -173,9 +173,13 @@ class AdamW(AbstractOptimizer):
 
     def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
         """Shrinks the parameters, then steps as Adam does."""
-        taken = decays(self.weight_decay, {name: [name] for name in theta}, "weight_decay")
+        taken = self.taken(theta)
         kept = {name: (1 - self.lr * scale * taken[name]) * tensor for name, tensor in theta.items()}
         return self._adam.step(kept, gradient, state, count, scale)
+
+    def taken(self, theta: Params) -> dict[str, float]:
+        """The decay of each parameter."""
+        return decays(self.weight_decay, {name: [name] for name in theta}, "weight_decay")
 
     def preconditioner(self, theta: Params, state: State, count: int) -> Params:
         """As in `Adam`."""

@@ -7,6 +7,7 @@ from .pairs import pair_preference, pronoun_preference
 from .preference import dpo_loss, with_reference
 from .questions import Question, class_logit, contrast, log_probability, similarity
 from .readers import crows_pairs, seat, stereoset, winobias
+from .trainer import recipe
 
 __all__ = [
     "Association",
@@ -24,6 +25,7 @@ __all__ = [
     "masked_loss",
     "pair_preference",
     "pronoun_preference",
+    "recipe",
     "seat",
     "similarity",
     "stereoset",
