@@ -38,15 +38,15 @@ def shaken(model: nn.Module, seed: int = 0, size: float = 0.5) -> nn.Module:
 
 
 def gpt2(**options) -> nn.Module:
-    config = tr.GPT2Config(n_embd=4, n_layer=1, n_head=2, n_positions=10, n_inner=4, bos_token_id=2, eos_token_id=3,
-                           **COMMON | options)  # fmt: skip
+    config = tr.GPT2Config(n_embd=4, n_layer=1, n_head=2, n_positions=10, n_inner=4,
+                           **COMMON | {"bos_token_id": 2, "eos_token_id": 3} | options)  # fmt: skip
     return shaken(tr.GPT2LMHeadModel(config))
 
 
 def llama(**options) -> nn.Module:
     config = tr.LlamaConfig(
         hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=10, bos_token_id=2, eos_token_id=3, **COMMON | options,
+        max_position_embeddings=10,  **COMMON | {"bos_token_id": 2, "eos_token_id": 3} | options,
     )  # fmt: skip
     return shaken(tr.LlamaForCausalLM(config))
 
