@@ -39,6 +39,10 @@ def lines(path, rows):
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+def table(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
 def run(*arguments):
     return CliRunner().invoke(app, ["language", *map(str, arguments)])
 
@@ -50,7 +54,7 @@ def test_texts_are_listed_for_each_question_with_files_beside(folder):
     assert "he or she:" in found.output
     assert "pronouns:" in found.output
     assert "95 % interval" in found.output
-    rows = list(csv.DictReader(io.StringIO((folder / "crossfluence-language.csv").read_text())))
+    rows = table(folder / "crossfluence-language.csv")
     assert sorted(int(row["text"]) for row in rows) == list(range(1, 13))
     sizes = [abs(float(row["he or she"])) for row in rows]
     assert sizes == sorted(sizes, reverse=True)
@@ -63,8 +67,8 @@ def test_scores_of_tokens_stand_in_the_table_and_shade_the_page(folder):
     run("model", "texts.jsonl", "--ask", "ask.jsonl", "--out", "texts.html")
     found = run("model", "texts.jsonl", "--ask", "ask.jsonl", "--unit", "token", "--out", "tokens.html")
     assert found.exit_code in {0, 3}, found.output
-    whole = {row["text"]: float(row["pronouns"]) for row in csv.DictReader((folder / "texts.csv").open())}
-    rows = list(csv.DictReader((folder / "tokens.csv").open()))
+    whole = {row["text"]: float(row["pronouns"]) for row in table(folder / "texts.csv")}
+    rows = table(folder / "tokens.csv")
     assert all(row["content"].split()[int(row["position"])] == row["token"] for row in rows)
     for text, value in whole.items():
         parts = sum(float(row["pronouns"]) for row in rows if row["text"] == text)

@@ -146,3 +146,28 @@ def test_trainings_that_cannot_be_repeated_are_refused_with_advice(tmp_path):
     masked.data_collator = tr.DataCollatorForLanguageModeling(tokenizer(masked=True), mlm_probability=0.4)
     with pytest.raises(cf.CrossfluenceError, match="drawn anew"):
         language.recipe(masked)
+
+
+@pytest.mark.parametrize("options", [{"max_grad_norm": 0.5}, {"gradient_accumulation_steps": 2, "max_grad_norm": 0.2}],
+                         ids=["clipping", "accumulation"])  # fmt: skip
+def test_a_recorder_keeps_what_the_recipe_of_the_same_training_records(options, tmp_path):
+    model = llama().float()
+    trainer, recorder = trainer_of(model, "causal", tmp_path, **options), language.Recorder()
+    recipe = language.recipe(trainer)
+    trainer.add_callback(recorder)
+    trainer.train()
+    assert recorder.steps == trainer.state.global_step
+    again = recipe.train()
+    data = cf.batches(texts(11))
+    ask = language.log_probability([6, 7], [8])
+    one, other = (
+        cf.influence(cf.Risk(each.eval(), language.causal_loss(), data, record=record), ask, cf.Horizon()).values
+        for each, record in ((model, recorder.record()), (again, recipe.record()))
+    )
+    assert float((one - other).norm()) < 1e-2 * float(other.norm())
+    assert not any(part._post_accumulate_grad_hooks for part in model.parameters())
+
+
+def test_a_recorder_without_a_training_is_refused_with_advice():
+    with pytest.raises(cf.CrossfluenceError, match="callbacks="):
+        language.Recorder().record()

@@ -7,11 +7,13 @@ from .pairs import pair_preference, pronoun_preference
 from .preference import dpo_loss, with_reference
 from .questions import Question, class_logit, contrast, log_probability, similarity
 from .readers import crows_pairs, seat, stereoset, winobias
+from .recorder import Recorder
 from .trainer import recipe
 
 __all__ = [
     "Association",
     "Question",
+    "Recorder",
     "association",
     "causal_loss",
     "class_logit",
