@@ -208,6 +208,7 @@ def test_without_a_record_sizes_are_a_guess_and_the_verdict_says_order():
     known = cf.influence(risk(), questions, cf.Horizon())
     assert known.verdict.level == "sizes"
     assert known.report.drift == (0.0, 0.0)
+    assert "of the training's own record" in str(known.verdict)
     assert any("made up" in note for note in known.report.notes)
 
 
