@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,9 @@ import pytest
 import crossfluence as cf
 
 ROOT = Path(__file__).parent.parent
-loader = SourceFileLoader("offline", str(ROOT / ".ci" / "offline"))
-offline = importlib.util.module_from_spec(importlib.util.spec_from_loader("offline", loader))
-dont_write, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-loader.exec_module(offline)
-sys.dont_write_bytecode = dont_write
+spec = importlib.util.spec_from_file_location("offline", ROOT / ".ci" / "offline.py")
+offline = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(offline)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +67,9 @@ def test_a_load_from_another_host_is_found(tmp_path, name, text):
 
 
 def test_a_link_to_another_host_is_no_load(tmp_path):
-    (tmp_path / "a.html").write_text('<a href="https://example.org">x</a><link rel="canonical" href="https://example.org">')
+    (tmp_path / "a.html").write_text(
+        '<a href="https://example.org">x</a><link rel="canonical" href="https://example.org">'
+    )
     offline.main(tmp_path)
 
 

@@ -1,15 +1,24 @@
-#!/usr/bin/env python3
-"""Fails if a page of a built site would ask another host for anything: `.ci/offline site`."""
+"""Fails if a page of a built site would ask another host for anything: `python .ci/offline.py site`."""
 
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "object": "data"}
+LOADED = {
+    "link": "href",
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "object": "data",
+}
 NOT_LOADED = {"canonical", "alternate", "next", "prev", "license"}  # relations of a link that browsers do not fetch
 IN_STYLES = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""")
-IN_SCRIPTS = re.compile(r"""(?:import\s*\(|importScripts\s*\(|fetch\s*\(|new Worker\s*\()\s*["'`]((?:https?:)?//[^"'`]+)""")
+IN_SCRIPTS = re.compile(
+    r"""(?:import\s*\(|importScripts\s*\(|fetch\s*\(|new Worker\s*\()\s*["'`]((?:https?:)?//[^"'`]+)"""
+)
 
 
 class Page(HTMLParser):
