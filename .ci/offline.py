@@ -28,7 +28,8 @@ class Page(HTMLParser):
         super().__init__()
         self.addresses: list[str] = []
 
-    def handle_starttag(self, tag, attrs) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Notes what one tag loads."""
         given = {name: value or "" for name, value in attrs}
         if tag in LOADED and not (tag == "link" and set(given.get("rel", "").split()) <= NOT_LOADED):
             self.addresses += [given.get(LOADED[tag], "")]
@@ -49,6 +50,7 @@ def others(path: Path) -> list[str]:
 
 
 def main(site: Path) -> None:
+    """Prints how much was looked at; ends the program with a list if anything is loaded from another host."""
     files = [path for path in sorted(site.rglob("*")) if path.suffix in {".html", ".css", ".js"}]
     found = [f"{path.relative_to(site)} loads {address}" for path in files for address in others(path)]
     if found or not files:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .._autodiff.functional import VECTORS_AT_ONCE, undisturbed
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
+from .._storage.archive import stored
 from ..errors import DampingError, SolveError, UnsupportedError
 
 PROBES = 64  # of Hutchinson's estimate; with at most this many parameters the diagonal is exact
@@ -69,6 +70,7 @@ class AbstractCurvature(ABC):
         return self._product(risk, vectors)
 
 
+@stored("Relative")
 @dataclass(frozen=True)
 class Relative:
     """Damping as a multiple of the mean eigenvalue of the curvature of the mean loss.

@@ -22,6 +22,7 @@ from .._risk.objectives import EachOf
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Answers, Solution
 from .._solvers.cost import Rehearsal, Stage, Work
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Batch, Objective
 from ..errors import NonFiniteError, SolveError, UnsupportedError
@@ -155,6 +156,10 @@ class EKFAC(AbstractSolver):
         )
 
 
+stored("Layout")(Layout)  # its own room lies below that of files
+
+
+@stored("EKFACInverse")
 @dataclass(frozen=True, eq=False)
 class EKFACInverse(AbstractInverse):
     """Eigenblocks and what they are multiplied with: one over eigenvalue, l2 and damping."""

@@ -15,6 +15,7 @@ from .._autodiff.params import Layout
 from .._curvature.fisher import AbstractFisher
 from .._curvature.roots import projected
 from .._risk.risk import Risk
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Batch, SampleLoss
 from ..errors import NonFiniteError
@@ -27,6 +28,7 @@ Keep: TypeAlias = Callable[[Callable[[], "Sums"]], None]
 LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
 
 
+@stored("Eigenblock")
 @dataclass(frozen=True, eq=False)
 class Eigenblock:
     r"""One block of a curvature, $(U_L \otimes U_R)\operatorname{diag}(\text{values})(U_L \otimes U_R)^\top$.
@@ -60,6 +62,7 @@ class Eigenblock:
         return block if self.right is None else block @ self.right.mT
 
 
+@stored("Sums")
 @dataclass(frozen=True, eq=False)
 class Sums:
     """A pass over the data that is under way.

@@ -13,6 +13,7 @@ from .._curvature.base import PROBES, AbstractCurvature, Relative, diagonal, pla
 from .._curvature.operator import operator_products, operator_readings
 from .._curvature.scale import scale_of
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
 from .cost import Work
@@ -77,6 +78,7 @@ class Jacobi(AbstractSolver):
         return JacobiInverse(repr(self), risk.signature, raised, damping)
 
 
+@stored("JacobiInverse")
 @dataclass(frozen=True, eq=False)
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""

@@ -14,6 +14,7 @@ from .._curvature.base import AbstractCurvature, Relative, damping_products, pla
 from .._curvature.operator import Operator
 from .._curvature.scale import scale_of, scale_products, scale_readings
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
@@ -115,6 +116,7 @@ class LowRank(AbstractSolver):
         )  # fmt: skip
 
 
+@stored("LowRankInverse")
 @dataclass(frozen=True, eq=False)
 class LowRankInverse(AbstractInverse):
     """An orthonormal basis, the inverse inside it, and one number for all directions outside.
