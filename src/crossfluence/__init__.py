@@ -46,6 +46,8 @@ from ._training.recorder import Recorder
 from ._training.schedules import StepDecay, WarmUp, cosine, linear
 from .errors import CrossfluenceError
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Adam",
     "AdamW",
