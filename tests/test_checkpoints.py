@@ -56,8 +56,8 @@ def work(monkeypatch):
         return call
 
     monkeypatch.setattr(Layers, "along", each_counted(Layers.along))  # once for each batch and draw
-    monkeypatch.setattr(cf.FieldJacobian, "_product", counted(cf.FieldJacobian._product))
-    monkeypatch.setattr(cf.GaussNewton, "_product", counted(cf.GaussNewton._product))
+    monkeypatch.setattr(cf.Risk, "jacobian_product", counted(cf.Risk.jacobian_product))
+    monkeypatch.setattr(cf.Risk, "gauss_newton_product", counted(cf.Risk.gauss_newton_product))
     monkeypatch.setattr(_checkpoint, "SHARE", float("inf"))
     monkeypatch.setattr(nystrom, "VECTORS_AT_ONCE", 2)
     return Work

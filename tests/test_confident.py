@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._curvature.criterion import Bend, of_batch
 from crossfluence._curvature.roots import square_root
+from crossfluence._risk.criterion import Bend, of_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 

@@ -510,10 +510,10 @@ def test_scores_of_own_losses_equal_those_of_a_solve_for_each_sample(model, x, o
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
     inverse = cf.EKFAC(blocks=kind).invert(risk)
     with undisturbed():
-        gradients = torch.cat(list(risk.influences()))
+        gradients = torch.cat(list(risk.sample_gradients()))
     wanted = -risk.n * (inverse.solve(gradients).vectors * gradients).sum(1, keepdim=True)
     if kind == "corrected":
-        monkeypatch.setattr(cf.Risk, "influences", None)  # no gradient is written out by a solve
+        monkeypatch.setattr(cf.Risk, "sample_gradients", None)  # no gradient is written out by a solve
     close(cf.self_influence(risk, inverse).values, wanted)
 
 

@@ -41,13 +41,13 @@ NAMES = {name_of(file): file for file in FILES}
 MODULES = [pytest.param(name, id=name or "__init__") for name in NAMES]
 
 
-def imports(name: str, *, late: bool = True) -> set[str]:
-    """Absolute names of all that a module imports; without those inside functions if `late` is false."""
+def imports(name: str, *, late: bool = True, typed: bool = True) -> set[str]:
+    """Absolute names of all that a module imports, without those inside functions or for types alone if it is said."""
     file, found = NAMES[name], set()
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typed:
             return
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not late:
             return
@@ -111,7 +111,7 @@ def test_imports_form_no_cycle():
 
 @pytest.mark.parametrize("name", [case for case in MODULES if case.values[0].split(".")[0] != "app"])
 def test_optional_packages_load_in_the_function_that_needs_them(name):
-    assert {found.split(".")[0] for found in imports(name, late=False)} & HEAVY == set()
+    assert {found.split(".")[0] for found in imports(name, late=False, typed=False)} & HEAVY == set()
 
 
 @pytest.mark.parametrize("name", MODULES)

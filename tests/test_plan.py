@@ -25,13 +25,13 @@ def risk(model=MODEL):
 @pytest.fixture
 def products(monkeypatch):
     """Numbers of vectors in each product of the run that follows."""
-    counted, product = [], cf.FieldJacobian._product
+    counted, product = [], cf.Risk.jacobian_product
 
-    def counting(self, risk, vectors):
+    def counting(self, vectors):
         counted.append(len(vectors))
-        return product(self, risk, vectors)
+        return product(self, vectors)
 
-    monkeypatch.setattr(cf.FieldJacobian, "_product", counting)
+    monkeypatch.setattr(cf.Risk, "jacobian_product", counting)
     return counted
 
 

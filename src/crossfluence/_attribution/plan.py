@@ -116,7 +116,7 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
         steps, notes = _steps(chosen, risk, part) if work.steps else (0, ())
         product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n)
-        scores = _pace(part.sensitivity, part, risk.n / part.n)
+        scores = _pace(part.derivatives_along, part, risk.n / part.n)
         seconds = tried.seconds + work.alone * product(1) + product(work.together) + _factorising(work.order)
         at_once = min(m, questions_at_once(risk.p))
         peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE))
@@ -174,7 +174,7 @@ def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[s
     """How many steps one question takes: on the part, or on all samples where a part may be indefinite."""
     refused = ""
     for look in (risk,) if isinstance(solver, GMRES) else (part, risk):
-        question = look.gradient if not look.symmetric else next(look.influences())[0]
+        question = look.gradient if not look.symmetric else next(look.sample_gradients())[0]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotConvergedWarning)

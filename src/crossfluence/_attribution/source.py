@@ -119,7 +119,7 @@ def source(
                 continue  # a schedule stood still
             risk, pace = recipe.risk(recipe.holding(point.theta)), point.scaling.sqrt()
             (gathered, left), least = _filtered(curvature, risk, pace, vectors * pace, rtol)
-            parts.append(-risk.sensitivity(gathered * pace))
+            parts.append(-risk.derivatives_along(gathered * pace))
             vectors = left / pace
             lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"

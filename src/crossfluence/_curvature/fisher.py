@@ -12,14 +12,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import all_finite, bind
+from .._autodiff.functional import all_finite, bind, undisturbed
 from .._autodiff.params import wide
 from .._losses import OnOutputs
+from .._risk.base import AbstractRisk
+from .._risk.criterion import Rounding, of_batch
 from .._risk.risk import Risk
 from .._types import Batch, Params
 from ..errors import NonFiniteError, UnsupportedError
 from .base import AbstractCurvature
-from .criterion import Rounding, of_batch
 from .roots import Roots, square_root
 
 
@@ -45,8 +46,28 @@ class AbstractFisher(AbstractCurvature):
             The number of each batch, the batch, and its roots, to be taken before the next batch: once, or never.
         """
 
+    def product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Along the outputs, and back: one forward pass of each batch serves all its roots.
+
+        Args:
+            risk: Where.
+            vectors: One in each row.
+
+        Returns:
+            One product in each row.
+
+        Raises:
+            UnsupportedError: If the risk is no `Risk`, whose samples have outputs.
+        """
+        if not isinstance(risk, Risk):
+            raise UnsupportedError(
+                f"{type(risk).__name__} has no product with {self}, which is made of gradients of single samples. "
+                f"Use curvature=Hessian() or curvature=GaussNewton()."
+            )
+        with undisturbed():
+            return self._product(risk, vectors)
+
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the outputs, and back: one forward pass of each batch serves all its roots."""
         total = risk.decay * vectors
         counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
         for index, batch, roots in self.roots(risk):

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from .._risk.criterion import DOUBLED, LOST, Bend, dims_of_classes, lengths, random_direction, random_signs
 from .._types import SampleLoss
 from ..errors import SolveError, UnsupportedError
-from .criterion import DOUBLED, LOST, Bend, dims_of_classes, lengths, random_direction, random_signs
 
 DENSE_OUTPUTS = 256  # numbers in one sample's outputs up to which its second derivative is written out
 

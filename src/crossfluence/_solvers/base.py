@@ -170,7 +170,7 @@ class AbstractInverse(ABC):
         for chunk in questions(objective, risk.model, risk.theta):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
-            reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
+            reached = fine.derivatives_along(u) if candidates is None else fine.derivatives_along_of(candidates, u)
             drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
             reached, drift = reached.to(risk.weights), drift.to(risk.weights)
             yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
@@ -184,7 +184,7 @@ class AbstractInverse(ABC):
         Yields:
             Scores, and the solution they came from, if there was one.
         """
-        for rows in self.risk_of(risk).influences():
+        for rows in self.risk_of(risk).sample_gradients():
             solution = self.solve(rows)
             yield (-risk.n * (solution.vectors * rows).sum(1)).to(risk.weights), solution
 
@@ -297,15 +297,15 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
 
 def _answered(inverse: AbstractInverse, risk: AbstractRisk, asked: Questions) -> Solution:
     """Solves for the part of the questions that training determines, and notes what it does not."""
-    determined = risk.determined(asked.gradients)
-    solution = inverse.solve(determined.to(inverse.risk_of(risk).weights))
-    shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
+    projected = risk.project(asked.gradients)
+    solution = inverse.solve(projected.to(inverse.risk_of(risk).weights))
+    shares = (asked.gradients - projected).norm(dim=1) / asked.gradients.norm(dim=1)
     share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
     if share <= UNDETERMINED:
         return solution
     note = (
-        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined (rotations "
-        f"of an embedding); it is left out, as if a retrained model were turned back to this one."
+        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined "
+        f"({risk.symmetry}); it is left out, as if a retrained model were turned back to this one."
     )
     return replace(solution, notes=(*solution.notes, note))
 

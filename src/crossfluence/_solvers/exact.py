@@ -14,7 +14,6 @@ from .._autodiff.functional import VECTORS_AT_ONCE
 from .._curvature.base import PROBES, TRACED, AbstractCurvature, Relative, absolute, plain_damping, refuse_damping
 from .._curvature.scale import equilibrating
 from .._risk.base import AbstractRisk
-from .._risk.double import moved
 from .._risk.risk import Risk
 from ..errors import SingularCurvatureError, SolveError
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_imprecise
@@ -195,7 +194,7 @@ def _noise(
     generator = torch.Generator().manual_seed(0)
     theta = {name: at + risk.precision * at * torch.randn(at.shape, generator=generator, dtype=at.dtype).to(at)
              for name, at in fine.theta.items()}  # fmt: skip
-    beside = moved(fine, fine.model, fine.kind, theta, fine.weights)
+    beside = fine.rebuilt(fine.model, fine.kind, theta, fine.weights)
     probes = right[:, chosen].T * scale
     change = (curvature.product(beside, probes) - curvature.product(fine, probes)) * scale @ left[:, chosen]
     floor = fine.precision / risk.precision * suspect

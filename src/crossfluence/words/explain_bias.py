@@ -27,7 +27,7 @@ from .pretrained import Given, fitted
 from .quality import measured
 from .resume import trained_once
 from .skipgram import ExpectedTraining, SkipGram, SkipGramRisk, WordBlocks
-from .skipgram.risk import RTOL
+from .skipgram.blocks import RTOL
 from .word_sets import WordSets
 
 
