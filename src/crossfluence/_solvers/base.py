@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .._autodiff.functional import undisturbed
 from .._curvature.base import AbstractCurvature
-from .._curvature.hessian import FieldJacobian, Hessian
 from .._require import described, require, require_risk
 from .._risk.base import AbstractRisk, differing
 from .._risk.objectives import Questions, questions
@@ -336,11 +335,22 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
     return solver
 
 
-def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -> AbstractCurvature:
-    """The curvature asked for, or the Hessian, or the field's Jacobian where there is no Hessian."""
-    if curvature is not None:
-        return curvature
-    return Hessian() if risk.symmetric else FieldJacobian()
+def require_symmetric(risk: AbstractRisk, solver: AbstractSolver, instead: str) -> None:
+    """Refuses a training field that is no gradient.
+
+    Args:
+        risk: The trained model.
+        solver: Of symmetric systems.
+        instead: Another solver.
+
+    Raises:
+        UnsupportedError: If the Jacobian of the field is not symmetric.
+    """
+    if not risk.symmetric:
+        raise UnsupportedError(
+            f"{type(solver).__name__} needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
+            f"Use {instead}."
+        )
 
 
 def error_allowed(rtol: float) -> float:

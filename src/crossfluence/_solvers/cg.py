@@ -14,8 +14,8 @@ from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.hessian import Hessian
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
-from ..errors import NegativeCurvatureError, UnsupportedError
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, warn_unconverged
+from ..errors import NegativeCurvatureError
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged
 from .cost import Work
 from .energy import Energy
 
@@ -75,11 +75,7 @@ class CG(AbstractSolver):
         Raises:
             UnsupportedError: If the loss trains along a field that is not a gradient.
         """
-        if not risk.symmetric:
-            raise UnsupportedError(
-                "CG needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
-                "Use GMRES(damping), or Exact(damping) for a small model; Auto() does."
-            )
+        require_symmetric(risk, self, "GMRES(damping), or Exact(damping) for a small model; Auto() does")
         matrix = operator(self.curvature, self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
         return CGInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)

@@ -11,12 +11,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._autodiff.functional import VECTORS_AT_ONCE
-from .._curvature.base import PROBES, TRACED, AbstractCurvature, Relative, absolute, plain_damping, refuse_damping
+from .._curvature.base import PROBES, TRACED, AbstractCurvature, Relative, know_trace, refuse_damping
+from .._curvature.operator import natural_curvature, operator
 from .._curvature.scale import equilibrating
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from ..errors import SingularCurvatureError, SolveError
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_imprecise
+from .base import AbstractInverse, AbstractSolver, Solution, warn_imprecise
 from .cost import Work
 
 RANK = 8  # times the rounding error: what a singular value has to exceed to count
@@ -69,9 +70,10 @@ class Exact(AbstractSolver):
         Returns:
             An inverse that solves for any vector in p² operations.
         """
-        curvature = natural_curvature(self.curvature, risk)
-        matrix, fine, symmetric = dense(curvature, risk.fine), risk.fine, risk.symmetric
-        damping = _added(self.damping, matrix, curvature, risk)
+        curvature, fine, symmetric = natural_curvature(self.curvature, risk), risk.fine, risk.symmetric
+        matrix = dense(curvature, fine)
+        know_trace(curvature, risk, matrix)
+        damping = operator(curvature, self.damping, risk).damping
         matrix.diagonal().add_(damping)
         scale = equilibrating(matrix)
         if symmetric:
@@ -136,13 +138,6 @@ class ExactInverse(AbstractInverse):
         last = (change * (matrix @ change)).sum(0).abs().sqrt() / size
         rounded = self.precision * found.norm(dim=0) / (self.least**0.5 * size)
         return torch.where((errors := last + rounded) > NEGLIGIBLE, errors, 0.0)
-
-
-def _added(damping: float | Relative, matrix: Tensor, curvature: AbstractCurvature, risk: AbstractRisk) -> float:
-    """The same number as in every solver, without products that the matrix makes needless."""
-    if risk.p <= TRACED:
-        return absolute(damping, float(matrix.diagonal().mean()))
-    return plain_damping(damping, curvature, risk)
 
 
 def _tolerance(risk: AbstractRisk, scale: Float[Tensor, " p"], least: float) -> float:

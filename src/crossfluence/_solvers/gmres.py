@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, natural_curvature, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, warn_unconverged
 from .cost import Work
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
 
@@ -82,7 +82,7 @@ class GMRES(AbstractSolver):
         Returns:
             An inverse bound to the risk.
         """
-        matrix = operator(natural_curvature(self.curvature, risk), self.damping, risk)
+        matrix = operator(self.curvature, self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
         return GMRESInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)
 

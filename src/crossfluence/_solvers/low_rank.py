@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from .._curvature.base import AbstractCurvature, Relative, damping_products, plain_damping, refuse_damping
-from .._curvature.operator import Operator
-from .._curvature.scale import scale_of, scale_products, scale_readings
+from .._curvature.base import AbstractCurvature, Relative, damping_products, refuse_damping
+from .._curvature.operator import Operator, operator
+from .._curvature.scale import scale_products, scale_readings
 from .._risk.base import AbstractRisk
 from .._storage.partial import NOWHERE, Checkpoint
 from ..errors import SingularCurvatureError
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
 from .krylov import arnoldi
 
@@ -80,13 +80,11 @@ class LowRank(AbstractSolver):
         return self._resumed(risk, NOWHERE)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
-        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
-        like, steps = fine.layout.flatten(fine.theta), STEPS_PER_DIRECTION * self.rank
+        matrix = operator(self.curvature, self.damping, risk)
+        fine, damping, steps = matrix.risk, matrix.damping, STEPS_PER_DIRECTION * self.rank
         if self.rank >= risk.p:
-            damping = plain_damping(self.damping, curvature, risk)
-            return self._whole(Operator(curvature, fine, damping, scale_of(curvature, fine, damping)), risk, kept)
-        basis, core = arnoldi(lambda v: curvature.product(fine, v), like, steps, self.seed, kept)
-        damping = plain_damping(self.damping, curvature, risk)
+            return self._whole(matrix.scaled(matrix.units), risk, kept)
+        basis, core = arnoldi(matrix.undamped, fine.layout.flatten(fine.theta), steps, self.seed, kept)
         core = (core + core.T) / 2 if risk.symmetric else core
         found = _ends(core, risk.symmetric)
         strongest = _strongest(core, self.rank, risk.symmetric)  # (k, r)
