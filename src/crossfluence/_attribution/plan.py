@@ -131,7 +131,7 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
     solving = (work.vectors + work.kept * steps) * at_once * risk.p * risk.weights.element_size()
     held = work.held + tried.held
     memory = max(tried.peak, held + max(max(work.scratch, solving) + peak, _scores_held(risk, m)))
-    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, held if work.saved else 0, notes)
+    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, held if chosen.saveable else 0, notes)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import ClassVar, Literal
 
@@ -20,12 +21,13 @@ from .._require import require
 from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf
 from .._risk.risk import Risk
-from .._solvers.base import AbstractInverse, AbstractSolver, Answers, Solution
+from .._solvers.base import AbstractInverse, AbstractSolver, Solution
 from .._solvers.cost import Rehearsal, Stage, Work
 from .._storage.partial import NOWHERE, Checkpoint
-from .._types import Batch, Objective
+from .._types import Objective, Params
 from ..errors import NonFiniteError, SolveError, UnsupportedError
 from .factors import Eigenblock, Fit, filtered, largest_batch, looked_at
+from .gradients import Slot
 from .layers import Layers
 from .pairwise import Filter, Pairs, pairs_of
 
@@ -68,6 +70,7 @@ class EKFAC(AbstractSolver):
         Grosse et al., "Studying large language model generalization with influence functions", 2023.
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
@@ -87,7 +90,7 @@ class EKFAC(AbstractSolver):
     def work(self, risk: AbstractRisk) -> Work:
         """One or two passes over the data, and eigenproblems that do not grow with it."""
         self._curvature(risk)
-        return Work(readings=2 if self.blocks == "corrected" else 1, saved=True, rehearse=self._rehearse)
+        return Work(readings=2 if self.blocks == "corrected" else 1, rehearse=self._rehearse)
 
     def _rehearse(self, part: Risk, m: int) -> Rehearsal:
         curvature = self._curvature(part)
@@ -184,13 +187,13 @@ class EKFACInverse(AbstractInverse):
             m: How many questions there will be.
 
         Returns:
-            What `answers` does; empty where it goes another way.
+            The work of `pairwise`; empty where there is none.
         """
 
         def start() -> Pairs | None:
             filters = self._filters()
             _ = [each.terms for each in filters]  # worked out with the first question
-            return pairs_of(part, EachOf(part.data, part.kind.losses), filters)
+            return pairs_of(part, EachOf(part.data, part.kind.losses), filters, partial(self._newton_step, part))
 
         pairs = start() if m > 1 else None
         return () if pairs is None else (Stage(start), *pairs.rehearse(m))
@@ -199,55 +202,49 @@ class EKFACInverse(AbstractInverse):
         """Block by block; the matrix is symmetric."""
         return Solution(filtered(self.blocks, self.responses, self.layout, vectors))
 
-    def answers(
-        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
-    ) -> Iterator[Answers]:
-        """All pairs at once, layer by layer, if there is a question for each test sample and hooks explain all layers.
+    def pairwise(self, risk: AbstractRisk, objective: Objective) -> Pairs | None:
+        """All pairs, layer by layer, if there is a query for each test sample and hooks explain all layers.
 
         Args:
             risk: The trained model.
-            objective: The questions.
-            candidates: Samples that were not trained on, instead of the training data.
+            objective: The queries.
 
-        Yields:
-            Chunks of some hundred questions.
+        Returns:
+            Pairs of samples and queries; `None` where gradients have to be written out.
         """
-        pairs = None
-        if isinstance(objective, EachOf) and isinstance(risk, Risk):
-            pairs = pairs_of(risk, objective, self._filters())
-        if pairs is None:
-            yield from super().answers(risk, objective, candidates)
-            return
-        step = self.solve(risk.gradient.unsqueeze(0)).vectors[0]
-        yield from pairs.answers(candidates, self.layout.split(step))
+        if not (isinstance(objective, EachOf) and isinstance(risk, Risk)):
+            return None
+        return pairs_of(risk, objective, self._filters(), partial(self._newton_step, risk))
 
-    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
-        """Every sample's score for its own loss: squares in the eigenbases, if hooks see the inverse's own blocks.
+    def _newton_step(self, risk: AbstractRisk) -> Params:
+        return self.layout.split(self.solve(risk.gradient.unsqueeze(0)).vectors[0])
+
+    def self_influence(self, risk: AbstractRisk) -> Iterator[Shaped[Tensor, " b"]] | None:
+        """Weighted squared norms in the eigenbases, where the hooks cover the inverse's own blocks.
 
         Args:
             risk: The trained model.
 
-        Yields:
-            Scores, batch by batch.
-
-        Raises:
-            NonFiniteError: If a gradient is not finite, with its batch.
+        Returns:
+            Scores, batch by batch; `None` where gradients have to be written out.
         """
         assert isinstance(risk, Risk)
         losses, sample = risk.kind.losses, next(islice(risk.data, largest_batch(risk), None))
         layers = looked_at(risk, losses, sample)
         filters = {block.slot: (block, response) for block, response in zip(self.blocks, self.responses, strict=True)}
-        if set(layers.slots) != set(filters):
-            yield from super().own(risk)
-            return
+        return self._squares(risk, layers, filters) if set(layers.slots) == set(filters) else None
+
+    def _squares(
+        self, risk: Risk, layers: Layers, filters: dict[Slot, tuple[Eigenblock, Tensor]]
+    ) -> Iterator[Shaped[Tensor, " b"]]:
         for index, batch, weights in risk.passes():
             total = torch.zeros_like(weights)
-            for slot, gradients in layers.gradients(losses, batch).items():
+            for slot, gradients in layers.gradients(risk.kind.losses, batch).items():
                 block, response = filters[slot]
                 total -= gradients.rotated(block.left, block.right).energy(response) / risk.n
             if not total.isfinite().all():
                 raise NonFiniteError(risk.blame(index, batch))
-            yield total, None
+            yield total
 
     def _filters(self) -> list[Filter]:
         return [Filter(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]

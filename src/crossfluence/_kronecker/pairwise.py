@@ -14,7 +14,7 @@ from torch import Tensor
 from .._losses import length_of
 from .._risk.objectives import QUESTIONS_AT_ONCE, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk.risk import Risk
-from .._solvers.base import Answers
+from .._solvers.base import AbstractPairwise, QueryScores
 from .._solvers.cost import Stage
 from .._types import Batch, Params
 from ..errors import NonFiniteError
@@ -120,7 +120,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class Pairs(AbstractPairwise):
     """All pairs of samples and questions, where hooks explain the gradients of both.
 
     Attributes:
@@ -129,6 +129,7 @@ class Pairs:
         filters: The inverse, by block.
         asking: Layers as the questions use them.
         answering: Layers as the samples' losses use them.
+        newton_step: $J^{-1} g$ at the trained parameters, for the drift.
     """
 
     risk: Risk
@@ -136,30 +137,30 @@ class Pairs:
     filters: dict[Slot, Filter]
     asking: Layers
     answering: Layers
+    newton_step: Callable[[], Params]
 
-    def answers(self, candidates: Iterable[Batch] | None, newton_step: Params) -> Iterator[Answers]:
+    def scores(self, candidates: Iterable[Batch] | None) -> Iterator[QueryScores]:
         """Chunks of some hundred questions, each in one pass over the samples.
 
         Args:
             candidates: Samples that were not trained on, instead of the training data.
-            newton_step: $J^{-1} g$ at the trained parameters, for the drift.
 
         Yields:
-            One chunk of answers after another.
+            One chunk after another.
 
         Raises:
             NonFiniteError: If a gradient of a question or a sample is not finite.
         """
-        start, dependent = 0, False
+        start, dependent, step = 0, False, self.newton_step()
         for pieces in self._questions():
             values = torch.cat([piece.values for piece in pieces])
             names = tuple(str(position) for position in range(start, start + len(values)))
-            drift = torch.cat([piece.along(newton_step) for piece in pieces])
+            drift = torch.cat([piece.along(step) for piece in pieces])
             for what, finite in (("", values.isfinite()), ("gradient of the ", drift.isfinite())):
                 refuse_not_finite(names, what, finite)
             dependent = dependent or any(part.squares().any() for piece in pieces for part in piece.gradients.values())
             asked = [self._filtered(piece) for piece in pieces]
-            yield Answers(names, values, self._reached(asked, candidates), -drift, notes=(_note(asked),))
+            yield QueryScores(names, values, self._derivatives(asked, candidates), -drift, notes=(_note(asked),))
             start += len(values)
         if not dependent:
             refuse_independent(self.risk.theta)
@@ -173,7 +174,7 @@ class Pairs:
                 lambda: [self._filtered(piece) for piece in next(self._questions())],
                 questions=sum(len(piece.values) for piece in first),
             ),
-            Stage(lambda: self._reached(asked, None), grows=True, questions=asked[0][0]),
+            Stage(lambda: self._derivatives(asked, None), grows=True, questions=asked[0][0]),
         )
 
     def _questions(self) -> Iterator[list[Piece]]:
@@ -194,7 +195,7 @@ class Pairs:
         """How many questions, and what their gradients ask of each block."""
         return len(piece.values), {slot: self.filters[slot].asked(part) for slot, part in piece.gradients.items()}
 
-    def _reached(
+    def _derivatives(
         self, asked: list[tuple[int, dict[Slot, Asked]]], candidates: Iterable[Batch] | None
     ) -> Shaped[Tensor, "n m"]:
         """The samples' gradients along the filtered gradients of the questions."""
@@ -221,13 +222,16 @@ class Pairs:
             yield batch, partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
 
 
-def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs | None:
+def pairs_of(
+    risk: Risk, objective: EachOf, filters: Sequence[Filter], newton_step: Callable[[], Params]
+) -> Pairs | None:
     """All pairs, if hooks explain every gradient of samples and of questions, in the inverse's own blocks.
 
     Args:
         risk: The trained model.
         objective: One question for each test sample.
         filters: The inverse, block by block.
+        newton_step: Gives $J^{-1} g$ at the trained parameters.
 
     Returns:
         Pairs, or `None` where gradients would have to be written out one by one.
@@ -243,7 +247,7 @@ def pairs_of(risk: Risk, objective: EachOf, filters: Sequence[Filter]) -> Pairs 
         if layers is None or layers.outside or set(layers.slots) != set(by_slot):
             return None
         sides.append(layers)
-    return Pairs(risk, objective, by_slot, *sides)
+    return Pairs(risk, objective, by_slot, sides[0], sides[1], newton_step)
 
 
 def _reciprocal(energy: Shaped[Tensor, " d"]) -> Shaped[Tensor, "d 1"]:

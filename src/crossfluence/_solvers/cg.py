@@ -15,7 +15,7 @@ from .._curvature.hessian import Hessian
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
 from ..errors import NegativeCurvatureError
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged, within
 from .cost import Work
 from .energy import Energy
 
@@ -59,9 +59,7 @@ class CG(AbstractSolver):
         first = self.preconditioner.work(risk) if self.preconditioner else Work()
         together = first.together + operator_products(self.damping, risk)
         readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
-        return replace(
-            first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7, saved=False
-        )
+        return replace(first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7)
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.
@@ -163,7 +161,7 @@ class CGInverse(AbstractInverse):
         if self.preconditioner is None:
             return residual
         outside = self.matrix.outside
-        return outside(self.preconditioner.within(self.risk, outside(residual), transposed=True))
+        return outside(within(self.preconditioner, self.risk, outside(residual), transposed=True))
 
     def _positive(
         self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]

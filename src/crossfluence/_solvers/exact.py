@@ -49,6 +49,7 @@ class Exact(AbstractSolver):
         Exact(damping=0.001, curvature=None)
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = 0.0
     curvature: AbstractCurvature | None = None
 
@@ -59,7 +60,7 @@ class Exact(AbstractSolver):
         """A product for each parameter, and a dense matrix of which four copies live together."""
         square, traced = 8 * risk.p**2, risk.p > TRACED and isinstance(self.damping, Relative)
         together = risk.p + (PROBES if traced else 0)
-        return Work(together=together, held=2 * square, saved=True, scratch=2 * square, order=risk.p)
+        return Work(together=together, held=2 * square, scratch=2 * square, order=risk.p)
 
     def _invert(self, risk: AbstractRisk) -> ExactInverse:
         """Forms the matrix, scales its rows and columns by the diagonal, and factorises it.

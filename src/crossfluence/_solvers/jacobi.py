@@ -36,6 +36,7 @@ class Jacobi(AbstractSolver):
         Jacobi(damping=0.001, seed=0, curvature=None)
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = 0.0
     seed: int = 0
     curvature: AbstractCurvature | None = None
@@ -48,7 +49,7 @@ class Jacobi(AbstractSolver):
         size, count = risk.fine.weights.element_size() * risk.p, min(PROBES, risk.p)
         together = count + operator_products(self.damping, risk)
         readings = operator_readings(risk)
-        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=count * size)
+        return Work(alone=readings, together=together, readings=readings, held=size, scratch=count * size)
 
     def _invert(self, risk: AbstractRisk) -> JacobiInverse:
         """Estimates the diagonal; entries that come out too small to be meant are raised.

@@ -47,6 +47,7 @@ class LowRank(AbstractSolver):
         Schioppa, Zablotskaia, Vilar and Sokolov, "Scaling up influence functions", AAAI 2022, who leave out the rest.
     """
 
+    saveable: ClassVar[bool] = True
     rank: int
     damping: float | Relative = 0.0
     seed: int = 0
@@ -64,7 +65,6 @@ class LowRank(AbstractSolver):
             together=damping_products(self.damping, risk) + (scale_products(risk) if rank == risk.p else 0),
             readings=scale_readings(risk) if rank == risk.p else 0,
             held=size * rank * (risk.p + rank),
-            saved=True,
             scratch=size * STEPS_PER_DIRECTION * rank * risk.p,
         )
 

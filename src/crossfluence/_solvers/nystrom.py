@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -43,6 +44,7 @@ class Nystrom(AbstractSolver):
         Frangella, Tropp and Udell, "Randomized Nyström preconditioning", SIAM J. Matrix Anal. Appl. 44(2), 2023.
     """
 
+    saveable: ClassVar[bool] = True
     rank: int
     damping: float | Relative = 0.0
     seed: int = 0
@@ -57,7 +59,7 @@ class Nystrom(AbstractSolver):
         rank = min(self.rank, risk.p)
         size = risk.fine.weights.element_size() * rank * risk.p
         together, readings = rank + operator_products(self.damping, risk), operator_readings(risk)
-        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=4 * size)
+        return Work(alone=readings, together=together, readings=readings, held=size, scratch=4 * size)
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.

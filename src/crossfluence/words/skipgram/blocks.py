@@ -41,6 +41,7 @@ class WordBlocks(AbstractSolver):
         Brunet, Alkalay-Houlihan, Anderson and Zemel, "Understanding the origins of bias in word embeddings", ICML 2019.
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = 0.0
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class WordBlocks(AbstractSolver):
     def work(self, risk: AbstractRisk) -> Work:
         """No product and no pass: the blocks come from the counts, d numbers for each parameter."""
         size = risk.weights.element_size() * risk.p * next(iter(risk.theta.values())).shape[-1]
-        return Work(held=size, saved=True, scratch=size)
+        return Work(held=size, scratch=size)
 
     def _invert(self, risk: AbstractRisk) -> WordBlocksInverse:
         """Factorises the blocks.
