@@ -19,7 +19,7 @@ from crossfluence._storage import partial as _checkpoint
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
 FITS = [
     cf.EKFAC(0.1), cf.EKFAC(0.1, curvature=cf.Fisher(samples=2, seed=3)), cf.EKFAC(0.1, curvature=cf.EmpiricalFisher()),
-    cf.EKFAC(0.1, blocks="kronecker"), cf.EKFAC(0.1, blocks="diagonal"),
+    cf.KFAC(0.1), cf.Diagonal(0.1),
     cf.LowRank(5, cf.Relative(0.1)), cf.Nystrom(9, 0.1, curvature=cf.GaussNewton()),
 ]  # fmt: skip
 

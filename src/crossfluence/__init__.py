@@ -20,7 +20,7 @@ from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
-from ._kronecker.ekfac import EKFAC
+from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
@@ -50,8 +50,10 @@ __all__ = [
     "Auto",
     "Bank",
     "Batches",
+    "BlockDiagonal",
     "CG",
     "CrossfluenceError",
+    "Diagonal",
     "EKFAC",
     "EmpiricalFisher",
     "Estimate",
@@ -64,6 +66,7 @@ __all__ = [
     "Hessian",
     "Identity",
     "Jacobi",
+    "KFAC",
     "LDS",
     "LiSSA",
     "LowRank",

@@ -17,7 +17,7 @@ from .._curvature.fisher import AbstractFisher, Fisher
 from .._curvature.gauss_newton import GaussNewton
 from .._curvature.hessian import Hessian
 from .._evaluation.trials import final_gradient, tried
-from .._kronecker.factors import Fit, filtered
+from .._kronecker.factors import KroneckerFit, apply_eigenfunction
 from .._losses import OnOutputs, as_loss
 from .._require import require, require_question, require_recipe
 from .._results.scores import Scores, SolveReport
@@ -179,11 +179,12 @@ def _filtered(
                 stacklevel=3,
             )
         return found, lowest
-    blocks = Fit.of(risk, curvature).blocks()
+    blocks = KroneckerFit.of(risk, curvature).blocks()
     exponents = [
         pace[0].square() * (block.values + risk.decays[block.slot.names[0]]) for block in blocks
     ]  # one pace for all parameters
-    found = [filtered(blocks, [each(x) for x in exponents], risk.layout, vectors) for each in (_gathered, _left)]
+    functions = ([each(x) for x in exponents] for each in (_gathered, _left))
+    found = [apply_eigenfunction(blocks, values, risk.layout, vectors) for values in functions]
     return found, min(float(x.min()) for x in exponents)
 
 

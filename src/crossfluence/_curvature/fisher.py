@@ -21,33 +21,34 @@ from .._risk.risk import Risk
 from .._types import Batch, Params
 from ..errors import NonFiniteError, UnsupportedError
 from .base import AbstractCurvature
-from .roots import Roots, square_root
+from .output_gradients import OutputGradients, square_root
 
 
 class AbstractFisher(AbstractCurvature):
     r"""A curvature $\frac{1}{n}\sum_i\sum_k s_{ik}s_{ik}^\top$ + l2, made of per-sample gradients."""
 
-    def draws(self) -> torch.Generator:
-        """What `roots` draws from, at its beginning."""
+    def generator(self) -> torch.Generator:
+        """The random state that `output_gradients` begins with."""
         return torch.Generator()
 
     @abstractmethod
-    def roots(
+    def output_gradients(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, Roots]]:
-        """What the $s_{ik}$ are gradients of.
+    ) -> Iterator[tuple[int, Batch, OutputGradients]]:
+        """Output-space cotangents of each batch, which pulled back give the $s_{ik}$.
 
         Args:
             risk: Where.
             start: Batches that are left out at the beginning.
-            draws: As these batches left it; default: at its beginning.
+            draws: Random state after the skipped batches; default: freshly seeded.
 
         Yields:
-            The number of each batch, the batch, and its roots, to be taken before the next batch: once, or never.
+            The number of each batch, the batch, and its output gradients, to be taken before the next
+            batch: once, or never.
         """
 
     def product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the outputs, and back: one forward pass of each batch serves all its roots.
+        """Along the outputs, and back: one forward pass of each batch serves all its output gradients.
 
         Args:
             risk: Where.
@@ -70,18 +71,18 @@ class AbstractFisher(AbstractCurvature):
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         total = risk.decay * vectors
         counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
-        for index, batch, roots in self.roots(risk):
+        for index, batch, gradients in self.output_gradients(risk):
             if not counted[index]:
                 continue
-            outputs = bind(roots.outputs, risk.model)
+            outputs = bind(gradients.outputs, risk.model)
 
             def values(theta: Params, outputs=outputs, batch=batch) -> Tensor:
                 return outputs(theta, batch)
 
             moves = risk.first.derivatives(values, risk.theta, risk.layout, vectors)  # (m, b, ...)
 
-            def cotangents(z: Tensor, moves=moves, roots=roots) -> Tensor:
-                return sum((_outer(moves, direction) for direction in roots.directions(z)), torch.zeros_like(moves))
+            def cotangents(z: Tensor, moves=moves, gradients=gradients) -> Tensor:
+                return sum((_outer(moves, direction) for direction in gradients.directions(z)), torch.zeros_like(moves))
 
             found = risk.first.pulled(values, risk.theta, cotangents)
             if not all(map(all_finite, found.values())):
@@ -112,9 +113,9 @@ class EmpiricalFisher(AbstractFisher):
         NeurIPS 2019.
     """
 
-    def roots(
+    def output_gradients(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, Roots]]:
+    ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """The losses themselves, times the square roots of their weights.
 
         Args:
@@ -135,7 +136,7 @@ class EmpiricalFisher(AbstractFisher):
             )
         for index, batch, weights in islice(risk.passes(), start, None):
             root = weights.sqrt()
-            yield index, batch, Roots(risk.kind.losses, lambda _, root=root: [root])
+            yield index, batch, OutputGradients(risk.kind.losses, lambda _, root=root: [root])
 
 
 @dataclass(frozen=True)
@@ -166,19 +167,19 @@ class Fisher(AbstractFisher):
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"Got samples={self.samples}; needed at least 1, or None for every output.")
 
-    def draws(self) -> torch.Generator:
+    def generator(self) -> torch.Generator:
         """The same at every beginning."""
         return torch.Generator().manual_seed(self.seed)
 
-    def roots(
+    def output_gradients(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, Roots]]:
+    ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """The outputs along random combinations, the same in every pass and however the data is batched.
 
         Args:
             risk: Where.
             start: Batches that are left out at the beginning.
-            draws: As these batches left it; default: at its beginning.
+            draws: Random state after the skipped batches; default: freshly seeded.
 
         Yields:
             The number of each batch, the batch, and one root for each draw.
@@ -193,7 +194,7 @@ class Fisher(AbstractFisher):
                 f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
                 f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
             )
-        generator = draws or self.draws()
+        generator = draws or self.generator()
         waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
@@ -210,7 +211,7 @@ class Fisher(AbstractFisher):
 
         for index, batch, weights in islice(risk.passes(), start, None):
             waiting.append(len(weights))
-            yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
+            yield index, batch, OutputGradients(loss.outputs, partial(directions, batch=batch, weights=weights))
         rounding.refuse()
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:

@@ -25,14 +25,19 @@ class Operator:
     Attributes:
         curvature: J.
         risk: Where; in double precision if the problem is small.
-        damping: Added to the eigenvalues of J, absolute.
+        added: To the eigenvalues of J; a number, or `Relative`.
         given: S, shape `(p,)`, where it is not to be `tempered`.
     """
 
     curvature: AbstractCurvature
     risk: AbstractRisk
-    damping: float
+    added: float | Relative
     given: Shaped[Tensor, " p"] | None = None
+
+    @cached_property
+    def damping(self) -> float:
+        """The number that is added to the eigenvalues: one for all solvers, found when it is asked for."""
+        return plain_damping(self.added, self.curvature, self.risk)
 
     @property
     def size(self) -> int:
@@ -107,8 +112,7 @@ def operator(curvature: AbstractCurvature | None, damping: float | Relative, ris
     Returns:
         In double precision if the problem is small.
     """
-    chosen = natural_curvature(curvature, risk)
-    return Operator(chosen, risk.fine, plain_damping(damping, chosen, risk))
+    return Operator(natural_curvature(curvature, risk), risk.fine, damping)
 
 
 def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -> AbstractCurvature:

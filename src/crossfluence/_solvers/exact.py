@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .._autodiff.functional import VECTORS_AT_ONCE
 from .._curvature.base import PROBES, TRACED, AbstractCurvature, Relative, know_trace, refuse_damping
-from .._curvature.operator import natural_curvature, operator
+from .._curvature.operator import operator
 from .._curvature.scale import equilibrating
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
@@ -71,10 +71,11 @@ class Exact(AbstractSolver):
         Returns:
             An inverse that solves for any vector in p² operations.
         """
-        curvature, fine, symmetric = natural_curvature(self.curvature, risk), risk.fine, risk.symmetric
+        damped = operator(self.curvature, self.damping, risk)
+        curvature, fine, symmetric = damped.curvature, damped.risk, damped.symmetric
         matrix = dense(curvature, fine)
-        know_trace(curvature, risk, matrix)
-        damping = operator(curvature, self.damping, risk).damping
+        know_trace(curvature, fine, matrix)
+        damping = damped.damping
         matrix.diagonal().add_(damping)
         scale = equilibrating(matrix)
         if symmetric:

@@ -81,7 +81,7 @@ class LowRank(AbstractSolver):
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
         matrix = operator(self.curvature, self.damping, risk)
-        fine, damping, steps = matrix.risk, matrix.damping, STEPS_PER_DIRECTION * self.rank
+        fine, steps = matrix.risk, STEPS_PER_DIRECTION * self.rank
         if self.rank >= risk.p:
             return self._whole(matrix.scaled(matrix.units), risk, kept)
         basis, core = arnoldi(matrix.undamped, fine.layout.flatten(fine.theta), steps, self.seed, kept)
@@ -90,10 +90,10 @@ class LowRank(AbstractSolver):
         strongest = _strongest(core, self.rank, risk.symmetric)  # (k, r)
         core = strongest.T @ core @ strongest
         sizes = torch.linalg.eigvals(core).abs()
-        inner = inverse_within(core, damping, fine.precision)
-        directions, outside = strongest.T.to(basis) @ basis, float(sizes.min()) + damping
+        inner = inverse_within(core, matrix.damping, fine.precision)
+        directions, outside = strongest.T.to(basis) @ basis, float(sizes.min()) + matrix.damping
         return LowRankInverse(
-            repr(self), risk.signature, directions, inner.to(basis), outside, damping, found[0],
+            repr(self), risk.signature, directions, inner.to(basis), outside, matrix.damping, found[0],
             (_told(risk, found, len(sizes), float(sizes.min())),),
         )  # fmt: skip
 
