@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .._storage.atomic import write_atomically
-from .._storage.hashing import content_hash
+from crossfluence.extend import content_hash, write_atomically
+
 from .skipgram import ExpectedTraining, SkipGram
 
 TRAINED, ON_THE_WAY = "trained.safetensors", "training.safetensors"

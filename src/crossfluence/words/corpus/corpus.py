@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from ..._storage.atomic import write_atomically
-from ...errors import CorpusError, IdError, ResultFileError
+from crossfluence.errors import CorpusError, IdError, ResultFileError
+from crossfluence.extend import write_atomically
+
 from .readers import File, Sentence, Source
 
 KIND = "crossfluence corpus 1"

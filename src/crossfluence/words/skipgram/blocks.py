@@ -9,13 +9,19 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..._curvature.base import Relative, absolute, refuse_damping
-from ..._risk.base import AbstractRisk
-from ..._solvers.auto import preferred
-from ..._solvers.base import AbstractInverse, AbstractSolver, Solution
-from ..._solvers.cg import CG
-from ..._solvers.cost import Work
-from ...errors import SingularCurvatureError, UnsupportedError
+from crossfluence import CG, Relative
+from crossfluence.errors import SingularCurvatureError, UnsupportedError
+from crossfluence.extend import (
+    AbstractInverse,
+    AbstractRisk,
+    AbstractSolver,
+    Solution,
+    Work,
+    absolute,
+    preferred,
+    refuse_damping,
+)
+
 from .risk import SkipGramRisk
 from .rotations import Rotations
 

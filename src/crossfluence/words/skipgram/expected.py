@@ -15,10 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..._autodiff.functional import undisturbed
-from ..._storage.atomic import write_atomically
-from ..._storage.hashing import content_hash
-from ...errors import CorpusError, NotConvergedWarning
+from crossfluence.errors import CorpusError, NotConvergedWarning
+from crossfluence.extend import content_hash, undisturbed, write_atomically
+
 from ..corpus.pairs import Pairs
 from .blocks import cholesky, solve_blocks
 from .checks import refuse_misfit, sentence_weights

@@ -13,13 +13,22 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..._autodiff.functional import undisturbed
-from ..._autodiff.params import Layout, fingerprint, trained_parameters
-from ..._results.ids import numbered
-from ..._risk.base import AbstractRisk, signed, training_modes
-from ..._storage.hashing import content_hash
-from ..._types import Batch, Id, Params
-from ...errors import CorpusError, ParameterError
+from crossfluence.errors import CorpusError, ParameterError
+from crossfluence.extend import (
+    AbstractRisk,
+    Batch,
+    Id,
+    Layout,
+    Params,
+    content_hash,
+    fingerprint,
+    numbered,
+    signed,
+    trained_parameters,
+    training_modes,
+    undisturbed,
+)
+
 from ..corpus.pairs import PairCounts, Pairs
 from .checks import refuse_misfit
 from .loss import Bend, ExpectedLoss
