@@ -43,6 +43,8 @@ from ._training.recipe import Recipe
 from ._training.schedules import StepDecay, WarmUp, cosine
 from .errors import CrossfluenceError
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Adam",
     "AdamW",

@@ -26,6 +26,7 @@ from ._solvers.base import (
     within,
 )
 from ._solvers.cost import Work
+from ._storage.archive import fitting, read_if_whole, read_tensors, stored, write_tensors
 from ._storage.atomic import write_atomically
 from ._storage.hashing import content_hash
 from ._types import Batch, Id, Objective, Params, SampleLoss, Train
@@ -52,21 +53,26 @@ __all__ = [
     "content_hash",
     "evaluate",
     "fingerprint",
+    "fitting",
     "inverse_of",
     "natural_curvature",
     "numbered",
     "operator",
     "preferred",
     "questions",
+    "read_if_whole",
+    "read_tensors",
     "refuse_damping",
     "require",
     "require_question",
     "require_risk",
     "require_symmetric",
     "signed",
+    "stored",
     "trained_parameters",
     "training_modes",
     "undisturbed",
     "within",
     "write_atomically",
+    "write_tensors",
 ]

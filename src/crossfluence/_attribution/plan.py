@@ -74,8 +74,8 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
 
     Times products and scores there, and solves for the gradient of one sample's loss to see how many steps a question
     takes: on all samples for `GMRES`, and where the few have negative curvature. `EKFAC` is fitted there, and answers
-    there: several questions are taken for an `each_of`. Meant to be right within a factor of two; `benchmarks/plan.py`
-    sets it beside real runs.
+    there: several questions are taken for an `each_of`. Meant to be right within a factor of two;
+    `benchmarks/solvers/plan.py` sets it beside real runs.
 
     Args:
         risk: The trained model.

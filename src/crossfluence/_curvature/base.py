@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._autodiff.functional import VECTORS_AT_ONCE
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from ..errors import DampingError, SolveError
 
 PROBES = 64  # of Hutchinson's estimate; with at most this many parameters the diagonal is exact
@@ -47,6 +48,7 @@ class AbstractCurvature(ABC):
         return self.product(risk, vectors)
 
 
+@stored("Relative")
 @dataclass(frozen=True)
 class Relative:
     """Damping as a multiple of the mean eigenvalue of the curvature of the mean loss.

@@ -41,6 +41,7 @@ class EKFAC(AbstractBlockSolver):
     """
 
     name: ClassVar[str] = "EK-FAC"
+    string: ClassVar[str] = "corrected"
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
@@ -58,7 +59,7 @@ class EKFAC(AbstractBlockSolver):
             """The solver that a string stood for, until 0.3."""
             if blocks is None:
                 return super().__new__(cls)
-            strings = {"corrected": EKFAC, "kronecker": KFAC, "exact": BlockDiagonal, "diagonal": Diagonal}
+            strings = {kind.string: kind for kind in (EKFAC, KFAC, BlockDiagonal, Diagonal)}
             if blocks not in strings:
                 raise ValueError(f"Got blocks={blocks!r}; needed one of {', '.join(map(repr, strings))}.")
             kind = strings[blocks]
@@ -89,6 +90,7 @@ class KFAC(AbstractBlockSolver):
     """
 
     name: ClassVar[str] = "K-FAC"
+    string: ClassVar[str] = "kronecker"
     by_squares: ClassVar[bool] = False
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None
@@ -113,6 +115,7 @@ class BlockDiagonal(AbstractBlockSolver):
     """
 
     name: ClassVar[str] = "Block-diagonal"
+    string: ClassVar[str] = "exact"
     by_squares: ClassVar[bool] = False
     in_full: ClassVar[bool] = True
     damping: float | Relative = Relative(0.1)
@@ -138,6 +141,7 @@ class Diagonal(AbstractBlockSolver):
     """
 
     name: ClassVar[str] = "Diagonal"
+    string: ClassVar[str] = "diagonal"
     by_factors: ClassVar[bool] = False
     damping: float | Relative = Relative(0.1)
     curvature: AbstractFisher | None = None

@@ -16,6 +16,7 @@ from .._autodiff.params import Layout
 from .._curvature.fisher import AbstractFisher
 from .._curvature.output_gradients import projected
 from .._risk.risk import Risk
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Batch, SampleLoss
 from ..errors import NonFiniteError
@@ -28,6 +29,7 @@ Keep: TypeAlias = Callable[[Callable[[], "FitProgress"]], None]
 LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
 
 
+@stored("Eigenblock")
 @dataclass(frozen=True, eq=False)
 class Eigenblock:
     r"""One block of a curvature, $(U_L \otimes U_R)\operatorname{diag}(\text{values})(U_L \otimes U_R)^\top$.
@@ -61,6 +63,7 @@ class Eigenblock:
         return block if self.right is None else block @ self.right.mT
 
 
+@stored("Sums")
 @dataclass(frozen=True, eq=False)
 class FitProgress:
     """A pass over the data that is under way.

@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from .._storage.archive import stored
 from .._types import Params
 
 SPLIT = 256  # columns from which a symmetric product is taken in parts
 NUMBERS_AT_ONCE = 2**24  # of per-sample gradients written out together: 64 MB in single precision
 
 
+@stored("Slot")
 @dataclass(frozen=True)
 class ParameterBlock:
     """Where a block lies among the parameters: g matrices of r rows and c columns (g > 1 for grouped layers).

@@ -22,6 +22,7 @@ from .._risk.objectives import EachOf
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution
 from .._solvers.cost import Rehearsal, Stage, Work
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Objective, Params
 from ..errors import NonFiniteError, SolveError, UnsupportedError
@@ -46,6 +47,7 @@ class AbstractBlockSolver(AbstractSolver):
         tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
             (`each_of`) are answered together; 0 for none.
         name: Of the method, in reports.
+        string: That stood for it in `EKFAC(blocks=...)`, also in files.
         by_factors: Whether it takes a pass for the Kronecker factors.
         by_squares: Whether it takes a pass for the eigenvalues.
         in_full: Whether small layers have the second moments of their whole gradients.
@@ -53,12 +55,17 @@ class AbstractBlockSolver(AbstractSolver):
 
     saveable: ClassVar[bool] = True
     name: ClassVar[str]
+    string: ClassVar[str]
     by_factors: ClassVar[bool] = True
     by_squares: ClassVar[bool] = True
     in_full: ClassVar[bool] = False
     damping: float | Relative
     curvature: AbstractFisher | None
     tolerance: float
+
+    def _names(self) -> tuple[str, ...]:
+        settings = f"damping={self.damping!r}, curvature={self.curvature!r}, tolerance={self.tolerance!r}"
+        return repr(self), f"EKFAC({settings}, blocks={self.string!r})"
 
     def _check(self) -> None:
         name = type(self).__name__
@@ -150,6 +157,10 @@ class AbstractBlockSolver(AbstractSolver):
         )
 
 
+stored("Layout")(Layout)  # its own room lies below that of files
+
+
+@stored("EKFACInverse")
 @dataclass(frozen=True, eq=False)
 class EKFACInverse(AbstractInverse):
     """Eigenblocks, and their inverse eigenvalues: one over eigenvalue, l2 and damping."""

@@ -19,7 +19,7 @@ MEANING = {
     "unreliable": "These scores cannot be believed",
 }
 
-# Chosen on seeds 0 and 1 of benchmarks/verdicts.py, and counted on seed 2.
+# Chosen on seeds 0 and 1 of benchmarks/solvers/verdicts.py, and counted on seed 2.
 ENDED = 0.05  # drift over the strongest score: below it, training had ended
 DRIFTED = 0.2  # the same: above it, what is left of training rivals the samples
 STILL = 1e-3  # the same: below it, even a point that is no minimum stays where it is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -270,3 +270,16 @@ def differing(before: str, now: str) -> list[str]:
 def training_modes(model: nn.Module) -> tuple[bool, ...]:
     """Training mode of each module."""
     return tuple(module.training for module in model.modules())
+
+
+def of_another_version(changed: Sequence[str]) -> str:
+    """A sentence for signatures of which no hash agrees: versions of this library may hash equal content otherwise.
+
+    Args:
+        changed: The parts that differ, as `differing` returns them.
+
+    Returns:
+        The sentence, after a space; empty if some hash agrees.
+    """
+    agree = {"model", "data", "loss", "weights"} - {part.partition(" ")[0] for part in changed}
+    return "" if agree else " No hash agrees: it may be of an earlier version, with other hashes."

@@ -16,9 +16,9 @@ from torch import Tensor
 from .._autodiff.functional import undisturbed
 from .._curvature.base import AbstractCurvature
 from .._require import described, require, require_risk
-from .._risk.base import AbstractRisk, differing
+from .._risk.base import AbstractRisk, differing, of_another_version
 from .._storage.archive import read_archive, write_archive
-from .._storage.partial import FORMAT, Checkpoint, Unfinished
+from .._storage.partial import FORMAT, READABLE, Checkpoint, Unfinished
 from .._types import Batch, Objective
 from ..errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .cost import Work
@@ -225,17 +225,21 @@ class AbstractSolver(ABC):
             raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
         if not os.path.exists(file):
             return Unfinished(repr(self), risk.signature)
-        found = read_archive(file, FORMAT, risk.weights.device)
+        found = read_archive(file, READABLE, risk.weights.device)
         if not isinstance(found, (AbstractInverse, Unfinished)):
             raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
-        changed = [f"solver ({found.solver}, now {self})"] if found.solver != repr(self) else []
+        changed = [f"solver ({found.solver}, now {self})"] if found.solver not in self._names() else []
         changed += differing(found.signature, risk.signature)
         if changed:
             raise StaleError(
                 f"{os.fspath(file)} was made by another fit. What differs, by content hash or value: "
-                f"{', '.join(changed)}. Delete it, or name another file."
+                f"{', '.join(changed)}. Delete it, or name another file.{of_another_version(changed)}"
             )
         return found
+
+    def _names(self) -> tuple[str, ...]:
+        """Names of this solver in files: its `repr`, and those of earlier versions."""
+        return (repr(self),)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> AbstractInverse:
         """As `_invert`, from where a checkpoint is; from the beginning in solvers that are quick, or cannot stop."""
@@ -279,7 +283,7 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
         ...     load_inverse(f"{folder}/net.low_rank").solver
         'LowRank(rank=2, damping=0.0, seed=0, curvature=None)'
     """
-    inverse = read_archive(path, FORMAT, device)
+    inverse = read_archive(path, READABLE, device)
     if not isinstance(inverse, AbstractInverse):
         raise ResultFileError(f"{os.fspath(path)} holds a {type(inverse).__name__}; needed an inverse.")
     return inverse
@@ -304,9 +308,10 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
     if not isinstance(solver, AbstractInverse):
         raise UnsupportedError(f"Got {described(solver)} for the solver; needed one such as crossfluence.Auto().")
     if solver.signature != risk.signature:
+        changed = differing(solver.signature, risk.signature)
         raise StaleError(
             f"This inverse was made for another risk. What differs, by content hash or value: "
-            f"{', '.join(differing(solver.signature, risk.signature))}. Make it again: solver.invert(risk)."
+            f"{', '.join(changed)}. Make it again: solver.invert(risk).{of_another_version(changed)}"
         )
     return solver
 

@@ -16,6 +16,7 @@ from .._curvature.operator import operator
 from .._curvature.scale import equilibrating
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
+from .._storage.archive import Parts, stored
 from ..errors import SingularCurvatureError, SolveError
 from .base import AbstractInverse, AbstractSolver, Solution, warn_imprecise
 from .cost import Work
@@ -91,6 +92,18 @@ class Exact(AbstractSolver):
         )  # fmt: skip
 
 
+def _with_scale(parts: Parts, form: str) -> Parts:
+    """The fields of an inverse; those of the first format may have no scale of the parameters."""
+    if "scale" in parts:
+        return parts
+    if parts["singular"]:
+        raise TypeError("an inverse of a singular curvature was kept in another form")
+    matrix = parts["matrix"]
+    least = float(torch.linalg.matrix_norm(matrix, -2))
+    return parts | {"scale": torch.ones_like(matrix[0]), "least": least, "precision": parts["tolerance"] ** 2}
+
+
+@stored("ExactInverse", _with_scale)
 @dataclass(frozen=True, eq=False)
 class ExactInverse(AbstractInverse):
     """A damped curvature, its rows and columns scaled by its diagonal, with its LU factors, in float64.

@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
 
@@ -35,6 +36,7 @@ class Identity(AbstractSolver):
         return IdentityInverse(repr(self), risk.signature)
 
 
+@stored("IdentityInverse")
 @dataclass(frozen=True, eq=False)
 class IdentityInverse(AbstractInverse):
     """Returns what it gets."""

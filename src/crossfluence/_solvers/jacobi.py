@@ -12,6 +12,7 @@ from torch import Tensor
 from .._curvature.base import PROBES, AbstractCurvature, Relative, refuse_damping
 from .._curvature.operator import operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
@@ -75,6 +76,7 @@ class Jacobi(AbstractSolver):
         return JacobiInverse(repr(self), risk.signature, raised, matrix.damping)
 
 
+@stored("JacobiInverse")
 @dataclass(frozen=True, eq=False)
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""

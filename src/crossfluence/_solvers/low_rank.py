@@ -14,6 +14,7 @@ from .._curvature.base import AbstractCurvature, Relative, damping_products, ref
 from .._curvature.operator import Operator, operator
 from .._curvature.scale import scale_products, scale_readings
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution
@@ -31,7 +32,7 @@ class LowRank(AbstractSolver):
     Takes 2 `rank` products once, and then no pass over the data for any question. Of the other directions it is
     known that their eigenvalues lie between l2 and the smallest one that was kept, $\lambda_r$. They are divided by the
     upper end, $\lambda_r + \text{damping}$: the lower end blows up all that was not resolved, and leaving these
-    directions out loses most of the ranking (measured in docs/solvers.md). With a rank of p it is exact.
+    directions out loses most of the ranking (measured in docs/measured/damping.md). With a rank of p it is exact.
 
     Attributes:
         rank: Directions to keep; p numbers are stored for each.
@@ -113,6 +114,7 @@ class LowRank(AbstractSolver):
         )  # fmt: skip
 
 
+@stored("LowRankInverse")
 @dataclass(frozen=True, eq=False)
 class LowRankInverse(AbstractInverse):
     """An orthonormal basis, the inverse inside it, and one number for all directions outside.
