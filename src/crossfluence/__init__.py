@@ -21,7 +21,7 @@ from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
-from ._kronecker.ekfac import EKFAC
+from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
@@ -46,6 +46,8 @@ from ._training.recorder import Recorder
 from ._training.schedules import StepDecay, WarmUp, cosine, linear
 from .errors import CrossfluenceError
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Adam",
     "AdamW",
@@ -53,8 +55,10 @@ __all__ = [
     "Auto",
     "Bank",
     "Batches",
+    "BlockDiagonal",
     "CG",
     "CrossfluenceError",
+    "Diagonal",
     "EKFAC",
     "EmpiricalFisher",
     "Estimate",
@@ -68,6 +72,7 @@ __all__ = [
     "Horizon",
     "Identity",
     "Jacobi",
+    "KFAC",
     "LDS",
     "LiSSA",
     "LowRank",

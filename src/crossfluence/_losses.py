@@ -130,6 +130,7 @@ class OnOutputs(AbstractLoss):
         outputs: Callable[[nn.Module, Batch], Tensor],
         losses: Callable[[Tensor, Batch], Tensor],
         positions: Callable[[Batch], Tensor],
+        criterion: Callable[[Tensor, Batch], Tensor] | None = None,
     ) -> OnOutputs:
         """A loss that is a sum over the tokens of each sample, for `influence(..., unit="token")`.
 
@@ -137,12 +138,13 @@ class OnOutputs(AbstractLoss):
             outputs: `(model, batch) -> (b, ...)`.
             losses: `(outputs, batch) -> (b, t)`, one loss for each token, convex in the outputs.
             positions: `batch -> (b, t)`, the number of each token in its sample; negative where there is none.
+            criterion: `(outputs, batch) -> (b,)`, for batches that may come without tokens; default: the sum.
 
         Returns:
             A loss whose criterion is the sum over tokens.
         """
         tokens = TokenLosses(losses, positions)
-        return cls(outputs, tokens.summed, tokens)
+        return cls(outputs, criterion or tokens.summed, tokens)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""

@@ -60,7 +60,7 @@ def reference(risk, gradients):
     values, vectors = torch.linalg.eigh(x)
     middle = vectors @ torch.diag(-torch.expm1(-values) / values) @ vectors.T
     solved = gradients * scaling.sqrt() @ middle * scaling.sqrt()
-    return -torch.cat(list(risk.influences())) @ solved.T
+    return -torch.cat(list(risk.sample_gradients())) @ solved.T
 
 
 def gradient(risk, ask):
@@ -208,6 +208,7 @@ def test_without_a_record_sizes_are_a_guess_and_the_verdict_says_order():
     known = cf.influence(risk(), questions, cf.Horizon())
     assert known.verdict.level == "sizes"
     assert known.report.drift == (0.0, 0.0)
+    assert "of the training's own record" in str(known.verdict)
     assert any("made up" in note for note in known.report.notes)
 
 

@@ -141,7 +141,7 @@ def test_cg_agrees_with_the_dense_hessian(case):
 @cases
 def test_ekfac_s_exact_blocks_are_second_moments_of_the_samples_gradients(case):
     written, risk = Written(case), case.risk()
-    inverse = cf.EKFAC(damping=0.5, curvature=cf.EmpiricalFisher(), blocks="exact").invert(risk)
+    inverse = cf.BlockDiagonal(damping=0.5, curvature=cf.EmpiricalFisher()).invert(risk)
     slopes, places = written.slopes(), {}
     start = 0
     for name, part in written.named.items():

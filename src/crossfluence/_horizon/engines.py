@@ -2,7 +2,7 @@ r"""Three ways to $\varphi(X)b$ for $X = A^{1/2} F A^{1/2} + D$: from roots of F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from .block_lanczos import block_lanczos, function_within
 COMPARED = 8  # questions of a chunk that two halves are compared on
 TIGHT, MANY = 1e-8, 100  # share of a solution and products, where a product costs no pass over the data
 NUMBERS_AT_ONCE = 2**27  # in a Krylov basis
-COLUMNS = 2**16  # of roots that are multiplied in double precision at once
+COLUMNS = 2**13  # of roots that are multiplied at once
 
 
 def phi(x: Tensor) -> Tensor:
@@ -53,22 +53,23 @@ class RootsEngine:
         decay: D, one number, or one for each parameter: then $\varphi$ is found by Lanczos on the roots.
         vectors: Eigenvectors of $Z Z^\top$ in columns.
         values: Its eigenvalues.
-        order: The rows in random order, for halves.
+        halves: Rows of two random halves of Z, and eigenvectors and eigenvalues of twice their own products.
     """
 
     roots: Shaped[Tensor, "k p"]
     decay: float | Tensor
     vectors: Float[Tensor, "k r"]
     values: Float[Tensor, " r"]
-    order: Shaped[Tensor, " k"]
+    halves: tuple[tuple[Tensor, Tensor, Tensor], ...]
 
     @classmethod
     def of(cls, roots: Shaped[Tensor, "k p"], decay: Tensor, seed: int) -> RootsEngine:
-        """Factorises the Gram matrix."""
-        values, vectors = torch.linalg.eigh(gram(roots))
-        kept = values > 1e-12 * values.max().clamp_min(0)
+        """Factorises the Gram matrix, and those of two halves."""
+        products = gram(roots)
         order = torch.randperm(len(roots), generator=torch.Generator().manual_seed(seed)).to(roots.device)
-        return cls(roots, plain(decay), vectors[:, kept], values[kept], order)
+        parts = [part.sort().values for part in order.chunk(2)]
+        halves = [(part, *_eigen(2 * products[part][:, part])) for part in parts] if len(parts) == 2 else []
+        return cls(roots, plain(decay), *_eigen(products), tuple(halves))
 
     @property
     def trained(self) -> int:
@@ -77,20 +78,28 @@ class RootsEngine:
 
     def apply(self, b: Shaped[Tensor, "m p"]) -> Applied:
         """All questions by a few small products."""
-        halves = [self.roots[part] for part in self.order.chunk(2)]
-        first = b[:COMPARED]
-        each = [self._by_lanczos(half, 2.0, first) for half in halves] if len(halves) == 2 else []
-        agreed = agreements(each, [lambda v, half=half: v @ half.T for half in halves]) if each else ()
+        read = (b @ self.roots.T).double()  # (m, k)
+        agreed = self._agreements(read[:COMPARED]) if self.halves else ()
         if isinstance(self.decay, Tensor):
-            return Applied(self._by_lanczos(self.roots, 1.0, b), agreed)
-        base = phi(torch.tensor(self.decay, dtype=torch.float64))
-        inside = (phi(self.decay + self.values) - base.to(self.values)) / self.values
-        found = ((b @ self.roots.T).double() @ self.vectors * inside) @ self.vectors.T
-        return Applied(float(base) * b + found.to(b) @ self.roots, agreed)
+            return Applied(self._by_lanczos(b), agreed)
+        base, found = _outside_and_inside(self.decay, self.vectors, self.values, read)
+        return Applied(base * b + found.to(b) @ self.roots, agreed)
 
-    def _by_lanczos(self, roots: Tensor, factor: float, b: Tensor) -> Tensor:
+    def _agreements(self, read: Float[Tensor, "m k"]) -> tuple[tuple[float, float], ...]:
+        """All of it in products of roots; decay counts in the mean."""
+        decay, found = float(torch.as_tensor(self.decay).mean()), []
+        across = self.vectors * self.values  # (k, r): with the vectors again, products of all roots
+        for part, vectors, values in self.halves:
+            base, inside = _outside_and_inside(decay, vectors, values, read[:, part])
+            found.append(base * read + 2 * inside @ self.vectors[part] @ across.T)
+        places = [part for part, _, _ in self.halves]
+        own = torch.cat([one[:, part] for one, part in zip(found, places, strict=True)], 1)
+        other = torch.cat([one[:, part] for one, part in zip(found[::-1], places, strict=True)], 1)
+        return _pairs((own * other).sum(1), other.square().sum(1), own.square().sum(1))
+
+    def _by_lanczos(self, b: Tensor) -> Tensor:
         def product(v: Tensor) -> Tensor:
-            return factor * ((v @ roots.T) @ roots) + self.decay * v
+            return (v @ self.roots.T) @ self.roots + self.decay * v
 
         return functions_of(product, b, [phi], rtol=rough(b), max_steps=MANY)[0][0]
 
@@ -191,11 +200,10 @@ class ProductsEngine:
 
 
 def gram(roots: Shaped[Tensor, "k p"]) -> Float[Tensor, "k k"]:
-    """Products of all rows, in double precision, some columns at a time."""
+    """Products of all rows, some columns at a time, added up in double precision."""
     total = torch.zeros(len(roots), len(roots), dtype=torch.float64, device=roots.device)
     for part in roots.split(COLUMNS, 1):
-        wide = part.double()
-        total.addmm_(wide, wide.T)
+        total += (part @ part.T).double()
     return total
 
 
@@ -210,28 +218,33 @@ def rough(b: Tensor) -> float:
     return TIGHT if b.dtype == torch.float64 else 1e-5
 
 
-def agreements(found: list[Tensor], reads: list[Callable[[Tensor], Tensor]]) -> tuple[tuple[float, float], ...]:
+def _eigen(products: Float[Tensor, "k k"]) -> tuple[Tensor, Tensor]:
+    """Eigenvectors in columns and eigenvalues, without those that are rounding."""
+    values, vectors = torch.linalg.eigh(products)
+    kept = values > 1e-12 * values.max().clamp_min(0)
+    return vectors[:, kept], values[kept]
+
+
+def _outside_and_inside(decay: float, vectors: Tensor, values: Tensor, read: Tensor) -> tuple[float, Tensor]:
+    r"""$\varphi(D)$, and what is to be added to it along the roots, given the questions' products with these."""
+    base = float(phi(torch.tensor(decay, dtype=torch.float64)))
+    return base, (read @ vectors * ((phi(decay + values) - base) / values)) @ vectors.T
+
+
+def agreements_within(found: list[Tensor], halves: tuple[Tensor, ...]) -> tuple[tuple[float, float], ...]:
     r"""Compares scores of the roots of each half with its own solution and with that of the other half.
 
     If every half is the truth and noise of its own, so that they correlate with r, their mean correlates with the truth
     by $1/\sqrt{1 + (1/r - 1)/2}$; and if what is missing of a slope of 1 falls as one over the number of roots, half
-    of it is left with both.
+    of it is left with both. Scores of roots enter by their products alone.
 
     Args:
-        found: Two solutions `(m, p)`.
-        reads: From solutions to the scores of either half's roots, `(m, k)`.
+        found: Two solutions, `(m, k)`.
+        halves: The matrices that they were found with.
 
     Returns:
-        For each question the correlation, and the slope of own on other, of both halves together.
+        For each question the correlation, and the slope of own on other.
     """
-    own = torch.cat([reads[0](found[0]), reads[1](found[1])], 1).double()
-    other = torch.cat([reads[0](found[1]), reads[1](found[0])], 1).double()
-    both, squares, mine = (own * other).sum(1), other.square().sum(1), own.square().sum(1)
-    return _pairs(both, squares, mine)
-
-
-def agreements_within(found: list[Tensor], halves: tuple[Tensor, ...]) -> tuple[tuple[float, float], ...]:
-    """The same from the halves' matrices: scores of roots enter by their products alone."""
     if len(found) < 2:
         return ()
     (u, v), (a, c) = found, halves

@@ -77,6 +77,7 @@ class Evidence:
         lowest: A negative eigenvalue that the damping does not outweigh; `None` where there is none.
         approximation: What the solver leaves out, as a clause; empty where it solves with the curvature itself.
         notes: Sentences of the risk that limit what can be believed.
+        basis: Why sizes can be believed, as a clause, where that is not because training had ended.
         agreements: With a curvature that nothing was sampled of, foretold by two halves: correlation and slope.
     """
 
@@ -89,6 +90,7 @@ class Evidence:
     lowest: float | None = None
     approximation: str = ""
     notes: tuple[str, ...] = ()
+    basis: str = ""
     agreements: tuple[tuple[float, float], ...] = ()
 
     @property
@@ -132,7 +134,7 @@ def of_influence(evidence: Evidence) -> Verdict:
     ended = (
         f"training had ended: what is left of it would move the question by {evidence.left:.2g} of the largest score"
     )
-    return verdict_of(findings, ended)
+    return verdict_of(findings, evidence.basis or ended)
 
 
 def of_trainings(predicted: Sequence[float], actual: Sequence[float], what: str, advice: str) -> Verdict:

@@ -20,27 +20,23 @@ Unit: TypeAlias = Literal["sample", "token"]
 """What gets a score of its own."""
 
 
-def sensitivities(
-    risk: AbstractRisk, directions: Shaped[Tensor, "m p"], candidates: Iterable[Batch] | None, unit: Unit
-) -> Shaped[Tensor, "rows m"]:
-    """How the field along each direction depends on the weight of each sample or token.
+def token_derivatives(
+    risk: AbstractRisk, directions: Shaped[Tensor, "m p"], candidates: Iterable[Batch] | None
+) -> Shaped[Tensor, "tokens m"]:
+    """As the risk's `derivatives_along`, by a weight of each token's own.
 
     Args:
         risk: The trained model.
         directions: Vectors in parameter space, one in each row.
         candidates: Batches that were not trained on, instead of the training data.
-        unit: "sample", or "token": one row for each token that counts, sample after sample, which add up to the
-            sample's own.
 
     Returns:
-        One row for each sample or token.
+        One row for each token that counts, sample after sample; the rows of a sample add up to its own.
 
     Raises:
         UnsupportedError: If the loss has no tokens.
         NonFiniteError: If a batch gives a NaN.
     """
-    if unit == "sample":
-        return risk.sensitivity(directions) if candidates is None else risk.sensitivity_of(candidates, directions)
     tokens = tokens_of(risk)
     assert isinstance(risk, Risk)
     parts = []

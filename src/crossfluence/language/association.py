@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._results.agreement import Estimate
-from ..errors import DataError
+from crossfluence import Estimate
+from crossfluence.errors import DataError
+
 from .contrastive import Pooling, embeddings
 from .questions import LEVEL, RESAMPLES, encoded
 

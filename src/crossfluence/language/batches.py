@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from ..errors import DataError, UnsupportedError
+from crossfluence.errors import DataError, UnsupportedError
 
 Columns: TypeAlias = dict[str, Any]
 """A batch of transformers: tensors by name."""

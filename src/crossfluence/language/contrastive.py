@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._losses import WeightedLoss
-from .._types import Batch
-from ..errors import DataError, UnsupportedError
+from crossfluence import WeightedLoss
+from crossfluence.errors import DataError, UnsupportedError
+from crossfluence.extend import Batch
+
 from .batches import Columns, call, columns_of, config_of, real_tokens
 
 Pooling: TypeAlias = Literal["mean", "first", "last"]

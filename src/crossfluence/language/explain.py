@@ -8,20 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._attribution.influence import influence
-from .._data.batches import batches
-from .._evaluation.leave_out import leave_out
-from .._horizon.horizon import Horizon
-from .._kronecker.ekfac import EKFAC
-from .._losses import as_loss
-from .._results.agreement import Estimate
-from .._results.scores import Scores
-from .._risk.risk import Risk
-from .._training.optimizers import AdamW
-from .._training.recipe import Recipe
-from .._training.schedules import linear
-from .._types import Id
-from ..errors import DataError
+from crossfluence import (
+    EKFAC,
+    AdamW,
+    Estimate,
+    Horizon,
+    OnOutputs,
+    Recipe,
+    Risk,
+    Scores,
+    batches,
+    influence,
+    leave_out,
+    linear,
+)
+from crossfluence.errors import DataError
+from crossfluence.extend import Id
+
 from .loading import Loaded
 from .questions import Question
 
@@ -214,7 +217,8 @@ def _removed(
     """The strongest of both signs and random ones, removed together and trained again."""
     size, generator = settings.group(len(scores)), torch.Generator().manual_seed(settings.seed)
     drawn = {f"{size} random, {k}": torch.randperm(len(scores), generator=generator)[:size].tolist() for k in (1, 2)}
-    losses, found = as_loss(recipe.loss).losses, dict[str, tuple[Removal, ...]]()
+    assert isinstance(recipe.loss, OnOutputs)
+    losses, found = recipe.loss.losses, dict[str, tuple[Removal, ...]]()
     for name in scores.objectives:
         groups: dict[str, list[Id]] = {}
         for effect in ("raises", "lowers"):

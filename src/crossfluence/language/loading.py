@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import DataError, import_optional
+from crossfluence.errors import DataError, import_optional
+
 from .losses import causal_loss, masked_loss
 from .pairs import pair_preference, pronoun_preference
 from .questions import Question, contrast, log_probability

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
 
-from .._losses import OnOutputs, TokenLosses
-from .._types import Batch
-from ..errors import DataError, UnsupportedError
+from crossfluence import OnOutputs
+from crossfluence.errors import DataError, UnsupportedError
+from crossfluence.extend import Batch
+
 from .batches import (
     IGNORED,
     Columns,
@@ -95,7 +96,7 @@ def classification_loss() -> OnOutputs:
         tensor([1.3863, 1.3863])
     """
     parts = Classified()
-    return OnOutputs(parts.outputs, parts.summed, TokenLosses(parts.losses, parts.positions))
+    return OnOutputs.by_token(parts.outputs, parts.losses, parts.positions, parts.summed)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from ..errors import DataError
+from crossfluence.errors import DataError
+
 from .batches import IGNORED, Columns, places, real_tokens, token_ids
 
 MASKED, RANDOM = 0.8, 0.9  # shares of hidden tokens: behind the mask token, then up to here behind a random one

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import DataError, ObjectiveError
+from crossfluence.errors import DataError, ObjectiveError
+
 from .questions import Question
 from .scoring import Text, log_probabilities, refuse_equal, refuse_no_items, whole
 

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._types import Batch, SampleLoss
-from ..errors import DataError
+from crossfluence.errors import DataError
+from crossfluence.extend import Batch, SampleLoss
+
 from .batches import Columns, columns_of
 from .losses import Causal
 

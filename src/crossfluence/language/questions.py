@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._results.agreement import Estimate
-from ..errors import ObjectiveError
+from crossfluence import Estimate
+from crossfluence.errors import ObjectiveError
+
 from .batches import Columns, call, logits_of
 from .contrastive import Pooling, embeddings
 from .scoring import completed, log_probabilities

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import DataError
+from crossfluence.errors import DataError
+
 from .association import SentenceSets
 from .pairs import Pair, Template
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._training.record import TrainingRecord
-from .._training.recorder import Recorder as OfOptimizer
-from ..errors import DataError
+from crossfluence import Recorder as OfOptimizer
+from crossfluence import TrainingRecord
+from crossfluence.errors import DataError
 
 
 class Recorder:

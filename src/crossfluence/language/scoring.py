@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
-from ..errors import DataError, ObjectiveError, UnsupportedError
+from crossfluence.errors import DataError, ObjectiveError, UnsupportedError
+
 from .batches import IGNORED, Columns, call, config_of, logits_of, token_ids
 from .losses import Causal, refuse_ids
 

@@ -12,13 +12,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import undisturbed
-from .._data.batches import batches
-from .._losses import AbstractLoss, OnOutputs, WeightedLoss, as_loss
-from .._training.optimizers import SGD, AbstractOptimizer, Adam, AdamW
-from .._training.recipe import Recipe
-from .._types import Batch
-from ..errors import DataError, UnsupportedError, import_optional
+from crossfluence import SGD, Adam, AdamW, OnOutputs, Recipe, WeightedLoss, batches
+from crossfluence.errors import DataError, UnsupportedError, import_optional
+from crossfluence.extend import Batch, undisturbed
+
 from .batches import IGNORED, columns_of, labels_of
 from .losses import causal_loss, classification_loss, masked_loss
 from .scoring import kind_of
@@ -122,8 +119,9 @@ class _Plan:
     def of(cls, trainer: Any) -> _Plan:
         """Reads the order of the data as `train()` does: it begins by seeding PyTorch's generators."""
         args = trainer.args
-        torch.manual_seed(args.seed)
-        loader = trainer.get_train_dataloader()
+        with undisturbed(), torch.enable_grad():
+            torch.manual_seed(args.seed)
+            loader = trainer.get_train_dataloader()
         if getattr(loader, "batch_sampler", None) is None or not hasattr(loader.dataset, "__len__"):
             raise UnsupportedError("The Trainer reads a data set without a length; needed one with __len__.")
         steps, together = list[list[list[int]]](), args.gradient_accumulation_steps
@@ -166,7 +164,7 @@ class TokenMean:
         return len(weights) * (weights.to(losses) @ losses) / counted.sum()
 
 
-def _loss(trainer: Any, model: nn.Module) -> AbstractLoss:
+def _loss(trainer: Any, model: nn.Module) -> OnOutputs | WeightedLoss:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
     name, kind = type(inner).__name__, kind_of(model)
     if "Classification" in name and "Token" not in name:
@@ -179,7 +177,7 @@ def _loss(trainer: Any, model: nn.Module) -> AbstractLoss:
     return WeightedLoss(TokenMean(causal_loss(seq2seq=kind == "seq2seq"), every=not shifts))
 
 
-def _optimizer(trainer: Any, steps: int) -> tuple[AbstractOptimizer, Rates]:
+def _optimizer(trainer: Any, steps: int) -> tuple[SGD | Adam | AdamW, Rates]:
     """The optimiser that the Trainer makes, and its schedule; made on a copy of the Trainer."""
     own = copy.copy(trainer)
     if trainer.state.global_step:
@@ -252,7 +250,7 @@ def _refuse_dropout(trainer: Any, init: nn.Module, plan: _Plan) -> None:
         )
 
 
-def _refuse_other_gradient(trainer: Any, init: nn.Module, loss: AbstractLoss, plan: _Plan) -> None:
+def _refuse_other_gradient(trainer: Any, init: nn.Module, loss: OnOutputs | WeightedLoss, plan: _Plan) -> None:
     """Compares the gradient of the first step with the one that the Trainer's own loss has there."""
     theirs, ours = (copy.deepcopy(init).eval() for _ in range(2))
     parts = [trainer._prepare_inputs(dict(inputs)) for inputs in plan.inputs(0)]
@@ -264,7 +262,7 @@ def _refuse_other_gradient(trainer: Any, init: nn.Module, loss: AbstractLoss, pl
     rows = plan.samples(0)
     batch = plan.loader.collate_fn([plan.loader.dataset[row] for row in rows])
     ones = torch.ones(len(rows), dtype=next(ours.parameters()).dtype)
-    (as_loss(loss).total(ours, ours, dict(batch), ones) / len(rows)).backward()
+    (loss.total(ours, ours, dict(batch), ones) / len(rows)).backward()
     one, other = _gradient(theirs), _gradient(ours)
     if not float((one - other).norm()) <= AGREE * float(one.norm()):
         raise UnsupportedError(
