@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import CorpusError
-from .text import lines, plain_name
+from .packed import plain_name
+from .text import lines
 
 FORMATS = ("text", "csv", "tsv", "jsonl", "wikiextractor", "wnc")
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from ...errors import CorpusError, IdError, StaleError
 from .formats import FORMATS, Record, guess, records
-from .text import Splitter, head, plain_name, splitter
+from .packed import plain_name
+from .text import Splitter, head, splitter
 
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A file, a folder, or several of them."""
