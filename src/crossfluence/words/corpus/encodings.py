@@ -29,7 +29,7 @@ def told_encoding(pieces: Iterable[bytes]) -> str:
         The name of a codec.
 
     Example:
-        >>> told_encoding([b"J\xfcrgen"]), told_encoding(["Jürgen".encode()]), told_encoding(["Jürgen".encode("utf-16")])
+        >>> told_encoding([b"J\xfcrgen"]), told_encoding(["ü".encode()]), told_encoding(["ü".encode("utf-16")])
         ('cp1252', 'utf-8', 'utf-16')
     """
     decoder, fits, undefined = codecs.getincrementaldecoder("utf-8")(), True, False
