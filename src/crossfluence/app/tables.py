@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -74,6 +74,31 @@ class Table:
             kinds = _shown([f"{column} ({kind})" for column, kind in self.left_out.items()])
             said.append(f"Left out, as they say which row it is: {kinds}. To use them, name columns with --columns.")
         return [*said, f"Columns used: {_shown(self.columns)}."]
+
+    def sampled(self, count: int, seed: int, *, keep: Sequence[int] = ()) -> Table:
+        """The same table with some of its rows, drawn at random, in their order.
+
+        Args:
+            count: How many; all, if there are fewer or it is 0.
+            seed: Of the draw.
+            keep: Rows that stay in any case.
+
+        Returns:
+            A table that says so.
+        """
+        n = len(self.ids)
+        if not 0 < count < n:
+            return self
+        others = np.setdiff1d(np.arange(n), keep)
+        drawn = np.random.default_rng(seed).permutation(others)[: max(0, count - len(set(keep)))]
+        rows = np.sort(np.concatenate([np.unique(np.array(keep, dtype=int)), drawn]))
+        varying = [place for place, column in enumerate(self.values[rows].T) if column.min() < column.max()]
+        said = f"A random {len(rows):,} of {n:,} rows are used, here and in every figure. All rows: --sample 0."
+        return replace(
+            self, values=self.values[rows][:, varying], columns=tuple(self.columns[place] for place in varying),
+            ids=tuple(self.ids[row] for row in rows), remarks=(said, *self.remarks),
+            rows=tuple(self.rows[row] for row in rows),
+        )  # fmt: skip
 
     def row(self, query: str) -> int:
         """The row of an id as it was typed.

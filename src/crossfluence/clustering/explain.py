@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,17 +15,24 @@ from torch import Tensor
 from .._actions.unlearn import unlearn
 from .._attribution.influence import influence
 from .._evaluation.leave_out import leave_out
+from .._require import AbstractTraining
 from .._results.agreement import Agreement, compare
 from .._results.scores import Scores
+from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from .._solvers.auto import Auto
-from .._solvers.base import AbstractInverse
+from .._solvers.base import AbstractInverse, AbstractSolver
+from .._solvers.cost import Work
+from .._solvers.gmres import GMRES
 from .._training.optimizers import Adam
 from .._training.recipe import Recipe
 from .._training.schedules import cosine
 from .._types import Id
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
+from .kept import kept_model
 from .objectives import margin
+from .processes import side_by_side
+from .sharpen import closed_form, one_by_one
 
 KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
 STRONGEST_ANCHOR = 2.0  # by then nothing sharpens any more
@@ -48,6 +56,7 @@ class ClusterSettings:
         check: Samples that are left out one by one.
         group: Samples that are removed together; at most a twentieth of all.
         draws: Random groups that stand beside it.
+        sizes: Samples of further groups of the strongest that are removed together.
         seed: Of the weights, k-means and random groups.
     """
 
@@ -63,6 +72,7 @@ class ClusterSettings:
     check: int = 100
     group: int = 20
     draws: int = 5
+    sizes: tuple[int, ...] = ()
     seed: int = 0
 
 
@@ -159,6 +169,24 @@ def sharpening(start: DEC, x: Float[Tensor, "n f"], settings: ClusterSettings) -
     return Recipe(start, loss, x, optimizer=rate, epochs=settings.steps, schedule=cosine, hold=settings.hold)
 
 
+@dataclass(frozen=True)
+class Known(AbstractSolver):
+    """An inverse that is known already, as a preconditioner: leaving out a few samples changes the curvature little.
+
+    Attributes:
+        inverse: Of the curvature with all samples.
+    """
+
+    inverse: AbstractInverse = field(repr=False)
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """Nothing."""
+        return Work()
+
+    def _invert(self, risk: AbstractRisk) -> AbstractInverse:
+        return self.inverse
+
+
 @dataclass(frozen=True, eq=False)
 class Settled:
     """A clustering whose end is well determined.
@@ -169,16 +197,25 @@ class Settled:
         model: What came out.
         risk: What was minimised.
         inverse: Of the curvature there.
+        seconds: That it took.
     """
 
     settings: ClusterSettings
-    recipe: Recipe
+    recipe: AbstractTraining
     model: DEC
     risk: Risk
     inverse: AbstractInverse
+    seconds: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the curvature was small enough to be written out."""
+        return self.inverse.smallest_eigenvalue is not None
 
 
-def settled(x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings) -> Settled:
+def settled(
+    x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings, *, store: Path | None = None
+) -> Settled:
     """Trains, and doubles the anchor until the end is well determined.
 
     Sharpening feeds on itself: its curvature is negative along some directions, and only the anchor holds it. Where
@@ -190,21 +227,30 @@ def settled(x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSetting
         x: Features of comparable size.
         ids: n labels.
         settings: With the anchor to begin with.
+        store: Keeps what is trained, so that a stopped run goes on.
 
     Returns:
         The trained clustering.
     """
-    start = pretrained(x, settings)
+    began = time.perf_counter()
+    beginning = replace(settings, anchor=0.0, check=0, group=0, draws=0, sizes=())  # the rest does not matter to it
+    start = kept_model(store, (x, beginning), lambda: pretrained(x, settings))
     while True:
         recipe = sharpening(start, x, settings)
-        model = recipe.train()
-        assert isinstance(model, DEC)
+        training = closed_form(recipe, x, settings.anchor)
+        model = kept_model(store, recipe.content, partial(_trained, training))
         risk = recipe.risk(model, ids=ids)
         inverse = Auto().invert(risk)
         smallest = inverse.smallest_eigenvalue
         if smallest is None or smallest >= KEPT * settings.anchor or settings.anchor >= STRONGEST_ANCHOR:
-            return Settled(settings, recipe, model, risk, inverse)
+            return Settled(settings, training, model, risk, inverse, time.perf_counter() - began)
         settings = replace(settings, anchor=2 * settings.anchor)
+
+
+def _trained(training: AbstractTraining) -> DEC:
+    model = next(training.retrain(torch.ones(1, training.n)))
+    assert isinstance(model, DEC)
+    return model
 
 
 def explain(
@@ -214,6 +260,9 @@ def explain(
     *,
     query: int | None = None,
     store: Path | None = None,
+    found: Settled | None = None,
+    processes: int = 1,
+    tell: Callable[[First], object] | None = None,
 ) -> Explanation:
     """Clusters the data, explains one sample's membership and checks the explanation by training again.
 
@@ -222,42 +271,71 @@ def explain(
         ids: n labels.
         settings: Sizes, lengths and the extent of the check.
         query: The row asked about; default: one that lies between two clusters, see `between_clusters`.
-        store: Keeps finished retrainings, so that a stopped run goes on.
+        store: Keeps the trained model and finished retrainings, so that a stopped run goes on.
+        found: What `settled` returned for the same data and settings, for a further question.
+        processes: In which retrainings run side by side, each of one thread; a script that asks for several needs
+            `if __name__ == "__main__":`.
+        tell: Is called with the answer before it is checked.
 
     Returns:
         Scores, their agreement with leave-one-out, and the removal of the strongest group beside random ones.
     """
-    clock = _Clock()
-    found = settled(x, ids, settings)
-    recipe, model = found.recipe, found.model
+    found = found or settled(x, ids, settings, store=store)
+    clock = _Clock({"clustering, and its curvature": found.seconds})
+    model = found.model
     with torch.no_grad():
         q, z = model(x), model.embed(x)
-    clock.lap("clustering, and its curvature")
     row = between_clusters(q) if query is None else query
     first, second = q[row].topk(2).indices.tolist()
     question = margin(x[row], first, second)
     scores = influence(found.risk, question, found.inverse)
+    report = scores.report
+    assert report is not None
     clock.lap("influence of all samples")
+    if tell is not None:
+        tell(First(row, first, second, report.values[0], scores))
     groups = _groups(scores, tuple(ids), row, settings)
     alone = {label: [label] for label in checked_ids(scores, settings.check)}
-    truth = leave_out(recipe, question, alone | groups, ids=tuple(ids), store=store)
-    clock.lap(f"{len(alone) + len(groups) + 1} retrainings")
-    strongest = next(iter(groups.values()))
-    newton = [float(unlearn(found.risk, strongest, watch=question).achieved), *[None] * settings.draws]
+    count = len(alone) + len(groups) + 1
+    with side_by_side(min(processes, count)) as executor:
+        again = one_by_one(found.recipe) if executor or store else found.recipe
+        truth = leave_out(again, question, alone | groups, ids=tuple(ids), store=store, executor=executor)
+    clock.lap(f"{count} retrainings")
+    chosen = [members for (_, name), members in groups.items() if not name.startswith("random")]
+    solver = GMRES(rtol=1e-9, preconditioner=Known(found.inverse)) if found.exact else Auto()
+    steps = [float(unlearn(found.risk, members, solver, watch=question).achieved) for members in chosen]
     clock.lap("one Newton step")
     predicted, achieved = (-table.values[:, 0] for table in (scores.sum_by(groups), truth.select(groups)))
+    newton = [*steps, *[None] * (len(groups) - len(steps))]
     removals = [
         Removal(name, tuple(members), float(change), step, float(truth_change))
         for ((_, name), members), change, step, truth_change in zip(
             groups.items(), predicted, newton, achieved, strict=True
         )
     ]
-    report = scores.report
-    assert report is not None
     return Explanation(
         found.settings, tuple(ids), row, first, second, report.values[0], q, z, model.centres.detach(), scores,
         compare(scores, truth.select(alone)), tuple(removals), report.gradient_norm, clock.laps,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """The answer before it is checked.
+
+    Attributes:
+        query: The row asked about.
+        first: Its cluster.
+        second: The cluster it is nearest to otherwise.
+        margin: How much more it belongs to the first, in nats.
+        scores: Of all samples.
+    """
+
+    query: int
+    first: int
+    second: int
+    margin: float
+    scores: Scores = field(repr=False)
 
 
 def between_clusters(q: Float[Tensor, "n k"]) -> int:
@@ -314,6 +392,9 @@ def _groups(
     size = max(1, min(settings.group, len(ids) // 20))  # first-order effects add up only while a group is small
     strongest = [label for label, _ in scores.top(size + 1) if label != ids[query]][:size]
     groups = {("group", f"top {len(strongest)}"): strongest}
+    for further in settings.sizes:
+        more = [label for label, _ in scores.top(further + 1) if label != ids[query]][:further]
+        groups["group", f"top {len(more)}"] = more
     generator = torch.Generator().manual_seed(settings.seed)
     for draw in range(1, settings.draws + 1):
         rows = torch.randperm(len(others), generator=generator)[: len(strongest)].tolist()
@@ -324,8 +405,8 @@ def _groups(
 class _Clock:
     """Seconds between laps."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, laps: dict[str, float]) -> None:
+        self.laps = laps
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -80,6 +80,12 @@ def closed_form(recipe: Recipe, x: Float[Tensor, "n f"], strength: float) -> Abs
     fits = isinstance(start, DEC) and isinstance(start.encoder, nn.Sequential) and recipe.hold == 1
     kinds = [type(layer) for layer in start.encoder] if fits else []  # pyright: ignore[reportGeneralTypeIssues]
     return Sharpening(recipe, x, strength) if kinds == [nn.Linear, nn.Tanh, nn.Linear] else recipe
+
+
+def one_by_one(training: AbstractTraining) -> AbstractTraining:
+    """The same training with each model as a piece of its own, so that all that were finished are kept."""
+    alone = replace(training.recipe, at_once=1)
+    return replace(training, recipe=alone) if isinstance(training, Sharpening) else alone
 
 
 def field(theta: Params, x: Float[Tensor, "n f"], weights: Float[Tensor, " n"], out: Params) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._results.scores import Scores
 from ..._types import Id
-from .verdicts import of_clusters
+from .verdicts import of_clusters, smallest_that_moves
 
 if TYPE_CHECKING:
     from ...clustering.explain import Explanation
@@ -69,6 +69,7 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str) ->
         samples=samples,
         command=command,
         verdict=of_clusters(explanation, samples.noun),
+        suffices=smallest_that_moves(explanation, samples.noun),
         script=get_plotlyjs(),
         query_id=explanation.ids[explanation.query],
         query=_shown(samples, explanation.query),

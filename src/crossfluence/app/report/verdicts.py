@@ -6,11 +6,20 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from .reliability import Reliability, Removed, effect_in, judged, left_of_training, left_out_alone, removed_together
+from .reliability import (
+    NO_EFFECT,
+    Reliability,
+    Removed,
+    effect_in,
+    judged,
+    left_of_training,
+    left_out_alone,
+    removed_together,
+)
 
 if TYPE_CHECKING:
     from ...clustering.explain import Explanation
-    from ...words.explain_bias import TestResult, WordsAnswer
+    from ...words.explain_bias import Removal, TestResult, WordsAnswer
     from ...words.explain_word import WordAnswer
 
 FIRM_ANCHORS = (1.0, 2.0)  # with which sharpening is held firmly; by the last nothing sharpens any more
@@ -28,8 +37,8 @@ def of_clusters(found: Explanation, noun: str) -> Reliability:
         Level, reasons, and `--anchor` as advice, or `--k` where that is as firm as it can be.
     """
     groups = [
-        Removed(f"the {one.name}" if not row else one.name, one.predicted, one.newton, one.achieved, random=row > 0)
-        for row, one in enumerate(found.removals)
+        Removed(_named(one.name), one.predicted, one.newton, one.achieved, random=one.name.startswith("random"))
+        for one in found.removals
     ]
     drift = found.scores.report.drift[0] if found.scores.report else 0.0
     said = [
@@ -44,6 +53,30 @@ def of_clusters(found: Explanation, noun: str) -> Reliability:
     if verdict.dependable or not empty:
         return verdict
     return replace(verdict, reasons=(*verdict.reasons, no_sample_in(empty, noun)))
+
+
+def _named(group: str) -> str:
+    return group if group.startswith("random") else f"the {group}"
+
+
+def smallest_that_moves(found: Explanation, noun: str) -> str:
+    """Which group, removed, takes the sample to its other cluster.
+
+    Args:
+        found: With its check.
+        noun: What a sample is called.
+
+    Returns:
+        A sentence.
+    """
+    groups = [one for one in found.removals if not one.name.startswith("random")]
+    enough = [one for one in groups if found.margin + one.achieved < 0]
+    where = f"{noun} {found.ids[found.query]}"
+    if enough:
+        least = min(enough, key=lambda one: len(one.ids))
+        return f"Without the {least.name} together, {where} moves to cluster {found.second}."
+    most = max(groups, key=lambda one: len(one.ids))
+    return f"Even without the {most.name} together, {where} stays in cluster {found.first}; remove more with --remove."
 
 
 def empty_clusters(found: Explanation) -> list[int]:
@@ -110,6 +143,41 @@ def effect_of(result: TestResult) -> Literal["as asked", "opposite", "none"]:
     sets = result.test.sets
     partitions = math.comb(len(sets.X) + len(sets.Y), len(sets.X))
     return effect_in(result.p_value, partitions)
+
+
+def chosen_of(result: TestResult) -> Removal:
+    """The group to remove: the smallest after which the test finds no effect, or else the largest that lowers it.
+
+    Args:
+        result: One test.
+
+    Returns:
+        One of its removals that raise what is asked about.
+    """
+    raising = [one for one in result.removals if "raise it most" in one.name]
+    enough = [one for one in raising if one.p_value > NO_EFFECT]
+    if enough:
+        return min(enough, key=lambda one: len(one.ids))
+    return max(raising or result.removals[:1], key=lambda one: len(one.ids))
+
+
+def smallest_that_suffices(result: TestResult) -> str:
+    """Which group, removed, leaves no effect.
+
+    Args:
+        result: One test.
+
+    Returns:
+        A sentence.
+    """
+    if effect_of(result) != "as asked":
+        return ""
+    chosen = chosen_of(result)
+    if chosen.p_value > NO_EFFECT:
+        return f"Trained without {chosen.name}, the test finds no effect any more (p = {chosen.p_value:.2g})."
+    return (
+        f"Even trained without {chosen.name}, the effect stays (p = {chosen.p_value:.2g}): remove more with --remove."
+    )
 
 
 def first_sentence(answer: WordsAnswer, result: TestResult) -> str:
