@@ -74,12 +74,7 @@ def completed(columns: Mapping[str, Column], ids: Sequence[Id], missing: Missing
 def _filled(
     columns: Mapping[str, Column], faulty: Mapping[str, Column], rows: np.ndarray, ids: Sequence[Id]
 ) -> Complete:
-    full = {
-        name: replace(
-            column, numbers=np.where(np.isnan(column.numbers), _mean(column.numbers), column.numbers), faults={}
-        )
-        for name, column in columns.items()
-    }
+    full = {name: replace(column, numbers=_with_mean(column.numbers), faults={}) for name, column in columns.items()}
     said = f"The column's mean stands in cells that hold no number: {_counted(faulty, ids)}."
     warnings = tuple(
         f"{len(column.faults) / len(ids):.0%} of column {name!r} are filled with its mean; to leave it out, type "

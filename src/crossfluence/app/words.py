@@ -52,7 +52,7 @@ def words(
     corpus: Annotated[
         Path | None,
         typer.Argument(
-            help="Text (.txt, .csv, .tsv, .jsonl, .xlsx, .parquet, WikiExtractor; also .gz, .xz, .bz2, .zip), or a folder."
+            help="Text (.txt, .csv, .tsv, .jsonl, .xlsx, .parquet, WikiExtractor; also packed), or a folder."
         ),
     ] = None,
     weat: Annotated[
