@@ -20,6 +20,7 @@ from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
+from ._horizon.horizon import Horizon
 from ._kronecker.ekfac import EKFAC
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
@@ -40,8 +41,12 @@ from ._solvers.low_rank import LowRank
 from ._solvers.nystrom import Nystrom
 from ._training.optimizers import SGD, Adam, AdamW
 from ._training.recipe import Recipe
-from ._training.schedules import StepDecay, WarmUp, cosine
+from ._training.record import TrainingRecord
+from ._training.recorder import Recorder
+from ._training.schedules import StepDecay, WarmUp, cosine, linear
 from .errors import CrossfluenceError
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Adam",
@@ -62,6 +67,7 @@ __all__ = [
     "GMRES",
     "GaussNewton",
     "Hessian",
+    "Horizon",
     "Identity",
     "Jacobi",
     "LDS",
@@ -72,6 +78,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Recipe",
+    "Recorder",
     "Relative",
     "RemovalCurve",
     "Risk",
@@ -79,6 +86,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "TrainingRecord",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -92,6 +100,7 @@ __all__ = [
     "influence",
     "lds",
     "leave_out",
+    "linear",
     "load_inverse",
     "mean_over",
     "plan",

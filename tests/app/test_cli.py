@@ -124,7 +124,7 @@ def test_the_console_script_says_the_same(folder):
     assert content(folder) == before
 
 
-@pytest.mark.parametrize("line", [[], ["demo"], ["clusters"], ["study"], ["study", "mixture"]])
+@pytest.mark.parametrize("line", [[], ["demo"], ["clusters"], ["words"]])
 def test_every_command_has_help(line):
     result = call(*line, "--help")
     assert result.exit_code == 0

@@ -216,7 +216,7 @@ def test_what_the_approximation_does_not_cover_is_refused_before_training():
     refused(grid.DEC_MOVING, r"FieldLoss, with batch_size=None; .*replay")
     refused(grid.CONTRASTIVE, "WeightedLoss, with batch_size=16; .*steps of all samples", batch_size=16)
     refused(grid.LOGISTIC, "AdamW", optimizer=cf.AdamW(0.1))
-    refused(grid.LOGISTIC, r"GaussNewton\(\) needs .* OnOutputs.*Hessian\(\)", curvature=cf.GaussNewton())
+    refused(grid.AUTOENCODER, r"GaussNewton\(\) needs .* OnOutputs.*Hessian\(\)", curvature=cf.GaussNewton())
     refused(grid.ON_OUTPUTS, "single samples, .* and Adam", curvature=cf.Fisher(), optimizer=cf.Adam(0.1))
     refused(grid.COX, "got a WeightedLoss and SGD", curvature=cf.EmpiricalFisher())
 

@@ -1,6 +1,7 @@
 """Every benchmark can be imported and says how it is run."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,3 +36,10 @@ def test_an_experiment_of_the_paper_starts(command):
     found = CliRunner().invoke(importlib.import_module("benchmarks.paper.__main__").app, [command, "--help"])
     assert found.exit_code == 0, found.output
     assert "--out" in found.output
+
+
+def test_the_adapter_of_other_libraries_needs_no_crossfluence():
+    script = (
+        "import sys; sys.modules['crossfluence'] = None; import benchmarks.peers.libraries, benchmarks.common.models"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

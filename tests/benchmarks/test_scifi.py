@@ -10,10 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import crossfluence as cf
 from benchmarks.paper import scifi as study
+from benchmarks.paper.__main__ import app
 from benchmarks.paper.scifi import FILES, SciFi, clustered_again, scifi_corpus, scifi_study
-from crossfluence import app as cli
+from crossfluence._evaluation import leave_out
 from crossfluence.errors import CorpusError, ResultFileError
 from crossfluence.words.explain_word import clustered
 from crossfluence.words.planted import planted
@@ -122,7 +122,7 @@ def test_a_stopped_study_goes_on_and_gives_what_an_unbroken_one_gives(data, foun
     assert not list(out.glob("*.csv"))
     monkeypatch.setattr(study, "influence", stops)  # scores, retrainings and steps are kept
     monkeypatch.setattr(study, "newton_step", stops)
-    monkeypatch.setattr(cf.training.retrain, "retrained_answers", stops)
+    monkeypatch.setattr(leave_out, "retrained_answers", stops)
     scifi_study(data, out, TOY)
     assert (out / "results.csv").read_text() == (found[1] / "results.csv").read_text()
 
@@ -142,9 +142,9 @@ def test_the_command_prints_the_tables(data, tmp_path, monkeypatch):
         study, "SciFi", lambda seed: replace(TOY, seed=seed, words=("river",), sentences=(2,), steps=(2,))
     )
     (tmp_path / "scifi").symlink_to(data)
-    line = ["study", "scifi", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(cli.app, line)
+    line = ["scifi", "--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, line)
     assert result.exit_code == 0, result.output
     assert "with river" in result.output
     assert "another seed" in result.output
-    assert CliRunner().invoke(cli.app, line).exit_code == 2
+    assert CliRunner().invoke(app, line).exit_code == 2

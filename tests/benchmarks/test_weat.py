@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.paper.__main__ import app
 from benchmarks.paper.mitigation import RANDOM, REMOVE, UNDO, UNLEARN, Bench, Case, cases
 from benchmarks.paper.neutrality import BIASED, NEUTRAL, mixed
 from benchmarks.paper.weat import questions, summary
-from crossfluence.app import app
 from crossfluence.words.corpus.pairs import Pairs
 from crossfluence.words.planted import planted
 from crossfluence.words.skipgram import ExpectedTraining
@@ -122,7 +122,7 @@ def test_means_and_deviations_over_seeds():
 
 def run(data, out, *more):
     options = ["--vocabulary", 70, "--dimensions", 6, "--sizes", "5,20", "--steps", "3", "--seeds", 1]
-    arguments = ["study", "weat", "--data-dir", data, "--out", out, "--words", 8000, *options, *more]
+    arguments = ["weat", "--data-dir", data, "--out", out, "--words", 8000, *options, *more]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 

@@ -98,7 +98,7 @@ def test_the_empirical_fisher_is_the_second_moment_of_the_gradients(problem):
 
 def test_fisher_matrices_need_the_losses_they_are_made_of():
     with pytest.raises(errors.UnsupportedError, match=r"Fisher needs to know where the outputs are.*EmpiricalFisher"):
-        cf.Fisher().product(grid.LOGISTIC.risk(), torch.ones(1, 4).double())
+        cf.Fisher().product(grid.AUTOENCODER.risk(), torch.ones(1, grid.AUTOENCODER.risk().p).double())
     with pytest.raises(errors.UnsupportedError, match=r"WeightedLoss has no gradient for each sample alone"):
         cf.EmpiricalFisher().product(grid.COX.risk(), torch.ones(1, 4).double())
     with pytest.raises(ValueError, match="samples=0"):

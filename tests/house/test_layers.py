@@ -16,6 +16,7 @@ FLOORS = [  # from the top; what begins with an underscore is ours
     {"_attribution"},
     {"_evaluation"},
     {"_training"},
+    {"_horizon"},
     {"_kronecker"},
     {"_solvers"},
     {"_curvature"},

@@ -285,8 +285,9 @@ def test_a_question_about_directions_that_training_leaves_open_is_refused():
 
 
 def test_gauss_newton_needs_to_know_the_outputs():
-    with pytest.raises(errors.UnsupportedError, match=r"has a PerSample.*OnOutputs\(outputs, criterion\)"):
-        cf.influence(risk(), objective, cf.Exact(1.0, curvature=cf.GaussNewton()))
+    twice = risk(loss=lambda m, b: squared(m, b) + squared(m, b))
+    with pytest.raises(errors.UnsupportedError, match=r"has a PerSample: it calls.*OnOutputs\(outputs, criterion\)"):
+        cf.influence(twice, objective, cf.Exact(1.0, curvature=cf.GaussNewton()))
 
 
 def test_candidates_need_a_per_sample_loss():

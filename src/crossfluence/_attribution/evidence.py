@@ -23,6 +23,7 @@ from ..errors import CrossfluenceError, NotConvergedWarning
 
 ROUNDED = 64  # rounding errors of a loss that a jump may hold
 LOOKED_AT = 1024  # samples whose losses are searched for kinks
+BASIS = "the sizes are those of the training's own record, wherever it ended"
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
 
@@ -49,6 +50,8 @@ def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Ans
         lowest=_lowest(risk, inverse, solved),
         approximation=inverse.approximation,
         notes=_limits(risk),
+        basis="" if inverse.at_minimum else BASIS,
+        agreements=tuple(pair for solution in solved for pair in solution.agreements),
     )
     if not suspicious(evidence) or not isinstance(risk, Risk):
         return evidence
@@ -68,12 +71,12 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
     Returns:
         Numbers for `of_influence`.
     """
-    step = _step(risk, inverse)
+    step = _step(risk, inverse) if inverse.at_minimum else None
     left = 0.0 if step is None else abs(float(step @ risk.gradient)) ** 0.5
     whole = float(own.abs().sum() / risk.n) ** 0.5
     return Evidence(
         drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
-        approximation=inverse.approximation, notes=_limits(risk),
+        approximation=inverse.approximation, notes=_limits(risk), basis="" if inverse.at_minimum else BASIS,
     )  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from .._curvature.base import AbstractCurvature
 from .._curvature.fisher import AbstractFisher, Fisher
 from .._curvature.gauss_newton import GaussNewton
 from .._curvature.hessian import Hessian
+from .._curvature.on_outputs import on_outputs
 from .._evaluation.trials import final_gradient, tried
 from .._kronecker.factors import Fit, filtered
-from .._losses import OnOutputs, as_loss
+from .._losses import as_loss
 from .._require import require, require_question, require_recipe
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce
@@ -150,11 +151,8 @@ def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
         )
     if isinstance(rule, AdamW):
         raise UnsupportedError("AdamW's decay is no part of what is minimised. Use Adam with l2, or replay.")
-    if isinstance(curvature, (Fisher, GaussNewton)) and not isinstance(kind, OnOutputs):
-        raise UnsupportedError(
-            f"{curvature} needs to know where the outputs are; this recipe has a {type(kind).__name__}. Write the loss "
-            f"as OnOutputs(outputs, criterion). Or type curvature=Hessian()."
-        )
+    if isinstance(curvature, (Fisher, GaussNewton)):
+        on_outputs(recipe._start, str(curvature), "type curvature=Hessian()")
     if isinstance(curvature, AbstractFisher) and not (kind.per_sample and isinstance(rule, SGD)):
         raise UnsupportedError(
             f"{curvature}, layer by layer, needs gradients of single samples, and steps as SGD's, of one size for all "

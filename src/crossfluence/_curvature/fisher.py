@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .._autodiff.functional import all_finite, bind
 from .._autodiff.params import wide
-from .._losses import OnOutputs
 from .._risk.risk import Risk
 from .._types import Batch, Params
 from ..errors import NonFiniteError, UnsupportedError
 from .base import AbstractCurvature
 from .criterion import Rounding, of_batch
+from .on_outputs import on_outputs
 from .roots import Roots, square_root
 
 
@@ -163,15 +163,10 @@ class Fisher(AbstractFisher):
             The number of each batch, the batch, and one root for each draw.
 
         Raises:
-            UnsupportedError: If the loss is not split at the outputs.
+            UnsupportedError: If the loss is not split at the outputs, and no split is found.
             SolveError: After the last batch, if the outputs are too confident for their precision.
         """
-        loss, rounding = risk.kind, Rounding()
-        if not isinstance(loss, OnOutputs):
-            raise UnsupportedError(
-                f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
-                f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
-            )
+        loss, rounding = on_outputs(risk, "Fisher", "use EmpiricalFisher()"), Rounding()
         generator = draws or self.draws()
         waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from .._autodiff.functional import bind
 from .._autodiff.params import wide
-from .._losses import OnOutputs
 from .._risk.risk import Risk
 from .._types import Batch, Params
-from ..errors import UnsupportedError
 from .base import AbstractCurvature
 from .criterion import Rounding, across, of_batch
 from .hessian import accumulate
+from .on_outputs import on_outputs
 
 
 @dataclass(frozen=True)
 class GaussNewton(AbstractCurvature):
     r"""$\frac{1}{n}\sum_i w_i J_{z_i}^\top H_{\ell_i} J_{z_i}$ + l2: never negative if the criterion is convex.
 
-    Needs a loss that is split at the model's outputs: `OnOutputs(outputs, criterion)`.
+    The loss is split at the model's outputs: by `OnOutputs(outputs, criterion)`, or, where a plain loss calls its
+    model once, by the library itself.
 
     Example:
         >>> GaussNewton()
@@ -34,12 +34,7 @@ class GaussNewton(AbstractCurvature):
 
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """G v for each row: forward through the outputs, across the criterion, and back."""
-        loss = risk.kind
-        if not isinstance(loss, OnOutputs):
-            raise UnsupportedError(
-                f"GaussNewton needs to know where the outputs are; this risk has a {type(loss).__name__}. "
-                f"Write the loss as OnOutputs(outputs, criterion), or use curvature=Hessian()."
-            )
+        loss = on_outputs(risk, "GaussNewton", "use curvature=Hessian()")
         outputs, rounding = bind(loss.outputs, risk.model), Rounding()
 
         def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:

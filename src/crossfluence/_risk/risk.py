@@ -28,6 +28,7 @@ from .._types import Batch, Id, Params, SampleLoss
 from ..errors import DataError, NonFiniteError, UnsupportedError
 from .base import AbstractRisk, signed, training_modes
 from .double import bound_total, in_double
+from .record import AbstractRecord, check_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,7 @@ class Risk(AbstractRisk):
             training a second time would move them.
         n: How many samples there are, in all, in each batch (a list) or in a given one (a callable), where neither the
             loss nor the batch says so: coupled losses of graphs or sequences. Afterwards: the number of samples.
+        record: What the training did, a `TrainingRecord` of this model: `Horizon` takes sizes from it.
 
     Raises:
         LossShapeError: If the loss is of another kind than it seems.
@@ -77,6 +79,7 @@ class Risk(AbstractRisk):
     ids: Sequence[Id] | None = field(default=None, repr=False)
     params: str | Sequence[str] = "*"
     n: Any = field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
+    record: AbstractRecord | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n: Count | None = self.n
@@ -90,6 +93,7 @@ class Risk(AbstractRisk):
             modes=training_modes(self.model),
         )  # fmt: skip
         self._read(reading)
+        check_record(self.record, self.theta)
         with undisturbed():
             try:
                 self._probe()
@@ -207,6 +211,21 @@ class Risk(AbstractRisk):
             params=content_hash(self.layout.names, versions=False),
             weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
+
+    def with_record(self, record: AbstractRecord | None) -> Risk:
+        """The same risk with another record of its training.
+
+        Args:
+            record: Of this model.
+
+        Returns:
+            A risk that reads the same data.
+
+        Raises:
+            StaleError: If the record is of another model.
+        """
+        check_record(record, self.theta)
+        return self._changed(record=record)
 
     def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
         """One reading of the data, compared with the first by content.

@@ -43,6 +43,8 @@ class Solution:
             share of their size: the estimated error of the solution in the norm of the curvature.
         notes: Sentences for the report.
         solver: `repr` of what did the work, where that is not the solver asked for.
+        agreements: Of two halves of what the curvature was sampled with, for some of the right-hand sides: correlation
+            and slope.
     """
 
     vectors: Shaped[Tensor, "m p"]
@@ -51,6 +53,7 @@ class Solution:
     errors: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     solver: str = ""
+    agreements: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,8 @@ class AbstractInverse(ABC):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...]
+    at_minimum: ClassVar[bool] = True
+    """Whether its answers are about a minimum, so that one more Newton step tells how far training was from it."""
     in_double: ClassVar[bool] = False
     """Whether it works on the risk in double precision, where the problem is small."""
 
@@ -171,7 +176,8 @@ class AbstractInverse(ABC):
             solution = _answered(self, risk, chunk)
             u = solution.vectors
             reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
-            drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
+            drift = -(u @ fine.gradient) if self.at_minimum else u.new_zeros(len(u))
+            energy = (u * chunk.gradients.to(u)).sum(1)
             reached, drift = reached.to(risk.weights), drift.to(risk.weights)
             yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
 

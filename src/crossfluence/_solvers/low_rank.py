@@ -32,7 +32,7 @@ class LowRank(AbstractSolver):
     Takes 2 `rank` products once, and then no pass over the data for any question. Of the other directions it is
     known that their eigenvalues lie between l2 and the smallest one that was kept, $\lambda_r$. They are divided by the
     upper end, $\lambda_r + \text{damping}$: the lower end blows up all that was not resolved, and leaving these
-    directions out loses most of the ranking (measured in docs/solvers.md). With a rank of p it is exact.
+    directions out loses most of the ranking (measured in docs/measured/damping.md). With a rank of p it is exact.
 
     Attributes:
         rank: Directions to keep; p numbers are stored for each.

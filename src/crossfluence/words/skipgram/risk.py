@@ -31,7 +31,7 @@ from .module import SkipGram
 from .rotations import Rotations
 from .sentences import sentence_changes
 
-RTOL = 1e-2  # less changes predictions little and follows ever flatter directions; see docs/words.md
+RTOL = 1e-2  # less changes predictions little and follows ever flatter directions; see docs/measured/words.md
 NUMBERS_HELD = 60_000_000  # of the pair matrix, shared by all products: vocabularies of up to 5,000 words
 
 
