@@ -94,10 +94,10 @@ def test_training_goes_on_from_the_model_to_where_training_from_nothing_ends(fol
         (["--model", "others"], "0 of the 4 given words"),
         (["--model", "partly"], "20 of the model's"),
         (["--model", "model", "--word", "fox"], "--weat"),
-        (["--model", "model", "--tokenizer", "letters"], "tokenizer='letters'"),
+        (["--model", "model", "--tokenizer", "letters"], "--tokenizer letters"),
         (["--save-vectors", "vectors.npy"], ".kv"),
         (["--save-vectors", "nowhere/vectors.kv"], "does not exist"),
-        (["--weat", "science", "--least", "0.3"], "least=0.3"),
+        (["--weat", "science", "--least", "0.3"], "--least 0.3"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )

@@ -13,7 +13,8 @@ OPTIONS = {
 """Options by the name of the argument that they set."""
 
 ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=('[^']*'|\"[^\"]*\"|[^\s,;()]*[^\s,;().])")
-TWICE = re.compile(r"(--[\w-]+ \S+), or \1 on the command line")
+TWICE = re.compile(r"(--[\w-]+ (?:'[^']*'|[^\s,]+))(?:, or \1 on the command line| \(\1\))")
+PHRASES = {"lower least.": "lower --least.", "a lower minimum count": "a lower --min-count", "min_count": "--min-count"}
 
 
 def as_typed(sentence: str) -> str:
@@ -30,6 +31,8 @@ def as_typed(sentence: str) -> str:
         'Lower --min-count 5, or pass --encoding utf-16.'
     """
     shown = ARGUMENT.sub(lambda found: f"{OPTIONS[found[1]]} {_typed(found[2])}", sentence)
+    for phrase, typed in PHRASES.items():
+        shown = shown.replace(phrase, typed)
     return TWICE.sub(r"\1", shown)
 
 

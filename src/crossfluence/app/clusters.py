@@ -252,7 +252,9 @@ def _explained(
         x, ids, settings, query=row, store=store, found=found, processes=processes,
         tell=partial(print_first, ids=ids, noun=samples.noun) if long else None,
     )  # fmt: skip
-    page = cluster_page(answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+    page = cluster_page(
+        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
+    )
     write_atomically(out, page.encode())
     write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
     print_clusters(answer, settings, samples)

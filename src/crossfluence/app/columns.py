@@ -56,14 +56,24 @@ def numbers_of(cells: pd.Series) -> Column | None:
     shown = ["" if _empty(cell) else str(cell).strip() for cell in cells]
     truths = _truths(shown)
     text = truths or shown
-    plain = cells if cells.dtype.kind in "fiub" else pd.Series(text)
-    parsed = pd.Series(pd.to_numeric(plain, errors="coerce")).to_numpy(dtype=float, na_value=np.nan)
+    if cells.dtype.kind in "fiub":
+        parsed = cells.to_numpy(dtype=float, na_value=np.nan)
+    else:
+        parsed = np.array([_parsed(cell) for cell in text], dtype=float)
     good = np.isfinite(parsed)
     words = sum(not ok and cell.lower() not in NO_NUMBER for ok, cell in zip(good, text, strict=True))
     if not good.any() or (words and good.mean() < 0.5):
         return None
     faults = {int(row): shown[row] for row in np.flatnonzero(~good)}
     return Column(np.where(good, parsed, np.nan), faults, truths is not None)
+
+
+def _parsed(cell: str) -> float:
+    """The nearest float64; pandas's own reading may miss it by a bit, and Python's takes 1_000 for a number."""
+    try:
+        return float(cell) if "_" not in cell else np.nan
+    except ValueError:
+        return np.nan
 
 
 def _empty(cell: object) -> bool:

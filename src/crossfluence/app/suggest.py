@@ -32,7 +32,7 @@ def suggested_k(x: Float[Tensor, "n f"], seed: int) -> tuple[int, str]:
     most = min(MOST_CLUSTERS, len(np.unique(seen, axis=0)), len(seen) // SHARE)
     found: dict[int, float] = {}
     for k in range(2, most + 1):
-        labels = KMeans(k, n_init=4, random_state=seed).fit_predict(seen)
+        labels = KMeans(k, n_init=4, random_state=seed).fit_predict(seen)  # pyright: ignore[reportArgumentType]
         if len(set(labels)) == k:
             found[k] = float(silhouette_score(seen, labels))
     if not found:

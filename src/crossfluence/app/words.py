@@ -222,8 +222,8 @@ def _write_words(
     names = shown_ids(corpus, own)
     command = f"crossfluence {shlex.join(sys.argv[1:])}"
     if isinstance(answer, WordAnswer):
-        page = word_page(answer, texts, names, title=title, command=command)
+        page = word_page(answer, texts, names, title=title, command=command, sheet=sheet.name)
     else:
-        page = words_page(answer, texts, names, title=title, command=command)
+        page = words_page(answer, texts, names, title=title, command=command, sheet=sheet.name)
     write_atomically(out, page.encode())
     write_atomically(sheet, words_csv(answer.scores, corpus, texts, own))

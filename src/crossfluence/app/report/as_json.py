@@ -28,7 +28,7 @@ def of_explanation(found: Explanation, samples: Samples, out: Path) -> dict[str,
     Returns:
         Verdict, cluster, strongest samples, agreement with retraining, groups removed.
     """
-    agreement = {name: float(found.agreement[name]) for name in ("pearson", "spearman", "slope")}
+    agreement = {name: float(getattr(found.agreement, name)) for name in ("pearson", "spearman", "slope")}
     return {
         **_verdict(of_clusters(found, samples.noun)),
         "query": found.ids[found.query], "cluster": found.first, "next": found.second, "margin": found.margin,

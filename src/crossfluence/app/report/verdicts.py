@@ -173,6 +173,9 @@ def smallest_that_suffices(result: TestResult) -> str:
     if effect_of(result) != "as asked":
         return ""
     chosen = chosen_of(result)
+    chance = [one for one in result.removals if one.name.endswith("random ones") and one.p_value > NO_EFFECT]
+    if chance:
+        return f"Without {chance[0].name} the effect is gone too, so this does not say which sentences to remove."
     if chosen.p_value > NO_EFFECT:
         return f"Trained without {chosen.name}, the test finds no effect any more (p = {chosen.p_value:.2g})."
     return (
