@@ -60,7 +60,8 @@ def _of_other_size(columns: Mapping[str, np.ndarray]) -> list[str]:
     least, most = min(sizes, key=lambda name: sizes[name]), max(sizes, key=lambda name: sizes[name])
     if not sizes[least] or sizes[most] / FAR_APART <= sizes[least]:
         return []
+    times = round(np.log10(sizes[most]) - np.log10(sizes[least]))
     return [
-        f"Columns are of very different size: {most!r} varies about {sizes[most] / sizes[least]:.0e} times as much as "
+        f"Columns are of very different size: {most!r} varies about 1e+{times} times as much as "
         f"{least!r}. Each is brought to standard deviation 1, so all count alike."
     ]

@@ -77,13 +77,15 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 def _archive(path: Path, raw: IO[bytes] | None = None) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(raw or path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CorpusError(f"{path.name} is damaged: {error}. Fetch or pack the file again.") from error
 
 
 def _inside(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
     try:
         return archive.open(_member(archive, path))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CorpusError(f"{path.name} is damaged: {error}. Fetch or pack the file again.") from error
     except RuntimeError as error:  # a password
         raise CorpusError(f"Cannot read {path.name}: {error}. Unpack it first.") from error
 
