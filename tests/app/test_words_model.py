@@ -39,9 +39,19 @@ def run(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def words(*arguments):
-        return CliRunner().invoke(app, ["words", str(folder / "planted.txt"), *map(str, arguments)])
+        return CliRunner().invoke(app, ["words", str(folder / "planted.txt"), "--trust", *map(str, arguments)])
 
     return words
+
+
+def test_a_pickle_is_opened_only_if_it_is_trusted(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    result = CliRunner().invoke(app, ["words", str(folder / "planted.txt"), "--model", "evil"])
+    assert result.exit_code == 2
+    assert "opening it can run a program" in result.output
+    assert "--trust" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["evil"]
 
 
 def table_row(output, name):

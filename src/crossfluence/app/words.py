@@ -71,6 +71,7 @@ def words(
     model: Annotated[
         Path | None, typer.Option(help="Explain this file of gensim's Word2Vec.save: its words, dimensions and window.")
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open --model: such a file can run a program.")] = False,
     vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
     min_count: Annotated[int, typer.Option(help="Rarer words are left out.", min=1)] = 5,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
@@ -136,6 +137,11 @@ def words(
             dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
         )
         start = None
+        if model is not None and model.is_file() and not trust:
+            raise CorpusError(
+                f"{model.name} is a pickle of Python, and opening it can run a program. If you made it, or trust who "
+                f"did, add --trust."
+            )
         if model is not None:
             start, sampling = read_given(model)
             settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))

@@ -11,12 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._losses import FieldLoss
-from .._training.optimizers import Adam
-from .._training.recipe import Recipe
-from .._training.schedules import cosine
-from .._types import Params
-from ..errors import import_optional
+from crossfluence import Adam, FieldLoss, Recipe, cosine
+from crossfluence.errors import import_optional
+from crossfluence.extend import Params
 
 
 class DEC(nn.Module):

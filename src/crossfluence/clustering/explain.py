@@ -12,22 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .._actions.unlearn import unlearn
-from .._attribution.influence import influence
-from .._evaluation.leave_out import leave_out
-from .._require import AbstractTraining
-from .._results.agreement import Agreement, compare
-from .._results.scores import Scores
-from .._risk.base import AbstractRisk
-from .._risk.risk import Risk
-from .._solvers.auto import Auto
-from .._solvers.base import AbstractInverse, AbstractSolver
-from .._solvers.cost import Work
-from .._solvers.gmres import GMRES
-from .._training.optimizers import Adam
-from .._training.recipe import Recipe
-from .._training.schedules import cosine
-from .._types import Id
+from crossfluence import (
+    GMRES,
+    Adam,
+    Agreement,
+    Auto,
+    Recipe,
+    Risk,
+    Scores,
+    compare,
+    cosine,
+    influence,
+    leave_out,
+    unlearn,
+)
+from crossfluence.extend import AbstractInverse, AbstractRisk, AbstractSolver, AbstractTraining, Id, Work
+
+from .choice import between_clusters, checked_ids, groups_of
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from .kept import kept_model
 from .objectives import margin
@@ -294,7 +295,7 @@ def explain(
     clock.lap("influence of all samples")
     if tell is not None:
         tell(First(row, first, second, report.values[0], scores))
-    groups = _groups(scores, tuple(ids), row, settings)
+    groups = groups_of(scores, tuple(ids), row, settings.group, settings.sizes, settings.draws, settings.seed)
     alone = {label: [label] for label in checked_ids(scores, settings.check)}
     count = len(alone) + len(groups) + 1
     with side_by_side(min(processes, count)) as executor:
@@ -336,70 +337,6 @@ class First:
     second: int
     margin: float
     scores: Scores = field(repr=False)
-
-
-def between_clusters(q: Float[Tensor, "n k"]) -> int:
-    """A sample that clearly belongs to two clusters: ambiguous, but not on the edge, where any change tips it over.
-
-    Among the samples with a margin of 0.2 to 0.6 nats between their two most likely clusters, the one that gives
-    these two the most probability; if there is none, the one with the margin nearest to 0.4.
-
-    Args:
-        q: Soft assignments.
-
-    Returns:
-        A row number.
-
-    Example:
-        >>> between_clusters(torch.tensor([[0.9, 0.05, 0.05], [0.55, 0.4, 0.05], [0.4, 0.3, 0.3]]))
-        1
-    """
-    best = q.topk(2, dim=1).values
-    margins = (best[:, 0] / best[:, 1]).log()
-    inside = (margins >= 0.2) & (margins <= 0.6)
-    if not inside.any():
-        return int((margins - 0.4).abs().argmin())
-    return int(best.sum(1).where(inside, -1.0).argmax())
-
-
-def checked_ids(scores: Scores, count: int) -> list[Id]:
-    """Which samples to leave out: the strongest third of `count`, and the rest evenly spaced down to the weakest.
-
-    Args:
-        scores: Of one objective.
-        count: How many; all, if there are fewer.
-
-    Returns:
-        Ids, strongest first.
-
-    Example:
-        >>> scores = Scores(torch.arange(10.0).unsqueeze(1), range(10), ("m",), "by hand")
-        >>> checked_ids(scores, 6)
-        [9, 8, 7, 5, 2, 0]
-    """
-    order = scores.values[:, 0].abs().argsort(descending=True, stable=True).tolist()
-    strong = min(count // 3, len(order))
-    rest = order[strong:]
-    wanted = min(count - strong, len(rest))
-    spaced = [rest[round(place)] for place in torch.linspace(0, len(rest) - 1, wanted).tolist()] if wanted else []
-    return [scores.ids[row] for row in order[:strong] + spaced]
-
-
-def _groups(
-    scores: Scores, ids: tuple[Id, ...], query: int, settings: ClusterSettings
-) -> dict[tuple[str, str], list[Id]]:
-    others = [label for label in ids if label != ids[query]]
-    size = max(1, min(settings.group, len(ids) // 20))  # first-order effects add up only while a group is small
-    strongest = [label for label, _ in scores.top(size + 1) if label != ids[query]][:size]
-    groups = {("group", f"top {len(strongest)}"): strongest}
-    for further in settings.sizes:
-        more = [label for label, _ in scores.top(further + 1) if label != ids[query]][:further]
-        groups["group", f"top {len(more)}"] = more
-    generator = torch.Generator().manual_seed(settings.seed)
-    for draw in range(1, settings.draws + 1):
-        rows = torch.randperm(len(others), generator=generator)[: len(strongest)].tolist()
-        groups["group", f"random {len(strongest)}, draw {draw}"] = [others[row] for row in rows]
-    return groups
 
 
 class _Clock:

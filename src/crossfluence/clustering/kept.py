@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .._storage.archive import read_if_whole, write_tensors
-from .._storage.hashing import content_hash
+from crossfluence.extend import content_hash, read_if_whole, write_tensors
+
 from .dec import DEC
 
 FORMAT = "crossfluence.clustering/1"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .._types import Objective
+from crossfluence.extend import Objective
 
 
 def assignments(model: nn.Module, x: Tensor) -> Tensor:

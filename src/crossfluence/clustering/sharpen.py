@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._require import AbstractTraining
-from .._training.optimizers import Adam
-from .._training.recipe import Recipe
-from .._types import Params
+from crossfluence import Adam, Recipe
+from crossfluence.extend import AbstractTraining, Params
+
 from .dec import DEC, target
 
 

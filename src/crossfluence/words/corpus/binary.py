@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ...errors import CorpusError, import_optional
+from crossfluence.errors import CorpusError, import_optional
+
 from .packed import DAMAGE, opened, plain_name
 
 BINARY = {".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet"}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ...errors import CorpusError
+from crossfluence.errors import CorpusError
+
 from .binary import binary_rows
 from .packed import plain_name
 from .text import lines

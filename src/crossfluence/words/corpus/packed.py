@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from ...errors import CorpusError
+from crossfluence.errors import CorpusError
 
 COMPRESSED = {".gz": (b"\x1f\x8b", gzip.open), ".xz": (b"\xfd7zXZ\x00", lzma.open), ".bz2": (b"BZh", bz2.open)}
 ZIP, ZIP_START = ".zip", b"PK\x03\x04"

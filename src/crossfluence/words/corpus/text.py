@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ...errors import CorpusError, import_optional
+from crossfluence.errors import CorpusError, import_optional
+
 from .packed import DAMAGE, ENDINGS, opened
 
 Tokenizer: TypeAlias = Callable[[str], list[str]]
