@@ -120,6 +120,7 @@ def clusters(
     from .cleaned import TABLES, refuse_cleaned
     from .report.page import Samples
     from .suggest import suggested_k
+    from .table_files import HEAD, is_long
     from .tables import TableError, read_table
 
     quieten(quiet, as_json)
@@ -131,9 +132,14 @@ def clusters(
         data = read_table(
             table, id_column=id_column, use=None if columns is None else _listed(columns),
             exclude=_listed(exclude or ""), categories=_one_of(categories, "--categories", ("drop", "onehot")),
-            missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")), **reading,
+            missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")),
+            beginning=plan and is_long(table), **reading,
         )  # fmt: skip
         asked = [None if one == "auto" else one for one in query or ["auto"]]
+        if plan and is_long(table):
+            rows_in_all = round(len(data.ids) * table.stat().st_size / HEAD)
+            _foretell(rows_in_all, data, ClusterSettings(k=k or 3, check=check), sample, len(asked), as_json)
+            return
         keep = [data.row(one) for one in asked if one is not None]
         data = data.sampled(MANY if sample is None else sample, seed, keep=keep)
         rows = [None if one is None else data.row(one) for one in asked]
@@ -142,10 +148,11 @@ def clusters(
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
         sizes = _sizes(remove, len(data.ids))
-        k, why = (k, None) if k is not None else suggested_k(data.standardised(), seed)
+        k, why = (k, None) if k is not None or plan else suggested_k(data.standardised(), seed)
     remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used(), *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
+    k = k or 3  # for a forecast, in which it hardly counts
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
@@ -155,6 +162,21 @@ def clusters(
     cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
     run = _Run(out, table, force, plan, quiet, as_json, cleaned)
     _answer(data.standardised(), data.ids, settings, samples, run, rows)
+
+
+def _foretell(
+    n: int, data: Table, settings: ClusterSettings, sample: int | None, questions: int, as_json: bool
+) -> None:
+    """Time and memory for a large table, of which the beginning was read."""
+    from .forecast import forecast_clusters
+
+    most = MANY if sample is None else sample or n
+    if most < n:
+        console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
+    expected = forecast_clusters(min(n, most), len(data.columns), settings, questions=questions)
+    console.print(str(expected))
+    if as_json:
+        print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +27,7 @@ def suggested_k(x: Float[Tensor, "n f"], seed: int) -> tuple[int, str]:
         Computational and Applied Mathematics 20, 1987.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import silhouette_score
 
     rows = np.random.default_rng(seed).permutation(len(x))[:LOOKED_AT]
@@ -32,7 +35,9 @@ def suggested_k(x: Float[Tensor, "n f"], seed: int) -> tuple[int, str]:
     most = min(MOST_CLUSTERS, len(np.unique(seen, axis=0)), len(seen) // SHARE)
     found: dict[int, float] = {}
     for k in range(2, most + 1):
-        labels = KMeans(k, n_init=4, random_state=seed).fit_predict(seen)  # pyright: ignore[reportArgumentType]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: not compared
+            labels = KMeans(k, n_init=4, random_state=seed).fit_predict(seen)  # pyright: ignore[reportArgumentType]
         if len(set(labels)) == k:
             found[k] = float(silhouette_score(seen, labels))
     if not found:

@@ -30,8 +30,22 @@ ADVICE = {
 }  # fmt: skip
 
 
+HEAD = 1 << 21
+"""Bytes of a large text file that are enough to foretell from."""
+
+
+def is_long(path: Path) -> bool:
+    """Whether a table is a text file of more than `HEAD` bytes, unpacked."""
+    return path.suffix.lower() in TEXT and path.is_file() and path.stat().st_size > HEAD
+
+
 def read_frame(
-    path: Path, *, header: bool = True, encoding: str | None = None, separator: str | None = None
+    path: Path,
+    *,
+    header: bool = True,
+    encoding: str | None = None,
+    separator: str | None = None,
+    beginning: bool = False,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table in a file, text as it stands there.
 
@@ -40,6 +54,7 @@ def read_frame(
         header: Whether the first line of a text file or sheet holds column names; else they are "0", "1", ...
         encoding: Of a text file; default: told.
         separator: Of the cells of a text file; default: told.
+        beginning: Whether to read only whole lines among the first `HEAD` bytes of a text file.
 
     Returns:
         A frame with column names that are text and all different, and sentences about what was guessed.
@@ -57,7 +72,7 @@ def read_frame(
                 f".gz, .xz, .bz2 or .zip.{hint}"
             )
         with opened(path) as (file, _):
-            content = file.read()
+            content = file.read(HEAD).rpartition(b"\n")[0] if beginning else file.read()
         if ending in TEXT:
             frame, said = from_text(content, path.name, header=header, encoding=encoding, separator=separator)
         else:
@@ -94,7 +109,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _parquet(content: bytes, path: Path, header: bool) -> pd.DataFrame:
-    frame = pd.read_parquet(io.BytesIO(content))
+    table = import_optional("pyarrow.parquet", "Reading Parquet files", "app").read_table(io.BytesIO(content))
+    table.validate(full=True)  # text that is no UTF-8 is noticed here, and not where it is looked at
+    frame = table.to_pandas()
     return frame.reset_index() if any(frame.index.names) else frame
 
 

@@ -132,6 +132,7 @@ def read_table(
     separator: str | None = None,
     categories: Literal["drop", "onehot"] = "drop",
     missing: Missing = "refuse",
+    beginning: bool = False,
 ) -> Table:
     """Reads the quantities of a table.
 
@@ -148,6 +149,7 @@ def read_table(
         separator: Of the cells of a text file; default: told.
         categories: "drop" uses no text; "onehot" makes a column of 0 and 1 of each value of text with few values.
         missing: "refuse", "drop" or "mean": what becomes of cells without a number in a column of numbers.
+        beginning: Whether to read only the beginning of a large text file.
 
     Returns:
         Values, column names and ids.
@@ -158,7 +160,7 @@ def read_table(
     """
     if not path.exists():
         raise TableError(f"There is no file {path}.")
-    frame, guessed = read_frame(path, header=header, encoding=encoding, separator=separator)
+    frame, guessed = read_frame(path, header=header, encoding=encoding, separator=separator, beginning=beginning)
     if not len(frame):
         raise TableError(f"{path.name} holds no rows.")
     ids = _ids(frame, id_column, path)

@@ -109,6 +109,7 @@ def _parquet(path: Path) -> Iterator[tuple[object, ...]]:
         file = parquet.ParquetFile(path)
         yield tuple(file.schema_arrow.names)
         for batch in file.iter_batches():
+            batch.validate(full=True)
             yield from zip(*[column.to_pylist() for column in batch.columns], strict=True)
     except (OSError, ValueError) as error:  # pyarrow's own errors are of these
         raise CorpusError(f"Cannot read {path.name}: {str(error).splitlines()[0]}.") from error
