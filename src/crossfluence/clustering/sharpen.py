@@ -28,7 +28,7 @@ class Sharpening(AbstractTraining):
         strength: Of the anchor.
     """
 
-    recipe: Recipe
+    recipe: Recipe  # pyright: ignore[reportIncompatibleVariableOverride]
     x: Float[Tensor, "n f"]
     strength: float
 
@@ -83,7 +83,9 @@ def closed_form(recipe: Recipe, x: Float[Tensor, "n f"], strength: float) -> Abs
 
 def one_by_one(training: AbstractTraining) -> AbstractTraining:
     """The same training with each model as a piece of its own, so that all that were finished are kept."""
-    alone = replace(training.recipe, at_once=1)
+    recipe = training.recipe
+    assert isinstance(recipe, Recipe)
+    alone = replace(recipe, at_once=1)
     return replace(training, recipe=alone) if isinstance(training, Sharpening) else alone
 
 

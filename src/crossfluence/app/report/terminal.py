@@ -12,6 +12,7 @@ from ..._types import Id
 from .verdicts import (
     empty_clusters,
     first_sentence,
+    limits_of,
     no_sample_in,
     of_clusters,
     of_word,
@@ -103,6 +104,8 @@ def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
                 *[f"{removal.quality[name]:.3f}" if name in removal.quality else "" for name in measures],
             )  # fmt: skip
         console.print(shown)
+        if sentence := limits_of(result):
+            console.print(sentence, soft_wrap=True)
         if sentence := smallest_that_suffices(result):
             console.print(sentence, soft_wrap=True)
         missing = [word for words in result.test.missing.values() for word in words]

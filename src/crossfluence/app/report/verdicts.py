@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from .reliability import (
     NO_EFFECT,
+    Finding,
     Reliability,
     Removed,
     effect_in,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ...words.explain_word import WordAnswer
 
 FIRM_ANCHORS = (1.0, 2.0)  # with which sharpening is held firmly; by the last nothing sharpens any more
+FLAT = 1e-6  # associations in cosines, below which they are rounding
+NEAR_CEILING = 1.9  # effect size, of at most 2
 LOWER_PRIOR = 5  # times lower: too strong an l2 term lets all vectors fall together in a small corpus
 
 
@@ -109,8 +113,50 @@ def of_test(answer: WordsAnswer, result: TestResult) -> Reliability:
     report = answer.scores.report
     drift = report.drift[answer.scores.objectives.index(result.name)] if report else 0.0
     question = "the effect size, at the same spread,"
-    said = [*removed_together(groups, question, ""), *left_of_training(drift, groups, question, "")]
+    said = [
+        *vectors_alike(result.associations.values()),
+        *removed_together(groups, question, ""),
+        *left_of_training(drift, groups, question, ""),
+    ]
     return judged(said, advice=_other_prior(answer.settings.prior))
+
+
+def vectors_alike(associations: Iterable[float]) -> list[Finding]:
+    """Whether the vectors tell the target words apart at all: an effect size is a ratio, and rounding has one too.
+
+    Args:
+        associations: Of each target word, in cosines.
+
+    Returns:
+        One finding, or none.
+
+    Example:
+        >>> vectors_alike([3e-12, -4e-12])[0][0], vectors_alike([0.1, -0.2])
+        ('unreliable', [])
+    """
+    most = max((abs(value) for value in associations), default=0.0)
+    if most >= FLAT:
+        return []
+    said = f"the vectors do not tell these words apart: associations differ by {most:.0e} at most, which is rounding"
+    return [("unreliable", said)]
+
+
+def limits_of(result: TestResult) -> str:
+    """Sentences about an effect at its ceiling, and a p-value that cannot be smaller with these lists.
+
+    Args:
+        result: One test.
+
+    Returns:
+        None, one or two sentences.
+    """
+    sets, said = result.test.sets, list[str]()
+    if abs(result.effect) > NEAR_CEILING:
+        said.append("The effect size is near 2, the most there can be: it cannot show how much larger the bias is.")
+    partitions = math.comb(len(sets.X) + len(sets.Y), len(sets.X))
+    if result.p_value <= 1.5 / partitions:
+        said.append(f"With these lists p cannot be smaller than {1 / partitions:.2g}; longer ones could tell more.")
+    return " ".join(said)
 
 
 def of_word(answer: WordAnswer) -> Reliability:

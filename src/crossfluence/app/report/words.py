@@ -14,7 +14,7 @@ from ..._types import Id
 from .page import LOWERS, PALETTE, RAISES, all_samples, template, versions
 from .sheet import source_of
 from .svg import Picture
-from .verdicts import first_sentence, of_test, smallest_that_suffices, title_of
+from .verdicts import first_sentence, limits_of, of_test, smallest_that_suffices, title_of
 
 if TYPE_CHECKING:
     from ...words.corpus.corpus import Corpus
@@ -140,6 +140,7 @@ def _test(
         "first": first_sentence(answer, result),
         "level": of_test(answer, result).level,
         "suffices": smallest_that_suffices(result),
+        "limits": limits_of(result),
         "sets": [{"name": name, "words": words, "missing": missing[key]} for name, words, key in named],
         "raises": strongest(answer.scores, texts, shown_ids, kinds, objective=result.name, effect="raises"),
         "lowers": strongest(answer.scores, texts, shown_ids, kinds, objective=result.name, effect="lowers"),
