@@ -1,20 +1,25 @@
 """Random small problems: every answer is right, warned of, or refused in a sentence of the library's own.
 
-Run: python tests/fuzz.py                  (10,000 cases; some ten minutes on one core)
+Run: python tests/fuzz.py                  (10,000 cases over two processes; some twenty minutes)
      python tests/fuzz.py --cases 500 --seed 1
+     python tests/fuzz.py --simplest       (hypothesis draws, and reduces the first failure to its simplest form)
 
-Models, losses, shapes, precisions, scales of features, batchings, orders, questions and solvers are drawn by
-hypothesis, which reduces whatever fails to its simplest form. The reference is dense, in double precision, and scaled.
+Models, losses, shapes, precisions, scales of features, batchings, orders, questions and solvers are drawn at random;
+every failure is printed as a `Case` that can be run by itself. The reference is dense, in double precision, and scaled.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import random
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -122,26 +127,36 @@ class Case:
     seed: int
 
 
+COUNTS = {"n": (2, 12), "inputs": (1, 3), "outputs": (1, 3), "size": (1, 12), "seed": (0, 10**6)}
+CHOICES: dict[str, list[Any]] = {
+    "model": sorted(MODELS),
+    "loss": sorted(LOSSES),
+    "solver": sorted(SOLVERS),
+    "question": ["output", "named", "loss of each", "mean loss", "norm"],
+    "form": ["batches", "list", "mapping"],
+    "dtype": [torch.float32, torch.float64],
+    "l2": [0.0, 1e-3, 0.1],
+    "damping": [0.0, 0.0, 0.1, 1.0],
+    "trained": [0, 30],
+    "duplicates": [False, True],
+    "nan": [False] * 19 + [True],
+}
+SCALES = [1.0, 1.0, 1.0, 1e-4, 1e-2, 1e2, 1e4]
+
 CASES = st.builds(
     Case,
-    model=st.sampled_from(sorted(MODELS)),
-    loss=st.sampled_from(sorted(LOSSES)),
-    solver=st.sampled_from(sorted(SOLVERS)),
-    question=st.sampled_from(["output", "named", "loss of each", "mean loss", "norm"]),
-    n=st.integers(2, 12),
-    inputs=st.integers(1, 3),
-    outputs=st.integers(1, 3),
-    size=st.integers(1, 12),
-    form=st.sampled_from(["batches", "list", "mapping"]),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-    scales=st.tuples(*[st.sampled_from([1.0, 1.0, 1.0, 1e-4, 1e-2, 1e2, 1e4])] * 3),
-    l2=st.sampled_from([0.0, 1e-3, 0.1]),
-    damping=st.sampled_from([0.0, 0.0, 0.1, 1.0]),
-    trained=st.sampled_from([0, 30]),
-    duplicates=st.booleans(),
-    nan=st.integers(0, 19).map(lambda draw: draw == 0),
-    seed=st.integers(0, 10**6),
+    scales=st.tuples(*[st.sampled_from(SCALES)] * 3),
+    **{name: st.integers(*ends) for name, ends in COUNTS.items()},
+    **{name: st.sampled_from(values) for name, values in CHOICES.items()},
 )
+
+
+def drawn(seed: int, number: int) -> Case:
+    """One case of a run: the same whatever is drawn beside it."""
+    generator = random.Random(f"{seed}, {number}")
+    fields: dict[str, Any] = {name: generator.randint(*ends) for name, ends in COUNTS.items()}
+    fields |= {name: generator.choice(values) for name, values in CHOICES.items()}
+    return Case(**fields, scales=tuple(generator.choice(SCALES) for _ in range(3)))
 
 
 def data_of(case: Case) -> tuple[Tensor, Tensor]:
@@ -341,15 +356,36 @@ def outcome(case: Case) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen, counts = parser.parse_args(), Counter[str]()
+def result(case: Case) -> tuple[str, str]:
+    """How a case came out, and the failure in words; an error of any other kind is a failure too."""
+    try:
+        return outcome(case), ""
+    except Exception as error:
+        return "FAILED", f"{type(error).__name__}: {error}\n    {case}"
 
-    @seeded_by(chosen.seed)
+
+def numbered(seed: int, number: int) -> tuple[str, str]:
+    return result(drawn(seed, number))
+
+
+def at_random(cases: int, seed: int, processes: int) -> Counter[str]:
+    """Draws and runs every case, printing failures as they come."""
+    counts = Counter[str]()
+    with ProcessPoolExecutor(processes) as pool:
+        for number, (name, failure) in enumerate(pool.map(partial(numbered, seed), range(cases), chunksize=20)):
+            counts[name] += 1
+            if failure:
+                print(f"case {number}: {failure}", flush=True)
+    return counts
+
+
+def simplest(cases: int, seed: int) -> Counter[str]:
+    """Draws by hypothesis, which raises the simplest failure that it finds."""
+    counts = Counter[str]()
+
+    @seeded_by(seed)
     @settings(
-        max_examples=chosen.cases, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
+        max_examples=cases, deadline=None, database=None, phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck), print_blob=True,
     )  # fmt: skip
     @given(CASES)
@@ -357,8 +393,21 @@ def main() -> None:
         counts[outcome(case)] += 1
 
     every()
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--simplest", action="store_true", help="reduce the first failure to its simplest form")
+    chosen = parser.parse_args()
+    run = simplest if chosen.simplest else partial(at_random, processes=chosen.processes)
+    counts = run(chosen.cases, chosen.seed)
     for name, count in counts.most_common():
         print(f"{count:7d}  {name}")
+    sys.exit(bool(counts["FAILED"]))
 
 
 if __name__ == "__main__":
