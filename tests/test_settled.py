@@ -85,3 +85,11 @@ def test_ordinary_questions_take_no_step_more():
     known = cf.influence(risk, ask, cf.CG()).report.steps
     risk.fine.remembered["score sums"] = score_sums(risk)[:0]  # as if nothing were known of the scores
     assert known == cf.influence(risk, ask, cf.CG()).report.steps
+
+
+def test_a_restart_leaves_out_what_is_solved_exactly():
+    rows = normal(5, 4, seed=7)
+    risk = cf.Risk(seeded(nn.Linear(4, 1, bias=False)), lambda m, b: m(b)[:, 0].abs(), cf.batches(rows), l2=0.25)
+    ask = lambda m: {"whole": 8 * m.weight[0, 0], "part": m(rows[:1])[0, 0]}  # noqa: E731
+    found = cf.influence(risk, ask, cf.GMRES(rtol=1e-9))
+    assert torch.allclose(found.values, cf.influence(risk, ask, cf.Exact()).values)

@@ -161,6 +161,7 @@ def _gmres(
             nearer = left < 0.999 * share[going]  # without progress in a whole cycle more cycles will not help
             progress = going.masked_scatter(going, nearer)
             x[progress], share[progress] = better[nearer], left[nearer]
+            settled.share[share == 0] = 0.0
             error = torch.maximum(_error(share * size, least, gained), settled.share)
             far = (share > settings.rtol) | (error > allowed)
             going = progress & far & (steps < settings.max_steps).to(going.device)
