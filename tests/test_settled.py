@@ -15,8 +15,8 @@ from crossfluence.solvers.settled import SUMS, score_sums
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")  # of training, not solving
 
 SOLVERS = [
-    cf.CG(0.1), cf.CG(0.1, rtol=1e-9, max_steps=2000), cf.GMRES(0.1), cf.GMRES(0.1, rtol=1e-9), cf.LiSSA(0.1, max_steps=100),
-    cf.CG(0.1, preconditioner=cf.Jacobi(0.1)),
+    cf.CG(0.1), cf.CG(0.1, rtol=1e-9, max_steps=2000), cf.GMRES(0.1), cf.GMRES(0.1, rtol=1e-9),
+    cf.LiSSA(0.1, max_steps=100), cf.CG(0.1, preconditioner=cf.Jacobi(0.1)),
 ]  # fmt: skip
 
 
@@ -93,3 +93,26 @@ def test_a_restart_leaves_out_what_is_solved_exactly():
     ask = lambda m: {"whole": 8 * m.weight[0, 0], "part": m(rows[:1])[0, 0]}  # noqa: E731
     found = cf.influence(risk, ask, cf.GMRES(rtol=1e-9))
     assert torch.allclose(found.values, cf.influence(risk, ask, cf.Exact()).values)
+
+
+def test_a_full_low_rank_refuses_second_derivatives_that_are_rounding():
+    x = 1e4 * normal(9, 2, seed=5)
+    model = seeded(nn.Linear(2, 3, bias=False))
+    y = model(x).argmax(1)
+    gap = model(x).detach().sort(dim=1).values.diff(dim=1)[:, -1].min()
+    with torch.no_grad():
+        model.weight.mul_(36 / gap)  # 1 - p is a few roundings of one where it is largest
+    risk = cf.Risk(model, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1], reduction="none"), cf.batches(x, y))
+    for solver in (cf.Exact(), cf.LowRank(6)):
+        with pytest.raises(errors.SolveError):
+            cf.influence(risk, lambda m: m(x[:1])[0, 0], solver)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1.0, 1e155])
+def test_a_sketch_of_any_size_is_rooted(size):
+    x = normal(40, 4, seed=6)
+    model = seeded(nn.Linear(4, 1, bias=False))
+    risk = cf.Risk(model, lambda m, b: size * (m(b)[:, 0] - 1).square(), cf.batches(x))
+    found = cf.influence(risk, lambda m: m.weight.sum(), cf.CG(preconditioner=cf.Nystrom(2)))
+    right = cf.influence(risk, lambda m: m.weight.sum(), cf.Exact())
+    assert torch.allclose(found.values, right.values, rtol=1e-3, atol=1e-3 * float(right.values.abs().max()))

@@ -17,6 +17,7 @@ from ..curvature.base import AbstractCurvature, Relative, damping_products, plai
 from ..curvature.operator import Operator
 from ..curvature.scale import scale_of, scale_products, scale_readings
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .exact import refuse_asymmetric
 from .krylov import arnoldi
 from .work import Work
 
@@ -103,7 +104,9 @@ class LowRank(AbstractSolver):
         """All directions: exact, so they are taken where no parameter's unit matters."""
         like = matrix.scale
         basis, core = arnoldi(matrix.product, like, len(like), self.seed, kept)
-        core = (core + core.T) / 2 if risk.symmetric else core
+        if risk.symmetric:
+            refuse_asymmetric(core, matrix.risk.precision)
+            core = (core + core.T) / 2
         inner = inverse_within(core, 0.0, matrix.risk.precision)
         turned = (basis / matrix.scale).double()
         undamped = turned.T @ core @ turned
