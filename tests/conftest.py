@@ -9,7 +9,7 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)  # the problems are tiny: threads would only wait for each other
 
-UNRELIABLE = pytest.mark.filterwarnings("ignore::crossfluence._errors.UnreliableWarning")
+UNRELIABLE = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
 
 
 def pytest_collection_modifyitems(items):

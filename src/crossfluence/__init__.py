@@ -1,48 +1,52 @@
 """Which training samples made a model behave as it does, for any loss and any question, checked by training again."""
 
-from ._compare import Agreement, Estimate, compare
-from ._data import Batches, batches
-from ._ensemble import ensemble
-from ._errors import CrossfluenceError
-from ._influence import influence, self_influence
+from ._actions.outcome import Outcome
+from ._actions.remove import remove
+from ._actions.steps import amplify, undo
+from ._actions.unlearn import unlearn
+from ._attribution.data_gradient import data_gradient
+from ._attribution.influence import influence, self_influence
+from ._attribution.plan import Plan, plan
+from ._attribution.replay import replay
+from ._attribution.source import source
+from ._attribution.tracin import tracin
+from ._curvature.base import Relative
+from ._curvature.fisher import EmpiricalFisher, Fisher
+from ._curvature.gauss_newton import GaussNewton
+from ._curvature.hessian import FieldJacobian, Hessian
+from ._data.batches import Batches, batches
+from ._evaluation.lds import LDS, lds
+from ._evaluation.leave_out import leave_out
+from ._evaluation.model_cache import Bank
+from ._evaluation.removal_curve import RemovalCurve, removal_curve
+from ._evaluation.smoothness import smoothness
+from ._horizon.horizon import Horizon
+from ._kronecker.ekfac import EKFAC
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
-from ._objective import each_of, mean_over
-from ._plan import Plan, plan
-from ._risk import Risk
-from ._scores import Scores, SolveReport
-from ._verdict import Verdict
-from .actions.outcome import Outcome
-from .actions.remove import remove
-from .actions.steps import amplify, undo
-from .actions.unlearn import unlearn
-from .curvature.base import Relative
-from .curvature.field import FieldJacobian
-from .curvature.fisher import EmpiricalFisher, Fisher
-from .curvature.gauss_newton import GaussNewton
-from .curvature.hessian import Hessian
-from .solvers.auto import Auto
-from .solvers.base import load_inverse
-from .solvers.cg import CG
-from .solvers.ekfac import EKFAC
-from .solvers.exact import Exact
-from .solvers.gmres import GMRES
-from .solvers.identity import Identity
-from .solvers.jacobi import Jacobi
-from .solvers.lissa import LiSSA
-from .solvers.low_rank import LowRank
-from .solvers.nystrom import Nystrom
-from .training.bank import Bank
-from .training.checkpoints import tracin
-from .training.data_gradient import data_gradient
-from .training.lds import LDS, lds
-from .training.optimizers import SGD, Adam, AdamW
-from .training.recipe import Recipe
-from .training.removals import RemovalCurve, removal_curve
-from .training.replay import replay
-from .training.retrain import leave_out
-from .training.schedules import StepDecay, WarmUp, cosine
-from .training.smoothness import smoothness
-from .training.source import source
+from ._results.agreement import Agreement, Estimate, compare
+from ._results.ensemble import ensemble
+from ._results.scores import Scores, SolveReport
+from ._results.verdict import Verdict
+from ._risk.objectives import each_of, mean_over
+from ._risk.risk import Risk
+from ._solvers.auto import Auto
+from ._solvers.base import load_inverse
+from ._solvers.cg import CG
+from ._solvers.exact import Exact
+from ._solvers.gmres import GMRES
+from ._solvers.identity import Identity
+from ._solvers.jacobi import Jacobi
+from ._solvers.lissa import LiSSA
+from ._solvers.low_rank import LowRank
+from ._solvers.nystrom import Nystrom
+from ._training.optimizers import SGD, Adam, AdamW
+from ._training.recipe import Recipe
+from ._training.record import TrainingRecord
+from ._training.recorder import Recorder
+from ._training.schedules import StepDecay, WarmUp, cosine, linear
+from .errors import CrossfluenceError
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Adam",
@@ -63,6 +67,7 @@ __all__ = [
     "GMRES",
     "GaussNewton",
     "Hessian",
+    "Horizon",
     "Identity",
     "Jacobi",
     "LDS",
@@ -73,6 +78,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Recipe",
+    "Recorder",
     "Relative",
     "RemovalCurve",
     "Risk",
@@ -80,6 +86,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "TrainingRecord",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -93,6 +100,7 @@ __all__ = [
     "influence",
     "lds",
     "leave_out",
+    "linear",
     "load_inverse",
     "mean_over",
     "plan",

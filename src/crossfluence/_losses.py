@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ._batch import length_of, possible_lengths
-from ._copies import frozen_copy
-from ._errors import LossShapeError, UnsupportedError
-from ._kinds import described, takes
+from ._autodiff.copies import frozen_copy
+from ._data.batch import length_of, possible_lengths
+from ._require import described, takes
 from ._types import Batch, SampleLoss
+from .errors import LossShapeError, UnsupportedError
 
 COUNT = "say it, Risk(..., n=lambda batch: ...)"
 

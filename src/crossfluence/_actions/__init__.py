@@ -1,0 +1,1 @@
+"""Models with samples removed, undone or amplified: predicted beside achieved."""

@@ -1,0 +1,1 @@
+"""Scores from a trained model or from its training, and what they cost."""

@@ -1,0 +1,171 @@
+"""Numbers measured beside scores, for a verdict on them; the costly ones only where something is wrong."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._autodiff.functional import bind, evaluated
+from .._autodiff.ways import moved
+from .._curvature.hessian import Hessian
+from .._results.scores import SolveReport
+from .._results.verdict import Evidence, suspicious
+from .._risk.base import AbstractRisk
+from .._risk.risk import Risk
+from .._solvers.base import AbstractInverse, Answers, Solution
+from .._types import Batch, Params
+from ..errors import CrossfluenceError, NotConvergedWarning
+
+ROUNDED = 64  # rounding errors of a loss that a jump may hold
+LOOKED_AT = 1024  # samples whose losses are searched for kinks
+BASIS = "the sizes are those of the training's own record, wherever it ended"
+MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
+
+
+def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answers], report: SolveReport) -> Evidence:
+    """What can be said against the answers.
+
+    Args:
+        risk: The trained model.
+        inverse: What they were solved with.
+        answers: To the questions, chunk by chunk.
+        report: On the solve.
+
+    Returns:
+        Numbers for `of_influence`. If training had not ended, kinks were looked for in the losses of some samples.
+    """
+    reached = [part.reached for part in answers]
+    solved = [part.solution for part in answers if part.solution is not None]
+    evidence = Evidence(
+        drift=report.drift,
+        strongest=_listed(part.abs().amax(0) for part in reached),
+        errors=report.errors,
+        damped=_damped(inverse, answers),
+        bend=_bend(risk, inverse, answers),
+        lowest=_lowest(risk, inverse, solved),
+        approximation=inverse.approximation,
+        notes=_limits(risk),
+        basis="" if inverse.at_minimum else BASIS,
+        agreements=tuple(pair for solution in solved for pair in solution.agreements),
+    )
+    if not suspicious(evidence) or not isinstance(risk, Risk):
+        return evidence
+    return replace(evidence, kinks=kinks(risk))
+
+
+def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, "n 1"]) -> Evidence:
+    r"""What can be said against samples' scores for their own losses.
+
+    Their sum is a trace, $\sum_i g_i^\top J^{-1} g_i$; what is left of training is the same with the sum of all $g_i$.
+
+    Args:
+        risk: The trained model.
+        inverse: What they were solved with.
+        own: The scores.
+
+    Returns:
+        Numbers for `of_influence`.
+    """
+    step = _step(risk, inverse) if inverse.at_minimum else None
+    left = 0.0 if step is None else abs(float(step @ risk.gradient)) ** 0.5
+    whole = float(own.abs().sum() / risk.n) ** 0.5
+    return Evidence(
+        drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
+        approximation=inverse.approximation, notes=_limits(risk), basis="" if inverse.at_minimum else BASIS,
+    )  # fmt: skip
+
+
+def kinks(risk: Risk) -> float:
+    r"""Jumps of the samples' slopes at the trained parameters, as a share of the slopes themselves.
+
+    Along a random direction $v$ the second difference $d_i(h) = \ell_i(h) - 2\ell_i(0) + \ell_i(-h)$ of a smooth loss
+    is a multiple of $h^2$, at a kink of $h$: $(4\,d_i(h/2) - d_i(h)) / h$ is the jump of the slope alone.
+
+    Args:
+        risk: With losses of single samples; for others the share is zero.
+
+    Returns:
+        About one where every sample is at a kink; zero where none is.
+    """
+    if not risk.kind.per_sample:
+        return 0.0
+    along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
+    jumps = slopes = rounding = 0.0
+    bound, seen = bind(risk.kind.losses, risk.model), 0
+
+    def losses(factor: float, batch: Batch) -> Tensor:
+        return evaluated(lambda: bound(moved(risk.theta, along, factor), batch)).double()
+
+    for _, batch, weights in risk.passes():
+        at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
+        whole, half = ((at[s] - 2 * at[0.0] + at[-s]).abs().sum() for s in (1.0, 0.5))
+        jumps += float(4 * half - whole)
+        rounding += ROUNDED * risk.precision * float(at[0.0].abs().sum())  # of five losses, four times in the halves
+        slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2
+        seen += len(weights)
+        if seen >= LOOKED_AT:
+            break
+    return jumps / slopes if slopes and jumps > rounding else 0.0
+
+
+def _direction(theta: Params) -> Params:
+    """Random, and for each tensor of its own size, so that no unit decides; one, where all of it is zero."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: torch.randn(part.shape, generator=generator).to(part) for name, part in theta.items()}
+    return {name: drawn[name] * (float(part.square().mean()) ** 0.5 or 1.0) for name, part in theta.items()}
+
+
+def _step(risk: AbstractRisk, inverse: AbstractInverse) -> Shaped[Tensor, " p"] | None:
+    """The Newton step from the trained parameters; nothing where the solve is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)  # of the questions it was said already
+        try:
+            return inverse.solve(risk.gradient.unsqueeze(0), transposed=False).vectors[0]
+        except CrossfluenceError:
+            return None
+
+
+def _lowest(risk: AbstractRisk, inverse: AbstractInverse, solved: Sequence[Solution]) -> float | None:
+    """A negative eigenvalue that the damping does not outweigh; zero where one is known to be there."""
+    smallest = inverse.smallest_eigenvalue
+    if smallest is not None and smallest + inverse.damping < -risk.precision:
+        return smallest
+    return 0.0 if any(solution.solver for solution in solved) else None
+
+
+def _damped(inverse: AbstractInverse, answers: Sequence[Answers]) -> tuple[float, ...]:
+    r"""Share of the damping in $u^\top (J + \lambda) u = u^\top a$, for each question."""
+    shares = [
+        inverse.damping * part.solution.vectors.square().sum(1) / part.energy.abs()
+        for part in answers
+        if part.solution is not None and part.energy is not None and inverse.damping
+    ]
+    return _listed(share.nan_to_num(1.0, 1.0).clamp(max=1.0) for share in shares)
+
+
+def _bend(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answers]) -> float:
+    """Curvature of the loss along the first solution over that which was solved with, where these may differ."""
+    first = answers[0]
+    stands_in = any(name in inverse.solver for name in MEASURED) and not inverse.approximation
+    if not stands_in or first.solution is None or first.energy is None:
+        return 1.0
+    u, energy = first.solution.vectors[:1], float(first.energy[0])
+    try:
+        own = float((Hessian().product(risk, u) * u).sum()) + inverse.damping * float(u.square().sum())
+    except CrossfluenceError:  # the loss has no second derivative
+        return float("nan")
+    return own / energy if energy else 1.0
+
+
+def _limits(risk: AbstractRisk) -> tuple[str, ...]:
+    """The notes of a risk that say that sizes may be off; others say how derivatives were taken."""
+    return tuple(note for note in risk.notes if "sizes" in note)
+
+
+def _listed(parts: Iterable[Tensor]) -> tuple[float, ...]:
+    return tuple(value for part in parts for value in part.detach().cpu().double().tolist())

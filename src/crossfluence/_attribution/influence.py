@@ -1,0 +1,175 @@
+"""The verb: which training samples made the model answer as it does."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+
+from .._autodiff.functional import undisturbed
+from .._data.batches import probe
+from .._require import require_question, require_risk
+from .._results.scores import Scores, SolveReport
+from .._results.verdict import announce, of_influence
+from .._risk.base import AbstractRisk
+from .._solvers.auto import Auto
+from .._solvers.base import AbstractInverse, AbstractSolver, Answers, Solution, inverse_of
+from .._types import Batch, Objective
+from ..errors import UnsupportedError
+from .evidence import gathered, own_share
+
+
+def influence(
+    risk: AbstractRisk,
+    objective: Objective,
+    solver: AbstractSolver | AbstractInverse = Auto(),
+    *,
+    candidates: Iterable[Batch] | None = None,
+) -> Scores:
+    r"""What each training sample did to each objective.
+
+    $$\text{scores}_i = -\nabla m^\top J^{-1}\,\partial g/\partial w_i \approx
+    m(\text{trained on all}) - m(\text{trained without sample } i)$$
+
+    Positive: having the sample in the training set raised the objective. The unit is that of the objective; n stays
+    fixed when a sample is left out, and the l2 term is not reweighted.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        objective: `model -> scalar`, `(m,)` values or `{name: scalar}`; or from `mean_over`, `each_of`.
+        solver: How to solve with the curvature, or an inverse computed earlier.
+        candidates: Batches of samples that were not trained on; the scores are then the effect of adding each,
+            with ids 0, 1, ... in order. Per-sample losses only.
+
+    Returns:
+        One score for each sample and objective.
+
+    Raises:
+        StaleError: If the model changed since the risk was made.
+        ObjectiveError: If the objective does not depend on the trained parameters.
+        NonFiniteError: If a batch gives a NaN, with its number.
+        SolveError: If the curvature cannot be inverted as asked.
+        UnsupportedError: If it is given something else than a risk, a question and a solver.
+
+    Warns:
+        UnreliableWarning: If the scores cannot be believed; `scores.verdict` has the reasons.
+
+    Example:
+        >>> from crossfluence import Exact, Risk, batches
+        >>> class Mean(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.at = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> x = torch.tensor([[0.0], [2.0], [4.0]])  # the minimiser of the squared distances is the mean
+        >>> risk = Risk(Mean(), lambda model, batch: (batch[:, 0] - model.at) ** 2 / 2, batches(x))
+        >>> influence(risk, lambda model: model.at, Exact()).values[:, 0]
+        tensor([-0.6667,  0.0000,  0.6667])
+
+    References:
+        Koh and Liang, "Understanding black-box predictions via influence functions", ICML 2017; Silva, Chopra and
+        Gombolay, "Cross-loss influence functions to explain deep network representations", AISTATS 2022.
+    """
+    require_risk(risk, AbstractRisk, "influence")
+    require_question(objective, "influence")
+    started = time.perf_counter()
+    with undisturbed():
+        risk.check()
+        _ = risk.gradient  # first of all: it finds a NaN and names its batch
+        if candidates is not None:
+            probe(candidates, "candidates")
+        inverse = inverse_of(solver, risk)
+        answers = list(inverse.answers(risk, objective, candidates))
+        values = -torch.cat([part.reached for part in answers], dim=1)
+        solved = [part.solution for part in answers if part.solution]
+        report = _report(risk, inverse, solved, answers, values.abs().amax(0).tolist(), started)
+        verdict = of_influence(gathered(risk, inverse, answers, report))
+    ids = risk.labels if candidates is None else tuple(range(len(values)))
+    names = tuple(name for part in answers for name in part.names)
+    return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
+
+
+def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
+    r"""What each training sample did to its own loss: large in size for outliers and mislabelled samples.
+
+    The objective of sample i is its own loss $\ell_i$ (for coupled losses $n\,\partial F/\partial w_i$), so scores are
+    negative where a sample lowered its own loss, as samples do.
+
+    Args:
+        risk: What training minimised, and where it ended.
+        solver: How to solve with the curvature, or an inverse computed earlier.
+
+    Returns:
+        Shape `(n, 1)`, in units of the loss.
+
+    Raises:
+        UnsupportedError: For stop-gradient losses, where a sample has no loss of its own; or if it is not a risk.
+
+    Warns:
+        UnreliableWarning: If the scores cannot be believed; `scores.verdict` has the reasons.
+
+    Example:
+        >>> from crossfluence import Exact, Risk, batches
+        >>> net = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.constant_(net.weight, 1.0)
+        >>> x, y = torch.ones(3, 1), torch.tensor([[1.0], [1.0], [1.0]])
+        >>> risk = Risk(net, lambda model, batch: (model(batch[0]) - batch[1])[:, 0] ** 2, batches(x, y))
+        >>> self_influence(risk, Exact()).values.abs().max().item()
+        0.0
+    """
+    require_risk(risk, AbstractRisk, "self_influence")
+    if not risk.symmetric:
+        raise UnsupportedError(
+            "self_influence needs every sample to have a loss of its own; a FieldLoss trains along a field that is no "
+            "gradient. Ask influence(risk, objective) about a quantity of the sample instead."
+        )
+    started = time.perf_counter()
+    with undisturbed():
+        risk.check()
+        _ = risk.gradient
+        inverse = inverse_of(solver, risk)
+        parts, solved = zip(*inverse.own(risk), strict=True)
+        own = torch.cat(parts).unsqueeze(1)
+        report = _report(risk, inverse, [each for each in solved if each], [], own[:, 0].abs().tolist(), started)
+        verdict = of_influence(own_share(risk, inverse, own))
+    report = replace(report, verdict=str(verdict))
+    return Scores(own, risk.labels, ("own loss",), report.solver, report, verdict=announce(verdict))
+
+
+def _report(
+    risk: AbstractRisk,
+    inverse: AbstractInverse,
+    solved: list[Solution],
+    answers: list[Answers],
+    sizes: list[float],
+    started: float,
+) -> SolveReport:
+    notes = [note for part in [*solved, *answers] for note in part.notes]
+    shares = [share for solution in solved for share in solution.errors]
+    return SolveReport(
+        solver=_solvers(inverse, solved),
+        damping=inverse.damping,
+        steps=tuple(step for solution in solved for step in solution.steps),
+        residuals=tuple(share for solution in solved for share in solution.residuals),
+        errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
+        values=tuple(value for part in answers for value in part.values.tolist()),
+        drift=tuple(value for part in answers for value in part.drift.tolist()),
+        gradient_norm=float(risk.gradient.norm()),
+        smallest_eigenvalue=inverse.smallest_eigenvalue,
+        coverage=risk.coverage,
+        seconds=time.perf_counter() - started,
+        fingerprint=risk.fingerprint,
+        notes=tuple(dict.fromkeys([*inverse.notes, *notes, *risk.notes])),
+    )
+
+
+def _solvers(inverse: AbstractInverse, solved: list[Solution]) -> str:
+    """What did the work; with the number of solves of each, if another took over some of them."""
+    counts = Counter[str]()
+    for solution in solved:
+        counts[solution.solver or inverse.solver] += len(solution.vectors)
+    if len(counts) < 2:
+        return next(iter(counts), inverse.solver)
+    return ", ".join(f"{solver} for {count} of {counts.total()} solves" for solver, count in counts.items())

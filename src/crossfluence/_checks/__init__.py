@@ -1,0 +1,1 @@
+"""First evaluations of a loss and of a question: deterministic, differentiable, each sample's own."""

@@ -1,0 +1,306 @@
+"""First looks at a loss: is it deterministic, each sample's own, and which of its derivatives can be believed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .._autodiff.functional import all_finite, bind, evaluated
+from .._autodiff.params import Layout, fingerprint, moving, state_of
+from .._autodiff.precision import coarsest_precision
+from .._autodiff.ways import AbstractWay, Difference, Forward, Reverse
+from .._data.samples import first_samples
+from .._losses import AbstractLoss, PerSample, matching
+from .._types import Batch, Params
+from ..errors import CoupledLossError, LossShapeError, NondeterministicError, UnsupportedError
+from .looks import COARSE, FIRST_DISAGREEMENT, ROUNDINGS, Around, Look, Point, Remembered, agrees, choose, disagree
+from .state import moved_statistics
+
+Value = TypeVar("Value", bound=Any)
+TOGETHER = 1e-3  # share of a sample's loss by which the samples beside it may change it
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """What first looks at a loss found.
+
+    Attributes:
+        precision: Relative rounding error of the loss as it is really computed.
+        first: The way to differentiate it once along a direction.
+        second: The way to differentiate it twice.
+        moved: Running statistics that moved in training and are constants here.
+        notes: Sentences for the report.
+    """
+
+    precision: float
+    first: AbstractWay
+    second: AbstractWay
+    moved: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A loss that is looked at.
+
+    Attributes:
+        kind: One of the four kinds.
+        model: The trained module; left as it was.
+        theta: Its trained parameters.
+        total: The batch's weighted loss as a function of parameters, frozen parameters, batch and weights.
+    """
+
+    kind: AbstractLoss
+    model: nn.Module
+    theta: Params
+    total: Callable[[Params, Params, Batch, Tensor], Tensor]
+
+    def look(self, batch: Batch, weights: Tensor, precision: float) -> Look:
+        """The losses of a batch, or the one loss of a batch whose samples are coupled."""
+        losses = bind(self.kind.losses, self.model)
+
+        def each(live: Params, still: Params) -> Tensor:
+            return losses(live, batch)
+
+        def together(live: Params, still: Params) -> Tensor:
+            return self.total(live, still, batch, weights).reshape(1)
+
+        layout, terms, signs = Layout.of(self.theta), together, weights.new_ones(1)
+        if self.kind.per_sample:
+            drawn = torch.randint(2, weights.shape, generator=torch.Generator().manual_seed(0))
+            terms, signs = each, (2 * drawn - 1).to(weights)
+        moves = layout.flatten(moving(self.model, self.theta))
+        return Look(terms, self.theta, layout, signs, moves, precision)
+
+
+def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
+    """Evaluates one batch, and a few of its samples several times; refuses what would make every score wrong.
+
+    Args:
+        subject: The loss.
+        batch: The first of the data.
+        weights: One for each of its samples.
+
+    Returns:
+        How to differentiate the loss, and how precise it is.
+
+    Raises:
+        NondeterministicError: If the loss is random, or changes the model while it is computed.
+        CoupledLossError: If the loss of a sample depends on the samples beside it.
+        LossShapeError: If the weights do not matter.
+        UnsupportedError: If gradients are stopped inside a loss that is not a `FieldLoss`, or the loss does not
+            depend on the model.
+    """
+    _refuse_batch_statistics(subject.model)
+    theta = subject.theta
+    known = max(torch.finfo(part.dtype).eps for part in theta.values())
+    whole = subject.look(batch, weights, known)
+
+    def values() -> Tensor:
+        return evaluated(lambda: whole.terms(theta, theta))
+
+    before, seen = _untouched(subject.model, lambda: coarsest_precision(values))
+    if subject.kind.per_sample:
+        matching(before, weights)
+    if not before.isfinite().all():
+        return Examined(known, Forward(), Forward())  # the first pass over the data names batch and sample
+    precision = max(known, seen)
+    few = _few(subject, batch, weights, precision)
+    if few is None:
+        look = subject.look(batch, weights, precision)
+        here = look.at(theta)
+        _refuse_random(look, here.terms, before)
+    else:
+        look, here = few
+        if subject.kind.per_sample and not (isinstance(subject.kind, PerSample) and subject.kind.draws):
+            _refuse_coupled(look, here, before)
+        _refuse_random(look, here.terms, None)
+    if not all_finite(here.slope):
+        return Examined(precision, Forward(), Forward())  # as above
+    _refuse_independent(here, theta)
+    if not subject.kind.per_sample:
+        _refuse_deaf(subject, batch, weights)
+    return _compared(subject, look, here)
+
+
+def refuse_once_differentiable(subject: Subject, batch: Batch, weights: Tensor) -> None:
+    """Makes sure that reverse mode differentiates the loss of a few samples twice, as going back through a step does.
+
+    Args:
+        subject: The loss.
+        batch: Some of the data.
+        weights: One for each of its samples.
+
+    Raises:
+        UnsupportedError: If its products are not those that differences of gradients give.
+    """
+    precision = max(torch.finfo(part.dtype).eps for part in subject.theta.values())
+    few = _few(subject, batch, weights, precision)
+    look = subject.look(batch, weights, precision) if few is None else few[0]
+    here, around, reason = look.at(subject.theta), Remembered(look.around()), "it disagrees with differences"
+    try:
+        found = agrees(look, here, around, Reverse()) or look.precision >= COARSE
+    except Exception as error:
+        found, reason = False, str(error).strip().partition("\n")[0]
+    if not found:
+        raise UnsupportedError(
+            f"Going back through a training needs second derivatives, and that of "
+            f"{', '.join(here.functions) or 'something in this model'} is missing or wrong ({reason}). Replace it by "
+            f"PyTorch's own operations, or ask leave_out, influence or tracin, which need first derivatives alone."
+        )
+
+
+def _few(subject: Subject, batch: Batch, weights: Tensor, precision: float) -> tuple[Look, Point] | None:
+    """The first samples alone, or nothing where a batch cannot be taken apart."""
+    part = first_samples(batch, len(weights))
+    if part is None:
+        return None
+    small, count = part
+    look = subject.look(small, weights[:count], precision)
+    try:
+        here = look.at(subject.theta)
+    except Exception:  # whatever the user's code says of a batch that it cannot read
+        return None
+    usable = here.terms.isfinite().all() and (not subject.kind.per_sample or len(here.terms) == count)
+    return (look, here) if usable else None
+
+
+def _compared(subject: Subject, look: Look, here: Point) -> Examined:
+    """Which ways agree with the loss, and whether its derivative belongs to its value."""
+    moved = moved_statistics(subject.model, look)
+    if look.precision >= COARSE:
+        chosen = choose(look, here, ())
+    else:
+        around = Remembered(look.around())
+        if subject.kind.symmetric:
+            _refuse_stopped_gradients(look, here, around)
+        chosen = choose(look, here, around)
+    notes = [_held(moved[0], len(moved))] if moved else []
+    if isinstance(chosen.second, Difference):
+        names = ", ".join(here.functions)
+        notes.append(
+            f"Second derivatives are differences of gradients, since PyTorch has none or wrong ones for "
+            f"{names or 'something in this model'} ({chosen.refused[-1]})."
+        )
+    return Examined(look.precision, chosen.first, chosen.second, moved, tuple(notes))
+
+
+def _held(name: str, count: int) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
+    return (
+        f"Running statistics ({name}{more}) moved in training and are constants here: what samples did through "
+        f"them is left out, so sizes may be off."
+    )
+
+
+def _refuse_stopped_gradients(look: Look, here: Point, around: Iterable[Around]) -> None:
+    """Compares the derivative with differences of the value; a detached part of the loss makes them disagree."""
+    if disagree((place.value_gap(look, here) for place in around), FIRST_DISAGREEMENT) and disagree(
+        (place.value_gap(look, here, *look.elsewhere) for place in around), FIRST_DISAGREEMENT
+    ):
+        names = f" (perhaps in {', '.join(here.functions)})" if here.functions else ""
+        raise UnsupportedError(
+            f"The derivative of the loss does not belong to its value{names}: something inside is detached, rounded or "
+            f"has a gradient of its own. Write it as FieldLoss(fn), fn(model, frozen, batch, weights), with the "
+            f"detached part computed from frozen; or, if the detached part never moved in training, put it into the "
+            f"batches as data."
+        )
+
+
+def _refuse_independent(here: Point, theta: Params) -> None:
+    if not here.reached:
+        raise UnsupportedError(
+            f"The loss does not depend on the trained parameters {list(theta)[:3]}, so every score would be zero. "
+            f"Compute it from the model that is passed in as its first argument, not from another one, and without "
+            f"torch.no_grad(), .detach() or .item()."
+        )
+
+
+def _refuse_random(look: Look, found: Tensor, before: Tensor | None) -> None:
+    """Compares losses with those of another call; both calls without a graph, if rounding could be the reason."""
+    again = evaluated(lambda: look.terms(look.theta, look.theta)) if before is None else before
+    if _differs(found, again, look.precision):
+        one, two = (evaluated(lambda: look.terms(look.theta, look.theta)) for _ in range(2))
+        if _differs(one, two, look.precision):
+            first, second = float(one.sum()), float(two.sum())
+            raise NondeterministicError(
+                f"The loss of one batch came out as {first:.6g} and then {second:.6g}: something in it is random. "
+                f"Call model.eval() to switch dropout off, and draw augmentations once, beforehand. A training that "
+                f"draws from PyTorch's global generators is repeated by Recipe(..., random=True)."
+            )
+
+
+def _differs(first: Tensor, second: Tensor, precision: float) -> bool:
+    if torch.equal(first, second):
+        return False
+    return float((first - second).abs().max()) > ROUNDINGS * precision * float(second.abs().max())
+
+
+def _refuse_coupled(look: Look, here: Point, whole: Tensor) -> None:
+    """Compares the losses of the first samples with those that they have in the whole batch."""
+    count = len(here.terms)
+    alone, among = here.terms, whole[:count]
+    gap = (alone - among).abs() - TOGETHER * among.abs()
+
+    def beyond(size: float) -> bool:
+        return bool((gap > ROUNDINGS * look.precision * size).any())
+
+    if not beyond(float(whole.abs().max())):
+        return
+    _refuse_random(look, alone, None)
+    if beyond(max(float(point.terms.abs().nan_to_num(posinf=0).max()) for point in look.elsewhere)):
+        place = int(gap.argmax())
+        raise CoupledLossError(
+            f"The loss of sample {place} is {float(among[place]):.6g} in a batch of {len(whole)} and "
+            f"{float(alone[place]):.6g} in a batch of {count}: it depends on the samples beside it. If samples are "
+            f"compared with each other (contrastive, ranking, normalised by batch statistics), write "
+            f"WeightedLoss(fn), fn(model, batch, weights) -> scalar, where weight 0 means that a sample is absent. If "
+            f"the loss divides by the size of the batch or by its number of tokens, give each sample its own sum or "
+            f"mean: (losses * mask).sum(1), or (losses * mask).sum(1) / mask.sum(1)."
+        )
+
+
+def _refuse_deaf(subject: Subject, batch: Batch, weights: Tensor) -> None:
+    """The field near the trained point must depend on the weights."""
+    generator = torch.Generator().manual_seed(0)
+    near = {
+        name: part + 1e-2 * torch.randn(part.shape, generator=generator).to(part) * part.abs().mean()
+        for name, part in subject.theta.items()
+    }
+    other = weights * (0.5 + torch.rand(weights.shape, generator=generator).to(weights))
+    slopes = [subject.look(batch, each, 0.0).at(near) for each in (weights, other)]
+    if torch.equal(slopes[0].slope, slopes[1].slope):
+        raise LossShapeError(
+            f"The {type(subject.kind).__name__} does not depend on its weights, so every score would be zero. "
+            f"Multiply each sample's terms by its weight: (weights * losses).sum()."
+        )
+
+
+def _refuse_batch_statistics(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            state = "is in training mode" if module.training else "keeps no running statistics"
+            advice = "Call model.eval() first" if module.training else "Train it with track_running_stats=True"
+            raise NondeterministicError(
+                f"{type(module).__name__} {name or type(model).__name__!r} {state}: the samples of a batch would "
+                f"be normalised by each other. {advice}, or replace it by GroupNorm or LayerNorm."
+            )
+
+
+def _untouched(model: nn.Module, values: Callable[[], Value]) -> Value:
+    """What the function returns, once it is known to leave the model as it was."""
+    before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in state_of(model).items()}
+    found = values()
+    if fingerprint(model) != before:
+        with torch.no_grad():
+            for name, tensor in state_of(model).items():
+                tensor.copy_(kept[name])
+        raise NondeterministicError(
+            "Computing the loss changes the model itself: a layer updates its buffers or weights. "
+            "Call model.eval(), and drop max_norm from embeddings. The model was put back as it was."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Batches that come back in the same order."""

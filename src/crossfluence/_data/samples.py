@@ -1,0 +1,77 @@
+"""The first samples of a batch, taken out of whatever holds them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .._types import Batch
+
+SAMPLES = 8  # that are looked at more closely
+
+
+def first_samples(batch: Batch, b: int) -> tuple[Batch, int] | None:
+    """The first few samples of a batch: of every tensor and list in it that holds one entry for each sample.
+
+    Args:
+        batch: A tensor, or tuples, lists and mappings of tensors.
+        b: Its number of samples.
+
+    Returns:
+        A batch of the same form and how many samples it holds; `None` where nothing in it counts the samples.
+
+    Example:
+        >>> import torch
+        >>> part, count = first_samples({"x": torch.zeros(20, 3), "y": torch.zeros(20)}, 20)
+        >>> part["x"].shape, count
+        (torch.Size([8, 3]), 8)
+    """
+    count, cut = min(SAMPLES, b - 1), False
+    if count < 1:
+        return None
+
+    def first(part: Any) -> Any:
+        nonlocal cut
+        if isinstance(part, Tensor):
+            if not part.ndim or len(part) != b:
+                return part
+            cut = True
+            return part[:count]
+        if isinstance(part, PackedSequence):
+            raise _CannotCutError
+        if isinstance(part, Mapping):
+            found = {key: first(value) for key, value in part.items()}
+            return found if type(part) is dict else type(part)(found)  # pyright: ignore[reportCallIssue]
+        if isinstance(part, list) and len(part) == b and not all(isinstance(item, (int, float)) for item in part):
+            cut = True
+            return part[:count]
+        if isinstance(part, tuple) and hasattr(part, "_fields"):
+            return type(part)(*(first(item) for item in part))
+        if isinstance(part, (list, tuple)):
+            return type(part)(first(item) for item in part)
+        if part is None or isinstance(part, (str, bytes, int, float, bool)):
+            return part
+        return _made_anew(part, first)
+
+    try:
+        small = first(batch)
+    except Exception:  # a container that cannot be made anew
+        return None
+    return (small, count) if cut else None
+
+
+def _made_anew(whole: Any, first: Callable[[Any], Any]) -> Any:
+    """A plain object with its attributes cut."""
+    if not hasattr(whole, "__dict__") or isinstance(whole, type) or callable(whole):
+        raise _CannotCutError
+    made = copy.copy(whole)
+    made.__dict__.update({name: first(value) for name, value in vars(whole).items()})
+    return made
+
+
+class _CannotCutError(Exception):
+    """A part that holds samples in a way of its own."""

@@ -1,0 +1,1 @@
+"""Ground truth by training again, and agreement with it."""

@@ -1,0 +1,98 @@
+"""A verdict on scores from a recipe, by training a few times without groups of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .._results.verdict import Verdict, of_trainings
+from .._training.recipe import Recipe
+from .._types import Objective
+from ..errors import CrossfluenceError
+from .leave_out import answers
+from .subsets import without_random
+
+BETTER = "Type replay(recipe, objective), which follows every step, or ask leave_out."
+SHARE = 0.01  # of the samples, in each group
+UNTESTED = Verdict(
+    "order",
+    ("it was not tested by training again",),
+    ("Leave out groups=0, or check with compare(scores, leave_out(...)) on a few groups.",),
+)
+
+
+def tried(
+    recipe: Recipe,
+    objective: Objective,
+    scores: Float[Tensor, "n m"],
+    values: Sequence[float],
+    groups: int,
+    advice: str = BETTER,
+) -> Verdict:
+    """Whether training again moves the questions as the scores predict.
+
+    The strongest samples that raise the questions and those that lower them are left out, and random groups of as many,
+    in trainings that run together.
+
+    Args:
+        recipe: The training.
+        objective: The questions.
+        scores: What is tested.
+        values: Of the questions, where the training with all samples ended.
+        groups: How many groups, each a hundredth of the samples, at least one; 0 to train nothing.
+        advice: What to type if training disagrees.
+
+    Returns:
+        By correlation and slope about zero, of all groups and questions, each question in its own largest effect.
+
+    Raises:
+        ValueError: If the number of groups is negative.
+    """
+    if groups < 0:
+        raise ValueError(f"Got groups={groups}; needed zero or more.")
+    if not groups:
+        return UNTESTED
+    kept = _kept(scores.detach().cpu().double(), groups)
+    try:
+        _, moved = answers(recipe, objective, kept)
+    except CrossfluenceError as error:  # a training diverged
+        return Verdict("unreliable", (f"a training without some samples failed: {str(error).rstrip('.')}",))
+    predicted = (1 - kept) @ scores.detach().cpu().double()  # (groups, m)
+    actual = torch.tensor(values, dtype=torch.float64) - moved
+    size = predicted.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+    return of_trainings(
+        (predicted / size).flatten().tolist(),
+        (actual / size).flatten().tolist(),
+        f"leaving out {groups} groups",
+        advice,
+    )
+
+
+def _kept(scores: Float[Tensor, "n m"], groups: int) -> Float[Tensor, "g n"]:
+    """Weights without the strongest samples in both directions, and without random ones."""
+    n = len(scores)
+    kept = without_random(n, groups, SHARE if n > 1 else 0.5, seed=0)
+    size = int(n - kept[0].sum())
+    together = (scores / scores.norm(dim=0).clamp_min(torch.finfo(torch.float64).tiny)).sum(1)
+    for row, order in enumerate((together.argsort(descending=True), together.argsort())[:groups]):
+        kept[row] = torch.ones(n, dtype=torch.float64).index_fill(0, order[:size], 0.0)
+    return kept
+
+
+def final_gradient(recipe: Recipe, model: nn.Module) -> float:
+    """The norm of the risk's gradient where training ended; NaN where the loss at that model has no one value.
+
+    Args:
+        recipe: The training.
+        model: What it ended with.
+
+    Returns:
+        Zero at a perfect minimum.
+    """
+    try:
+        return float(recipe.risk(model).gradient.norm())
+    except CrossfluenceError:  # a loss that draws random numbers
+        return float("nan")

@@ -1,0 +1,1 @@
+"""EK-FAC: Kronecker-factored curvature, layer by layer."""

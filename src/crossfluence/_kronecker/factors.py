@@ -1,0 +1,258 @@
+"""Kronecker factors, their eigenbases, and mean squared gradients along them: the curvature that EK-FAC inverts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .._autodiff.params import Layout
+from .._curvature.fisher import AbstractFisher
+from .._curvature.roots import projected
+from .._risk.risk import Risk
+from .._storage.archive import stored
+from .._storage.partial import NOWHERE, Checkpoint
+from .._types import Batch, SampleLoss
+from ..errors import NonFiniteError
+from .gradients import AbstractGradients, Slot
+from .layers import Layers, layers_of
+
+Moments: TypeAlias = dict[Slot, tuple[Tensor, ...]]
+Bases: TypeAlias = tuple[tuple[Slot, Tensor | None, Tensor | None], ...]
+Keep: TypeAlias = Callable[[Callable[[], "Sums"]], None]
+LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
+
+
+@stored("Eigenblock")
+@dataclass(frozen=True, eq=False)
+class Eigenblock:
+    r"""One block of a curvature, $(U_L \otimes U_R)\operatorname{diag}(\text{values})(U_L \otimes U_R)^\top$.
+
+    A block with one row is exact, because its right factor is all of it; one without bases is a diagonal.
+
+    Attributes:
+        slot: Where it lies.
+        left: Eigenvectors of the output gradients' factor in columns, `(g, r, r)`; `None` for the rows as they are.
+        right: The same of the inputs' factor, `(g, c, c)`.
+        values: Mean squared gradients along the eigenvectors, `(g, r, c)`, in units of the mean loss; without l2.
+    """
+
+    slot: Slot
+    left: Tensor | None
+    right: Tensor | None
+    values: Shaped[Tensor, "g r c"]
+
+    def filtered(self, block: Shaped[Tensor, "m g r c"], response: Shaped[Tensor, "g r c"]) -> Tensor:
+        """A block with its components along the eigenvectors multiplied by `response`."""
+        return self.back(self.along(block) * response)
+
+    def along(self, block: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
+        """Components along the eigenvectors."""
+        block = block if self.left is None else self.left.mT @ block
+        return block if self.right is None else block @ self.right
+
+    def back(self, components: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
+        """The inverse of `along`."""
+        block = components if self.left is None else self.left @ components
+        return block if self.right is None else block @ self.right.mT
+
+
+@stored("Sums")
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A pass over the data that is under way.
+
+    Attributes:
+        done: Batches that are in it.
+        draws: State of the generator of draws after them.
+        totals: By block, divided by n, in float64.
+    """
+
+    done: int = 0
+    draws: Tensor | None = None
+    totals: tuple[tuple[Slot, tuple[Tensor, ...]], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """All blocks of a curvature, pass by pass over the data.
+
+    Attributes:
+        risk: The trained model.
+        curvature: Whose blocks.
+        kind: What the blocks are: "corrected", "kronecker", "exact" or "diagonal".
+        layers: Of the model.
+    """
+
+    risk: Risk
+    curvature: AbstractFisher
+    kind: str
+    layers: Layers
+
+    @classmethod
+    def of(cls, risk: Risk, curvature: AbstractFisher, kind: str = "corrected") -> Fit:
+        """Looks at the layers, as the largest batch shows them."""
+        _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
+        layers = looked_at(risk, roots.outputs, batch)
+        return cls(risk, curvature, kind, replace(layers, rows=LONGEST_SIDE) if kind == "exact" else layers)
+
+    @property
+    def by_factors(self) -> bool:
+        """Whether it takes a pass for the factors."""
+        return self.kind != "diagonal"
+
+    @property
+    def by_squares(self) -> bool:
+        """Whether it takes a pass for the eigenvalues."""
+        return self.kind in {"corrected", "diagonal"}
+
+    def blocks(self, kept: Checkpoint = NOWHERE) -> list[Eigenblock]:
+        """Fits every block.
+
+        Args:
+            kept: Is offered the sums after each batch.
+
+        Returns:
+            One block for each slot of the layers, in the precision of the model.
+
+        Raises:
+            NonFiniteError: If a gradient is not finite, with its batch and parameters.
+
+        References:
+            Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
+            George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018;
+            Eschenhagen et al., "Kronecker-factored approximate curvature for modern neural network architectures",
+            NeurIPS 2023, for layers that are used at many positions.
+        """
+        bases, so_far = kept.state or ((), Sums())
+        if self.by_factors and not bases:
+            moments = self.moments(so_far, lambda sums: kept.offer(lambda: ((), sums())))
+            if not self.by_squares:
+                return self.products(moments)
+            bases, so_far = self.bases(moments), Sums()
+            kept.offer(lambda: (bases, so_far))
+        return self.along(bases, so_far, lambda sums: kept.offer(lambda: (bases, sums())))
+
+    def moments(self, so_far: Sums = Sums(), keep: Keep | None = None) -> Moments:
+        """One pass: mean second moments of both sides of each block, in float64."""
+        return self._mean(lambda _, gradients: gradients.moments(LONGEST_SIDE), so_far, keep)
+
+    def bases(self, moments: Moments) -> Bases:
+        """Eigenvectors of both sides of each block, in the precision of the model; `None` for sides without factors."""
+        like = self.risk.weights
+        return tuple(
+            (slot, _eigen(left, like)[1], _eigen(right, like)[1]) for slot, (left, right, _) in moments.items()
+        )
+
+    def along(self, bases: Bases, so_far: Sums = Sums(), keep: Keep | None = None) -> list[Eigenblock]:
+        """One pass: mean squared gradients along the eigenvectors, or along the parameters where there are none."""
+        sides = {slot: (left, right) for slot, left, right in bases}
+
+        def squares(slot: Slot, gradients: AbstractGradients) -> tuple[Tensor]:
+            return (gradients.rotated(*sides.get(slot, (None, None))).squares(),)
+
+        found = self._mean(squares, so_far, keep)
+        return self._whole({slot: (*sides.get(slot, (None, None)), values) for slot, (values,) in found.items()})
+
+    def products(self, moments: Moments) -> list[Eigenblock]:
+        """Without another pass: products of the factors' eigenvalues."""
+        found = {}
+        for slot, (left, right, excess) in moments.items():
+            (rows, turned), (columns, across) = (_eigen(side, self.risk.weights) for side in (left, right))
+            sizes = excess.clamp_min(torch.finfo(excess.dtype).tiny)[:, None, None]
+            found[slot] = turned, across, rows.unsqueeze(2) * columns.unsqueeze(1) / sizes
+        return self._whole(found)
+
+    def _whole(self, found: dict[Slot, tuple[Tensor | None, Tensor | None, Tensor]]) -> list[Eigenblock]:
+        """All blocks in the precision of the model; zero where no batch reaches one."""
+        like = self.risk.weights
+        unused = {slot: (None, None, like.new_zeros(slot.form)) for slot in self.layers.slots}
+        return [
+            Eigenblock(slot, left, right, values.to(like)) for slot, (left, right, values) in (unused | found).items()
+        ]
+
+    def _mean(
+        self,
+        statistic: Callable[[Slot, AbstractGradients], tuple[Tensor, ...]],
+        so_far: Sums,
+        keep: Keep | None,
+    ) -> Moments:
+        """Statistics of the samples' gradients, added up in double precision and divided by n."""
+        risk, totals, draws = self.risk, dict(so_far.totals), self.curvature.draws()
+        if so_far.draws is not None:
+            draws.set_state(so_far.draws.cpu())
+        batches = tqdm(
+            self.curvature.roots(risk, so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
+            total=len(risk.reading.sizes), disable=None, leave=False,
+        )  # fmt: skip
+        for index, batch, roots in batches:
+            for found in self.layers.along(roots, batch):
+                for slot, gradients in found.items():
+                    parts = statistic(slot, gradients)
+                    if not all(part.sum().isfinite() for part in parts):
+                        raise NonFiniteError(risk.blame(index, batch, f"The gradient by {' and '.join(slot.names)}"))
+                    if slot not in totals:
+                        totals[slot] = tuple(torch.zeros_like(part, dtype=torch.float64) for part in parts)
+                    for total, part in zip(totals[slot], parts, strict=True):
+                        total.add_(part, alpha=1 / risk.n)
+            if keep is not None:
+                keep(lambda done=index + 1: Sums(done, draws.get_state(), tuple(totals.items())))
+        return totals
+
+
+def filtered(
+    blocks: Sequence[Eigenblock], responses: Sequence[Tensor], layout: Layout, vectors: Shaped[Tensor, "m p"]
+) -> Shaped[Tensor, "m p"]:
+    """Vectors with their components along all eigenvectors multiplied by responses.
+
+    Args:
+        blocks: Of all parameters.
+        responses: One for each eigenvalue of each block.
+        layout: Of the parameters.
+        vectors: One in each row.
+
+    Returns:
+        One in each row, in the precision of the given ones.
+    """
+    params, found = layout.split(vectors), {}
+    for block, response in zip(blocks, responses, strict=True):
+        found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
+    return layout.flatten(found).to(vectors)
+
+
+def looked_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
+    """A model's layers, as some outputs along a random direction show them: neither weights nor fit can hide one.
+
+    Args:
+        risk: The trained model.
+        outputs: `(model, batch) -> (b, ...)`.
+        batch: One of the data, with several samples.
+
+    Returns:
+        Layers, and the parameters outside of them.
+    """
+
+    def along(model: nn.Module, given: Batch) -> Tensor:
+        z = outputs(model, given)
+        return projected(z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z))
+
+    return layers_of(risk.model, risk.theta, along, batch, precision=risk.precision, decay=risk.decays)
+
+
+def largest_batch(risk: Risk) -> int:
+    """The number of the batch to look at first: one sample alone does not tell samples from positions."""
+    sizes = risk.reading.sizes
+    return max(range(len(sizes)), key=sizes.__getitem__)
+
+
+def _eigen(factor: Tensor, like: Tensor) -> tuple[Shaped[Tensor, "g d"], Shaped[Tensor, "g d d"] | None]:
+    """Eigenvalues, and eigenvectors in columns; a diagonal is its own."""
+    if factor.ndim == 2:
+        return factor, None
+    values, vectors = torch.linalg.eigh(factor)
+    return values.clamp_min(0), vectors.to(like)

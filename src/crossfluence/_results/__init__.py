@@ -1,0 +1,1 @@
+"""Scores, agreements and verdicts. Knows no model."""

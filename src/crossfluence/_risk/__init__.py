@@ -1,0 +1,1 @@
+"""The risk that training minimised, and questions about where it ended."""

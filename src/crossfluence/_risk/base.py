@@ -1,0 +1,256 @@
+"""What every verb and solver needs to know of a trained model."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from .._autodiff.functional import undisturbed
+from .._autodiff.params import Layout, coarseness, fingerprint
+from .._autodiff.trained import Decay
+from .._results.ids import row_of
+from .._types import Batch, Id, Params
+from ..errors import StaleError
+
+if TYPE_CHECKING:
+    from .._curvature.base import AbstractCurvature, Relative
+    from .._solvers.base import AbstractSolver
+
+Self = TypeVar("Self", bound="AbstractRisk")
+
+
+class AbstractRisk(ABC):
+    """What training minimised, and where it ended: `Risk` for any loss, others where a loss has a structure of its own.
+
+    Attributes:
+        model: The trained module; it is never changed.
+        l2: Coefficient of half the squared norm of the parameters, or one for each glob over their names.
+        theta: The trained parameters, sharing memory with the model.
+        layout: Names and shapes of the trained parameters.
+        weights: Sample weights (n,); ones, but for `without` and `only`.
+        rows: Row number of each id.
+        fingerprint: Content hash of the trained model.
+        modes: Training mode of each module.
+    """
+
+    model: nn.Module
+    l2: Decay
+    theta: Params
+    layout: Layout
+    weights: Tensor
+    rows: dict[Id, int]
+    fingerprint: str
+    modes: tuple[bool, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of training samples."""
+        return len(self.weights)
+
+    @property
+    def p(self) -> int:
+        """Number of trained parameters."""
+        return self.layout.size
+
+    @property
+    def decay(self) -> Tensor | float:
+        """The coefficient of half the squared norm: one number, or one for each parameter, shape `(p,)`."""
+        assert not isinstance(self.l2, Mapping)
+        return self.l2
+
+    @property
+    def precision(self) -> float:
+        """The relative rounding error of the loss as it is really computed."""
+        return coarseness(self.theta)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for every report."""
+        return ()
+
+    @property
+    def coverage(self) -> float:
+        """Share of the model's parameters that count as trained."""
+        return self.p / sum(tensor.numel() for tensor in self.model.parameters())
+
+    @property
+    def labels(self) -> tuple[Id, ...]:
+        """The n ids."""
+        return tuple(self.rows)
+
+    @property
+    @abstractmethod
+    def symmetric(self) -> bool:
+        """Whether the training field is a gradient, so that its Jacobian is symmetric."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> str:
+        """All that decides the curvature, as `signed` writes it: a content hash, or the value itself, for each part."""
+
+    @property
+    def products(self) -> Mapping[type[AbstractCurvature], Callable[[Tensor], Tensor]]:
+        """Products `(m, p) -> (m, p)` in closed form, by type of curvature; empty where they are differentiated."""
+        return {}
+
+    def own_solver(self, damping: float | Relative) -> tuple[AbstractSolver, str] | None:
+        """The solver that the structure calls for, and the reason as a clause; `None` if there is no structure."""
+        return None
+
+    def determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Directions without the part along which the loss never changes, whatever the data; by default all is left."""
+        return vectors
+
+    @property
+    def fine(self: Self) -> Self:
+        """The same risk in double precision, where that is cheap and the loss allows it; else itself."""
+        return self
+
+    @cached_property
+    def remembered(self) -> dict[Hashable, Any]:
+        """Results that several solvers ask for, by what was asked; forgotten by `without` and `only`."""
+        return {}
+
+    @cached_property
+    def gradient(self) -> Shaped[Tensor, " p"]:
+        """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
+        with undisturbed():
+            return self.field_at(self.theta)
+
+    @abstractmethod
+    def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
+        """The field g at any parameters, l2 term included."""
+
+    def value_at(self, theta: Params) -> float | None:
+        """The risk F at any parameters, where its structure gives it cheaply."""
+        return None
+
+    @abstractmethod
+    def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+        """How the field along each direction depends on each sample's weight."""
+
+    @abstractmethod
+    def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
+        """As `sensitivity`, for samples that were not trained on."""
+
+    @abstractmethod
+    def influences(self) -> Iterator[Shaped[Tensor, "b p"]]:
+        """The rows dg/dw of every sample, some at a time."""
+
+    def check(self) -> None:
+        """Makes sure that the model is the one the risk was made for.
+
+        Raises:
+            StaleError: If a parameter or a buffer changed.
+        """
+        now = fingerprint(self.model)
+        if now != self.fingerprint:
+            raise StaleError(
+                f"The model changed after the risk was made (content hash {self.fingerprint[:8]}, now {now[:8]}). "
+                f"Make a new Risk from the model as it is, or train a copy: copy.deepcopy(model)."
+            )
+        if training_modes(self.model) != self.modes:
+            raise StaleError(
+                "A module was switched between training and evaluation mode after the risk was made. "
+                "Call model.eval(), or put it back as it was; then go on."
+            )
+
+    def without(self: Self, ids: Iterable[Id]) -> Self:
+        """The same point and the same n, with the weights of some samples set to zero.
+
+        Args:
+            ids: Samples to leave out.
+
+        Returns:
+            A risk whose field no longer vanishes at the trained parameters.
+
+        Raises:
+            IdError: If an id is unknown.
+        """
+        weights = self.weights.clone()
+        weights[[row_of(label, self.rows) for label in ids]] = 0
+        return self._reweighted(weights)
+
+    def only(self: Self, ids: Iterable[Id]) -> Self:
+        """The same point and the same n, with the weights of all other samples set to zero.
+
+        Args:
+            ids: Samples to keep.
+
+        Returns:
+            A risk made of these samples' losses.
+
+        Raises:
+            IdError: If an id is unknown.
+        """
+        weights = self.weights.new_zeros(self.n)
+        weights[[row_of(label, self.rows) for label in ids]] = 1
+        return self._reweighted(weights)
+
+    def _reweighted(self: Self, weights: Tensor) -> Self:
+        return self._changed(weights=weights)
+
+    def _changed(self: Self, **fields: Any) -> Self:
+        """A copy with some fields changed and nothing remembered."""
+        other = copy.copy(self)
+        derived = {name for kind in type(self).__mro__ for name, made in vars(kind).items() if _is_cached(made)}
+        for name in derived:
+            vars(other).pop(name, None)
+        for name, value in fields.items():
+            object.__setattr__(other, name, value)
+        return other
+
+
+def _is_cached(made: Any) -> bool:
+    return isinstance(made, cached_property)
+
+
+def signed(**parts: str | float) -> str:
+    """A signature that can be taken apart again.
+
+    Args:
+        parts: Content hashes and plain numbers by name.
+
+    Returns:
+        `name=value` for each, with spaces between.
+    """
+    return " ".join(f"{name}={value}" for name, value in parts.items())
+
+
+def differing(before: str, now: str) -> list[str]:
+    """What differs between two signatures, as words for an error.
+
+    Args:
+        before: From `signed`.
+        now: From `signed`.
+
+    Returns:
+        Such as `model (1a2b3c4d, now 5e6f7a8b)`; empty if they are equal.
+    """
+    old, new = (dict(part.split("=") for part in signature.split()) for signature in (before, now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [f"{name} ({old.get(name, 'none')[:8]}, now {new.get(name, 'none')[:8]})" for name in names]
+
+
+def training_modes(model: nn.Module) -> tuple[bool, ...]:
+    """Training mode of each module."""
+    return tuple(module.training for module in model.modules())
+
+
+def of_another_version(changed: Sequence[str]) -> str:
+    """A sentence for signatures of which no hash agrees: versions of this library may hash equal content otherwise.
+
+    Args:
+        changed: The parts that differ, as `differing` returns them.
+
+    Returns:
+        The sentence, after a space; empty if some hash agrees.
+    """
+    agree = {"model", "data", "loss", "weights"} - {part.partition(" ")[0] for part in changed}
+    return "" if agree else " No hash agrees: it may be of an earlier version, with other hashes."

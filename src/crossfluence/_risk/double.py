@@ -1,0 +1,132 @@
+"""The same risk in double precision, for small problems whose loss can be computed so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+from torch.utils._pytree import tree_map
+
+from .._autodiff.copies import copied, frozen_copy
+from .._autodiff.functional import all_finite, bind, undisturbed
+from .._autodiff.params import Layout, trained_parameters
+from .._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
+from .._types import Batch, Params
+
+if TYPE_CHECKING:
+    from .risk import Risk
+
+DENSE_PARAMETERS = 3_000  # 72 MB and some seconds of factorising
+DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matrix, well under a minute on a laptop
+DIFFERENT = 0.01  # share by which the loss of a batch may differ in the two precisions
+
+
+def in_double(risk: Risk) -> Risk:
+    """The same risk in double precision, if the problem is small; the risk itself if its loss refuses.
+
+    Args:
+        risk: A trained model.
+
+    Returns:
+        A risk of a copy of the model, whose loss casts every batch; it reads the same data.
+    """
+    small = risk.p <= DENSE_PARAMETERS and risk.n * risk.p <= DENSE_WORK
+    rough = any(tensor.dtype != torch.float64 for tensor in risk.theta.values())
+    loss = _widened(risk.kind)
+    if not small or not rough or loss is None:
+        return risk
+    with undisturbed():
+        try:
+            made = _made(risk, loss)
+            return made if _agree(risk, made) else risk
+        except Exception:  # the user's code may refuse double precision in any way, and then its own has to do
+            return risk
+
+
+def bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
+    """The weighted sum of a batch's losses as a function of parameters, frozen parameters, batch and weights.
+
+    Args:
+        kind: The loss.
+        model: Whose parameters are exchanged.
+
+    Returns:
+        A function of four arguments.
+    """
+    if isinstance(kind, FieldLoss):
+        return bind(kind.total, model, frozen_copy(model))
+    one = bind(lambda module, batch, weights: kind.total(module, module, batch, weights), model)
+    return lambda theta, frozen, batch, weights: one(theta, batch, weights)
+
+
+def moved(risk: Risk, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor) -> Risk:
+    """The same data with another model and loss, and what was found out about the risk's own.
+
+    Args:
+        risk: A trained model.
+        model: Takes the place of its model.
+        loss: Takes the place of its loss.
+        theta: The trained parameters, of the same names and shapes.
+        weights: Sample weights, in the precision to work in.
+
+    Returns:
+        A risk that reads the same batches.
+    """
+    made = risk._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
+    made._set(total=bound_total(made.kind, model))
+    return made
+
+
+def _made(risk: Risk, loss: AbstractLoss) -> Risk:
+    model = copied(risk.model).double()
+    named = trained_parameters(model)
+    made = moved(risk, model, loss, {name: named[name] for name in risk.theta}, risk.weights.double())
+    made._probe()
+    return made
+
+
+def _agree(risk: Risk, made: Risk) -> bool:
+    """Whether the first batch has a loss and a gradient in double precision, and the loss is the same."""
+    _, batch, weights = next(risk.passes())
+    rough = float(risk.total(risk.theta, risk.theta, batch, weights))
+    value = made.total(made.theta, made.theta, batch, weights.double())
+    slopes = grad(made.total)(made.theta, made.theta, batch, weights.double()).values()
+    near = abs(float(value) - rough) <= DIFFERENT * max(abs(float(value)), abs(rough))
+    return near and value.dtype == torch.float64 and all(map(all_finite, slopes))
+
+
+def _widened(kind: AbstractLoss) -> AbstractLoss | None:
+    """The same loss, casting its batch; `None` for kinds that others have made."""
+    if isinstance(kind, OnOutputs):
+        outputs, criterion = kind.outputs, kind.criterion
+        return OnOutputs(lambda m, batch: outputs(m, wider(batch)), lambda z, batch: criterion(z, wider(batch)))
+    if isinstance(kind, FieldLoss):
+        moving = kind.fn
+        return replace(kind, fn=lambda m, still, batch, weights: moving(m, still, wider(batch), weights))
+    if isinstance(kind, WeightedLoss):
+        coupled = kind.fn
+        return replace(kind, fn=lambda m, batch, weights: coupled(m, wider(batch), weights))
+    if isinstance(kind, PerSample):
+        single = kind.fn
+        return PerSample(lambda m, batch: single(m, wider(batch)))
+    return None
+
+
+def wider(batch: Any) -> Any:
+    """A batch with its floating-point tensors in double precision.
+
+    Args:
+        batch: A tensor, or tuples, lists and dictionaries that hold tensors.
+
+    Returns:
+        The same structure.
+    """
+    return tree_map(lambda part: part.double() if _floats(part) else part, batch)
+
+
+def _floats(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.is_floating_point()

@@ -1,0 +1,1 @@
+"""Solves with a damped curvature."""

@@ -1,0 +1,398 @@
+"""The two nouns of this folder: a solver is a setting, an inverse is what it makes of a risk."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._autodiff.functional import undisturbed
+from .._curvature.base import AbstractCurvature
+from .._curvature.hessian import FieldJacobian, Hessian
+from .._require import described, require, require_risk
+from .._risk.base import AbstractRisk, differing, of_another_version
+from .._risk.objectives import Questions, questions
+from .._storage.archive import read_archive, write_archive
+from .._storage.partial import FORMAT, READABLE, Checkpoint, Unfinished
+from .._types import Batch, Objective
+from ..errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
+from .cost import Work
+
+ERROR_PER_RESIDUAL = 100  # how many times rtol a solution may be off: what a residual hides where curvatures differ
+USELESS = 0.1  # share of the largest score from which on an error makes scores useless
+UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a solve gave.
+
+    Attributes:
+        vectors: Shape `(m, p)`, the solutions.
+        steps: Iterations for each right-hand side; empty for direct solvers.
+        residuals: `‖J'u - a‖ / ‖a‖` for each right-hand side, in units of the parameters in which the diagonal of the
+            curvature is about one.
+        errors: For each right-hand side, how far the scores may be off because the solve ended where it did, as a
+            share of their size: the estimated error of the solution in the norm of the curvature.
+        notes: Sentences for the report.
+        solver: `repr` of what did the work, where that is not the solver asked for.
+        agreements: Of two halves of what the curvature was sampled with, for some of the right-hand sides: correlation
+            and slope.
+    """
+
+    vectors: Shaped[Tensor, "m p"]
+    steps: tuple[int, ...] = ()
+    residuals: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+    solver: str = ""
+    agreements: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    r"""What some questions came to.
+
+    Attributes:
+        names: m labels.
+        values: The objectives at the trained parameters, shape `(m,)`.
+        reached: How the field along each solution depends on each sample's weight; the scores are its negative.
+        drift: How far one more Newton step would move each objective, shape `(m,)`.
+        solution: Of the linear solves, if there were any.
+        notes: Sentences for the report.
+        energy: Every solution times its question's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    reached: Shaped[Tensor, "n m"]
+    drift: Shaped[Tensor, " m"]
+    solution: Solution | None = None
+    notes: tuple[str, ...] = ()
+    energy: Shaped[Tensor, " m"] | None = None
+
+
+class AbstractInverse(ABC):
+    """The damped inverse of a curvature at one trained model, reusable for any number of questions.
+
+    Attributes:
+        solver: `repr` of what made it.
+        signature: Of the risk it belongs to.
+        damping: The absolute damping that was added.
+        smallest_eigenvalue: Of the curvature before damping, where known.
+        notes: Sentences for the report.
+        approximation: What is left out whatever the damping, as a clause that says why sizes may be off; empty where
+            solves are with the curvature itself.
+    """
+
+    approximation: ClassVar[str] = ""
+    solver: str
+    signature: str
+    damping: float
+    smallest_eigenvalue: float | None
+    notes: tuple[str, ...]
+    at_minimum: ClassVar[bool] = True
+    """Whether its answers are about a minimum, so that one more Newton step tells how far training was from it."""
+    in_double: ClassVar[bool] = False
+    """Whether it works on the risk in double precision, where the problem is small."""
+
+    def solve(self, vectors: Shaped[Tensor, "m p"], *, transposed: bool = True) -> Solution:
+        """Solves with the damped transpose of J, or with J itself.
+
+        Args:
+            vectors: Right-hand sides, one in each row.
+            transposed: Whether to solve with the transpose, as influence does.
+
+        Returns:
+            One solution in each row.
+        """
+        with undisturbed():
+            solution = self._solve(vectors, transposed)
+        return replace(solution, vectors=solution.vectors.to(vectors.dtype))
+
+    def risk_of(self, risk: AbstractRisk) -> AbstractRisk:
+        """The risk in the precision that this inverse works in."""
+        return risk.fine if self.in_double else risk
+
+    def within(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"], *, transposed: bool) -> Tensor:
+        """Solves in the precision that this inverse works in, as a preconditioner of one that may have another.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+            vectors: Right-hand sides, one in each row.
+            transposed: Whether to solve with the transpose.
+
+        Returns:
+            One solution in each row, in the precision of the right-hand sides.
+        """
+        return self.solve(vectors.to(self.risk_of(risk).weights.dtype), transposed=transposed).vectors.to(vectors)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the inverse to one safetensors file, atomically; `load_inverse` reads it.
+
+        The file holds the factors and a signature of model, data, loss and settings: used with another risk, the
+        inverse is refused, with what differs.
+
+        Args:
+            path: Where to.
+
+        Raises:
+            UnsupportedError: If the inverse makes products with the data for each question, and so has no factors.
+            ResultFileError: If the folder cannot be written.
+        """
+        try:
+            write_archive(path, self, FORMAT)
+        except TypeError as error:
+            raise UnsupportedError(
+                f"A {type(self).__name__} has no factors that a file could hold ({error} is in it): it goes back "
+                f"to the model and the data each time. Keep the solver and make it again: {self.solver}.invert(risk)."
+            ) from error
+
+    @abstractmethod
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
+
+    def answers(
+        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
+    ) -> Iterator[Answers]:
+        """Questions in chunks: their gradients, a solve, and one forward-mode pass over the samples for each.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+            objective: The questions.
+            candidates: Samples that were not trained on, instead of the training data.
+
+        Yields:
+            One chunk after another.
+        """
+        fine = self.risk_of(risk)
+        for chunk in questions(objective, risk.model, risk.theta):
+            solution = _answered(self, risk, chunk)
+            u = solution.vectors
+            reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
+            drift = -(u @ fine.gradient) if self.at_minimum else u.new_zeros(len(u))
+            energy = (u * chunk.gradients.to(u)).sum(1)
+            reached, drift = reached.to(risk.weights), drift.to(risk.weights)
+            yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
+
+    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
+        """Every sample's score for its own loss, batch by batch: a solve for each.
+
+        Args:
+            risk: The trained model that this inverse belongs to.
+
+        Yields:
+            Scores, and the solution they came from, if there was one.
+        """
+        for rows in self.risk_of(risk).influences():
+            solution = self.solve(rows)
+            yield (-risk.n * (solution.vectors * rows).sum(1)).to(risk.weights), solution
+
+
+class AbstractSolver(ABC):
+    """A setting from which an inverse is made."""
+
+    def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
+        """Does the work that all questions share.
+
+        Args:
+            risk: The trained model.
+            checkpoint: A file that keeps what is finished, and in the end the inverse, as `save` writes it. Stopped
+                and called again, `EKFAC`, `LowRank` and `Nystrom` go on where they were, and an inverse that is
+                whole comes back at once.
+
+        Returns:
+            An inverse, for any number of questions about this risk.
+
+        Raises:
+            StaleError: If the file holds a fit of another risk or solver.
+            UnsupportedError: If this solver has nothing to keep.
+        """
+        require_risk(risk, AbstractRisk, f"{type(self).__name__}().invert")
+        self._refuse_wrong_settings()
+        with undisturbed():
+            risk.check()
+            if checkpoint is None:
+                return self._invert(risk)
+            found = self._found(risk, checkpoint)
+            if isinstance(found, AbstractInverse):
+                return found
+            made = self._resumed(risk, Checkpoint(checkpoint, found))
+        made.save(checkpoint)
+        return made
+
+    def _refuse_wrong_settings(self) -> None:
+        for name, kind, line in (
+            ("curvature", AbstractCurvature, "crossfluence.Hessian()"),
+            ("preconditioner", AbstractSolver, "crossfluence.Jacobi()"),
+        ):
+            if (value := getattr(self, name, None)) is not None:
+                require(value, kind, f"{name}=", f"a {name}", f"{name}={line}")
+
+    def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
+        """What a checkpoint holds; the beginning, if there is none."""
+        if not self.work(risk).saved:
+            raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
+        if not os.path.exists(file):
+            return Unfinished(repr(self), risk.signature)
+        found = read_archive(file, READABLE, risk.weights.device)
+        if not isinstance(found, (AbstractInverse, Unfinished)):
+            raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
+        changed = [f"solver ({found.solver}, now {self})"] if found.solver != repr(self) else []
+        changed += differing(found.signature, risk.signature)
+        if changed:
+            raise StaleError(
+                f"{os.fspath(file)} was made by another fit. What differs, by content hash or value: "
+                f"{', '.join(changed)}. Delete it, or name another file.{of_another_version(changed)}"
+            )
+        return found
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> AbstractInverse:
+        """As `_invert`, from where a checkpoint is; from the beginning in solvers that are quick, or cannot stop."""
+        return self._invert(risk)
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """What inverting and solving will ask for, known without doing any of it.
+
+        Args:
+            risk: The trained model.
+
+        Raises:
+            UnsupportedError: If this solver does not say.
+        """
+        raise UnsupportedError(f"{type(self).__name__} does not say beforehand what it costs. Try it on less data.")
+
+    @abstractmethod
+    def _invert(self, risk: AbstractRisk) -> AbstractInverse: ...
+
+
+def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> AbstractInverse:
+    """Reads an inverse that `save` wrote.
+
+    Args:
+        path: The file.
+        device: Where its tensors go: that of the model.
+
+    Returns:
+        An inverse to ask with: `influence(risk, question, inverse)`. It is refused there if the risk is another one.
+
+    Raises:
+        ResultFileError: If the file is missing, damaged or not an inverse.
+
+    Example:
+        >>> import tempfile
+        >>> from crossfluence import LowRank, Risk, batches
+        >>> net, x = torch.nn.Linear(2, 1), torch.eye(2)
+        >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     LowRank(2).invert(risk).save(f"{folder}/net.low_rank")
+        ...     load_inverse(f"{folder}/net.low_rank").solver
+        'LowRank(rank=2, damping=0.0, seed=0, curvature=None)'
+    """
+    inverse = read_archive(path, READABLE, device)
+    if not isinstance(inverse, AbstractInverse):
+        raise ResultFileError(f"{os.fspath(path)} holds a {type(inverse).__name__}; needed an inverse.")
+    return inverse
+
+
+def _answered(inverse: AbstractInverse, risk: AbstractRisk, asked: Questions) -> Solution:
+    """Solves for the part of the questions that training determines, and notes what it does not."""
+    determined = risk.determined(asked.gradients)
+    solution = inverse.solve(determined.to(inverse.risk_of(risk).weights))
+    shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
+    share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
+    if share <= UNDETERMINED:
+        return solution
+    note = (
+        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined (rotations "
+        f"of an embedding); it is left out, as if a retrained model were turned back to this one."
+    )
+    return replace(solution, notes=(*solution.notes, note))
+
+
+def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> AbstractInverse:
+    """An inverse that belongs to the risk: made now, or the given one if it fits.
+
+    Args:
+        solver: A solver, or what its `invert` returned earlier.
+        risk: The trained model that is asked about.
+
+    Returns:
+        An inverse at the risk's parameters.
+
+    Raises:
+        StaleError: If the given inverse belongs to another risk.
+        UnsupportedError: If it is neither.
+    """
+    if isinstance(solver, AbstractSolver):
+        return solver.invert(risk)
+    if not isinstance(solver, AbstractInverse):
+        raise UnsupportedError(f"Got {described(solver)} for the solver; needed one such as crossfluence.Auto().")
+    if solver.signature != risk.signature:
+        changed = differing(solver.signature, risk.signature)
+        raise StaleError(
+            f"This inverse was made for another risk. What differs, by content hash or value: "
+            f"{', '.join(changed)}. Make it again: solver.invert(risk).{of_another_version(changed)}"
+        )
+    return solver
+
+
+def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -> AbstractCurvature:
+    """The curvature asked for, or the Hessian, or the field's Jacobian where there is no Hessian."""
+    if curvature is not None:
+        return curvature
+    return Hessian() if risk.symmetric else FieldJacobian()
+
+
+def error_allowed(rtol: float) -> float:
+    """The error in the norm of the curvature at which a solve may stop, as a share of the solution."""
+    return min(ERROR_PER_RESIDUAL * rtol, USELESS)
+
+
+def warn_unconverged(solver: str, residuals: Tensor, errors: Tensor, rtol: float, steps: int) -> None:
+    """Says that a solve did not get as far as was asked, and what helps.
+
+    Args:
+        solver: Its name.
+        residuals: Shares of the right-hand sides that are left.
+        errors: Shares by which the solutions may be off.
+        rtol: What was asked for.
+        steps: How many it took.
+    """
+    worst, error = float(residuals.max()), float(errors.max())
+    if worst <= 10 * rtol and error <= 10 * error_allowed(rtol):  # rounding keeps both a little above the recursion's
+        return
+    start = (
+        f"{solver} stopped after {steps} steps with a residual of {worst:.2g} of the right-hand side; asked for "
+        f"rtol={rtol:g}. Scores may be off by {error:.2g} of the largest. "
+    )
+    if max(worst, error) > USELESS:
+        advice = (
+            "These scores cannot be used. Raise damping or max_steps, use curvature=GaussNewton() or "
+            "preconditioner=EKFAC(damping), or put the model and the data in double precision: model.double()."
+        )
+    else:
+        advice = f"Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}."
+    warnings.warn(start + advice, NotConvergedWarning, stacklevel=3)
+
+
+def warn_imprecise(errors: Tensor) -> None:
+    """Says that a direct solve lost its figures to rounding.
+
+    Args:
+        errors: Shares by which the solutions may be off.
+    """
+    if len(errors) and float(errors.max()) > USELESS:
+        warnings.warn(
+            f"The curvature is so near to singular that rounding may move the scores by {float(errors.max()):.2g} of "
+            f"the largest. These scores cannot be used. Put the model and the data in double precision, "
+            f"model.double(), or give a damping, such as Relative(1e-3).",
+            NotConvergedWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,1 @@
+"""Recipes: trainings that can be run again."""

@@ -1,0 +1,121 @@
+"""What every command does with what a person typed: options that many share, errors in one sentence, safe outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ..errors import CrossfluenceError, ResultFileError
+
+Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists already.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")]
+Seed = Annotated[int, typer.Option(help="Of the weights, k-means and random groups.", min=0)]
+Check = Annotated[int, typer.Option(help="Samples to leave out one by one.", min=3)]
+
+
+EXIT_CODES = "Exit codes: 0 dependable, 3 printed and not dependable, 2 bad input, 130 stopped."
+"""The last line of every command's help."""
+
+UNDEPENDABLE, STOPPED = 3, 130
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """One sentence and exit code 2 for what a person can mend; exit code 130 for a run that is stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop("Nothing was written.")
+    except (CrossfluenceError, OSError) as error:
+        typer.echo(f"crossfluence: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def stop(sentence: str) -> NoReturn:
+    """Ends a run that was stopped from the keyboard.
+
+    Args:
+        sentence: What is kept of it.
+
+    Raises:
+        Exit: With code 130.
+    """
+    typer.echo(f"\nStopped. {sentence}", err=True)
+    raise typer.Exit(STOPPED)
+
+
+def stop_unfinished(store: Path, again: str) -> NoReturn:
+    """Ends a run that was stopped, and says exactly what is kept and what the same command does again.
+
+    Args:
+        store: The folder of what is finished; removed if it is empty.
+        again: What is computed again in any case.
+
+    Raises:
+        Exit: With code 130.
+    """
+    from ..words.resume import what_is_kept
+
+    if kept := what_is_kept(store):
+        stop(f"{' and '.join(kept)} are kept in {store}; the same command goes on from there, but {again} again.")
+    if store.is_dir() and not any(store.iterdir()):
+        store.rmdir()
+    stop("Nothing is kept, so the same command starts from the beginning.")
+
+
+def exit_code(dependable: bool) -> None:
+    """Ends a command whose answer was printed.
+
+    Args:
+        dependable: Whether the answer can be relied on, at least in its order.
+
+    Raises:
+        Exit: With code 3 if not.
+    """
+    if not dependable:
+        raise typer.Exit(UNDEPENDABLE)
+
+
+def refuse_outputs(out: Path, sheet: Path, sources: list[Path], force: bool) -> None:
+    """Makes sure, before the work, that a page and the scores beside it can be written.
+
+    Args:
+        out: The page.
+        sheet: The scores.
+        sources: Files that are read, and must not be overwritten.
+        force: Whether other files may be.
+
+    Raises:
+        ResultFileError: If one of them cannot or must not be written.
+    """
+    if out.suffix.lower() not in {".html", ".htm"}:
+        raise ResultFileError(f"--out {out} must end in .html; the scores go beside it as .csv.")
+    for path in (out, sheet):
+        refuse_output(path, sources, force)
+
+
+def refuse_output(path: Path, sources: list[Path], force: bool, option: str = "--out") -> None:
+    """Makes sure, before the work, that a file can be written; see `refuse_outputs`.
+
+    Args:
+        path: The file.
+        sources: Files that are read, and must not be overwritten.
+        force: Whether other files may be.
+        option: What names it on the command line.
+
+    Raises:
+        ResultFileError: If it cannot or must not be written.
+    """
+    if path.is_dir():
+        raise ResultFileError(f"{path} is a folder. Choose another {option}.")
+    if path.exists() and any(path.samefile(source) for source in sources):
+        raise ResultFileError(f"{path} is what is read. Choose another {option}.")
+    if path.exists() and not force:
+        raise ResultFileError(f"{path} exists already. Choose another {option}, or add --force to overwrite it.")
+    if not path.parent.is_dir():
+        raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")

@@ -1,0 +1,163 @@
+"""The command that explains word embeddings: a bias in them, or the cluster of a word."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Hashable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import CorpusError
+from .options import (
+    Force,
+    Out,
+    Plan,
+    Seed,
+    exit_code,
+    plainly,
+    refuse_output,
+    refuse_outputs,
+    stop_unfinished,
+)
+from .report.terminal import console, print_word, print_words
+
+if TYPE_CHECKING:
+    from ..words.explain_bias import WordsAnswer
+    from ..words.explain_word import WordAnswer
+
+
+def words(
+    corpus: Annotated[
+        Path, typer.Argument(help="Text (.txt, .csv, .tsv, .jsonl, WikiExtractor; also .gz, .xz), or a folder.")
+    ],
+    weat: Annotated[
+        list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
+    ] = ["career-terms"],  # noqa: B006  # typer copies it
+    remove: Annotated[str, typer.Option(help="How many sentences to remove together: 0.5%, or a number.")] = "0.5%",
+    column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
+    split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
+    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    tokenizer: Annotated[str, typer.Option(help="words, whitespace (text cut before) or syntok.")] = "words",
+    model: Annotated[
+        Path | None, typer.Option(help="Explain this file of gensim's Word2Vec.save: its words, dimensions and window.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
+    min_count: Annotated[int, typer.Option(help="Rarer words are left out.", min=1)] = 5,
+    dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
+    window: Annotated[int | None, typer.Option(help="Words on each side; 5, or that of --model.", min=1)] = None,
+    prior: Annotated[float, typer.Option(help="Strength of the l2 term, in pairs.", min=1e-3)] = 5.0,
+    least: Annotated[float, typer.Option(help="Share of each list that the corpus must have.", min=0, max=1)] = 0.6,
+    word: Annotated[str | None, typer.Option(help="Ask why this word is in its cluster, in place of --weat.")] = None,
+    clusters: Annotated[int, typer.Option(help="With --word: how many clusters of words.", min=2)] = 8,
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="The column with the records' own ids; default: told by its name.")
+    ] = None,
+    plan: Plan = False,
+    save_vectors: Annotated[
+        Path | None, typer.Option(help="Write the word vectors too: .txt or .bin (word2vec), .kv (gensim).")
+    ] = None,
+    out: Out = Path("crossfluence-words.html"),
+    force: Force = False,
+    seed: Seed = 0,
+) -> None:
+    """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
+    from ..words.association import weat as test_of
+    from ..words.corpus.vocabulary import read_corpus
+    from ..words.explain_bias import WordsSettings, explain_words
+    from ..words.explain_word import explain_word
+    from ..words.pretrained import read_given
+    from ..words.skipgram.formats import refuse_ending, write_vectors
+    from ..words.word_sets import rows_of, word_sets
+    from .forecast import forecast
+    from .report import sheet as sheets
+    from .report.sheet import own_ids
+    from .report.verdicts import dependable, of_word
+
+    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    with plainly():
+        if word is not None and (model or save_vectors):
+            raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
+        sources = [path for path in (corpus, model) if path is not None and path.is_file()]
+        refuse_outputs(out, sheet, sources, force or plan)
+        if save_vectors is not None:
+            refuse_ending(save_vectors)
+            refuse_output(save_vectors, sources, force or plan, "--save-vectors")
+        settings = WordsSettings(dimensions, prior=prior, remove=_amount(remove), least=least, seed=seed)
+        start = None
+        if model is not None:
+            start, sampling = read_given(model)
+            settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
+        settings = replace(settings, window=window or settings.window)
+        lists = [one for name in weat for one in word_sets(name)] if word is None else []
+        keep = {term for one in lists for term in one.words} | ({word} if word else set())
+        text = read_corpus(
+            corpus, column=column, split=split, encoding=encoding, tokenizer=tokenizer, min_count=min_count,
+            max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
+        )  # fmt: skip
+        own = own_ids(text, id_column)
+        console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
+        if word is not None:
+            rows_of([word], text.index)  # refused before any time is foretold, as lists are
+        settings.group(text.n)
+        for one in lists:
+            test_of(one, text.index, least=settings.least)
+        console.print(str(forecast(text, max(1, len(lists)), settings)))
+        if plan:
+            return
+        shown_ids = sheets.shown_ids(text, own)
+        try:
+            if word is None:
+                answer = explain_words(text, lists, settings, start=start, store=unfinished)
+                _write_words(answer, corpus.name, out, sheet, own)
+                if save_vectors is not None:
+                    write_vectors(answer.model, save_vectors)
+                print_words(answer, shown_ids)
+                reliable = dependable(answer)
+            else:
+                moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
+                _write_words(moved, corpus.name, out, sheet, own)
+                print_word(moved, shown_ids)
+                reliable = of_word(moved).dependable
+        except KeyboardInterrupt:
+            stop_unfinished(unfinished, "reads the corpus and computes the scores")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    written = [out, sheet, *([save_vectors] if save_vectors else [])]
+    console.print(f"Wrote {' and '.join(map(str, written))}.")
+    exit_code(reliable)
+
+
+def _amount(remove: str) -> float:
+    """A share from "1%", a number from "300"."""
+    try:
+        value = float(remove.removesuffix("%")) / (100 if remove.endswith("%") else 1)
+    except ValueError:
+        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.") from None
+    if not remove.endswith("%") and (value < 1 or value != round(value)):
+        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.")
+    return value
+
+
+def _write_words(
+    answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path, own: tuple[str, ...] | None
+) -> None:
+    from .._storage.atomic import write_atomically
+    from ..words.explain_word import WordAnswer
+    from .report.sheet import shown_ids, words_csv
+    from .report.word import word_page
+    from .report.words import words_page
+
+    corpus = answer.corpus
+    texts: dict[Hashable, str] = {label: one.text for label, one in corpus.find(corpus.ids).items()}
+    names = shown_ids(corpus, own)
+    command = f"crossfluence {shlex.join(sys.argv[1:])}"
+    if isinstance(answer, WordAnswer):
+        page = word_page(answer, texts, names, title=title, command=command)
+    else:
+        page = words_page(answer, texts, names, title=title, command=command)
+    write_atomically(out, page.encode())
+    write_atomically(sheet, words_csv(answer.scores, corpus, texts, own))

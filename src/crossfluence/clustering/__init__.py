@@ -1,0 +1,1 @@
+"""Cluster memberships explained: deep embedded clustering and questions about it."""

@@ -1,1 +1,0 @@
-"""Products with the curvature of the risk: what a solver inverts."""

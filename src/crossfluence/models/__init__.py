@@ -1,1 +1,0 @@
-"""Small models of the paper's experiments."""

@@ -1,1 +1,0 @@
-"""Solvers: what `J⁻¹` means, one algorithm in each file."""

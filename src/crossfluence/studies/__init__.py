@@ -1,1 +1,0 @@
-"""Reproducible experiments: what the command line runs and the README quotes."""

@@ -1,1 +1,0 @@
-"""Training that can be run again: recipes, retraining, the ground truth."""

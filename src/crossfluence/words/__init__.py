@@ -1,0 +1,1 @@
+"""Word vectors: corpora, skip-gram, and questions about bias and clusters of words."""
