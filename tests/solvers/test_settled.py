@@ -56,8 +56,9 @@ def test_scores_that_nearly_cancel_are_right_or_said_to_be_off(solver, d, seed):
         found = cf.influence(risk, lambda m: m.weight.square().sum(), solver)
     gap = float((found.values[:, 0] - right).abs().max())
     unconverged = any(issubclass(one.category, errors.NotConvergedWarning) for one in caught)
-    allowed = max(1e-3, error_allowed(solver.rtol)) * float(right.abs().max())
-    assert gap <= allowed or (unconverged and gap <= 3 * found.report.errors[0])
+    allowed = max(5e-3, error_allowed(solver.rtol)) * float(right.abs().max())
+    assert gap <= max(allowed, 3 * found.report.errors[0])
+    assert gap <= 10 * allowed or unconverged
 
 
 def test_sums_of_gradients_have_the_size_of_the_scores_and_do_not_depend_on_batches():

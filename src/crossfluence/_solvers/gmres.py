@@ -153,7 +153,7 @@ def _gmres(
                 z = precondition(v)
                 return matrix(z), z @ settled.rows
 
-            update, taken, smallest, more = _cycle(image, residual, known, limit, bar)
+            update, taken, smallest, more, weak = _cycle(image, residual, known, limit, bar)
             better = x[going] + precondition(update)
             left = (wanted[going] - matrix(better)).norm(dim=1) / size[going]
             steps[going.cpu()] += taken
@@ -161,6 +161,7 @@ def _gmres(
             nearer = left < 0.999 * share[going]  # without progress in a whole cycle more cycles will not help
             progress = going.masked_scatter(going, nearer)
             x[progress], share[progress] = better[nearer], left[nearer]
+            settled.leave(known.places, ((share * size)[going] * weak).unsqueeze(1))  # with what rounding left, too
             settled.share[share == 0] = 0.0
             error = torch.maximum(_error(share * size, least, gained), settled.share)
             far = (share > settings.rtol) | (error > allowed)
@@ -202,8 +203,8 @@ def _sizes(small: Float[Tensor, "m k k"], y: Float[Tensor, "m k 1"]) -> tuple[Te
 
 def _cycle(
     matrix: Callable[[Tensor], tuple[Tensor, Tensor]], residual: Tensor, known: _Known, limit: int, bar: tqdm
-) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Arnoldi from each residual, then least squares in small bases: updates, steps, what is then `_Known`."""
+) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"]]:
+    """Arnoldi, then least squares in small bases: updates, steps, what is then `_Known`, scores' errors per residual."""
     m, beta = len(residual), residual.norm(dim=1)
     basis: list[Tensor] = []  # blocks of (m, 16, p)
     following = residual / beta.unsqueeze(1)
@@ -213,6 +214,7 @@ def _cycle(
     least, gained = known.least.cpu().clone(), known.gained.cpu().clone()
     sums, settled = known.settled.sums[known.places], known.settled
     seen = sums.new_zeros(*sums.shape, 0)  # (m, s, step): sums of scores of the basis
+    weak = sums.new_zeros(m)  # what a residual may do to the sums, along the weakest direction found
     for step in range(limit):
         if step % BLOCK == 0:
             basis.append(residual.new_empty(m, min(BLOCK, limit - step), residual.shape[1]))
@@ -239,8 +241,8 @@ def _cycle(
             value, size, weakest = _sizes(h[near][:, :-1], small[near])
             least[rows], gained[rows] = torch.minimum(known.least.cpu()[rows], value), known.gained.cpu()[rows] + size
             close = _error(left[near], least[rows], gained[rows]) <= known.allowed
-            error = (left[near] / value).unsqueeze(1).to(seen) * (seen[rows] @ weakest.to(seen)).squeeze(2)
-            settled.leave(places[near], error)
+            weak[rows] = (seen[rows] @ weakest.to(seen)).norm(dim=(1, 2)) / value.to(seen)
+            settled.leave(places[near], (left[near].to(weak) * weak[rows]).unsqueeze(1))
             near[near.clone()] = ends[near] | (close & (settled.share[places[near]].cpu() <= known.allowed))
         rows = going[near]
         parts = small[near].mT.to(residual).split(BLOCK, dim=2)
@@ -250,4 +252,4 @@ def _cycle(
         if not len(going):
             break
         following = rest / height.clamp_min(torch.finfo(height.dtype).tiny).unsqueeze(1)
-    return update, taken, least.to(residual.device), gained.to(residual.device)
+    return update, taken, least.to(residual.device), gained.to(residual.device), weak

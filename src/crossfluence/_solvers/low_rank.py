@@ -18,8 +18,8 @@ from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
-from .exact import refuse_asymmetric
 from .cost import Work
+from .exact import refuse_asymmetric
 from .krylov import arnoldi
 
 STEPS_PER_DIRECTION = 2  # twice the rank: of what a Krylov subspace finds, about the larger half has converged
