@@ -204,7 +204,7 @@ def _sizes(small: Float[Tensor, "m k k"], y: Float[Tensor, "m k 1"]) -> tuple[Te
 def _cycle(
     matrix: Callable[[Tensor], tuple[Tensor, Tensor]], residual: Tensor, known: _Known, limit: int, bar: tqdm
 ) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Arnoldi, then least squares in small bases: updates, steps, what is then `_Known`, scores' errors per residual."""
+    """Arnoldi, then least squares in small bases: updates, steps, what is `_Known`, scores' errors per residual."""
     m, beta = len(residual), residual.norm(dim=1)
     basis: list[Tensor] = []  # blocks of (m, 16, p)
     following = residual / beta.unsqueeze(1)
