@@ -68,7 +68,7 @@ def ratios(name: str) -> dict[str, float]:
     direction = torch.randn(1, risk.p)
 
     def question() -> None:
-        risk.sensitivity(direction)
+        risk.derivatives_along(direction)
 
     def product() -> None:
         cf.Hessian().product(risk, direction)

@@ -21,7 +21,7 @@ from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
-from ._kronecker.ekfac import EKFAC
+from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
@@ -55,8 +55,10 @@ __all__ = [
     "Auto",
     "Bank",
     "Batches",
+    "BlockDiagonal",
     "CG",
     "CrossfluenceError",
+    "Diagonal",
     "EKFAC",
     "EmpiricalFisher",
     "Estimate",
@@ -70,6 +72,7 @@ __all__ = [
     "Horizon",
     "Identity",
     "Jacobi",
+    "KFAC",
     "LDS",
     "LiSSA",
     "LowRank",

@@ -247,7 +247,7 @@ def test_the_loss_of_all_other_sentences_is_guarded_unless_asked_otherwise(skipg
     ids = skipgram.labels[:2]
     outcome = cf.undo(skipgram, ids, steps=200, lr=0.02)
     rest = skipgram.without(ids)
-    before, after = rest.value_at(skipgram.theta), rest.value_at(trained_parameters(outcome.model, "*"))
+    before, after = rest.value(skipgram.theta), rest.value(trained_parameters(outcome.model, "*"))
     assert 0 < outcome.steps < 200
     assert "the loss of all other samples" in outcome.stopped
     assert before < after <= 1.01 * before

@@ -1,6 +1,7 @@
 """The command line: one sentence and exit code 2 for bad input, a page that needs nothing, runs that go on."""
 
 import functools
+import importlib
 import re
 import shutil
 import subprocess
@@ -20,7 +21,8 @@ from crossfluence._attribution import plan as _plan
 from crossfluence._evaluation import leave_out as retrain
 from crossfluence.app import forecast, tables
 from crossfluence.app.report import verdicts
-from crossfluence.clustering import explain as study
+
+study = importlib.import_module("crossfluence.clustering.explain")  # the package has the function of this name
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
 HEADER = "name,u [cm],v <b>,kind"

@@ -1,6 +1,7 @@
 """Bias of word embeddings from the command line: planted culprits, the page, resuming, careless input."""
 
 import gzip
+import importlib
 import re
 
 import pandas as pd
@@ -199,7 +200,9 @@ def test_a_run_whose_newton_steps_all_go_astray_still_answers(corpus_file, tmp_p
     result = run(corpus_file, "--remove", 20, "--dimensions", 6, "--min-count", 2, "--out", out)
     assert result.exit_code == 0, result.output
     assert "no step possible" in out.read_text()
-    monkeypatch.setattr("crossfluence.words.explain_word.newton_step", lambda *args: float("nan"))
+    monkeypatch.setattr(
+        importlib.import_module("crossfluence.words.explain_word"), "newton_step", lambda *args: float("nan")
+    )
     assert about(corpus_file, tmp_path / "word.html").exit_code == 0
     assert "no step possible" in (tmp_path / "word.html").read_text()
 

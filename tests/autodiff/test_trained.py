@@ -112,10 +112,10 @@ def test_a_block_of_ekfac_has_one_l2(l2, joint):
     together = torch.tensor([[one == other for other in owner] for one in owner])
     damped = each.T @ each / 30 * together + torch.diag(torch.as_tensor(made.decay).expand(P) + 0.5)
     wanted = -dense.slope(lambda m: ask(m)[0]) @ torch.linalg.solve(damped, each.T / 30)
-    inverse = cf.EKFAC(0.5, blocks="exact").invert(made)
+    inverse = cf.BlockDiagonal(0.5).invert(made)
     close(cf.influence(made, lambda m: ask(m)[0], inverse).values[:, 0], wanted, rtol=1e-8, atol=1e-10)
     questions = cf.each_of(cf.batches(X, Y), squared)
-    pairs = cf.influence(made, questions, cf.EKFAC(0.5, blocks="exact", tolerance=0.0)).values
+    pairs = cf.influence(made, questions, cf.BlockDiagonal(0.5, tolerance=0.0)).values
     close(pairs, -each / 30 @ torch.linalg.solve(damped, each.T), rtol=1e-6, atol=1e-8)
     close(cf.self_influence(made, inverse).values[:, 0], pairs.diagonal(), rtol=1e-6, atol=1e-8)
 

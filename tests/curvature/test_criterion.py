@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._curvature.criterion import Bend, of_batch
-from crossfluence._curvature.roots import square_root
+from crossfluence._curvature.output_gradients import square_root
+from crossfluence._risk.criterion import Bend, of_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
@@ -149,7 +149,7 @@ def dense_scores(gap, damping):
     return -gradient @ torch.linalg.solve(curvature, asked.flatten()) / len(x)
 
 
-WHOLE = cf.EKFAC(cf.Relative(0.1), cf.Fisher(samples=None), blocks="exact")
+WHOLE = cf.BlockDiagonal(cf.Relative(0.1), cf.Fisher(samples=None))
 SOLVERS = [WHOLE, cf.Exact(cf.Relative(0.1), curvature=cf.GaussNewton())]
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._curvature.roots import square_root
+from crossfluence._curvature.output_gradients import square_root
 from crossfluence._solvers.exact import dense
 
 CLASSES, TOKENS = integers(4, 9, seed=1), integers(4, 9, 3, seed=2)

@@ -60,7 +60,7 @@ def reference(risk, gradients):
     values, vectors = torch.linalg.eigh(x)
     middle = vectors @ torch.diag(-torch.expm1(-values) / values) @ vectors.T
     solved = gradients * scaling.sqrt() @ middle * scaling.sqrt()
-    return -torch.cat(list(risk.influences())) @ solved.T
+    return -torch.cat(list(risk.sample_gradients())) @ solved.T
 
 
 def gradient(risk, ask):

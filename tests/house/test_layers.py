@@ -1,6 +1,7 @@
 """Imports go down only, heavy packages load late, files stay short: read from the source, not from what runs."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ ROOT = Path(crossfluence.__file__).parent
 FILES = sorted(file for file in ROOT.rglob("*.py") if file.stat().st_size)
 FLOORS = [  # from the top; what begins with an underscore is ours
     {"app"},
-    {"clustering", "words"},
+    {"clustering", "language", "words"},
+    {"extend"},
     {"_actions"},
     {"_attribution"},
     {"_evaluation"},
@@ -30,7 +32,14 @@ FLOORS = [  # from the top; what begins with an underscore is ours
     {"_require", "_types"},
     {"errors"},
 ]
-HEAVY = {"pandas", "plotly", "sklearn", "jinja2", "rich", "typer", "pyarrow", "scipy", "matplotlib"}
+DOMAINS = {"clustering", "language", "words"}  # they stand on what anybody may import
+OPEN = {"crossfluence", "crossfluence.errors", "crossfluence.extend"}
+HEAVY = {"pandas", "plotly", "sklearn", "jinja2", "rich", "typer", "pyarrow", "scipy"} | {
+    "matplotlib",
+    "transformers",
+    "peft",
+    "datasets",
+}
 
 
 def name_of(file: Path) -> str:
@@ -42,13 +51,13 @@ NAMES = {name_of(file): file for file in FILES}
 MODULES = [pytest.param(name, id=name or "__init__") for name in NAMES]
 
 
-def imports(name: str, *, late: bool = True) -> set[str]:
-    """Absolute names of all that a module imports; without those inside functions if `late` is false."""
+def imports(name: str, *, late: bool = True, typed: bool = True) -> set[str]:
+    """Absolute names of all that a module imports, without those inside functions or for types alone if it is said."""
     file, found = NAMES[name], set()
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not typed:
             return
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not late:
             return
@@ -91,8 +100,34 @@ def test_imports_go_down(name):
         assert same or floor(target) > floor(name), f"{name} imports {target}, which stands above it or beside it"
 
 
-def test_no_module_imports_the_package_itself():
-    assert [name for name in NAMES if name and "crossfluence" in imports(name, late=False)] == []
+def bases(name: str) -> set[str]:
+    """Absolute names of the modules of this package that a module imports from."""
+    found = {each for each in imports(name) if each.partition(".")[0] == "crossfluence"}
+    return {each for each in found if each in OPEN or each.removeprefix("crossfluence.") in NAMES}
+
+
+@pytest.mark.parametrize("name", [case for case in MODULES if case.values[0].split(".")[0] in DOMAINS])
+def test_a_domain_package_stands_on_public_names_alone(name):
+    own = name.split(".")[0]
+    private = {found for found in bases(name) - OPEN if found.split(".")[1] != own}
+    assert private == set()
+
+
+@pytest.mark.parametrize("name", [case for case in MODULES if case.values[0].split(".")[0] not in DOMAINS | {"app"}])
+def test_the_core_names_no_domain_package(name):
+    assert {found for found in bases(name) if found.split(".")[1:2] and found.split(".")[1] in DOMAINS} == set()
+
+
+def test_only_domain_packages_and_the_app_import_the_package_itself():
+    own = {name for name in NAMES if name and name.split(".")[0] not in DOMAINS | {"app"}}
+    assert [name for name in own if "crossfluence" in imports(name)] == []
+
+
+@pytest.mark.parametrize("name", ["", "clustering", "extend", "language", "words"])
+def test_the_public_names_of_a_package_are_sorted_and_there(name):
+    module = importlib.import_module(".".join(filter(None, ["crossfluence", name])))
+    assert module.__all__ == sorted(set(module.__all__))
+    assert [each for each in module.__all__ if not hasattr(module, each)] == []
 
 
 def test_imports_form_no_cycle():
@@ -112,7 +147,7 @@ def test_imports_form_no_cycle():
 
 @pytest.mark.parametrize("name", [case for case in MODULES if case.values[0].split(".")[0] != "app"])
 def test_optional_packages_load_in_the_function_that_needs_them(name):
-    assert {found.split(".")[0] for found in imports(name, late=False)} & HEAVY == set()
+    assert {found.split(".")[0] for found in imports(name, late=False, typed=False)} & HEAVY == set()
 
 
 @pytest.mark.parametrize("name", MODULES)

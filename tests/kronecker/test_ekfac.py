@@ -1,6 +1,8 @@
 """EK-FAC against per-sample gradients written out, over every kind of layer and of its use."""
 
 import copy
+import pickle
+from dataclasses import replace
 
 import grid
 import pytest
@@ -14,9 +16,9 @@ import crossfluence as cf
 from crossfluence import errors
 from crossfluence._autodiff.functional import undisturbed
 from crossfluence._autodiff.params import trained_parameters
-from crossfluence._curvature.roots import Roots
+from crossfluence._curvature.output_gradients import OutputGradients
 from crossfluence._kronecker import factors as eigenbasis
-from crossfluence._kronecker.factors import Fit
+from crossfluence._kronecker.factors import KroneckerFit
 from crossfluence._kronecker.gradients import _gram
 from crossfluence._kronecker.layers import layers_of
 
@@ -161,11 +163,11 @@ def test_directions_of_the_outputs_share_one_forward_pass(model, x, outside):
     with undisturbed():
         layers = layers_of(model, trained_parameters(model), curve, x)
         directions, passed = list(normal(3, *model(x).shape, seed=9)), []
-        roots = Roots(lambda model, batch: model(batch), lambda _: directions)
+        output_gradients = OutputGradients(lambda model, batch: model(batch), lambda _: directions)
         counted = model.register_forward_hook(lambda *_: passed.append(1))
-        together = list(layers.along(roots, x))
+        together = list(layers.along(output_gradients, x))
         counted.remove()
-        alone = [layers.gradients(roots.along(direction), x) for direction in directions]
+        alone = [layers.gradients(output_gradients.along(direction), x) for direction in directions]
     assert len(passed) == 1 or outside  # what no layer explains is differentiated sample by sample
     for one, other in zip(together, alone, strict=True):
         for slot, gradients in one.items():
@@ -184,7 +186,7 @@ def test_eigenvalues_are_mean_squared_gradients_along_the_eigenvectors(model, x,
     wanted = sample_gradients(model, curve, (x,))
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1).without([2])
     with undisturbed():
-        blocks = Fit.of(risk, cf.EmpiricalFisher()).blocks()
+        blocks = KroneckerFit.of(risk, cf.EmpiricalFisher()).blocks()
     assert sum(block.slot.size for block in blocks) == risk.p
     for block in blocks:
         each = block.along(block.slot.gather(wanted))
@@ -198,13 +200,13 @@ def test_blocks_of_one_row_are_exact(name):
     model, x = (INSIDE | OUTSIDE)[name][:2]
     wanted, risk = sample_gradients(model, curve, (x,)), cf.Risk(model, curve, cf.batches(x))
     with undisturbed():
-        blocks = Fit.of(risk, cf.EmpiricalFisher()).blocks()
+        blocks = KroneckerFit.of(risk, cf.EmpiricalFisher()).blocks()
     rows = [block for block in blocks if block.slot.form[1] == 1]
     assert rows
     for block in rows:
         each = block.slot.gather(wanted)[:, :, 0].movedim(1, 0)  # (g, n, c)
         units = torch.eye(block.slot.form[2], dtype=torch.float64).expand(block.slot.form[0], -1, -1)
-        found = block.filtered(units.movedim(1, 0).unsqueeze(2), block.values)[:, :, 0].movedim(1, 0)
+        found = block.apply_eigenfunction(units.movedim(1, 0).unsqueeze(2), block.values)[:, :, 0].movedim(1, 0)
         close(found, each.mT @ each / N)
 
 
@@ -257,7 +259,7 @@ def test_scores_by_products_of_eigenvalues_equal_the_dense_formula(damping):
         CHAIN, lambda z, y: F.cross_entropy(z, y, reduction="none"), X, Y, damping=added, l2=0.01, corrected=False
     )
     risk = cf.Risk(CHAIN, entropy, cf.batches(X, Y, size=7), l2=0.01)
-    scores = cf.influence(risk, question, cf.EKFAC(damping, blocks="kronecker"))
+    scores = cf.influence(risk, question, cf.KFAC(damping))
     close(scores.values, dense_scores(matrix))
     assert any("K-FAC of EmpiricalFisher" in note for note in scores.report.notes)
 
@@ -268,19 +270,20 @@ def test_plain_blocks_are_those_of_the_second_moment_of_whole_gradients(model, x
     each = sample_gradients(model, curve, (x,))
     risk = cf.Risk(model, curve, cf.batches(x, size=4))
     with undisturbed():
-        blocks = Fit.of(risk, cf.EmpiricalFisher(), kind).blocks()
+        how = {"in_full": True, "by_squares": False} if kind == "exact" else {"by_factors": False}
+        blocks = KroneckerFit.of(risk, cf.EmpiricalFisher(), **how).blocks()
     assert sum(block.slot.size for block in blocks) == risk.p
     for block in blocks:
         rows = block.slot.gather(each).flatten(1)  # (n, size)
         moment = rows.T @ rows / N
         moment = moment if kind == "exact" else moment.diagonal().diag()
         vectors = normal(3, *block.slot.form, seed=4)
-        close(block.filtered(vectors, block.values).flatten(1), vectors.flatten(1) @ moment, 1e-8)
+        close(block.apply_eigenfunction(vectors, block.values).flatten(1), vectors.flatten(1) @ moment, 1e-8)
 
 
 def test_larger_layers_keep_their_factors_among_exact_blocks(monkeypatch):
     monkeypatch.setattr(eigenbasis, "LONGEST_SIDE", 20)
-    scores = cf.influence(cf.Risk(CHAIN, entropy, cf.batches(X, Y)), question, cf.EKFAC(blocks="exact"))
+    scores = cf.influence(cf.Risk(CHAIN, entropy, cf.batches(X, Y)), question, cf.BlockDiagonal())
     notes = " ".join(scores.report.notes)
     assert "58.14% Kronecker factors of their layer (0.weight, ...); 41.86% exact (2.weight, ...)" in notes
     assert scores.values.isfinite().all()
@@ -288,11 +291,12 @@ def test_larger_layers_keep_their_factors_among_exact_blocks(monkeypatch):
 
 def kronecker(model, loss, data, size=4):
     with undisturbed():
-        return Fit.of(cf.Risk(model, loss, cf.batches(*data, size=size)), cf.EmpiricalFisher(), "kronecker").blocks()
+        risk = cf.Risk(model, loss, cf.batches(*data, size=size))
+        return KroneckerFit.of(risk, cf.EmpiricalFisher(), by_squares=False).blocks()
 
 
 def multiplied(block, vectors):
-    return block.filtered(vectors, block.values)
+    return block.apply_eigenfunction(vectors, block.values)
 
 
 def test_a_table_has_the_products_of_a_linear_layer_that_reads_unit_vectors():
@@ -317,19 +321,43 @@ def test_positions_count_as_samples_whose_losses_add_up():
 def test_draws_do_not_change_the_size_of_products():
     risk = cf.Risk(CHAIN, SPLIT, cf.batches(X, Y))
     with undisturbed():
-        one, many = (Fit.of(risk, cf.Fisher(samples=count), "kronecker").blocks() for count in (2, 64))
+        one, many = (KroneckerFit.of(risk, cf.Fisher(samples=count), by_squares=False).blocks() for count in (2, 64))
     for few, more in zip(one, many, strict=True):
         assert float(more.values.sum() / few.values.sum()) == pytest.approx(1, abs=0.3)
 
 
-@pytest.mark.parametrize("kind", ["kronecker", "exact", "diagonal"])
+@pytest.mark.parametrize("kind", [cf.KFAC, cf.BlockDiagonal, cf.Diagonal])
 @pytest.mark.parametrize("name", ["chain", "conv2d", "table", "transformer"])
 def test_all_pairs_of_other_blocks_score_as_one_question_after_another(name, kind):
     model, x = seeded(INSIDE[name][0]), INSIDE[name][1]
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
-    inverse = cf.EKFAC(tolerance=0, blocks=kind).invert(risk)
+    inverse = kind(tolerance=0).invert(risk)
     found = cf.influence(risk, each(curve, x), inverse)
     close(found.values, one_by_one(risk, curve, (x,), inverse).values)
+
+
+@pytest.mark.parametrize(
+    ("string", "kind"),
+    {"corrected": cf.EKFAC, "kronecker": cf.KFAC, "exact": cf.BlockDiagonal, "diagonal": cf.Diagonal}.items(),
+)
+def test_a_string_for_the_blocks_still_works_and_names_the_solver_to_type(string, kind):
+    with pytest.warns(DeprecationWarning, match=rf"EKFAC\(blocks='{string}'\) is {kind.__name__}\(\) now"):
+        found = cf.EKFAC(0.5, blocks=string)
+    assert found == kind(0.5)
+    assert replace(found, damping=0.1) == kind(0.1)
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+def test_layers_are_looked_at_once_for_fit_samples_and_queries(monkeypatch):
+    looks, layers_of = [], eigenbasis.layers_of
+    monkeypatch.setattr(eigenbasis, "layers_of", lambda *args, **how: looks.append(1) or layers_of(*args, **how))
+    risk = cf.Risk(CHAIN, entropy, cf.batches(X, Y))
+    inverse = cf.EKFAC().invert(risk)
+    cf.influence(risk, cf.each_of(cf.batches(X[:5], Y[:5]), entropy), inverse)
+    cf.self_influence(risk, inverse)
+    assert len(looks) == 1
+    cf.influence(risk, cf.each_of(cf.batches(X[:5], Y[:5]), lambda m, b: entropy(m, b)), inverse)
+    assert len(looks) == 2  # another function of the model may use its layers in another way
 
 
 def test_unknown_blocks_are_refused():
@@ -504,16 +532,16 @@ def test_questions_about_a_part_of_the_model_reach_only_that_part():
     assert any("met layer by layer" in note for note in found.report.notes)
 
 
-@pytest.mark.parametrize("kind", ["corrected", "exact"])
+@pytest.mark.parametrize("kind", [cf.EKFAC, cf.BlockDiagonal])
 @pytest.mark.parametrize(("model", "x", "outside"), MODELS)
 def test_scores_of_own_losses_equal_those_of_a_solve_for_each_sample(model, x, outside, kind, monkeypatch):
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
-    inverse = cf.EKFAC(blocks=kind).invert(risk)
+    inverse = kind().invert(risk)
     with undisturbed():
-        gradients = torch.cat(list(risk.influences()))
+        gradients = torch.cat(list(risk.sample_gradients()))
     wanted = -risk.n * (inverse.solve(gradients).vectors * gradients).sum(1, keepdim=True)
-    if kind == "corrected":
-        monkeypatch.setattr(cf.Risk, "influences", None)  # no gradient is written out by a solve
+    if kind is cf.EKFAC:
+        monkeypatch.setattr(cf.Risk, "sample_gradients", None)  # no gradient is written out by a solve
     close(cf.self_influence(risk, inverse).values, wanted)
 
 

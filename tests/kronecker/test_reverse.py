@@ -11,7 +11,7 @@ import crossfluence as cf
 from crossfluence import errors
 from crossfluence._autodiff.functional import undisturbed
 from crossfluence._curvature.fisher import EmpiricalFisher
-from crossfluence._kronecker.factors import Fit, looked_at
+from crossfluence._kronecker.factors import KroneckerFit, layers_at
 from crossfluence._kronecker.layers import layers_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
@@ -166,9 +166,9 @@ def test_ek_fac_answers_by_the_exact_blocks_of_these_gradients(name):
     wanted, damping = one_by_one(model, loss, batch), 0.1
     risk = cf.Risk(model, loss, cf.batches(*batch), l2=0.01)
     asked = lambda m: loss(m, batch)[0]  # noqa: E731
-    scores = cf.influence(risk, asked, cf.EKFAC(damping, blocks="exact"))
+    scores = cf.influence(risk, asked, cf.BlockDiagonal(damping))
     total, seen = torch.zeros(N).double(), set()
-    for block in cf.EKFAC(damping, blocks="exact").invert(risk).blocks:
+    for block in cf.BlockDiagonal(damping).invert(risk).blocks:
         rows = block.slot.row.gather(wanted)[:, 0, 0]
         curvature = rows.mT @ rows / N + (0.01 + damping) * torch.eye(rows.shape[1]).double()
         total -= rows @ torch.linalg.solve(curvature, rows[0]) / N
@@ -199,7 +199,7 @@ class Language(nn.Module):
 
 def test_weights_of_zero_hide_no_layer():
     risk = cf.Risk(seeded(Language()), words, cf.batches(TEXT, size=4))
-    whole, part = (Fit.of(one, EmpiricalFisher()).layers for one in (risk, risk.without(range(4))))
+    whole, part = (KroneckerFit.of(one, EmpiricalFisher()).layers for one in (risk, risk.without(range(4))))
     assert list(whole.outside) == list(part.outside) == ["table.weight"]
     assert whole.slots == part.slots
 
@@ -216,7 +216,7 @@ def test_samples_that_were_looked_at_are_unlearnt_as_others_are():
 
 
 def test_scores_without_the_samples_that_were_looked_at_are_those_of_the_dense_blocks():
-    model, solver = seeded(Language()), cf.EKFAC(1.0, blocks="exact")
+    model, solver = seeded(Language()), cf.BlockDiagonal(1.0)
     risk = cf.Risk(model, words, cf.batches(TEXT, size=4)).without(range(4))
     scores = cf.influence(risk, lambda m: words(m, TEXT)[0], solver).values[:, 0]
     wanted, total = one_by_one(model, words, (TEXT,)), torch.zeros(N).double()
@@ -276,7 +276,7 @@ def test_a_layer_that_another_batch_reaches_is_differentiated_there():
     size = int((x[:, 0] <= 0).sum())
     risk = cf.Risk(model, lambda m, b: squares(m, (b[0], b[1])), [(x[:size], Y[:size]), (x[size:], Y[size:])])
     with undisturbed():
-        layers = looked_at(risk, squares, (x[:size], Y[:size]))
+        layers = layers_at(risk, squares, (x[:size], Y[:size]))
         found = layers.gradients(squares, (x[size:], Y[size:]))
     wanted = one_by_one(model, squares, (x[size:], Y[size:]))
     assert [slot.names for slot in layers.idle] == [("experts.1.weight", "experts.1.bias")]
@@ -302,13 +302,13 @@ def test_gradients_that_add_up_to_rounding_are_judged_by_their_terms():
     with undisturbed():
         layers = layers_of(model, theta, lambda m, b: m(b).sin(), SEQUENCES, decay=decay)
     assert not layers.outside
-    assert {tap.slot.names for tap in layers.taps} >= {("k.bias",), ("k.weight",)}
+    assert {layer_block.slot.names for layer_block in layers.layer_blocks} >= {("k.bias",), ("k.weight",)}
 
 
 def test_an_l2_term_of_its_own_for_each_parameter_is_added_to_its_block():
     model = seeded(Plain())
     risk = cf.Risk(model, squares, cf.batches(X, Y), l2={"*.weight": 0.5})
-    scores = cf.influence(risk, lambda m: squares(m, (X, Y))[0], cf.EKFAC(0.1, blocks="exact")).values[:, 0]
+    scores = cf.influence(risk, lambda m: squares(m, (X, Y))[0], cf.BlockDiagonal(0.1)).values[:, 0]
     wanted, total = one_by_one(model, squares, (X, Y)), torch.zeros(N).double()
     for name, part in wanted.items():
         rows = part.flatten(1)

@@ -104,7 +104,7 @@ def rough():
 ROUGH = [
     cf.Identity(), cf.CG(0.5, rtol=1e-2), cf.CG(0.1, rtol=1e-2, curvature=cf.GaussNewton()), cf.GMRES(0.5, rtol=1e-2),
     cf.LowRank(10, 0.5), cf.Nystrom(20, 0.5), cf.Jacobi(0.5), cf.Exact(0.5), cf.EKFAC(),
-    cf.EKFAC(curvature=cf.EmpiricalFisher()), cf.EKFAC(blocks="exact"), cf.EKFAC(blocks="kronecker"),
+    cf.EKFAC(curvature=cf.EmpiricalFisher()), cf.BlockDiagonal(), cf.KFAC(),
 ]  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def test_an_overflow_of_float16_is_not_blamed_on_a_sample():
 def test_every_solver_scores_on_a_gpu_as_on_the_cpu(problem):
     from test_laws import solvers
 
-    found = solvers(problem) + ([cf.EKFAC(0.1), cf.EKFAC(0.1, blocks="exact")] if problem.per_sample else [])
+    found = solvers(problem) + ([cf.EKFAC(0.1), cf.BlockDiagonal(0.1)] if problem.per_sample else [])
     model = copy.deepcopy(problem.model).cuda()
     data = cf.batches(*(tensor.cuda() for tensor in problem.tensors), size=10_000)
     ask = lambda m: sum(parameter.square().sum() for parameter in m.parameters())  # noqa: E731

@@ -88,6 +88,25 @@ def test_relative_damping_is_the_same_number_for_every_solver():
         assert torch.allclose(scores.values, found[0].values, rtol=1e-3)
 
 
+@pytest.mark.parametrize("p", [201, 600], ids=lambda p: f"{p}_parameters")
+def test_relative_damping_is_the_same_number_whether_the_trace_is_exact_or_estimated(p):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, p - 1, dtype=torch.float64, generator=generator)
+    model = torch.nn.Linear(p - 1, 1).double()
+    damping = cf.Relative(0.5)
+    found = {
+        str(solver): solver.invert(cf.Risk(model, lambda m, b: m(b)[:, 0].square(), cf.batches(x), l2=1e-2)).damping
+        for solver in (
+            cf.Exact(damping), cf.CG(damping), cf.GMRES(damping), cf.LiSSA(damping), cf.LowRank(20, damping),
+            cf.Nystrom(20, damping), cf.Jacobi(damping),
+        )
+    }  # fmt: skip
+    wanted = next(iter(found.values()))
+    mean = 2 * float(x.square().sum(1).add(1).mean()) / p + 1e-2
+    assert wanted == pytest.approx(0.5 * mean, rel=1e-9 if p <= 512 else 0.05)
+    assert found == pytest.approx(dict.fromkeys(found, wanted), rel=1e-9)
+
+
 def test_relative_damping_of_a_hill_is_refused():
     hill = cf.Risk(grid.LOGISTIC.model, lambda m, b: -grid.LOGISTIC.loss(m, b), cf.batches(*grid.LOGISTIC.tensors))
     with pytest.raises(ArithmeticError, match="needs a positive mean eigenvalue"):

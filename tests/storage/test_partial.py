@@ -18,7 +18,7 @@ from crossfluence._storage import partial as _checkpoint
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
 FITS = [
     cf.EKFAC(0.1), cf.EKFAC(0.1, curvature=cf.Fisher(samples=2, seed=3)), cf.EKFAC(0.1, curvature=cf.EmpiricalFisher()),
-    cf.EKFAC(0.1, blocks="kronecker"), cf.EKFAC(0.1, blocks="diagonal"),
+    cf.KFAC(0.1), cf.Diagonal(0.1),
     cf.LowRank(5, cf.Relative(0.1)), cf.Nystrom(9, 0.1, curvature=cf.GaussNewton()),
 ]  # fmt: skip
 
@@ -55,8 +55,8 @@ def work(monkeypatch):
         return call
 
     monkeypatch.setattr(Layers, "along", each_counted(Layers.along))  # once for each batch and draw
-    monkeypatch.setattr(cf.FieldJacobian, "_product", counted(cf.FieldJacobian._product))
-    monkeypatch.setattr(cf.GaussNewton, "_product", counted(cf.GaussNewton._product))
+    monkeypatch.setattr(cf.Risk, "jacobian_product", counted(cf.Risk.jacobian_product))
+    monkeypatch.setattr(cf.Risk, "gauss_newton_product", counted(cf.Risk.gauss_newton_product))
     monkeypatch.setattr(_checkpoint, "SHARE", float("inf"))
     monkeypatch.setattr(nystrom, "VECTORS_AT_ONCE", 2)
     return Work

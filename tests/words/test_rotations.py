@@ -112,9 +112,9 @@ def lengths(model):
 def test_taking_rotations_out_twice_is_taking_them_out_once(dimensions, dtype):
     own = wide(dimensions, dtype)[1]
     along = normal(1, 2 * len(WORDS) * dimensions, seed=36).to(dtype)
-    once = own.determined(along)
+    once = own.project(along)
     assert 0.5 < float(once.norm() / along.norm()) <= 1 + 1e-5
-    close(own.determined(once), once, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
+    close(own.project(once), once, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
 
 
 @pytest.mark.parametrize(

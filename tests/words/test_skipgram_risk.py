@@ -59,12 +59,12 @@ def test_away_from_a_minimum_the_generic_risk_has_the_same_first_derivatives():
     ids, along = list(ours.labels[5:20]), normal(3, ours.p, seed=31)
     assert ours.labels == theirs.labels
     close(ours.gradient, theirs.gradient, rtol=1e-9, atol=1e-13)
-    close(torch.cat(list(ours.influences())), torch.cat(list(theirs.influences())), rtol=1e-9, atol=1e-13)
-    close(ours.sensitivity(along), theirs.sensitivity(along), rtol=1e-9, atol=1e-13)
+    close(torch.cat(list(ours.sample_gradients())), torch.cat(list(theirs.sample_gradients())), rtol=1e-9, atol=1e-13)
+    close(ours.derivatives_along(along), theirs.derivatives_along(along), rtol=1e-9, atol=1e-13)
     for change in ("without", "only"):
         changed = [getattr(part, change)(ids) for part in (ours, theirs)]
         close(changed[0].gradient, changed[1].gradient, rtol=1e-9, atol=1e-13)
-        close(changed[0].sensitivity(along), theirs.sensitivity(along), rtol=1e-9, atol=1e-13)
+        close(changed[0].derivatives_along(along), theirs.derivatives_along(along), rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("curvature", [cf.Hessian(), cf.FieldJacobian(), cf.GaussNewton()], ids=str)
@@ -72,7 +72,7 @@ def test_away_from_a_minimum_the_generic_risk_has_the_same_first_derivatives():
 def test_products_are_the_generic_ones_between_two_projections(curvature, left_out):
     ours, theirs = (part.without(part.labels[:left_out]) for part in elsewhere())
     along = normal(3, ours.p, seed=32)
-    wanted = ours.determined(curvature.product(theirs, ours.determined(along)))
+    wanted = ours.project(curvature.product(theirs, ours.project(along)))
     close(curvature.product(ours, along), wanted, rtol=1e-9, atol=1e-12)
     close(curvature.transposed_product(ours, along), wanted, rtol=1e-9, atol=1e-12)
 
@@ -80,19 +80,19 @@ def test_products_are_the_generic_ones_between_two_projections(curvature, left_o
 def test_without_and_only_split_value_and_field():
     ids, theta = list(risk().labels[3:9]), risk().theta
     l2 = risk().l2 * risk().layout.flatten(theta)
-    parts = risk().without(ids).field_at(theta) + risk().only(ids).field_at(theta) - l2
-    close(parts, risk().field_at(theta), rtol=1e-9, atol=1e-12)
+    parts = risk().without(ids).field(theta) + risk().only(ids).field(theta) - l2
+    close(parts, risk().field(theta), rtol=1e-9, atol=1e-12)
     weights = np.ones(risk().n)
     weights[3:9] = 0
     value, point = formula(pairs().weighted(weights), risk().l2), risk().layout.flatten(theta)
-    assert risk().without(ids).value_at(theta) == pytest.approx(float(value(point)), rel=1e-12)
-    close(risk().without(ids).field_at(theta), grad(value)(point), rtol=1e-9, atol=1e-12)
+    assert risk().without(ids).value(theta) == pytest.approx(float(value(point)), rel=1e-12)
+    close(risk().without(ids).field(theta), grad(value)(point), rtol=1e-9, atol=1e-12)
 
 
 def test_word_blocks_are_the_inverse_of_the_blocks_up_to_rotations():
     vectors = normal(3, risk().p, seed=21)
     blocks = torch.block_diag(*torch.cat(risk().word_blocks())) + 0.1 * torch.eye(risk().p, dtype=torch.float64)
-    wanted = risk().determined(torch.linalg.solve(blocks, risk().determined(vectors).T).T)
+    wanted = risk().project(torch.linalg.solve(blocks, risk().project(vectors).T).T)
     close(WordBlocks(0.1).invert(risk()).solve(vectors).vectors, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -165,7 +165,7 @@ def test_a_candidate_whose_word_has_no_pairs_is_scored_like_any_other():
     counts = pair_counts(np.array(pair), np.array([0, 2]), alone.pairs.keep, 2)
     loss = ExpectedLoss.of(alone.pairs, 0.0, torch.float64, counts)
     wanted = flat(loss.value_and_gradient(alone.theta["word_vectors"], alone.theta["context_vectors"])[1:])
-    close(alone.sensitivity_of([torch.tensor([pair])], direction)[0, 0], wanted @ direction[0])
+    close(alone.derivatives_along_of([torch.tensor([pair])], direction)[0, 0], wanted @ direction[0])
 
 
 @pytest.mark.parametrize("solver", [cf.Exact(), PRECISE, WordBlocks(), cf.Identity()], ids=str)

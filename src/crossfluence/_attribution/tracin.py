@@ -98,7 +98,7 @@ def tracin(
             asked = list(questions(objective, risk.model, risk.theta))
             names = tuple(name for chunk in asked for name in chunk.names)
             directions = torch.cat([chunk.gradients for chunk in asked]) * scaling
-            parts.append(-risk.sensitivity(directions))
+            parts.append(-risk.derivatives_along(directions))
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
     scores, model = torch.stack(parts).sum(0), recipe.holding(end)
     values = tuple(evaluate(objective, model)[1].tolist())

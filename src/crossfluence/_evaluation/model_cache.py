@@ -48,7 +48,7 @@ class Bank(AbstractTraining):
         3
     """
 
-    recipe: Recipe
+    recipe: Recipe  # pyright: ignore[reportIncompatibleVariableOverride]
     folder: str | os.PathLike[str]
 
     def __post_init__(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._curvature.on_outputs import on_outputs
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution
@@ -72,6 +72,8 @@ class Horizon(AbstractSolver):
     steps: int = STEPS
     seed: int = 0
 
+    saveable: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         for name in ("roots", "pilot", "steps"):
             value = getattr(self, name)
@@ -89,7 +91,7 @@ class Horizon(AbstractSolver):
             return Work(steps=self.steps, share=min(1.0, self.pilot / risk.n), kept=1)
         count = self.roots or min(4 * risk.n, MOST)
         size = known.weights.element_size()
-        return Work(readings=-(-count // risk.n) + 2, held=size * count * risk.p + 8 * count**2, saved=True)
+        return Work(readings=-(-count // risk.n) + 2, held=size * count * risk.p + 8 * count**2)
 
     def _risk(self, risk: AbstractRisk) -> Risk:
         if not isinstance(risk, Risk):
@@ -97,7 +99,7 @@ class Horizon(AbstractSolver):
                 f"Horizon needs a Risk, whose loss is a function of a model's outputs; a {type(risk).__name__} has a "
                 f"structure of its own. Use Auto(), which takes the solver that was made for it."
             )
-        on_outputs(risk, "Horizon", "use CG(damping) where the loss couples samples, or replay(recipe, objective)")
+        risk.on_outputs("Horizon", "use CG(damping) where the loss couples samples, or replay(recipe, objective)")
         return risk
 
     def _invert(self, risk: AbstractRisk) -> HorizonInverse:
@@ -216,7 +218,7 @@ def _scaled(risk: Risk) -> tuple[Shaped[Tensor, " p"], Shaped[Tensor, " p"], tup
 def _columns(risk: Risk) -> int:
     """Numbers in the outputs of one sample."""
     _, batch, _ = next(risk.passes())
-    return on_outputs(risk, "Horizon", "").outputs(risk.model, batch)[0].numel()
+    return risk.on_outputs("Horizon", "").outputs(risk.model, batch)[0].numel()
 
 
 def _bent(engine: RootsEngine | DenseEngine) -> str:

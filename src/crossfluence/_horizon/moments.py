@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._curvature.fisher import EmpiricalFisher
-from .._kronecker.factors import Fit
+from .._kronecker.factors import KroneckerFit
 from .._risk.risk import Risk
 from ..errors import UnsupportedError
 
@@ -30,7 +30,7 @@ def gradient_moments(risk: Risk) -> tuple[Shaped[Tensor, " p"], Shaped[Tensor, "
             f"could be rebuilt. Use recipe.record(), or a Recorder(optimizer) in the training itself."
         )
     found = {}
-    for block in Fit.of(risk, EmpiricalFisher(), "diagonal").blocks():
+    for block in KroneckerFit.of(risk, EmpiricalFisher(), by_factors=False).blocks():
         found |= block.slot.scatter(block.values)
     return risk.gradient - risk.decay * risk.layout.flatten(risk.theta), risk.layout.flatten(found)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .._autodiff.functional import all_finite
 from .._curvature.fisher import Fisher
-from .._kronecker.factors import largest_batch, looked_at
-from .._kronecker.gradients import AbstractGradients, Slot
+from .._kronecker.factors import largest_batch, layers_of_risk
+from .._kronecker.gradients import AbstractGradients, ParameterBlock
 from .._risk.risk import Risk
 from ..errors import NonFiniteError
 
@@ -35,17 +35,17 @@ def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: i
         NonFiniteError: If a gradient is not finite, with its batch.
     """
     curvature = Fisher(draws, seed)
-    _, first, roots = next(curvature.roots(risk, largest_batch(risk)))
-    layers = looked_at(risk, roots.outputs, first)
-    for index, batch, roots in curvature.roots(risk):
-        for found in layers.along(roots, batch):
+    _, first, gradients = next(curvature.output_gradients(risk, largest_batch(risk)))
+    layers = layers_of_risk(risk, gradients.outputs, first)
+    for index, batch, gradients in curvature.output_gradients(risk):
+        for found in layers.along(gradients, batch):
             rows = written(risk, found, risk.reading.sizes[index]) * (pace / risk.n**0.5)
             if not all_finite(rows):
                 raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
             yield rows
 
 
-def written(risk: Risk, gradients: dict[Slot, AbstractGradients], b: int) -> Shaped[Tensor, "b p"]:
+def written(risk: Risk, gradients: dict[ParameterBlock, AbstractGradients], b: int) -> Shaped[Tensor, "b p"]:
     """Gradients of all blocks in one row for each sample; zero for blocks that the batch does not reach."""
     found = {}
     for slot, part in gradients.items():

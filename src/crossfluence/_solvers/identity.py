@@ -25,9 +25,11 @@ class Identity(AbstractSolver):
         Identity()
     """
 
+    saveable: ClassVar[bool] = True
+
     def work(self, risk: AbstractRisk) -> Work:
         """No products at all."""
-        return Work(saved=True)
+        return Work()
 
     def _invert(self, risk: AbstractRisk) -> IdentityInverse:
         """Needs no work."""

@@ -87,7 +87,7 @@ def words(
         if save_vectors is not None:
             refuse_ending(save_vectors)
             refuse_output(save_vectors, sources, force or plan, "--save-vectors")
-        settings = WordsSettings(dimensions, prior=prior, remove=_amount(remove), least=least, seed=seed)
+        settings = WordsSettings(dimensions, prior=prior, remove=amount(remove), least=least, seed=seed)
         start = None
         if model is not None:
             start, sampling = read_given(model)
@@ -131,7 +131,7 @@ def words(
     exit_code(reliable)
 
 
-def _amount(remove: str) -> float:
+def amount(remove: str) -> float:
     """A share from "1%", a number from "300"."""
     try:
         value = float(remove.removesuffix("%")) / (100 if remove.endswith("%") else 1)

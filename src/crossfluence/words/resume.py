@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from .._storage.archive import read_if_whole, write_tensors
-from .._storage.hashing import content_hash
+from crossfluence.extend import content_hash, read_if_whole, write_tensors
+
 from .skipgram import ExpectedTraining, SkipGram
 
 TRAINED, ON_THE_WAY = "trained.safetensors", "training.safetensors"

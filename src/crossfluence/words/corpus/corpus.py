@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._storage.archive import fitting, read_tensors, write_tensors
-from ...errors import CorpusError, IdError, NewerFileError, ResultFileError
+from crossfluence.errors import CorpusError, IdError, NewerFileError, ResultFileError
+from crossfluence.extend import fitting, read_tensors, write_tensors
+
 from .readers import File, Sentence, Source
 
 FORMAT = "crossfluence.corpus/2"

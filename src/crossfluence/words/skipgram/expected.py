@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..._autodiff.functional import undisturbed
-from ..._storage.archive import read_if_whole, write_tensors
-from ..._storage.hashing import content_hash
-from ...errors import CorpusError, NotConvergedWarning
+from crossfluence.errors import CorpusError, NotConvergedWarning
+from crossfluence.extend import content_hash, read_if_whole, undisturbed, write_tensors
+
 from ..corpus.pairs import Pairs
 from .blocks import cholesky, solve_blocks
 from .checks import refuse_misfit, sentence_weights

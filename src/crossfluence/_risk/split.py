@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .._autodiff.copies import attributes_kept
 from .._autodiff.functional import bind, recorded_twice
-from .._losses import OnOutputs, one_each
+from .._data.samples import first_samples
+from .._losses import AbstractLoss, OnOutputs, PerSample, one_each
 from .._types import Batch, Params, SampleLoss
 from ..errors import CrossfluenceError
 
@@ -253,3 +255,37 @@ def _require_equal(found: Tensor, wanted: Tensor, precision: float) -> None:
 def _flattened(parts: tuple[Tensor | None, ...], like: Params) -> Tensor:
     dense = (torch.zeros_like(one) if part is None else part for part, one in zip(parts, like.values(), strict=True))
     return torch.cat([(part.to_dense() if part.layout != torch.strided else part).flatten() for part in dense])
+
+
+def split_of(
+    kind: AbstractLoss,
+    model: nn.Module,
+    theta: Params,
+    passes: Callable[[], Iterator[tuple[int, Batch, Tensor]]],
+    precision: float,
+) -> OnOutputs | str:
+    """A loss split at the outputs, or the reason why it cannot be, as a clause.
+
+    Args:
+        kind: Any loss.
+        model: The trained module.
+        theta: Its trained parameters.
+        passes: Reads the data: number, batch and weights.
+        precision: Relative rounding error of the loss.
+
+    Returns:
+        One of the two.
+    """
+    if isinstance(kind, OnOutputs):
+        return kind
+    if not isinstance(kind, PerSample):
+        return "it has no loss for each sample alone"
+    (_, batch, weights), *others = islice(passes(), 2)
+    few = first_samples(batch, len(weights))
+    try:
+        split = split_at_outputs(kind.losses, model, theta, few[0] if few else batch, precision)
+        for _, other, _ in others or [(0, batch, weights)]:
+            check_split(split, kind.losses, model, other, precision)
+    except NoSplitError as error:
+        return str(error)
+    return split

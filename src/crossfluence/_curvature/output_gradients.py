@@ -1,4 +1,4 @@
-"""A model's outputs: along directions, and the square root of what a criterion makes of them, told by products."""
+"""Square roots of a criterion's Hessian in the outputs, identified from products, and cotangents made of them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from .._risk.criterion import DOUBLED, LOST, Bend, dims_of_classes, lengths, random_direction, random_signs
 from .._types import SampleLoss
 from ..errors import SolveError, UnsupportedError
-from .criterion import DOUBLED, LOST, Bend, dims_of_classes, lengths, random_direction, random_signs
 
 DENSE_OUTPUTS = 256  # numbers in one sample's outputs up to which its second derivative is written out
 
 
 @dataclass(frozen=True, eq=False)
-class Roots:
-    """What the gradients of one batch's samples are of: outputs, along one direction or several.
+class OutputGradients:
+    """Output-space cotangents of one batch: each is pulled back to one gradient per sample.
 
     Attributes:
         outputs: `(model, batch) -> (b, ...)`.
@@ -29,7 +29,7 @@ class Roots:
     directions: Callable[[Tensor], Iterable[Tensor]]
 
     @classmethod
-    def of(cls, scalars: SampleLoss) -> Roots:
+    def of(cls, scalars: SampleLoss) -> OutputGradients:
         """Numbers `(b,)` themselves."""
         return cls(scalars, lambda z: [torch.ones_like(z)])
 

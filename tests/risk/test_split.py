@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._curvature.on_outputs import split_of
 
 X, Y = normal(12, 3, seed=1), integers(3, 12, seed=2)
 
@@ -81,7 +80,7 @@ def test_outputs_of_several_parts_are_put_together_again(form):
 
 def test_parts_that_the_loss_does_not_use_are_left_out():
     model = grid.seeded(Coder(FORMS["tuple"]))
-    found = split_of(risk(lambda m, b: (m(b[0])[0] - b[0]).square().sum(1), model))
+    found = risk(lambda m, b: (m(b[0])[0] - b[0]).square().sum(1), model).split
     assert found.outputs(model, (X, Y)).shape == (12, 3)
 
 
@@ -138,7 +137,7 @@ def test_whole_numbers_among_the_outputs_are_refused_where_the_loss_uses_them():
         back, _, top = model(batch[0])
         return (back - batch[0]).square().sum(1) * (1 + top)
 
-    assert "it fails (TypeError" in split_of(risk(loss, model))
+    assert "it fails (TypeError" in risk(loss, model).split
 
 
 def test_outputs_whose_rows_are_no_samples_are_refused():
@@ -147,7 +146,7 @@ def test_outputs_whose_rows_are_no_samples_are_refused():
             return super().forward(x).T
 
     model = grid.seeded(Turned(3, 2))
-    assert "rows are no samples" in split_of(risk(lambda m, b: m(b[0]).square().sum(0), model))
+    assert "rows are no samples" in risk(lambda m, b: m(b[0]).square().sum(0), model).split
 
 
 def test_a_loss_that_couples_samples_has_no_split():
