@@ -110,6 +110,10 @@ class UnreliableWarning(UserWarning):
     """The scores cannot be believed; `scores.verdict` says why, and what to do."""
 
 
+class HeldFixedWarning(UserWarning):
+    """Something fitted on the data is held fixed, where training again would fit it again."""
+
+
 class StoreWarning(UserWarning):
     """What was stored will not be found again."""
 
