@@ -1,6 +1,7 @@
 """Which training samples made a model behave as it does, for any loss and any question, checked by training again."""
 
 from ._actions.outcome import Outcome
+from ._actions.recommend import Recommendation, recommend
 from ._actions.remove import remove
 from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
@@ -72,6 +73,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Recipe",
+    "Recommendation",
     "Relative",
     "RemovalCurve",
     "Risk",
@@ -95,6 +97,7 @@ __all__ = [
     "load_inverse",
     "mean_over",
     "plan",
+    "recommend",
     "removal_curve",
     "remove",
     "replay",

@@ -153,7 +153,7 @@ def group_gap(
         raise DataError(f"Row {missing[0]} has no group ({len(missing)} such rows). Name it, or leave these rows out.")
     names = tuple(sorted(set(held), key=str))
     if len(names) < 2:
-        raise ObjectiveError(f"All {len(x)} rows are of one group, {names[0]!r}; a gap needs at least two.")
+        raise ObjectiveError(f"All {len(x)} rows are of one group, {held[0]!r}; a gap needs at least two.")
     place = {name: number for number, name in enumerate(names)}
     codes = torch.tensor([place[name] for name in list(held)])
     if temperature is not None and not 0 < temperature < float("inf"):
