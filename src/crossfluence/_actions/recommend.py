@@ -213,7 +213,7 @@ def recommend(
         choice = (
             chooser.in_one(effects, float(before[0]))
             if rounds == 1
-            else chooser.in_rounds(effects, float(before[0]), rounds)
+            else chooser.in_rounds(effects, float(before[0]), rounds, inverse)
         )
         model, predicted = _predicted(options, solver, choice, asked, before)
     method = f"recommend({inverse.solver})"

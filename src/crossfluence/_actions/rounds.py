@@ -12,7 +12,7 @@ from .._autodiff.copies import copied
 from .._autodiff.params import fingerprint, put
 from .._risk.base import AbstractRisk
 from .._risk.double import moved
-from .._risk.objectives import evaluate
+from .._risk.objectives import evaluate, questions
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, inverse_of
 from .._types import Objective, Params
@@ -20,10 +20,9 @@ from ..errors import UnsupportedError
 from .options import Options
 
 LEAST_SHARE = 0.3  # of the predicted fall, below which a round is undone
-QUARTER, TRIES = 4, 3  # by how much a round shrinks when it is undone, and how often in a row
-REFITTED = 2  # Newton steps that stand for training again between rounds
+QUARTER, TRIES = 4, 3  # by how much a round shrinks when it is undone, and how often
 REACHED = 0.05  # share of the question's first distance to its end that counts as having reached it
-LONGEST = 4  # rounds taken at most, per round asked for
+LONGEST = 2  # rounds taken at most, per round asked for
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,10 @@ class Chooser:
         return tuple(each for each in (self.question, self.keep) if each is not None)
 
     def effects(self, risk: AbstractRisk, inverse: AbstractInverse) -> Float[Tensor, "o m"]:
-        """First-order changes of the question, and of what is kept."""
-        parts = [[part.reached for part in inverse.answers(risk, each, None)] for each in self.asked]
-        columns = [-torch.cat(reached, 1) for reached in parts]
-        return self.options.effects(torch.cat(columns, 1).double())
+        """First-order changes of the question, and of what is kept, by an inverse at a point beside the risk's."""
+        chunks = (chunk for each in self.asked for chunk in questions(each, risk.model, risk.theta))
+        directions = torch.cat([inverse.solve(chunk.gradients).vectors for chunk in chunks])
+        return self.options.effects(-risk.sensitivity(directions.to(risk.weights)).double())
 
     def pick(
         self, effects: Float[Tensor, "o m"], free: Bool[Tensor, " o"], size: int, distance: float
@@ -128,38 +127,62 @@ class Chooser:
         taken, predicted = self.pick(effects, self.allowed, self.budget, value - self.until)
         return Choice(tuple(taken), (Round(len(taken), predicted, float("nan")),), self._why(len(taken)))
 
-    def in_rounds(self, effects: Float[Tensor, "o m"], value: float, rounds: int) -> Choice:
-        """A choice in which every round begins where two Newton steps of the last one ended."""
+    def in_rounds(self, effects: Float[Tensor, "o m"], value: float, rounds: int, inverse: AbstractInverse) -> Choice:
+        """A choice in which every round begins where two Newton steps of the last one ended.
+
+        Args:
+            effects: Of each option at the trained model.
+            value: Of the question there.
+            rounds: Parts of the budget.
+            inverse: Of the curvature there.
+
+        Returns:
+            The choice, without rounds that were undone.
+        """
         risk, first = _numeric(self.options.risk), value - self.until
-        base, theta, size, failures = risk.gradient, dict(risk.theta), -(-self.budget // rounds), 0
-        chosen, found, free, why = list[int](), list[Round](), self.allowed.clone(), ""
-        while not why:
+        theta, size, failures = dict(risk.theta), -(-self.budget // rounds), 0
+        chosen, found, free = list[int](), list[Round](), self.allowed.clone()
+        while True:
             taken, predicted = self.pick(effects, free, min(size, self.budget - len(chosen)), value - self.until)
             if not taken:
-                why = self._why(len(chosen))
-                break
+                return Choice(tuple(chosen), tuple(found), self._why(len(chosen)))
             weights = self.options.weights([*chosen, *taken])
-            tried, after = self._refitted(risk, theta, weights, base)
+            tried, after, there = self._refitted(risk, theta, weights, inverse)
             undone = value - after < LEAST_SHARE * -predicted
             found.append(Round(len(taken), predicted, after - value, undone))
             if undone:
                 size, failures = size // QUARTER, failures + 1
             else:
-                theta, value, failures = tried, after, 0
+                theta, value, inverse = tried, after, there
                 chosen.extend(taken)
                 free &= ~torch.isin(self.options.samples, self.options.samples[taken])
-            why = self._end(len(chosen), len(found), rounds, value, first, size, failures)
-            if not why and not undone:
-                here = _at(risk, theta)._reweighted(self.options.weights(chosen))
-                effects = self.effects(here, inverse_of(self.solver, here))
-        return Choice(tuple(chosen), tuple(found), why)
+            if why := self._end(len(chosen), len(found), rounds, value, first, size, failures):
+                return Choice(tuple(chosen), tuple(found), why)
+            if not undone:
+                effects = self.effects(_at(risk, theta), inverse)
 
-    def _refitted(self, risk: Risk, theta: Params, weights: Tensor, base: Tensor) -> tuple[Params, float]:
-        """Where training with other weights ends, and the question there."""
-        for _ in range(REFITTED):
-            here = _at(risk, theta)._reweighted(weights)
-            theta = newton(here, self.solver, base)
-        return theta, value_of(self.question, _at(risk, theta))
+    def _refitted(
+        self, risk: Risk, theta: Params, weights: Tensor, inverse: AbstractInverse
+    ) -> tuple[Params, float, AbstractInverse]:
+        """Where training with other weights ends, the question there, and the inverse of the last Newton step.
+
+        The first step takes the inverse from before the round, whose curvature differs by the round's few rows.
+
+        Args:
+            risk: Of all rows, at the trained model.
+            theta: Where the round begins.
+            weights: At its end.
+            inverse: Of the curvature where it begins.
+
+        Returns:
+            Parameters, value and inverse.
+        """
+        base = risk.gradient
+        first = _stepped(_at(risk, theta)._reweighted(weights), inverse, base)
+        here = _at(risk, first)._reweighted(weights)
+        there = inverse_of(self.solver, here)
+        second = _stepped(here, there, base)
+        return second, value_of(self.question, _at(risk, second)), there
 
     def _end(self, chosen: int, taken: int, rounds: int, value: float, first: float, size: int, failures: int) -> str:
         if value - self.until <= REACHED * first:
@@ -167,7 +190,7 @@ class Chooser:
         if chosen >= self.budget:
             return self._why(chosen)
         if size < 1 or failures == TRIES:
-            return f"{failures} rounds in a row fell by less than {LEAST_SHARE:.0%} of their prediction."
+            return f"{failures} rounds were undone: they reached less than {LEAST_SHARE:.0%} of their prediction."
         return f"{taken} rounds were taken." if taken >= LONGEST * rounds else ""
 
     def _why(self, chosen: int) -> str:
@@ -187,7 +210,10 @@ def newton(risk: AbstractRisk, solver: AbstractSolver, base: Tensor) -> Params:
     Returns:
         Parameters.
     """
-    inverse = inverse_of(solver, risk)
+    return _stepped(risk, inverse_of(solver, risk), base)
+
+
+def _stepped(risk: AbstractRisk, inverse: AbstractInverse, base: Tensor) -> Params:
     step = inverse.solve((risk.gradient - base).unsqueeze(0), transposed=False).vectors[0]
     return risk.layout.unflatten(risk.layout.flatten(risk.theta) - step)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import itertools
 import math
 from collections import Counter
@@ -48,6 +49,11 @@ def read_frame(path: Path, *, header: bool = True, encoding: str = "utf-8") -> p
     return frame
 
 
+def ending_of(path: Path) -> str:
+    """The ending that says how a file is read: that before .gz, if it is packed."""
+    return (Path(path.stem) if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
 def taken_for_names(frame: pd.DataFrame) -> list[str]:
     """Column names that are numbers: perhaps a first row that was taken for a header.
 
@@ -75,7 +81,7 @@ def listed(names: Iterable[object]) -> str:
 
 
 def _frame(path: Path, header: bool, encoding: str) -> pd.DataFrame:
-    ending = path.suffix.lower()
+    ending = ending_of(path)
     if ending == ".npy":
         return _from_array(np.load(path, allow_pickle=False), path)
     if ending in {".parquet", ".pq"}:
@@ -85,11 +91,12 @@ def _frame(path: Path, header: bool, encoding: str) -> pd.DataFrame:
 
 
 def _from_text(path: Path, header: bool, encoding: str) -> pd.DataFrame:
-    text = path.read_bytes().decode(_known(encoding))
+    held = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    text = held.decode(_known(encoding))
     if not text.strip():
         raise TableError(f"{path.name} is empty.")
     lines = text.split("\n" if "\n" in text else "\r")
-    separator = _separator(lines, "\t" if path.suffix.lower() == ".tsv" else ",")
+    separator = _separator(lines, "\t" if ending_of(path) == ".tsv" else ",")
     rows = _rows(lines, separator)
     names = _names(rows[0][1]) if header else [str(place) for place in range(max(len(cells) for _, cells in rows))]
     _refuse_two_of_one_name(names, path.name)
