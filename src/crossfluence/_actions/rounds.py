@@ -190,7 +190,7 @@ class Chooser:
         if chosen >= self.budget:
             return self._why(chosen)
         if size < 1 or failures == TRIES:
-            return f"{failures} rounds were undone: they reached less than {LEAST_SHARE:.0%} of their prediction."
+            return f"The last round reached less than {LEAST_SHARE:.0%} of its prediction; undone in all: {failures}."
         return f"{taken} rounds were taken." if taken >= LONGEST * rounds else ""
 
     def _why(self, chosen: int) -> str:

@@ -10,13 +10,14 @@ try:
     import typer
 
     from .clusters import clusters, demo
+    from .fair import fair
     from .options import EXIT_CODES
     from .words import words
 except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (demo, clusters, words):
+for command in (demo, clusters, words, fair):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -140,7 +140,7 @@ def read_people(
     """
     if not path.exists():
         raise TableError(f"There is no file {path}.")
-    frame = read_frame(path, header=header, encoding=encoding)
+    frame = read_frame(path, header=header, encoding=encoding, twins=True)
     frame = frame.map(lambda cell: "" if pd.isna(cell) else str(cell).strip())
     frame = frame.mask(frame.apply(lambda column: column.str.lower().isin(MISSING)), "")
     column, _, value = group.partition("=")

@@ -22,13 +22,14 @@ LOOKED_AT = 50  # rows that tell the separator
 CELL_LIMIT = 1 << 27  # characters; Python's own limit is 131,072
 
 
-def read_frame(path: Path, *, header: bool = True, encoding: str = "utf-8") -> pd.DataFrame:
+def read_frame(path: Path, *, header: bool = True, encoding: str = "utf-8", twins: bool = False) -> pd.DataFrame:
     """The table in a file, text as it stands there.
 
     Args:
         path: `.csv`, `.tsv`, `.parquet`, `.pq` or `.npy`.
         header: Whether the first line of a text file holds column names; else they are "0", "1", ...
         encoding: Of a text file.
+        twins: Whether columns of one name are told apart as pandas does: "age", "age.1".
 
     Returns:
         A frame with column names that are text and all different.
@@ -37,7 +38,7 @@ def read_frame(path: Path, *, header: bool = True, encoding: str = "utf-8") -> p
         TableError: If it cannot be read, has rows longer than its header, or two columns of one name.
     """
     try:
-        frame = _frame(path, header, encoding)
+        frame = _frame(path, header, encoding, twins)
     except TableError:
         raise
     except UnicodeDecodeError as error:
@@ -80,17 +81,17 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(repr(str(name)) for name in names[:8]) + (", ..." if len(names) > 8 else "")
 
 
-def _frame(path: Path, header: bool, encoding: str) -> pd.DataFrame:
+def _frame(path: Path, header: bool, encoding: str, twins: bool) -> pd.DataFrame:
     ending = ending_of(path)
     if ending == ".npy":
         return _from_array(np.load(path, allow_pickle=False), path)
     if ending in {".parquet", ".pq"}:
         frame = pd.read_parquet(path)
         return frame.reset_index() if any(frame.index.names) else frame
-    return _from_text(path, header, encoding)
+    return _from_text(path, header, encoding, twins)
 
 
-def _from_text(path: Path, header: bool, encoding: str) -> pd.DataFrame:
+def _from_text(path: Path, header: bool, encoding: str, twins: bool) -> pd.DataFrame:
     held = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
     text = held.decode(_known(encoding))
     if not text.strip():
@@ -99,6 +100,7 @@ def _from_text(path: Path, header: bool, encoding: str) -> pd.DataFrame:
     separator = _separator(lines, "\t" if ending_of(path) == ".tsv" else ",")
     rows = _rows(lines, separator)
     names = _names(rows[0][1]) if header else [str(place) for place in range(max(len(cells) for _, cells in rows))]
+    names = _told_apart(names) if twins else names
     _refuse_two_of_one_name(names, path.name)
     if header and all(is_number(name) for name in names):
         raise TableError(
@@ -158,6 +160,12 @@ def _fitted(line: int, cells: list[str], names: Sequence[str], file: str) -> lis
             f"Mend that line, or quote cells that hold a separator."
         )
     return [*cells, *itertools.repeat("", len(names) - len(cells))]
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The second of two columns named "age" is called "age.1"."""
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}.{count}" if count else name for name, count in zip(names, before, strict=True)]
 
 
 def _refuse_two_of_one_name(names: Sequence[str], file: str) -> None:

@@ -23,6 +23,7 @@ Model: TypeAlias = Literal["logistic", "mlp"]
 ROUNDS, PRICE, LEVERAGE = 5, 3.0, 0.25  # chosen on other splits of Adult and COMPAS than those that are reported
 PENALTY = {"logistic": 1e-3, "mlp": 1e-2}  # l2 per mean loss
 HIDDEN, STEPS = 32, 3000
+DAMPING = 1e-3  # a tenth of the network's penalty; on one split of COMPAS summed scores are then 5 % below retraining
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +228,8 @@ def _estimator(settings: FairSettings, n: int) -> Any:
 
 
 def _for_networks() -> CG:
-    return CG(damping=0.0, curvature=GaussNewton(), rtol=1e-3)
+    """Gauss-Newton, slightly damped: biases have no penalty, and leave directions that are nearly flat."""
+    return CG(damping=DAMPING, curvature=GaussNewton(), rtol=1e-3)
 
 
 def _far_out(risk: Risk, settings: FairSettings) -> list[int]:
