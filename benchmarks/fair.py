@@ -139,7 +139,8 @@ def _later(pair: tuple[str, str, str], metric: str, actions: tuple[str, ...]) ->
 
 def summary(rows: list[dict]) -> None:
     """Gaps as shares of the gap before, both as means over splits; then predicted beside achieved on the rows asked."""
-    print("data group metric actions | splits before predicted after (se) random reweighed | points reweighed | halved")
+    print("data group metric actions | splits before predicted after (se) random reweighed | points, reweighed", end="")
+    print(" | halved, reduced")
     cases = dict.fromkeys((row["data"], row["group"], row["metric"], row["actions"]) for row in rows)
     for case in cases:
         held = [row for row in rows if (row["data"], row["group"], row["metric"], row["actions"]) == case]
@@ -147,11 +148,10 @@ def summary(rows: list[dict]) -> None:
         share = {name: (of[name] * of["before"]).sum() / of["before"].sum() for name in SHOWN}
         left = (of["after"] - share["after"]) * of["before"] / of["before"].mean()  # of a ratio of means
         error = left.std(ddof=1) / len(held) ** 0.5 if len(held) > 1 else float("nan")
-        print(
-            *case, "|", len(held), f"{of['before'].mean():.3f} {share['predicted']:.2f} {share['after']:.2f} ({error:.2f})",
-            f"{share['random']:.2f} {share['reweighed']:.2f} | {of['accuracy change'].mean():+.2f}",
-            f"{of['reweighed accuracy change'].mean():+.2f} | {int(of['halved'].sum())} of {len(held)}",
-        )  # fmt: skip
+        print(*case, "|", len(held), f"{of['before'].mean():.3f}", end=" ")
+        print(f"{share['predicted']:.2f} {share['after']:.2f} ({error:.2f}) {share['random']:.2f}", end=" ")
+        print(f"{share['reweighed']:.2f} | {of['accuracy change'].mean():+.2f}", end=" ")
+        print(f"{of['reweighed accuracy change'].mean():+.2f} | {int(of['halved'].sum())}, {int(of['reduced'].sum())}")
     for actions in dict.fromkeys(row["actions"] for row in rows):
         held = [row for row in rows if row["actions"] == actions]
         of = {name: np.array([float(row[name]) for row in held]) for name in list(held[0])[5:]}
