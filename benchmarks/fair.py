@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.results import kept, save
+from benchmarks.common.results import kept, save
 from crossfluence.app.fair_table import Encoding, People, read_people, split
 from crossfluence.errors import CrossfluenceError
 from crossfluence.tabular.fairness import FairAnswer, FairSettings, explain_gap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from crossfluence.app.options import Force, Seed, plainly, stop
 from crossfluence.app.report.terminal import console
-from crossfluence.errors import CorpusError
+from crossfluence.errors import CorpusError, UnreliableWarning
 
 from .tables import print_scifi, print_weat
 
@@ -118,6 +119,12 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 for command in (mixture, planted, weat, scifi):
     app.command()(command)
+
+
+@app.callback()
+def describe() -> None:
+    """Reproduces an experiment of the paper."""
+    warnings.filterwarnings("ignore", category=UnreliableWarning)  # what the tables compare with training again
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from crossfluence._risk.risk.risk.objectives import evaluate
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from crossfluence._actions.outcome import Outcome
 from crossfluence._actions.steps import TOLERANCE, amplify, undo
 from crossfluence._attribution.influence import influence
 from crossfluence._results.scores import Scores
+from crossfluence._risk.objectives import evaluate
 from crossfluence._solvers.auto import Auto
 from crossfluence._types import Id
 from crossfluence.errors import CorpusError

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from crossfluence._data.batches.batches.batches import batches
-from crossfluence._risk.risk.risk.risk import Risk
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from crossfluence._attribution.influence import influence
+from crossfluence._data.batches import batches
 from crossfluence._evaluation.leave_out import leave_out
 from crossfluence._losses import AbstractLoss
 from crossfluence._results.agreement import Agreement, compare
 from crossfluence._results.scores import Scores
+from crossfluence._risk.risk import Risk
 from crossfluence._solvers.exact import Exact
 from crossfluence._solvers.identity import Identity
 from crossfluence._storage.atomic import write_atomically

@@ -243,7 +243,7 @@ class _Experiment:
 
     def _measured(self, model: nn.Module) -> dict[str, float]:
         theta = {name: tensor.detach() for name, tensor in model.named_parameters()}
-        return _numbers(self.asked(model)) | {"loss": self.risk.value_at(theta)}
+        return _numbers(self.asked(model)) | {"loss": self.risk.value(theta)}
 
     def _row(
         self, word: str, name: str, action: str, after: Mapping[str, float], count: int = 0, steps: int = 0,

@@ -21,7 +21,8 @@ from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
-from ._kronecker.ekfac import EKFAC
+from ._horizon.horizon import Horizon
+from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
@@ -41,8 +42,12 @@ from ._solvers.low_rank import LowRank
 from ._solvers.nystrom import Nystrom
 from ._training.optimizers import SGD, Adam, AdamW
 from ._training.recipe import Recipe
-from ._training.schedules import StepDecay, WarmUp, cosine
+from ._training.record import TrainingRecord
+from ._training.recorder import Recorder
+from ._training.schedules import StepDecay, WarmUp, cosine, linear
 from .errors import CrossfluenceError
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Adam",
@@ -51,8 +56,10 @@ __all__ = [
     "Auto",
     "Bank",
     "Batches",
+    "BlockDiagonal",
     "CG",
     "CrossfluenceError",
+    "Diagonal",
     "EKFAC",
     "EmpiricalFisher",
     "Estimate",
@@ -63,8 +70,10 @@ __all__ = [
     "GMRES",
     "GaussNewton",
     "Hessian",
+    "Horizon",
     "Identity",
     "Jacobi",
+    "KFAC",
     "LDS",
     "LiSSA",
     "LowRank",
@@ -74,6 +83,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "Recommendation",
+    "Recorder",
     "Relative",
     "RemovalCurve",
     "Risk",
@@ -81,6 +91,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "TrainingRecord",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -94,6 +105,7 @@ __all__ = [
     "influence",
     "lds",
     "leave_out",
+    "linear",
     "load_inverse",
     "mean_over",
     "plan",

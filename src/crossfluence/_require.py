@@ -5,16 +5,27 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from .errors import UnsupportedError
 
-if TYPE_CHECKING:
-    from ._training.recipe import Recipe
-
 Label = TypeVar("Label")
+
+
+class RecipeLike(Protocol):
+    """A `Recipe`, as far as its callers on lower floors read it."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def at_once(self) -> int: ...
+    @property
+    def content(self) -> Any: ...
+    def risk(self, model: nn.Module) -> Any: ...
 
 
 class AbstractTraining(ABC):
@@ -24,7 +35,7 @@ class AbstractTraining(ABC):
         recipe: How to train.
     """
 
-    recipe: Recipe
+    recipe: RecipeLike
 
     @property
     def n(self) -> int:

@@ -88,6 +88,10 @@ class ResultFileError(CrossfluenceError, OSError):
     """A result cannot be written or read."""
 
 
+class NewerFileError(ResultFileError):
+    """A file that a newer version of this library wrote."""
+
+
 class MissingExtraError(CrossfluenceError, ImportError):
     """An optional package is needed for this feature."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,21 +14,32 @@ from .._autodiff.functional import undisturbed
 from .._evaluation.leave_out import trained_models
 from .._require import AbstractTraining, require_training, takes
 from .._risk.objectives import evaluate
+from .._training.recipe import Recipe
 from .._types import Batch
 from ..errors import DataError, UnsupportedError
 from .options import Joined, scaled
 from .outcome import Outcome
-
-if TYPE_CHECKING:
-    from .._training.recipe import Recipe
-    from .recommend import Recommendation
+from .rounds import NAMES, Choice, Chooser
 
 
-def carry_out(found: Recommendation, train: Any, seeds: int, against_random: int) -> Outcome:
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Options that were chosen.
+
+    Attributes:
+        chooser: What they were chosen from.
+        choice: Their numbers.
+    """
+
+    chooser: Chooser
+    choice: Choice
+
+
+def carry_out(found: Chosen, train: Any, seeds: int, against_random: int) -> Outcome:
     """Trains with all samples as they were, with the chosen actions taken, and with as many at random.
 
     Args:
-        found: What to do.
+        found: Numbers of options, and what they are.
         train: How to train.
         seeds: Orders of the data.
         against_random: Random choices.
@@ -41,7 +52,7 @@ def carry_out(found: Recommendation, train: Any, seeds: int, against_random: int
         UnsupportedError: If this training cannot relabel or add.
     """
     if not found.choice.chosen:
-        raise DataError(f"There is nothing to carry out: no action was chosen. {found.stopped}")
+        raise DataError(f"There is nothing to carry out: no action was chosen. {found.choice.stopped}")
     if seeds < 1 or against_random < 0:
         raise DataError(f"Got seeds={seeds}, against_random={against_random}; needed at least one seed.")
     if seeds > 1 and not isinstance(train, AbstractTraining):
@@ -58,8 +69,8 @@ def carry_out(found: Recommendation, train: Any, seeds: int, against_random: int
     changes = torch.stack(after) - torch.stack(before)
     assert first is not None
     return Outcome(
-        first, found.table.objectives, torch.stack(before).mean(0), torch.stack(after).mean(0), found.predicted, None,
-        f"recommend({len(found.choice.chosen)} actions)", found.stopped, linear=found.linear,
+        first, NAMES[: len(found.chooser.asked)], torch.stack(before).mean(0), torch.stack(after).mean(0), None, None,
+        f"recommend({len(found.choice.chosen)} actions)", found.choice.stopped,
         random=torch.stack(beside) if beside else None, noise=_noise(changes),
     )  # fmt: skip
 
@@ -69,11 +80,11 @@ def _noise(changes: Float[Tensor, "s m"]) -> Float[Tensor, " m"] | None:
     return None if len(changes) < 2 else changes.std(0) / len(changes) ** 0.5
 
 
-def _values(found: Recommendation, model: nn.Module) -> Float[Tensor, " m"]:
+def _values(found: Chosen, model: nn.Module) -> Float[Tensor, " m"]:
     return torch.stack([evaluate(each, model)[1][0] for each in found.chooser.asked])
 
 
-def _random(found: Recommendation, draws: int) -> list[tuple[int, ...]]:
+def _random(found: Chosen, draws: int) -> list[tuple[int, ...]]:
     """As many options of each kind, of random samples, none twice."""
     generator = torch.Generator().manual_seed(0)
     names = [label[0] for label in found.chooser.options.ids]
@@ -82,9 +93,7 @@ def _random(found: Recommendation, draws: int) -> list[tuple[int, ...]]:
     return [_draw(found, kinds, wanted, generator) for _ in range(draws)]
 
 
-def _draw(
-    found: Recommendation, kinds: Mapping[Any, Tensor], wanted: list[Any], generator: torch.Generator
-) -> tuple[int, ...]:
+def _draw(found: Chosen, kinds: Mapping[Any, Tensor], wanted: list[Any], generator: torch.Generator) -> tuple[int, ...]:
     taken, used = list[int](), set[int]()
     for kind in sorted(kinds):
         numbers = kinds[kind].nonzero()[:, 0]
@@ -96,7 +105,7 @@ def _draw(
     return tuple(taken)
 
 
-def _refuse_other_rows(found: Recommendation, train: Any) -> None:
+def _refuse_other_rows(found: Chosen, train: Any) -> None:
     """Makes sure that the training can do what is asked of it."""
     require_training(train, "carry_out") if not takes(train, 2) else None
     if isinstance(train, AbstractTraining):
@@ -109,11 +118,11 @@ def _refuse_other_rows(found: Recommendation, train: Any) -> None:
         )
 
 
-def _needs_rows(found: Recommendation) -> bool:
-    return any(action.kind in {"relabel", "add"} for action in found.chosen)
+def _needs_rows(found: Chosen) -> bool:
+    return any(found.chooser.options.ids[number][0] in {"relabel", "add"} for number in found.choice.chosen)
 
 
-def _models(found: Recommendation, train: Any, choices: list[tuple[int, ...]], seed: int) -> Iterator[nn.Module]:
+def _models(found: Chosen, train: Any, choices: list[tuple[int, ...]], seed: int) -> Iterator[nn.Module]:
     """One model for each choice of options."""
     with torch.random.fork_rng(), torch.enable_grad():
         if isinstance(train, AbstractTraining):
@@ -129,18 +138,19 @@ def _models(found: Recommendation, train: Any, choices: list[tuple[int, ...]], s
             yield from trained_models(train, weights[:, : found.chooser.options.n])
 
 
-def _by_recipe(found: Recommendation, train: AbstractTraining, choices: list[tuple[int, ...]]) -> Iterator[nn.Module]:
+def _by_recipe(found: Chosen, train: AbstractTraining, choices: list[tuple[int, ...]]) -> Iterator[nn.Module]:
     if not _needs_rows(found):
         weights = [found.chooser.options.weights(chosen)[: found.chooser.options.n] for chosen in choices]
         if weights:
             yield from train.retrain(torch.stack(weights))
         return
     for chosen in choices:
+        assert isinstance(train.recipe, Recipe)
         recipe, weights = _edited(found, train.recipe, chosen)
         yield recipe.train(weights)
 
 
-def _edited(found: Recommendation, recipe: Recipe, chosen: tuple[int, ...]) -> tuple[Recipe, Tensor]:
+def _edited(found: Chosen, recipe: Recipe, chosen: tuple[int, ...]) -> tuple[Recipe, Tensor]:
     """The recipe with rows relabelled in place and added at the end; their number divides the l2 term as before."""
     joined = found.chooser.options.risk.data  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(joined, Joined)

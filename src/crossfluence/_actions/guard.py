@@ -52,9 +52,9 @@ class Guard:
         if not tolerance >= 0:
             raise ValueError(f"Got tolerance={tolerance}; needed a share such as 0.01, or math.inf for no guard.")
         others = risk.without(chosen)
-        value = None if guard is not None or tolerance == math.inf else others.value_at(risk.theta)
+        value = None if guard is not None or tolerance == math.inf else others.value(risk.theta)
         if value is not None:
-            return cls("the loss of all other samples", lambda theta: others.value_at(theta) or 0.0, value, tolerance)
+            return cls("the loss of all other samples", lambda theta: others.value(theta) or 0.0, value, tolerance)
         if guard is None or tolerance == math.inf:
             return cls("nothing", None, 0.0, math.inf)
         return cls("the guard", lambda _: _one_number(guard, walking), _one_number(guard, risk.model), tolerance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,11 +25,10 @@ from .._solvers.auto import Auto
 from .._solvers.base import AbstractSolver
 from .._types import Batch, Id, Objective
 from ..errors import DataError, ObjectiveError, UnsupportedError, import_optional
+from .carry_out import Chosen, carry_out
 from .options import ACTIONS, Labels, Options, options_of
 from .outcome import Outcome
-from .rounds import Choice, Chooser, Round, newton, value_of
-
-NAMES = ("question", "keep")
+from .rounds import NAMES, Choice, Chooser, Round, newton, value_of
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,8 @@ class Recommendation:
         Returns:
             Predicted beside achieved; `random` holds the changes by random choices, `noise` the standard error.
         """
-        from .carry_out import carry_out
-
-        return carry_out(self, train, seeds, against_random)
+        outcome = carry_out(Chosen(self.chooser, self.choice), train, seeds, against_random)
+        return replace(outcome, predicted=self.predicted, linear=self.linear)
 
 
 def recommend(

@@ -11,7 +11,6 @@ from torch import Tensor
 from .._autodiff.copies import copied
 from .._autodiff.params import fingerprint, put
 from .._risk.base import AbstractRisk
-from .._risk.double import moved
 from .._risk.objectives import evaluate, questions
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, inverse_of
@@ -19,6 +18,7 @@ from .._types import Objective, Params
 from ..errors import UnsupportedError
 from .options import Options
 
+NAMES = ("question", "keep")
 LEAST_SHARE = 0.3  # of the predicted fall, below which a round is undone
 QUARTER, TRIES = 4, 3  # by how much a round shrinks when it is undone, and how often
 REACHED = 0.05  # share of the question's first distance to its end that counts as having reached it
@@ -90,7 +90,7 @@ class Chooser:
         """First-order changes of the question, and of what is kept, by an inverse at a point beside the risk's."""
         chunks = (chunk for each in self.asked for chunk in questions(each, risk.model, risk.theta))
         directions = torch.cat([inverse.solve(chunk.gradients).vectors for chunk in chunks])
-        return self.options.effects(-risk.sensitivity(directions.to(risk.weights)).double())
+        return self.options.effects(-risk.derivatives_along(directions.to(risk.weights)).double())
 
     def pick(
         self, effects: Float[Tensor, "o m"], free: Bool[Tensor, " o"], size: int, distance: float
@@ -234,5 +234,5 @@ def _at(risk: Risk, theta: Params) -> Risk:
     model = copied(risk.model)
     put(theta, model)
     named = dict(model.named_parameters())
-    made = moved(risk, model, risk.kind, {name: named[name].detach() for name in risk.theta}, risk.weights)
+    made = risk.rebuilt(model, risk.kind, {name: named[name].detach() for name in risk.theta}, risk.weights)
     return made._changed(fingerprint=fingerprint(model))

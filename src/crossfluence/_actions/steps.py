@@ -177,6 +177,6 @@ def _pull(risk: AbstractRisk, away: list[Id], towards: list[Id]) -> Callable[[Pa
 
     def gradient(theta: Params) -> Params:
         shrinking = risk.decay * risk.layout.flatten(theta)
-        return risk.layout.unflatten(sum((s * (only.field_at(theta) - shrinking) for s, only in parts), 0 * shrinking))
+        return risk.layout.unflatten(sum((s * (only.field(theta) - shrinking) for s, only in parts), 0 * shrinking))
 
     return gradient

@@ -72,7 +72,7 @@ def unlearn(
         change = (rest.gradient - risk.gradient).unsqueeze(0)
         moved = -inverse.solve(change, transposed=False).vectors[0]
         stepped = risk.layout.unflatten(risk.layout.flatten(risk.theta) + moved)
-        _refuse_ascent(rest.value_at(risk.theta), rest.value_at(stepped), inverse.solver)
+        _refuse_ascent(rest.value(risk.theta), rest.value(stepped), inverse.solver)
         put(stepped, model)
         names, before = watched(watch, risk.model)
         _, after = watched(watch, model)

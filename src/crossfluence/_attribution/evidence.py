@@ -17,38 +17,42 @@ from .._results.scores import SolveReport
 from .._results.verdict import Evidence, suspicious
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
-from .._solvers.base import AbstractInverse, Answers, Solution
+from .._solvers.base import AbstractInverse, QueryScores, Solution
 from .._types import Batch, Params
 from ..errors import CrossfluenceError, NotConvergedWarning
 
 ROUNDED = 64  # rounding errors of a loss that a jump may hold
 LOOKED_AT = 1024  # samples whose losses are searched for kinks
+BASIS = "the sizes are those of the training's own record, wherever it ended"
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
 
-def gathered(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answers], report: SolveReport) -> Evidence:
+def gathered(
+    risk: AbstractRisk, inverse: AbstractInverse, chunks: Sequence[QueryScores], report: SolveReport
+) -> Evidence:
     """What can be said against the answers.
 
     Args:
         risk: The trained model.
         inverse: What they were solved with.
-        answers: To the questions, chunk by chunk.
+        chunks: Scores of the queries, chunk by chunk.
         report: On the solve.
 
     Returns:
         Numbers for `of_influence`. If training had not ended, kinks were looked for in the losses of some samples.
     """
-    reached = [part.reached for part in answers]
-    solved = [part.solution for part in answers if part.solution is not None]
+    solved = [part.solution for part in chunks if part.solution is not None]
     evidence = Evidence(
         drift=report.drift,
-        strongest=_listed(part.abs().amax(0) for part in reached),
+        strongest=_listed(part.derivatives.abs().amax(0) for part in chunks),
         errors=report.errors,
-        damped=_damped(inverse, answers),
-        bend=_bend(risk, inverse, answers),
+        damped=_damped(inverse, chunks),
+        bend=_bend(risk, inverse, chunks),
         lowest=_lowest(risk, inverse, solved),
         approximation=inverse.approximation,
         notes=_limits(risk),
+        basis="" if inverse.at_minimum else BASIS,
+        agreements=tuple(pair for solution in solved for pair in solution.agreements),
     )
     if not suspicious(evidence) or not isinstance(risk, Risk):
         return evidence
@@ -68,12 +72,12 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
     Returns:
         Numbers for `of_influence`.
     """
-    step = _step(risk, inverse)
+    step = _step(risk, inverse) if inverse.at_minimum else None
     left = 0.0 if step is None else abs(float(step @ risk.gradient)) ** 0.5
     whole = float(own.abs().sum() / risk.n) ** 0.5
     return Evidence(
         drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
-        approximation=inverse.approximation, notes=_limits(risk),
+        approximation=inverse.approximation, notes=_limits(risk), basis="" if inverse.at_minimum else BASIS,
     )  # fmt: skip
 
 
@@ -135,19 +139,19 @@ def _lowest(risk: AbstractRisk, inverse: AbstractInverse, solved: Sequence[Solut
     return 0.0 if any(solution.solver for solution in solved) else None
 
 
-def _damped(inverse: AbstractInverse, answers: Sequence[Answers]) -> tuple[float, ...]:
+def _damped(inverse: AbstractInverse, chunks: Sequence[QueryScores]) -> tuple[float, ...]:
     r"""Share of the damping in $u^\top (J + \lambda) u = u^\top a$, for each question."""
     shares = [
         inverse.damping * part.solution.vectors.square().sum(1) / part.energy.abs()
-        for part in answers
+        for part in chunks
         if part.solution is not None and part.energy is not None and inverse.damping
     ]
     return _listed(share.nan_to_num(1.0, 1.0).clamp(max=1.0) for share in shares)
 
 
-def _bend(risk: AbstractRisk, inverse: AbstractInverse, answers: Sequence[Answers]) -> float:
+def _bend(risk: AbstractRisk, inverse: AbstractInverse, chunks: Sequence[QueryScores]) -> float:
     """Curvature of the loss along the first solution over that which was solved with, where these may differ."""
-    first = answers[0]
+    first = chunks[0]
     stands_in = any(name in inverse.solver for name in MEASURED) and not inverse.approximation
     if not stands_in or first.solution is None or first.energy is None:
         return 1.0

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from .._autodiff.functional import undisturbed
 from .._data.batches import probe
@@ -15,11 +17,14 @@ from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
+from .._risk.objectives import Questions, questions
 from .._solvers.auto import Auto
-from .._solvers.base import AbstractInverse, AbstractSolver, Answers, Solution, inverse_of
+from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
 from .._types import Batch, Objective
 from ..errors import UnsupportedError
 from .evidence import gathered, own_share
+
+UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
 def influence(
@@ -81,14 +86,59 @@ def influence(
         if candidates is not None:
             probe(candidates, "candidates")
         inverse = inverse_of(solver, risk)
-        answers = list(inverse.answers(risk, objective, candidates))
-        values = -torch.cat([part.reached for part in answers], dim=1)
-        solved = [part.solution for part in answers if part.solution]
-        report = _report(risk, inverse, solved, answers, values.abs().amax(0).tolist(), started)
-        verdict = of_influence(gathered(risk, inverse, answers, report))
+        pairs, fine, chunks = inverse.pairwise(risk, objective), risk_of(inverse, risk), []
+        if pairs is not None:
+            chunks.extend(pairs.scores(candidates))
+        for query in questions(objective, risk.model, risk.theta) if pairs is None else ():  # a = ∇m
+            wanted = risk.project(query.gradients)
+            solution = inverse.solve(wanted.to(fine.weights))  # u = J⁻ᵀ a
+            derivatives = _derivatives(fine, candidates, solution.vectors)  # ∂/∂w [uᵀ g]: one forward-mode pass
+            chunks.append(_scored(risk, inverse, query, wanted, solution, derivatives))
+        values = -torch.cat([chunk.derivatives for chunk in chunks], dim=1)
+        solved = [chunk.solution for chunk in chunks if chunk.solution]
+        report = _report(risk, inverse, solved, chunks, values.abs().amax(0).tolist(), started)
+        verdict = of_influence(gathered(risk, inverse, chunks, report))
     ids = risk.labels if candidates is None else tuple(range(len(values)))
-    names = tuple(name for part in answers for name in part.names)
+    names = tuple(name for chunk in chunks for name in chunk.names)
     return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
+
+
+def _derivatives(
+    risk: AbstractRisk, candidates: Iterable[Batch] | None, directions: Shaped[Tensor, "m p"]
+) -> Shaped[Tensor, "n m"]:
+    if candidates is None:
+        return risk.derivatives_along(directions)
+    return risk.derivatives_along_of(candidates, directions)
+
+
+def _scored(
+    risk: AbstractRisk,
+    inverse: AbstractInverse,
+    query: Questions,
+    wanted: Tensor,
+    solution: Solution,
+    derivatives: Tensor,
+) -> QueryScores:
+    """One chunk of queries with all that the report says of them."""
+    u = solution.vectors
+    drift = -(u @ risk_of(inverse, risk).gradient) if inverse.at_minimum else u.new_zeros(len(u))
+    energy = (u * query.gradients.to(u)).sum(1)
+    return QueryScores(
+        query.names, query.values, derivatives.to(risk.weights), drift.to(risk.weights), solution,
+        _left_out(risk, query, wanted), energy,
+    )  # fmt: skip
+
+
+def _left_out(risk: AbstractRisk, query: Questions, wanted: Tensor) -> tuple[str, ...]:
+    """A note if a part of a question lies along directions that training does not determine."""
+    shares = (query.gradients - wanted).norm(dim=1) / query.gradients.norm(dim=1)
+    share, place = max(zip(shares.nan_to_num().tolist(), query.names, strict=True))
+    if share <= UNDETERMINED:
+        return ()
+    return (
+        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined "
+        f"({risk.symmetry}); it is left out, as if a retrained model were turned back to this one.",
+    )
 
 
 def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
@@ -130,9 +180,12 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
         risk.check()
         _ = risk.gradient
         inverse = inverse_of(solver, risk)
-        parts, solved = zip(*inverse.own(risk), strict=True)
-        own = torch.cat(parts).unsqueeze(1)
-        report = _report(risk, inverse, [each for each in solved if each], [], own[:, 0].abs().tolist(), started)
+        found, parts, solved = inverse.self_influence(risk), [], []
+        for gradients in risk_of(inverse, risk).sample_gradients() if found is None else ():
+            solved.append(inverse.solve(gradients))
+            parts.append((-risk.n * (solved[-1].vectors * gradients).sum(1)).to(risk.weights))
+        own = torch.cat([*(found or ()), *parts]).unsqueeze(1)
+        report = _report(risk, inverse, solved, [], own[:, 0].abs().tolist(), started)
         verdict = of_influence(own_share(risk, inverse, own))
     report = replace(report, verdict=str(verdict))
     return Scores(own, risk.labels, ("own loss",), report.solver, report, verdict=announce(verdict))
@@ -142,11 +195,11 @@ def _report(
     risk: AbstractRisk,
     inverse: AbstractInverse,
     solved: list[Solution],
-    answers: list[Answers],
+    chunks: list[QueryScores],
     sizes: list[float],
     started: float,
 ) -> SolveReport:
-    notes = [note for part in [*solved, *answers] for note in part.notes]
+    notes = [note for part in [*solved, *chunks] for note in part.notes]
     shares = [share for solution in solved for share in solution.errors]
     return SolveReport(
         solver=_solvers(inverse, solved),
@@ -154,8 +207,8 @@ def _report(
         steps=tuple(step for solution in solved for step in solution.steps),
         residuals=tuple(share for solution in solved for share in solution.residuals),
         errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
-        values=tuple(value for part in answers for value in part.values.tolist()),
-        drift=tuple(value for part in answers for value in part.drift.tolist()),
+        values=tuple(value for part in chunks for value in part.values.tolist()),
+        drift=tuple(value for part in chunks for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,

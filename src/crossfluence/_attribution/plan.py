@@ -18,12 +18,13 @@ from torch.utils._pytree import tree_leaves
 
 from .._autodiff.functional import VECTORS_AT_ONCE, undisturbed
 from .._curvature.base import AbstractCurvature
+from .._curvature.operator import natural_curvature
 from .._require import require, require_risk
 from .._risk.base import AbstractRisk
 from .._risk.objectives import QUESTIONS_AT_ONCE, questions_at_once
 from .._risk.risk import Risk
 from .._solvers.auto import Auto
-from .._solvers.base import AbstractSolver, natural_curvature
+from .._solvers.base import AbstractSolver
 from .._solvers.cost import Work
 from .._solvers.gmres import GMRES
 from ..errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
@@ -73,8 +74,8 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
 
     Times products and scores there, and solves for the gradient of one sample's loss to see how many steps a question
     takes: on all samples for `GMRES`, and where the few have negative curvature. `EKFAC` is fitted there, and answers
-    there: several questions are taken for an `each_of`. Meant to be right within a factor of two; `benchmarks/plan.py`
-    sets it beside real runs.
+    there: several questions are taken for an `each_of`. Meant to be right within a factor of two;
+    `benchmarks/solvers/plan.py` sets it beside real runs.
 
     Args:
         risk: The trained model.
@@ -116,7 +117,7 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
         steps, notes = _steps(chosen, risk, part) if work.steps else (0, ())
         product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n)
-        scores = _pace(part.sensitivity, part, risk.n / part.n)
+        scores = _pace(part.derivatives_along, part, risk.n / part.n)
         seconds = tried.seconds + work.alone * product(1) + product(work.together) + _factorising(work.order)
         at_once = min(m, questions_at_once(risk.p))
         peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE))
@@ -130,7 +131,7 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
     solving = (work.vectors + work.kept * steps) * at_once * risk.p * risk.weights.element_size()
     held = work.held + tried.held
     memory = max(tried.peak, held + max(max(work.scratch, solving) + peak, _scores_held(risk, m)))
-    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, held if work.saved else 0, notes)
+    return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, held if chosen.saveable else 0, notes)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[s
     """How many steps one question takes: on the part, or on all samples where a part may be indefinite."""
     refused = ""
     for look in (risk,) if isinstance(solver, GMRES) else (part, risk):
-        question = look.gradient if not look.symmetric else next(look.influences())[0]
+        question = look.gradient if not look.symmetric else next(look.sample_gradients())[0]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotConvergedWarning)

@@ -17,8 +17,8 @@ from .._curvature.fisher import AbstractFisher, Fisher
 from .._curvature.gauss_newton import GaussNewton
 from .._curvature.hessian import Hessian
 from .._evaluation.trials import final_gradient, tried
-from .._kronecker.factors import Fit, filtered
-from .._losses import OnOutputs, as_loss
+from .._kronecker.factors import KroneckerFit, apply_eigenfunction
+from .._losses import as_loss
 from .._require import require, require_question, require_recipe
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce
@@ -119,7 +119,7 @@ def source(
                 continue  # a schedule stood still
             risk, pace = recipe.risk(recipe.holding(point.theta)), point.scaling.sqrt()
             (gathered, left), least = _filtered(curvature, risk, pace, vectors * pace, rtol)
-            parts.append(-risk.sensitivity(gathered * pace))
+            parts.append(-risk.derivatives_along(gathered * pace))
             vectors = left / pace
             lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"
@@ -150,11 +150,8 @@ def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
         )
     if isinstance(rule, AdamW):
         raise UnsupportedError("AdamW's decay is no part of what is minimised. Use Adam with l2, or replay.")
-    if isinstance(curvature, (Fisher, GaussNewton)) and not isinstance(kind, OnOutputs):
-        raise UnsupportedError(
-            f"{curvature} needs to know where the outputs are; this recipe has a {type(kind).__name__}. Write the loss "
-            f"as OnOutputs(outputs, criterion). Or type curvature=Hessian()."
-        )
+    if isinstance(curvature, (Fisher, GaussNewton)):
+        recipe._start.on_outputs(str(curvature), "type curvature=Hessian()")
     if isinstance(curvature, AbstractFisher) and not (kind.per_sample and isinstance(rule, SGD)):
         raise UnsupportedError(
             f"{curvature}, layer by layer, needs gradients of single samples, and steps as SGD's, of one size for all "
@@ -179,11 +176,12 @@ def _filtered(
                 stacklevel=3,
             )
         return found, lowest
-    blocks = Fit.of(risk, curvature).blocks()
+    blocks = KroneckerFit.of(risk, curvature).blocks()
     exponents = [
         pace[0].square() * (block.values + risk.decays[block.slot.names[0]]) for block in blocks
     ]  # one pace for all parameters
-    found = [filtered(blocks, [each(x) for x in exponents], risk.layout, vectors) for each in (_gathered, _left)]
+    functions = ([each(x) for x in exponents] for each in (_gathered, _left))
+    found = [apply_eigenfunction(blocks, values, risk.layout, vectors) for values in functions]
     return found, min(float(x.min()) for x in exponents)
 
 

@@ -98,7 +98,7 @@ def tracin(
             asked = list(questions(objective, risk.model, risk.theta))
             names = tuple(name for chunk in asked for name in chunk.names)
             directions = torch.cat([chunk.gradients for chunk in asked]) * scaling
-            parts.append(-risk.sensitivity(directions))
+            parts.append(-risk.derivatives_along(directions))
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
     scores, model = torch.stack(parts).sum(0), recipe.holding(end)
     values = tuple(evaluate(objective, model)[1].tolist())
@@ -130,13 +130,18 @@ def waypoints(recipe: Recipe, count: int, *, preconditioned: bool) -> tuple[list
     """
     course, points = recipe.course(), []
     point, layout, length = course.start(course.theta), Layout.of(course.theta), math.ceil(len(course) / count)
+    total, theta, factors = 0.0, point.theta, layout.flatten(point.theta)
     for step in range(len(course)):
-        after = course.advance(point, step, *course.part(step, recipe.ones))
-        rates = course.rates[step - step % length :][:length]
-        if step % length == len(rates) // 2:
-            scaling = torch.full_like(layout.flatten(point.theta), course.optimizer.lr * sum(rates))
+        batch, weights = course.part(step, recipe.ones)
+        gradient, factor = course.gradient(point, step, batch, weights)
+        after, last = course.stepped(point, step, gradient), min(step - step % length + length, len(course)) - 1
+        total += course.optimizer.lr * course.rates[step] * float(factor)
+        if step % length == (last % length + 1) // 2:
+            theta, factors = point.theta, torch.ones_like(factors)
             if preconditioned:
-                scaling *= layout.flatten(course.optimizer.preconditioner(point.theta, after.state, step + 1))
-            points.append(Waypoint(point.theta, scaling))
+                factors = layout.flatten(course.optimizer.preconditioner(point.theta, after.state, step + 1))
+        if step == last:
+            points.append(Waypoint(theta, total * factors))
+            total = 0.0
         point = after
     return points, point.theta

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import VECTORS_AT_ONCE, undisturbed
+from .._autodiff.functional import VECTORS_AT_ONCE
 from .._risk.base import AbstractRisk
-from .._risk.risk import Risk
-from ..errors import DampingError, SolveError, UnsupportedError
+from .._storage.archive import stored
+from ..errors import DampingError, SolveError
 
 PROBES = 64  # of Hutchinson's estimate; with at most this many parameters the diagonal is exact
 TRACED = 512  # parameters up to which the trace is exact
@@ -25,6 +23,7 @@ TRACED = 512  # parameters up to which the trace is exact
 class AbstractCurvature(ABC):
     """A p x p matrix that is never formed, l2 term included."""
 
+    @abstractmethod
     def product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """The matrix times vectors: one pass over the data.
 
@@ -35,8 +34,6 @@ class AbstractCurvature(ABC):
         Returns:
             One product in each row, in units of mean loss per parameter.
         """
-        with undisturbed():
-            return self._given(risk, vectors, self._product)
 
     def transposed_product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """The transpose times vectors; the same for symmetric curvatures.
@@ -48,27 +45,10 @@ class AbstractCurvature(ABC):
         Returns:
             One product in each row.
         """
-        with undisturbed():
-            return self._given(risk, vectors, self._transposed_product)
-
-    def _given(self, risk: AbstractRisk, vectors: Tensor, differentiated: Callable[[Any, Tensor], Tensor]) -> Tensor:
-        """The product that the risk's structure gives in closed form (all of them symmetric), or by differentiation."""
-        if not risk.products:
-            return differentiated(risk, vectors)
-        if type(self) not in risk.products:
-            raise UnsupportedError(
-                f"{type(risk).__name__} has no product with {self}; it has "
-                f"{' and '.join(f'{kind.__name__}()' for kind in risk.products)}."
-            )
-        return risk.products[type(self)](vectors)
-
-    @abstractmethod
-    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]: ...
-
-    def _transposed_product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        return self._product(risk, vectors)
+        return self.product(risk, vectors)
 
 
+@stored("Relative")
 @dataclass(frozen=True)
 class Relative:
     """Damping as a multiple of the mean eigenvalue of the curvature of the mean loss.
@@ -173,6 +153,18 @@ def mean_eigenvalue(curvature: AbstractCurvature, risk: AbstractRisk) -> float:
         exact = PROBES < risk.p <= TRACED
         found[key] = _mean_of_trace(curvature, fine) if exact else float(diagonal(curvature, fine).mean())
     return found[key]
+
+
+def know_trace(curvature: AbstractCurvature, risk: AbstractRisk, matrix: Shaped[Tensor, "p p"]) -> None:
+    """Takes the mean eigenvalue from a matrix that is written out, where it is to be exact.
+
+    Args:
+        curvature: Of what.
+        risk: Where.
+        matrix: The curvature there.
+    """
+    if risk.p <= TRACED:
+        risk.remembered["mean eigenvalue", curvature] = float(matrix.diagonal().mean())
 
 
 def _mean_of_trace(curvature: AbstractCurvature, risk: AbstractRisk) -> float:

@@ -12,55 +12,76 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import all_finite, bind
+from .._autodiff.functional import all_finite, bind, undisturbed
 from .._autodiff.params import wide
-from .._losses import OnOutputs
+from .._risk.base import AbstractRisk
+from .._risk.criterion import Rounding, of_batch
 from .._risk.risk import Risk
 from .._types import Batch, Params
 from ..errors import NonFiniteError, UnsupportedError
 from .base import AbstractCurvature
-from .criterion import Rounding, of_batch
-from .roots import Roots, square_root
+from .output_gradients import OutputGradients, square_root
 
 
 class AbstractFisher(AbstractCurvature):
     r"""A curvature $\frac{1}{n}\sum_i\sum_k s_{ik}s_{ik}^\top$ + l2, made of per-sample gradients."""
 
-    def draws(self) -> torch.Generator:
-        """What `roots` draws from, at its beginning."""
+    def generator(self) -> torch.Generator:
+        """The random state that `output_gradients` begins with."""
         return torch.Generator()
 
     @abstractmethod
-    def roots(
+    def output_gradients(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, Roots]]:
-        """What the $s_{ik}$ are gradients of.
+    ) -> Iterator[tuple[int, Batch, OutputGradients]]:
+        """Output-space cotangents of each batch, which pulled back give the $s_{ik}$.
 
         Args:
             risk: Where.
             start: Batches that are left out at the beginning.
-            draws: As these batches left it; default: at its beginning.
+            draws: Random state after the skipped batches; default: freshly seeded.
 
         Yields:
-            The number of each batch, the batch, and its roots, to be taken before the next batch: once, or never.
+            The number of each batch, the batch, and its output gradients, to be taken before the next
+            batch: once, or never.
         """
 
+    def product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Along the outputs, and back: one forward pass of each batch serves all its output gradients.
+
+        Args:
+            risk: Where.
+            vectors: One in each row.
+
+        Returns:
+            One product in each row.
+
+        Raises:
+            UnsupportedError: If the risk is no `Risk`, whose samples have outputs.
+        """
+        if not isinstance(risk, Risk):
+            raise UnsupportedError(
+                f"{type(risk).__name__} has no product with {self}, which is made of gradients of single samples. "
+                f"Use curvature=Hessian() or curvature=GaussNewton()."
+            )
+        with undisturbed():
+            return self._product(risk, vectors)
+
     def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Along the outputs, and back: one forward pass of each batch serves all its roots."""
         total = risk.decay * vectors
         counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
-        for index, batch, roots in self.roots(risk):
+        for index, batch, gradients in self.output_gradients(risk):
             if not counted[index]:
                 continue
-            outputs = bind(roots.outputs, risk.model)
+            outputs = bind(gradients.outputs, risk.model)
 
             def values(theta: Params, outputs=outputs, batch=batch) -> Tensor:
                 return outputs(theta, batch)
 
             moves = risk.first.derivatives(values, risk.theta, risk.layout, vectors)  # (m, b, ...)
 
-            def cotangents(z: Tensor, moves=moves, roots=roots) -> Tensor:
-                return sum((_outer(moves, direction) for direction in roots.directions(z)), torch.zeros_like(moves))
+            def cotangents(z: Tensor, moves=moves, gradients=gradients) -> Tensor:
+                return sum((_outer(moves, direction) for direction in gradients.directions(z)), torch.zeros_like(moves))
 
             found = risk.first.pulled(values, risk.theta, cotangents)
             if not all(map(all_finite, found.values())):
@@ -91,9 +112,9 @@ class EmpiricalFisher(AbstractFisher):
         NeurIPS 2019.
     """
 
-    def roots(
+    def output_gradients(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, Roots]]:
+    ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """The losses themselves, times the square roots of their weights.
 
         Args:
@@ -114,7 +135,7 @@ class EmpiricalFisher(AbstractFisher):
             )
         for index, batch, weights in islice(risk.passes(), start, None):
             root = weights.sqrt()
-            yield index, batch, Roots(risk.kind.losses, lambda _, root=root: [root])
+            yield index, batch, OutputGradients(risk.kind.losses, lambda _, root=root: [root])
 
 
 @dataclass(frozen=True)
@@ -145,34 +166,29 @@ class Fisher(AbstractFisher):
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"Got samples={self.samples}; needed at least 1, or None for every output.")
 
-    def draws(self) -> torch.Generator:
+    def generator(self) -> torch.Generator:
         """The same at every beginning."""
         return torch.Generator().manual_seed(self.seed)
 
-    def roots(
+    def output_gradients(
         self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
-    ) -> Iterator[tuple[int, Batch, Roots]]:
+    ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """The outputs along random combinations, the same in every pass and however the data is batched.
 
         Args:
             risk: Where.
             start: Batches that are left out at the beginning.
-            draws: As these batches left it; default: at its beginning.
+            draws: Random state after the skipped batches; default: freshly seeded.
 
         Yields:
             The number of each batch, the batch, and one root for each draw.
 
         Raises:
-            UnsupportedError: If the loss is not split at the outputs.
+            UnsupportedError: If the loss is not split at the outputs, and no split is found.
             SolveError: After the last batch, if the outputs are too confident for their precision.
         """
-        loss, rounding = risk.kind, Rounding()
-        if not isinstance(loss, OnOutputs):
-            raise UnsupportedError(
-                f"Fisher needs to know where the outputs are; this risk has a {type(loss).__name__}. "
-                f"Write the loss as OnOutputs(outputs, criterion), or use EmpiricalFisher()."
-            )
-        generator = draws or self.draws()
+        loss, rounding = risk.on_outputs("Fisher", "use EmpiricalFisher()"), Rounding()
+        generator = draws or self.generator()
         waiting: list[int] = []  # samples whose signs were not drawn, and have to be before those of later samples
 
         def directions(z: Tensor, batch: Batch, weights: Tensor) -> Iterator[Tensor]:
@@ -189,7 +205,7 @@ class Fisher(AbstractFisher):
 
         for index, batch, weights in islice(risk.passes(), start, None):
             waiting.append(len(weights))
-            yield index, batch, Roots(loss.outputs, partial(directions, batch=batch, weights=weights))
+            yield index, batch, OutputGradients(loss.outputs, partial(directions, batch=batch, weights=weights))
         rounding.refuse()
 
     def _signs(self, z: Shaped[Tensor, "b *out"], generator: torch.Generator) -> list[Tensor]:

@@ -7,22 +7,16 @@ from dataclasses import dataclass
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import bind
-from .._autodiff.params import wide
-from .._losses import OnOutputs
-from .._risk.risk import Risk
-from .._types import Batch, Params
-from ..errors import UnsupportedError
+from .._risk.base import AbstractRisk
 from .base import AbstractCurvature
-from .criterion import Rounding, across, of_batch
-from .hessian import accumulate
 
 
 @dataclass(frozen=True)
 class GaussNewton(AbstractCurvature):
     r"""$\frac{1}{n}\sum_i w_i J_{z_i}^\top H_{\ell_i} J_{z_i}$ + l2: never negative if the criterion is convex.
 
-    Needs a loss that is split at the model's outputs: `OnOutputs(outputs, criterion)`.
+    The loss is split at the model's outputs: by `OnOutputs(outputs, criterion)`, or, where a plain loss calls its
+    model once, by the library itself.
 
     Example:
         >>> GaussNewton()
@@ -32,29 +26,6 @@ class GaussNewton(AbstractCurvature):
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
     """
 
-    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """G v for each row: forward through the outputs, across the criterion, and back."""
-        loss = risk.kind
-        if not isinstance(loss, OnOutputs):
-            raise UnsupportedError(
-                f"GaussNewton needs to know where the outputs are; this risk has a {type(loss).__name__}. "
-                f"Write the loss as OnOutputs(outputs, criterion), or use curvature=Hessian()."
-            )
-        outputs, rounding = bind(loss.outputs, risk.model), Rounding()
-
-        def along(directions: Tensor, batch: Batch, weights: Tensor) -> Params:
-            criterion = of_batch(loss.criterion, batch)
-
-            def values(theta: Params) -> Tensor:
-                return outputs(theta, batch)
-
-            def cotangents(z: Tensor) -> Tensor:
-                moves = risk.first.derivatives(values, risk.theta, risk.layout, directions)
-                rounding.add(criterion, wide(z), weights)
-                return across(criterion, wide(z), moves, weights)
-
-            return risk.first.pulled(values, risk.theta, cotangents)
-
-        total = accumulate(along, risk, vectors)
-        rounding.refuse()
-        return total
+    def product(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """G v for each row."""
+        return risk.gauss_newton_product(vectors)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from jaxtyping import Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from .._autodiff.params import digest_tensors
 from .._require import AbstractTraining, require
-from .._storage.atomic import write_atomically
+from .._storage.archive import read_if_whole, write_tensors
 from .._storage.hashing import content_hash
 from .._training.recipe import Recipe
 from .._types import Params
 
-FORMAT = "crossfluence.model/1"
+FORMAT = "crossfluence.model/2"
+FIRST = "crossfluence.model/1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Bank(AbstractTraining):
         3
     """
 
-    recipe: Recipe
+    recipe: Recipe  # pyright: ignore[reportIncompatibleVariableOverride]
     folder: str | os.PathLike[str]
 
     def __post_init__(self) -> None:
@@ -84,18 +85,23 @@ class Bank(AbstractTraining):
 
 
 def _write(file: Path, model: nn.Module) -> None:
-    theta = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(model.named_parameters())}
-    header = {"format": FORMAT, "digest": digest_tensors(theta.items())}
-    write_atomically(file, to_bytes(theta, metadata=header))
+    theta = {name: tensor.detach() for name, tensor in sorted(model.named_parameters())}
+    write_tensors(file, FORMAT, theta, digest=digest_tensors(theta.items()))
 
 
 def _read(file: Path) -> Params | None:
-    """What a file holds, or nothing if it is absent, damaged or of another format."""
-    try:
-        with safe_open(os.fspath(file), framework="pt") as opened:
-            header = opened.metadata() or {}
-            theta = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
-    except (OSError, SafetensorError):
+    """The parameters in a file, or nothing if it is absent, damaged or of another kind."""
+    if (found := read_if_whole(file, FORMAT, FIRST)) is None:
         return None
-    whole = header.get("format") == FORMAT and header.get("digest") == digest_tensors(sorted(theta.items()))
-    return theta if whole else None
+    theta = dict(sorted(found.tensors.items()))
+    digests = [digest_tensors(theta.items())] + ([_first_digest(theta)] if found.form == FIRST else [])
+    return theta if found.texts.get("digest") in digests else None
+
+
+def _first_digest(theta: Params) -> str:
+    """The content hash of most files of the first format."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in theta.items():
+        state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return state.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -13,20 +14,22 @@ from tqdm.auto import tqdm
 
 from .._autodiff.params import Layout
 from .._curvature.fisher import AbstractFisher
-from .._curvature.roots import projected
+from .._curvature.output_gradients import projected
 from .._risk.risk import Risk
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Batch, SampleLoss
 from ..errors import NonFiniteError
-from .gradients import AbstractGradients, Slot
+from .gradients import AbstractGradients, ParameterBlock
 from .layers import Layers, layers_of
 
-Moments: TypeAlias = dict[Slot, tuple[Tensor, ...]]
-Bases: TypeAlias = tuple[tuple[Slot, Tensor | None, Tensor | None], ...]
-Keep: TypeAlias = Callable[[Callable[[], "Sums"]], None]
+Moments: TypeAlias = dict[ParameterBlock, tuple[Tensor, ...]]
+Bases: TypeAlias = tuple[tuple[ParameterBlock, Tensor | None, Tensor | None], ...]
+Keep: TypeAlias = Callable[[Callable[[], "FitProgress"]], None]
 LONGEST_SIDE = 8_192  # of a block, beyond which it keeps its own coordinates: its factor would not fit
 
 
+@stored("Eigenblock")
 @dataclass(frozen=True, eq=False)
 class Eigenblock:
     r"""One block of a curvature, $(U_L \otimes U_R)\operatorname{diag}(\text{values})(U_L \otimes U_R)^\top$.
@@ -40,14 +43,14 @@ class Eigenblock:
         values: Mean squared gradients along the eigenvectors, `(g, r, c)`, in units of the mean loss; without l2.
     """
 
-    slot: Slot
+    slot: ParameterBlock
     left: Tensor | None
     right: Tensor | None
     values: Shaped[Tensor, "g r c"]
 
-    def filtered(self, block: Shaped[Tensor, "m g r c"], response: Shaped[Tensor, "g r c"]) -> Tensor:
-        """A block with its components along the eigenvectors multiplied by `response`."""
-        return self.back(self.along(block) * response)
+    def apply_eigenfunction(self, block: Shaped[Tensor, "m g r c"], values: Shaped[Tensor, "g r c"]) -> Tensor:
+        """A block with its components along the eigenvectors multiplied by a function's values there."""
+        return self.back(self.along(block) * values)
 
     def along(self, block: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
         """Components along the eigenvectors."""
@@ -60,8 +63,9 @@ class Eigenblock:
         return block if self.right is None else block @ self.right.mT
 
 
+@stored("Sums")
 @dataclass(frozen=True, eq=False)
-class Sums:
+class FitProgress:
     """A pass over the data that is under way.
 
     Attributes:
@@ -72,41 +76,42 @@ class Sums:
 
     done: int = 0
     draws: Tensor | None = None
-    totals: tuple[tuple[Slot, tuple[Tensor, ...]], ...] = ()
+    totals: tuple[tuple[ParameterBlock, tuple[Tensor, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class KroneckerFit:
     """All blocks of a curvature, pass by pass over the data.
 
     Attributes:
         risk: The trained model.
         curvature: Whose blocks.
-        kind: What the blocks are: "corrected", "kronecker", "exact" or "diagonal".
         layers: Of the model.
+        by_factors: Whether it takes a pass for the Kronecker factors; without, blocks are diagonal.
+        by_squares: Whether it takes a pass for the eigenvalues; without, they are products of those of the factors.
     """
 
     risk: Risk
     curvature: AbstractFisher
-    kind: str
     layers: Layers
+    by_factors: bool = True
+    by_squares: bool = True
 
     @classmethod
-    def of(cls, risk: Risk, curvature: AbstractFisher, kind: str = "corrected") -> Fit:
-        """Looks at the layers, as the largest batch shows them."""
-        _, batch, roots = next(curvature.roots(risk, largest_batch(risk)))
-        layers = looked_at(risk, roots.outputs, batch)
-        return cls(risk, curvature, kind, replace(layers, rows=LONGEST_SIDE) if kind == "exact" else layers)
-
-    @property
-    def by_factors(self) -> bool:
-        """Whether it takes a pass for the factors."""
-        return self.kind != "diagonal"
-
-    @property
-    def by_squares(self) -> bool:
-        """Whether it takes a pass for the eigenvalues."""
-        return self.kind in {"corrected", "diagonal"}
+    def of(
+        cls,
+        risk: Risk,
+        curvature: AbstractFisher,
+        *,
+        by_factors: bool = True,
+        by_squares: bool = True,
+        in_full: bool = False,
+    ) -> KroneckerFit:
+        """Looks at the layers; `in_full`: second moments of whole layers' gradients, where these are small."""
+        number = largest_batch(risk)
+        _, batch, output_gradients = next(curvature.output_gradients(risk, number))
+        layers = layers_of_risk(risk, output_gradients.outputs, batch)
+        return cls(risk, curvature, replace(layers, rows=LONGEST_SIDE) if in_full else layers, by_factors, by_squares)
 
     def blocks(self, kept: Checkpoint = NOWHERE) -> list[Eigenblock]:
         """Fits every block.
@@ -126,16 +131,16 @@ class Fit:
             Eschenhagen et al., "Kronecker-factored approximate curvature for modern neural network architectures",
             NeurIPS 2023, for layers that are used at many positions.
         """
-        bases, so_far = kept.state or ((), Sums())
+        bases, so_far = kept.state or ((), FitProgress())
         if self.by_factors and not bases:
             moments = self.moments(so_far, lambda sums: kept.offer(lambda: ((), sums())))
             if not self.by_squares:
                 return self.products(moments)
-            bases, so_far = self.bases(moments), Sums()
+            bases, so_far = self.bases(moments), FitProgress()
             kept.offer(lambda: (bases, so_far))
         return self.along(bases, so_far, lambda sums: kept.offer(lambda: (bases, sums())))
 
-    def moments(self, so_far: Sums = Sums(), keep: Keep | None = None) -> Moments:
+    def moments(self, so_far: FitProgress = FitProgress(), keep: Keep | None = None) -> Moments:
         """One pass: mean second moments of both sides of each block, in float64."""
         return self._mean(lambda _, gradients: gradients.moments(LONGEST_SIDE), so_far, keep)
 
@@ -146,11 +151,11 @@ class Fit:
             (slot, _eigen(left, like)[1], _eigen(right, like)[1]) for slot, (left, right, _) in moments.items()
         )
 
-    def along(self, bases: Bases, so_far: Sums = Sums(), keep: Keep | None = None) -> list[Eigenblock]:
+    def along(self, bases: Bases, so_far: FitProgress = FitProgress(), keep: Keep | None = None) -> list[Eigenblock]:
         """One pass: mean squared gradients along the eigenvectors, or along the parameters where there are none."""
         sides = {slot: (left, right) for slot, left, right in bases}
 
-        def squares(slot: Slot, gradients: AbstractGradients) -> tuple[Tensor]:
+        def squares(slot: ParameterBlock, gradients: AbstractGradients) -> tuple[Tensor]:
             return (gradients.rotated(*sides.get(slot, (None, None))).squares(),)
 
         found = self._mean(squares, so_far, keep)
@@ -165,7 +170,7 @@ class Fit:
             found[slot] = turned, across, rows.unsqueeze(2) * columns.unsqueeze(1) / sizes
         return self._whole(found)
 
-    def _whole(self, found: dict[Slot, tuple[Tensor | None, Tensor | None, Tensor]]) -> list[Eigenblock]:
+    def _whole(self, found: dict[ParameterBlock, tuple[Tensor | None, Tensor | None, Tensor]]) -> list[Eigenblock]:
         """All blocks in the precision of the model; zero where no batch reaches one."""
         like = self.risk.weights
         unused = {slot: (None, None, like.new_zeros(slot.form)) for slot in self.layers.slots}
@@ -175,20 +180,20 @@ class Fit:
 
     def _mean(
         self,
-        statistic: Callable[[Slot, AbstractGradients], tuple[Tensor, ...]],
-        so_far: Sums,
+        statistic: Callable[[ParameterBlock, AbstractGradients], tuple[Tensor, ...]],
+        so_far: FitProgress,
         keep: Keep | None,
     ) -> Moments:
         """Statistics of the samples' gradients, added up in double precision and divided by n."""
-        risk, totals, draws = self.risk, dict(so_far.totals), self.curvature.draws()
+        risk, totals, draws = self.risk, dict(so_far.totals), self.curvature.generator()
         if so_far.draws is not None:
             draws.set_state(so_far.draws.cpu())
         batches = tqdm(
-            self.curvature.roots(risk, so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
+            self.curvature.output_gradients(risk, so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
             total=len(risk.reading.sizes), disable=None, leave=False,
         )  # fmt: skip
-        for index, batch, roots in batches:
-            for found in self.layers.along(roots, batch):
+        for index, batch, output_gradients in batches:
+            for found in self.layers.along(output_gradients, batch):
                 for slot, gradients in found.items():
                     parts = statistic(slot, gradients)
                     if not all(part.sum().isfinite() for part in parts):
@@ -198,18 +203,18 @@ class Fit:
                     for total, part in zip(totals[slot], parts, strict=True):
                         total.add_(part, alpha=1 / risk.n)
             if keep is not None:
-                keep(lambda done=index + 1: Sums(done, draws.get_state(), tuple(totals.items())))
+                keep(lambda done=index + 1: FitProgress(done, draws.get_state(), tuple(totals.items())))
         return totals
 
 
-def filtered(
-    blocks: Sequence[Eigenblock], responses: Sequence[Tensor], layout: Layout, vectors: Shaped[Tensor, "m p"]
+def apply_eigenfunction(
+    blocks: Sequence[Eigenblock], values: Sequence[Tensor], layout: Layout, vectors: Shaped[Tensor, "m p"]
 ) -> Shaped[Tensor, "m p"]:
-    """Vectors with their components along all eigenvectors multiplied by responses.
+    """A function of the matrix times vectors: components along all eigenvectors, multiplied by its values there.
 
     Args:
         blocks: Of all parameters.
-        responses: One for each eigenvalue of each block.
+        values: Of the function, one for each eigenvalue of each block.
         layout: Of the parameters.
         vectors: One in each row.
 
@@ -217,12 +222,29 @@ def filtered(
         One in each row, in the precision of the given ones.
     """
     params, found = layout.split(vectors), {}
-    for block, response in zip(blocks, responses, strict=True):
-        found |= block.slot.scatter(block.filtered(block.slot.gather(params), response))
+    for block, each in zip(blocks, values, strict=True):
+        found |= block.slot.scatter(block.apply_eigenfunction(block.slot.gather(params), each))
     return layout.flatten(found).to(vectors)
 
 
-def looked_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
+def layers_of_risk(risk: Risk, outputs: SampleLoss | None = None, batch: Batch | None = None) -> Layers:
+    """The layers of a model as its training loss uses them; looked at once for fit, samples and queries.
+
+    Args:
+        risk: The trained model.
+        outputs: All that the losses are computed from; default: the losses themselves.
+        batch: The largest of the data; default: read again.
+
+    Returns:
+        Layers, and the parameters outside of them.
+    """
+    if "layers" not in risk.remembered:
+        batch = next(islice(risk.data, largest_batch(risk), None)) if batch is None else batch
+        risk.remembered["layers"] = layers_at(risk, outputs or risk.kind.losses, batch)
+    return risk.remembered["layers"]
+
+
+def layers_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
     """A model's layers, as some outputs along a random direction show them: neither weights nor fit can hide one.
 
     Args:

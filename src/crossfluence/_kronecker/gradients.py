@@ -5,19 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from .._storage.archive import stored
 from .._types import Params
 
 SPLIT = 256  # columns from which a symmetric product is taken in parts
 NUMBERS_AT_ONCE = 2**24  # of per-sample gradients written out together: 64 MB in single precision
 
 
+@stored("Slot")
 @dataclass(frozen=True)
-class Slot:
+class ParameterBlock:
     """Where a block lies among the parameters: g matrices of r rows and c columns (g > 1 for grouped layers).
 
     Attributes:
@@ -31,16 +34,16 @@ class Slot:
     form: tuple[int, int, int]
 
     @classmethod
-    def of(cls, params: Params, names: Sequence[str], groups: int, rows: int) -> Slot:
+    def of(cls, params: Params, names: Sequence[str], groups: int, rows: int) -> ParameterBlock:
         """The slot of some parameters, whose last dimension is what is left after groups and rows."""
         shapes = tuple(params[name].shape for name in names)
         columns = sum(shape.numel() for shape in shapes) // (groups * rows)
         return cls(tuple(names), shapes, (groups, rows, columns))
 
     @property
-    def row(self) -> Slot:
+    def row(self) -> ParameterBlock:
         """The same parameters as one row of one matrix."""
-        return Slot(self.names, self.shapes, (1, 1, self.size))
+        return ParameterBlock(self.names, self.shapes, (1, 1, self.size))
 
     @property
     def size(self) -> int:
@@ -107,7 +110,7 @@ class AbstractGradients(ABC):
         """Every entry squared, summed over samples."""
         return torch.stack([piece.square().sum(1) for piece in self.pieces()]).sum(0)
 
-    def energy(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
+    def weighted_squared_norms(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
         """Every sample's squared entries, each times its weight, added up."""
         return torch.cat([(piece.square() * weights.unsqueeze(1)).sum((0, 2, 3)) for piece in self.pieces()])
 
@@ -117,9 +120,13 @@ class AbstractGradients(ABC):
         return torch.cat([piece.movedim(0, 1).flatten(1) @ flat for piece in self.pieces()])
 
 
+ByBlock: TypeAlias = dict[ParameterBlock, AbstractGradients]
+"""Gradients of some samples with respect to each block that they reach."""
+
+
 @dataclass(frozen=True, eq=False)
-class Outer(AbstractGradients):
-    """Sums over t of outer products `left[t] ⊗ right[t]`: output gradients and inputs of a layer, by position.
+class OuterProducts(AbstractGradients):
+    """FitProgress over t of outer products `left[t] ⊗ right[t]`: output gradients and inputs of a layer, by position.
 
     Attributes:
         left: Shape `(g, b, t, r)`.
@@ -142,8 +149,8 @@ class Outer(AbstractGradients):
     def __len__(self) -> int:
         return self.left.shape[1]
 
-    def __getitem__(self, samples: slice) -> Outer:
-        return Outer(self.left[:, samples], self.right[:, samples])
+    def __getitem__(self, samples: slice) -> OuterProducts:
+        return OuterProducts(self.left[:, samples], self.right[:, samples])
 
     def dense(self) -> Shaped[Tensor, "g b r c"]:
         """Written out."""
@@ -162,13 +169,13 @@ class Outer(AbstractGradients):
         """One matrix product."""
         return (self.left * weights[:, None, None]).flatten(1, 2).mT @ self.right.flatten(1, 2)
 
-    def squared(self) -> Outer:
+    def squared(self) -> OuterProducts:
         """Both sides."""
-        return Outer(self.left.square(), self.right.square())
+        return OuterProducts(self.left.square(), self.right.square())
 
-    def rotated(self, left: Tensor | None, right: Tensor | None) -> Outer:
+    def rotated(self, left: Tensor | None, right: Tensor | None) -> OuterProducts:
         """Each side in its own basis."""
-        return Outer(_turned(self.left, left), _turned(self.right, right))
+        return OuterProducts(_turned(self.left, left), _turned(self.right, right))
 
     def squares(self) -> Shaped[Tensor, "g r c"]:
         """Without writing the gradients out where they are single outer products."""
@@ -176,15 +183,15 @@ class Outer(AbstractGradients):
             return super().squares()
         return self.left.squeeze(2).square().mT @ self.right.squeeze(2).square()
 
-    def energy(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
+    def weighted_squared_norms(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
         """The same way."""
         if not self.single:
-            return super().energy(weights)
+            return super().weighted_squared_norms(weights)
         return ((self.left.squeeze(2).square() @ weights) * self.right.squeeze(2).square()).sum((0, 2))
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup(AbstractGradients):
+class EmbeddingGradients(AbstractGradients):
     """Gradients of a table of which each sample reads a few rows.
 
     Attributes:
@@ -205,13 +212,13 @@ class Lookup(AbstractGradients):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, samples: slice) -> Lookup:
-        return Lookup(self.rows[samples], self.right[:, samples], self.height)
+    def __getitem__(self, samples: slice) -> EmbeddingGradients:
+        return EmbeddingGradients(self.rows[samples], self.right[:, samples], self.height)
 
-    def outer(self) -> Outer:
+    def outer(self) -> OuterProducts:
         """The same with rows as unit vectors."""
         units = torch.nn.functional.one_hot(self.rows, self.height).to(self.right.dtype)
-        return Outer(units.unsqueeze(0), self.right)
+        return OuterProducts(units.unsqueeze(0), self.right)
 
     def dense(self) -> Shaped[Tensor, "1 b r c"]:
         """Written out."""
@@ -230,14 +237,14 @@ class Lookup(AbstractGradients):
         parts = (self.right[0] * weights[:, None, None]).flatten(0, 1)
         return table.index_add_(0, self.rows.flatten(), parts).unsqueeze(0)
 
-    def squared(self) -> Lookup:
+    def squared(self) -> EmbeddingGradients:
         """What was read."""
-        return Lookup(self.rows, self.right.square(), self.height)
+        return EmbeddingGradients(self.rows, self.right.square(), self.height)
 
-    def rotated(self, left: Tensor | None, right: Tensor | None) -> Lookup:
+    def rotated(self, left: Tensor | None, right: Tensor | None) -> EmbeddingGradients:
         """The columns in their basis."""
         assert left is None
-        return Lookup(self.rows, _turned(self.right, right), self.height)
+        return EmbeddingGradients(self.rows, _turned(self.right, right), self.height)
 
     def squares(self) -> Shaped[Tensor, "1 r c"]:
         """Only of rows that were read; a row read twice by one sample counts once, with the sum."""
@@ -245,7 +252,7 @@ class Lookup(AbstractGradients):
         table = self.right.new_zeros(self.height, self.right.shape[-1])
         return table.index_add_(0, read % self.height, sums.square()).unsqueeze(0)
 
-    def energy(self, weights: Shaped[Tensor, "1 r c"]) -> Shaped[Tensor, " b"]:
+    def weighted_squared_norms(self, weights: Shaped[Tensor, "1 r c"]) -> Shaped[Tensor, " b"]:
         """The same way."""
         read, sums = self._sums()
         parts = (sums.square() * weights[0, read % self.height]).sum(1)
@@ -268,7 +275,7 @@ class Lookup(AbstractGradients):
 
 
 @dataclass(frozen=True, eq=False)
-class Whole(AbstractGradients):
+class DenseGradients(AbstractGradients):
     """Gradients in full.
 
     Attributes:
@@ -285,15 +292,15 @@ class Whole(AbstractGradients):
     def __len__(self) -> int:
         return self.matrices.shape[1]
 
-    def __getitem__(self, samples: slice) -> Whole:
-        return Whole(self.matrices[:, samples])
+    def __getitem__(self, samples: slice) -> DenseGradients:
+        return DenseGradients(self.matrices[:, samples])
 
     def dense(self) -> Shaped[Tensor, "g b r c"]:
         """As they are."""
         return self.matrices
 
     def moments(self, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums of `G Gᵀ` and `Gᵀ G`; with one row the second is the exact block of the Fisher matrix."""
+        """FitProgress of `G Gᵀ` and `Gᵀ G`; with one row the second is the exact block of the Fisher matrix."""
         x, y = self.matrices.mT.flatten(1, 2), self.matrices.flatten(1, 2)
         return _second_moment(x, longest), _second_moment(y, longest), self.matrices.square().sum((1, 2, 3))
 
@@ -301,13 +308,13 @@ class Whole(AbstractGradients):
         """Their sum."""
         return (self.matrices * weights[:, None, None]).sum(1)
 
-    def squared(self) -> Whole:
+    def squared(self) -> DenseGradients:
         """Entry by entry."""
-        return Whole(self.matrices.square())
+        return DenseGradients(self.matrices.square())
 
-    def rotated(self, left: Tensor | None, right: Tensor | None) -> Whole:
+    def rotated(self, left: Tensor | None, right: Tensor | None) -> DenseGradients:
         """From both sides."""
-        return Whole(_turned(_turned(self.matrices.mT, left).mT, right))
+        return DenseGradients(_turned(_turned(self.matrices.mT, left).mT, right))
 
 
 def joined(parts: Sequence[AbstractGradients]) -> AbstractGradients:
@@ -321,14 +328,14 @@ def joined(parts: Sequence[AbstractGradients]) -> AbstractGradients:
     """
     if len(parts) == 1:
         return parts[0]
-    if any(isinstance(part, Whole) for part in parts):
-        return Whole(torch.stack([part.dense() for part in parts]).sum(0))
-    tables = [part for part in parts if isinstance(part, Lookup)]
+    if any(isinstance(part, DenseGradients) for part in parts):
+        return DenseGradients(torch.stack([part.dense() for part in parts]).sum(0))
+    tables = [part for part in parts if isinstance(part, EmbeddingGradients)]
     if len(tables) == len(parts):
         rows, right = torch.cat([part.rows for part in tables], 1), torch.cat([part.right for part in tables], 2)
-        return Lookup(rows, right, tables[0].height)
-    outers = [part.outer() if isinstance(part, Lookup) else part for part in parts]
-    return Outer(*(torch.cat([getattr(part, side) for part in outers], dim=2) for side in ("left", "right")))
+        return EmbeddingGradients(rows, right, tables[0].height)
+    outers = [part.outer() if isinstance(part, EmbeddingGradients) else part for part in parts]
+    return OuterProducts(*(torch.cat([getattr(part, side) for part in outers], dim=2) for side in ("left", "right")))
 
 
 def _second_moment(rows: Shaped[Tensor, "g n d"], longest: int) -> Shaped[Tensor, "g *d"]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from .._autodiff.params import wide
 from .._types import Params
 from ..errors import UnsupportedError
-from .gradients import AbstractGradients, Lookup, Outer, Slot
+from .gradients import AbstractGradients, EmbeddingGradients, OuterProducts, ParameterBlock
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 OVER_FEATURES, OVER_CHANNELS = (nn.LayerNorm, nn.RMSNorm), (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
@@ -24,7 +24,7 @@ LAYERS = (nn.Linear, *CONVOLUTIONS, nn.Embedding, *NORMALISATIONS, nn.MultiheadA
 
 
 @dataclass(frozen=True, eq=False)
-class Tap:
+class LayerBlock:
     """Parameters of one layer that make up a block, or one use of a block that several layers share.
 
     Attributes:
@@ -36,13 +36,13 @@ class Tap:
     """
 
     layer: nn.Module
-    slot: Slot
+    slot: ParameterBlock
     samples: int | None = 0
     bias_alone: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class LayerCall:
     """One call of a layer: what went in, and the gradient that came back to what went out."""
 
     layer: nn.Module
@@ -50,7 +50,9 @@ class Call:
     gradient: Tensor
 
 
-def calls_of(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], gradient: Tensor) -> list[Call]:
+def record_calls(
+    layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], gradient: Tensor
+) -> list[LayerCall]:
     """A layer's call, or what it is made of.
 
     Args:
@@ -64,12 +66,12 @@ def calls_of(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any],
     """
     if isinstance(layer, nn.MultiheadAttention):
         return _attention(layer, args, kwargs, gradient)
-    return [Call(layer, wide((*args, *kwargs.values())[0].detach()), wide(gradient))]
+    return [LayerCall(layer, wide((*args, *kwargs.values())[0].detach()), wide(gradient))]
 
 
 def _attention(
     layer: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Any], gradient: Tensor
-) -> list[Call]:
+) -> list[LayerCall]:
     """Attention as linear layers before and after what the same module does with identities for weights."""
     named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
     inputs = [named.pop(name).detach() for name in ("query", "key", "value")]
@@ -83,10 +85,13 @@ def _attention(
     plain |= {"in_proj_weight": eye.repeat(3, 1), "out_proj.weight": eye}
     mixed, pull = vjp(lambda *qkv: functional_call(layer, plain, (*qkv, *args[3:]), named)[0], *projected)[:2]
     back = pull(gradient @ layer.out_proj.weight.detach())
-    return [Call(layer.out_proj, mixed, gradient), Call(layer, torch.stack(inputs, -2), torch.stack(back, -2))]
+    return [
+        LayerCall(layer.out_proj, mixed, gradient),
+        LayerCall(layer, torch.stack(inputs, -2), torch.stack(back, -2)),
+    ]
 
 
-def taps_of(model: nn.Module, theta: Params, decay: Mapping[str, float]) -> list[Tap]:
+def layer_blocks_of(model: nn.Module, theta: Params, decay: Mapping[str, float]) -> list[LayerBlock]:
     """Every trained parameter of every known layer; a bias stands beside its weight unless one of them is shared.
 
     Args:
@@ -101,16 +106,16 @@ def taps_of(model: nn.Module, theta: Params, decay: Mapping[str, float]) -> list
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
     held = {layer: [names.get(id(getattr(layer, part, None))) for part in _parts(layer)] for layer in layers}
     uses = Counter(name for own in held.values() for name in own)
-    taps = []
+    layer_blocks = []
     for layer, (weight, bias) in held.items():
         if weight and bias and uses[weight] == uses[bias] == 1 and decay.get(weight) == decay.get(bias):
-            taps.append(Tap(layer, Slot.of(theta, (weight, bias), *_rows(layer))))
+            layer_blocks.append(LayerBlock(layer, ParameterBlock.of(theta, (weight, bias), *_rows(layer))))
             continue
         if weight:
-            taps.append(Tap(layer, Slot.of(theta, (weight,), *_rows(layer))))
+            layer_blocks.append(LayerBlock(layer, ParameterBlock.of(theta, (weight,), *_rows(layer))))
         if bias:
-            taps.append(Tap(layer, Slot.of(theta, (bias,), 1, 1), bias_alone=True))
-    return taps
+            layer_blocks.append(LayerBlock(layer, ParameterBlock.of(theta, (bias,), 1, 1), bias_alone=True))
+    return layer_blocks
 
 
 def _parts(layer: nn.Module) -> tuple[str, str]:
@@ -129,11 +134,11 @@ def _rows(layer: nn.Module) -> tuple[int, int]:
     return 1, layer.num_embeddings if isinstance(layer, nn.Embedding) else 1
 
 
-def block_gradients(tap: Tap, call: Call, b: int) -> AbstractGradients:
+def block_gradients(layer_block: LayerBlock, call: LayerCall, b: int) -> AbstractGradients:
     """The gradients of a block from one call of its layer.
 
     Args:
-        tap: Layer and block.
+        layer_block: Layer and block.
         call: What went in, and the gradient of what went out.
         b: The number of samples.
 
@@ -143,40 +148,40 @@ def block_gradients(tap: Tap, call: Call, b: int) -> AbstractGradients:
     Raises:
         UnsupportedError: If the input does not divide into samples.
     """
-    layer, (groups, rows, _) = tap.layer, tap.slot.form
+    layer, (groups, rows, _) = layer_block.layer, layer_block.slot.form
 
     def by_sample(values: Tensor) -> Tensor:
         """From `(..., g, d)`, with the samples somewhere before, to `(g, b, t, d)`."""
         try:
-            return values.movedim(tap.samples or 0, 0).reshape(b, -1, *values.shape[-2:]).permute(2, 0, 1, 3)
+            return values.movedim(layer_block.samples or 0, 0).reshape(b, -1, *values.shape[-2:]).permute(2, 0, 1, 3)
         except (RuntimeError, IndexError) as error:
             raise UnsupportedError(
-                f"{type(layer).__name__} of {tap.slot.names} got an input of shape {tuple(call.inputs.shape)}, which "
-                f"does not divide into the {b} samples of the batch. Keep the samples in one dimension of it."
+                f"{type(layer).__name__} of {layer_block.slot.names} got an input of shape {tuple(call.inputs.shape)}, "
+                f"which does not divide into the {b} samples of the batch. Keep the samples in one dimension of it."
             ) from error
 
     if isinstance(layer, NORMALISATIONS):
-        parts = [] if tap.bias_alone else [_features(layer, _normalised(layer, call.inputs) * call.gradient)]
-        parts += [_features(layer, call.gradient)] if tap.bias_alone or len(tap.slot.names) == 2 else []
+        parts = [] if layer_block.bias_alone else [_features(layer, _normalised(layer, call.inputs) * call.gradient)]
+        parts += [_features(layer, call.gradient)] if layer_block.bias_alone or len(layer_block.slot.names) == 2 else []
         return _summed(by_sample(torch.cat(parts, dim=-1).unsqueeze(-2)))
     if isinstance(layer, nn.Embedding):
         read = by_sample(call.inputs[..., None, None])[0, :, :, 0]
         gradient = call.gradient
         if layer.padding_idx is not None:
             gradient = gradient * (call.inputs != layer.padding_idx).unsqueeze(-1)
-        return Lookup(read, by_sample(gradient.unsqueeze(-2)), layer.num_embeddings)
+        return EmbeddingGradients(read, by_sample(gradient.unsqueeze(-2)), layer.num_embeddings)
     gradient = _features(layer, call.gradient)
-    if tap.bias_alone:
+    if layer_block.bias_alone:
         return _summed(by_sample(gradient.unsqueeze(-2)))
     columns = _columns(layer, call.inputs)
-    if len(tap.slot.names) == 2:
+    if len(layer_block.slot.names) == 2:
         columns = functional.pad(columns, (0, 1), value=1.0)
-    return Outer(by_sample(gradient.unflatten(-1, (groups, rows))), by_sample(columns))
+    return OuterProducts(by_sample(gradient.unflatten(-1, (groups, rows))), by_sample(columns))
 
 
-def _summed(gradients: Tensor) -> Outer:
+def _summed(gradients: Tensor) -> OuterProducts:
     """Gradients `(1, b, t, c)` whose sum over positions counts."""
-    return Outer(torch.ones_like(gradients[..., :1]), gradients)
+    return OuterProducts(torch.ones_like(gradients[..., :1]), gradients)
 
 
 def _features(layer: nn.Module, values: Tensor) -> Tensor:

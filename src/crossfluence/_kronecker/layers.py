@@ -1,4 +1,4 @@
-"""Layers seen from outside: each sample's gradient of each weight, from hooks."""
+"""Per-sample gradients of layer weights from forward hooks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from .._autodiff.functional import evaluated, recorded
 from .._autodiff.params import coarseness
-from .._curvature.roots import Roots, projected
+from .._curvature.output_gradients import OutputGradients, projected
 from .._losses import length_of
 from .._types import Batch, Params, SampleLoss
 from ..errors import UnsupportedError
-from .gradients import AbstractGradients, Slot, Whole, joined
-from .layer_types import Call, Tap, block_gradients, calls_of, taps_of
+from .gradients import AbstractGradients, ByBlock, DenseGradients, ParameterBlock, joined
+from .layer_types import LayerBlock, LayerCall, block_gradients, layer_blocks_of, record_calls
 from .reverse import each_sample, tracked, weighted_gradient
 
 EXACT_NUMBERS = 1_024  # in a parameter outside of all layers, up to which its block is exact
@@ -30,7 +30,7 @@ class Layers:
 
     Attributes:
         model: The module that is called.
-        taps: Layers whose inputs and output gradients give the gradients of their blocks.
+        layer_blocks: Layers whose inputs and output gradients give the gradients of their blocks.
         outside: Parameters that no layer explains; differentiated sample by sample.
         idle: Parameters of layers that nothing depended on in the batch that was looked at, and their blocks: should
             another batch reach them, they are differentiated sample by sample.
@@ -38,23 +38,23 @@ class Layers:
     """
 
     model: nn.Module
-    taps: tuple[Tap, ...]
+    layer_blocks: tuple[LayerBlock, ...]
     outside: Params
-    idle: Mapping[Slot, Params] = field(default_factory=dict)
+    idle: Mapping[ParameterBlock, Params] = field(default_factory=dict)
     rows: int = 0
 
     @property
-    def slots(self) -> tuple[Slot, ...]:
+    def slots(self) -> tuple[ParameterBlock, ...]:
         """All blocks."""
-        seen = (*dict.fromkeys(tap.slot for tap in self.taps), *self._written)
+        seen = (*dict.fromkeys(layer_block.slot for layer_block in self.layer_blocks), *self._written)
         return tuple(slot.row if slot.size <= self.rows else slot for slot in seen)
 
     @property
-    def _written(self) -> dict[Slot, Params]:
+    def _written(self) -> dict[ParameterBlock, Params]:
         own = {_own_slot(self.outside, name): {name: tensor} for name, tensor in self.outside.items()}
         return {**own, **self.idle}
 
-    def gradients(self, scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
+    def gradients(self, scalars: SampleLoss, batch: Batch) -> ByBlock:
         """Every sample's gradient with respect to every block that the batch reaches.
 
         Args:
@@ -64,13 +64,13 @@ class Layers:
         Returns:
             Gradients by block.
         """
-        return next(self.along(Roots.of(scalars), batch))
+        return next(self.along(OutputGradients.of(scalars), batch))
 
-    def along(self, roots: Roots, batch: Batch) -> Iterator[dict[Slot, AbstractGradients]]:
+    def along(self, output_gradients: OutputGradients, batch: Batch) -> Iterator[ByBlock]:
         """As `gradients`, for each root of a batch: one forward pass serves them all.
 
         Args:
-            roots: What to differentiate.
+            output_gradients: What to differentiate.
             batch: One of the data.
 
         Yields:
@@ -78,16 +78,20 @@ class Layers:
         """
         written = self._written
         params = {name: tensor for part in written.values() for name, tensor in part.items()}
-        seen = Seen.of(self.model, self.taps, roots.outputs, batch, params)
-        for direction, last in _marked(roots.directions(seen.z.detach())):
+        seen = ForwardPass.of(self.model, self.layer_blocks, output_gradients.outputs, batch, params)
+        for direction, last in _marked(output_gradients.directions(seen.z.detach())):
             rows = seen.rows(direction) if params else {}
-            found = gradients_of(seen.calls(direction, last), self.taps, len(direction))
-            found |= {slot: Whole(_gathered(slot, part, rows)) for slot, part in written.items() if part.keys() & rows}
+            found = gradients_of(seen.calls(direction, last), self.layer_blocks, len(direction))
+            found |= {
+                slot: DenseGradients(_gathered(slot, part, rows))
+                for slot, part in written.items()
+                if part.keys() & rows
+            }
             yield dict(_in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ForwardPass:
     """One forward pass, and what the layers saw of it.
 
     Attributes:
@@ -103,10 +107,12 @@ class Seen:
     hooked: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module, taps: Iterable[Tap], outputs: SampleLoss, batch: Batch, params: Params) -> Seen:
+    def of(
+        cls, model: nn.Module, layer_blocks: Iterable[LayerBlock], outputs: SampleLoss, batch: Batch, params: Params
+    ) -> ForwardPass:
         """Runs a model, with hooks on its layers that are taken off again."""
         noted: list[Noted] = []
-        b, shared = length_of(batch), {tap.layer for tap in taps if tap.samples is None}
+        b, shared = length_of(batch), {layer_block.layer for layer_block in layer_blocks if layer_block.samples is None}
 
         def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
             output, *others = returned if isinstance(returned, tuple) else (returned,)
@@ -119,7 +125,7 @@ class Seen:
             copy = output.clone()  # what follows may change it in place
             return (copy, *others) if isinstance(returned, tuple) else copy
 
-        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {tap.layer for tap in taps}]
+        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {each.layer for each in layer_blocks}]
         try:
             with recorded():
                 z, copies = tracked(outputs, model, params, batch)
@@ -133,7 +139,7 @@ class Seen:
         with recorded():
             return each_sample(projected(self.z, direction), self.params, vectorised=not self.hooked)
 
-    def calls(self, direction: Tensor, last: bool = True) -> list[Call]:
+    def calls(self, direction: Tensor, last: bool = True) -> list[LayerCall]:
         """A backward pass along a direction of the outputs, which frees what it has read if it is the last."""
         if not self.noted or not self.z.requires_grad:
             return []
@@ -143,7 +149,7 @@ class Seen:
         calls = []
         for (layer, args, kwargs, _), gradient in zip(self.noted, back, strict=True):
             if gradient is not None:
-                calls += calls_of(layer, args, kwargs, gradient)
+                calls += record_calls(layer, args, kwargs, gradient)
         return calls
 
 
@@ -157,16 +163,16 @@ def _marked(directions: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
         direction = following
 
 
-def _gathered(slot: Slot, params: Params, rows: Params) -> Tensor:
+def _gathered(slot: ParameterBlock, params: Params, rows: Params) -> Tensor:
     """A block's gradients from those of its parameters; zeros for one that is not among them."""
     b = len(next(iter(rows.values())))
     each = {name: rows[name] if name in rows else tensor.new_zeros(b, *tensor.shape) for name, tensor in params.items()}
     return slot.gather(each).movedim(0, 1)
 
 
-def _in_a_row(slot: Slot, gradients: AbstractGradients) -> tuple[Slot, Whole]:
+def _in_a_row(slot: ParameterBlock, gradients: AbstractGradients) -> tuple[ParameterBlock, DenseGradients]:
     each = slot.row.gather(slot.scatter(gradients.dense().movedim(0, 1)))
-    return slot.row, Whole(each.movedim(1, 0))
+    return slot.row, DenseGradients(each.movedim(1, 0))
 
 
 def layers_of(
@@ -197,33 +203,33 @@ def layers_of(
         Layers, and the parameters outside of them.
     """
     precision = coarseness(theta) if precision is None else precision
-    taps, kept = taps_of(model, theta, decay or {}), []
-    count = len(evaluated(lambda: scalars(model, batch))) if taps else 0
+    layer_blocks, kept = layer_blocks_of(model, theta, decay or {}), []
+    count = len(evaluated(lambda: scalars(model, batch))) if layer_blocks else 0
     weights = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
-    whole = weighted_gradient(scalars, model, theta, batch, weights) if taps else {}
-    idle = {slot for slot in {tap.slot for tap in taps} if not slot.gather(whole).any()}
+    whole = weighted_gradient(scalars, model, theta, batch, weights) if layer_blocks else {}
+    idle = {slot for slot in {layer_block.slot for layer_block in layer_blocks} if not slot.gather(whole).any()}
     for samples in (0, 1, None):
-        known = {tap.slot for tap in kept}
-        left = [replace(tap, samples=samples) for tap in taps if tap.slot not in known]
+        known = {layer_block.slot for layer_block in kept}
+        left = [replace(layer_block, samples=samples) for layer_block in layer_blocks if layer_block.slot not in known]
         if samples is None:
-            left = [tap for tap in left if isinstance(tap.layer, nn.Embedding)]
+            left = [layer_block for layer_block in left if isinstance(layer_block.layer, nn.Embedding)]
         found = _by_hooks(model, left, scalars, batch) if samples is not None else _shared(model, left, scalars, batch)
         explained = {slot for slot in found if _explained(found[slot], slot.gather(whole), weights, precision)}
-        kept += [tap for tap in left if tap.slot in explained]
-    idle -= {tap.slot for tap in kept}
-    inside = {name for slot in (*idle, *(tap.slot for tap in kept)) for name in slot.names}
+        kept += [layer_block for layer_block in left if layer_block.slot in explained]
+    idle -= {layer_block.slot for layer_block in kept}
+    inside = {name for slot in (*idle, *(layer_block.slot for layer_block in kept)) for name in slot.names}
     outside = {name: tensor for name, tensor in theta.items() if name not in inside}
-    blocks = dict.fromkeys(tap.slot for tap in taps if tap.slot in idle)
+    blocks = dict.fromkeys(layer_block.slot for layer_block in layer_blocks if layer_block.slot in idle)
     unreached = {slot: {name: theta[name] for name in slot.names} for slot in blocks}
     return Layers(model, tuple(kept), outside, unreached)
 
 
-def gradients_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slot, AbstractGradients]:
+def gradients_of(calls: Sequence[LayerCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
     """Per-sample gradients from what layers saw.
 
     Args:
-        calls: From `Seen.calls`.
-        taps: Which blocks.
+        calls: From `ForwardPass.calls`.
+        layer_blocks: Which blocks.
         b: The number of samples.
 
     Returns:
@@ -232,44 +238,42 @@ def gradients_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slo
     Raises:
         UnsupportedError: If a layer was called on something that does not divide into samples.
     """
-    return {slot: _exact_if_one_row(slot, found) for slot, found in _terms_of(calls, taps, b).items()}
+    return {slot: _exact_if_one_row(slot, found) for slot, found in _terms_of(calls, layer_blocks, b).items()}
 
 
-def _terms_of(calls: Sequence[Call], taps: Iterable[Tap], b: int) -> dict[Slot, AbstractGradients]:
+def _terms_of(calls: Sequence[LayerCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
     """Gradients by block, position by position."""
-    parts: dict[Slot, list[AbstractGradients]] = {}
-    for tap in taps:
-        found = [block_gradients(tap, call, b) for call in calls if call.layer is tap.layer]
+    parts: dict[ParameterBlock, list[AbstractGradients]] = {}
+    for layer_block in layer_blocks:
+        found = [block_gradients(layer_block, call, b) for call in calls if call.layer is layer_block.layer]
         if found:
-            parts.setdefault(tap.slot, []).extend(found)
+            parts.setdefault(layer_block.slot, []).extend(found)
     return {slot: joined(found) for slot, found in parts.items()}
 
 
-def _exact_if_one_row(slot: Slot, gradients: AbstractGradients) -> AbstractGradients:
+def _exact_if_one_row(slot: ParameterBlock, gradients: AbstractGradients) -> AbstractGradients:
     """With one row the gradients in full are no larger than their factors, and their second moment is the block."""
-    return Whole(gradients.dense()) if slot.form[1] == 1 else gradients
+    return DenseGradients(gradients.dense()) if slot.form[1] == 1 else gradients
 
 
-def _by_hooks(
-    model: nn.Module, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch
-) -> dict[Slot, AbstractGradients]:
+def _by_hooks(model: nn.Module, layer_blocks: Sequence[LayerBlock], scalars: SampleLoss, batch: Batch) -> ByBlock:
     """Gradients by block, without blocks that do not divide into samples."""
-    if not taps:
+    if not layer_blocks:
         return {}
-    seen = Seen.of(model, taps, scalars, batch, {})
+    seen = ForwardPass.of(model, layer_blocks, scalars, batch, {})
     calls, found = seen.calls(torch.ones_like(seen.z)), {}
-    for slot in dict.fromkeys(tap.slot for tap in taps):
+    for slot in dict.fromkeys(layer_block.slot for layer_block in layer_blocks):
         with contextlib.suppress(UnsupportedError):
-            found |= _terms_of(calls, [tap for tap in taps if tap.slot == slot], len(seen.z))
+            found |= _terms_of(calls, [each for each in layer_blocks if each.slot == slot], len(seen.z))
     return found
 
 
-def _shared(model: nn.Module, taps: Sequence[Tap], scalars: SampleLoss, batch: Batch) -> dict[Slot, AbstractGradients]:
+def _shared(model: nn.Module, layer_blocks: Sequence[LayerBlock], scalars: SampleLoss, batch: Batch) -> ByBlock:
     """The same, one block after another: some models refuse a table that comes out with one more dimension."""
-    found: dict[Slot, AbstractGradients] = {}
-    for slot in dict.fromkeys(tap.slot for tap in taps):
+    found: ByBlock = {}
+    for slot in dict.fromkeys(layer_block.slot for layer_block in layer_blocks):
         with contextlib.suppress(Exception):  # whatever the model says to that
-            found |= _by_hooks(model, [tap for tap in taps if tap.slot == slot], scalars, batch)
+            found |= _by_hooks(model, [each for each in layer_blocks if each.slot == slot], scalars, batch)
     return found
 
 
@@ -288,6 +292,6 @@ def _repeated(values: Tensor, b: int, dimensions: int) -> Tensor:
     return bare.expand(b, *bare.shape)
 
 
-def _own_slot(params: Params, name: str) -> Slot:
+def _own_slot(params: Params, name: str) -> ParameterBlock:
     shape = params[name].shape
-    return Slot.of(params, (name,), 1, 1 if shape.numel() <= EXACT_NUMBERS or len(shape) < 2 else shape[0])
+    return ParameterBlock.of(params, (name,), 1, 1 if shape.numel() <= EXACT_NUMBERS or len(shape) < 2 else shape[0])

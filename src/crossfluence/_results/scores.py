@@ -10,13 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from .._storage.atomic import write_atomically
+from .._storage.archive import fitting, read_tensors, write_tensors
 from .._types import Id
-from ..errors import IdError, ResultFileError, import_optional
+from ..errors import IdError, import_optional
 from .ids import label_from_json, label_to_json, numbered, plain_id, row_of
 from .significance import standing_out
 from .verdict import Verdict
@@ -315,8 +313,7 @@ class Scores:
             ResultFileError: If the folder cannot be written.
             TypeError: If an id is not an integer, a string, a float, a boolean, None or a tuple of such.
         """
-        header = {
-            "format": FORMAT,
+        texts = {
             "ids": json.dumps([label_to_json(label) for label in self.ids]),
             "objectives": json.dumps(self.objectives),
             "method": self.method,
@@ -325,8 +322,7 @@ class Scores:
             "verdict": json.dumps(None if self.verdict is None else asdict(self.verdict)),
         }
         kept = {"values": self.values} | ({} if self.errors is None else {"errors": self.errors})
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-        write_atomically(path, to_bytes(tensors, metadata=header))
+        write_tensors(path, FORMAT, kept, **texts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
@@ -342,24 +338,25 @@ class Scores:
         Raises:
             ResultFileError: If the file is missing, damaged or of another format.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                header, values = file.metadata() or {}, file.get_tensor("values")
-                errors = file.get_tensor("errors") if "errors" in file.keys() else None  # noqa: SIM118  # not a mapping
-        except (OSError, SafetensorError) as error:
-            raise ResultFileError(f"Cannot read scores from {os.fspath(path)}: {error}.") from error
-        if header.get("format") != FORMAT:
-            raise ResultFileError(f"{os.fspath(path)} has format {header.get('format')!r}; needed {FORMAT!r}.")
-        report, verdict = (
-            _read(kind, header.get(name)) for kind, name in ((SolveReport, "report"), (Verdict, "verdict"))
-        )
-        ids = tuple(label_from_json(label) for label in json.loads(header["ids"]))
-        objectives, members = tuple(json.loads(header["objectives"])), int(header.get("members", 1))
-        return cls(values, ids, objectives, header["method"], report, errors, members, verdict)
+        found = read_tensors(path, FORMAT)
+        with fitting(path):
+            return cls(found.tensors["values"], errors=found.tensors.get("errors"), **_provenance(found.texts))
+
+
+def _provenance(texts: Mapping[str, str]) -> dict[str, Any]:
+    """All that a file says of the values."""
+    return {
+        "ids": tuple(label_from_json(label) for label in json.loads(texts["ids"])),
+        "objectives": tuple(json.loads(texts["objectives"])),
+        "method": texts["method"],
+        "report": _read(SolveReport, texts.get("report")),
+        "members": int(texts.get("members", 1)),
+        "verdict": _read(Verdict, texts.get("verdict")),
+    }
 
 
 def _read(kind: type[Any], text: str | None) -> Any:
-    """A dataclass of numbers, strings and tuples from the header of a file; nothing, where it has none."""
+    """A dataclass of numbers, strings and tuples from a text of a file; nothing, where it has none."""
     content = json.loads(text or "null")
     if content is None:
         return None

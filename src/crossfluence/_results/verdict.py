@@ -19,7 +19,7 @@ MEANING = {
     "unreliable": "These scores cannot be believed",
 }
 
-# Chosen on seeds 0 and 1 of benchmarks/verdicts.py, and counted on seed 2.
+# Chosen on seeds 0 and 1 of benchmarks/solvers/verdicts.py, and counted on seed 2.
 ENDED = 0.05  # drift over the strongest score: below it, training had ended
 DRIFTED = 0.2  # the same: above it, what is left of training rivals the samples
 STILL = 1e-3  # the same: below it, even a point that is no minimum stays where it is
@@ -77,6 +77,8 @@ class Evidence:
         lowest: A negative eigenvalue that the damping does not outweigh; `None` where there is none.
         approximation: What the solver leaves out, as a clause; empty where it solves with the curvature itself.
         notes: Sentences of the risk that limit what can be believed.
+        basis: Why sizes can be believed, as a clause, where that is not because training had ended.
+        agreements: With a curvature that nothing was sampled of, foretold by two halves: correlation and slope.
     """
 
     drift: Sequence[float] = ()
@@ -88,6 +90,8 @@ class Evidence:
     lowest: float | None = None
     approximation: str = ""
     notes: tuple[str, ...] = ()
+    basis: str = ""
+    agreements: tuple[tuple[float, float], ...] = ()
 
     @property
     def left(self) -> float:
@@ -124,13 +128,13 @@ def of_influence(evidence: Evidence) -> Verdict:
     Returns:
         The lowest level that any of it leaves, with all reasons.
     """
-    rules = (_kinks, _drift, _indefinite, _errors, _damping, _bend, _approximation)
+    rules = (_kinks, _drift, _indefinite, _errors, _damping, _bend, _approximation, _halves)
     findings = [found for rule in rules if (found := rule(evidence)) is not None]
     findings += [Finding("order", note.rstrip(".")) for note in evidence.notes]
     ended = (
         f"training had ended: what is left of it would move the question by {evidence.left:.2g} of the largest score"
     )
-    return verdict_of(findings, ended)
+    return verdict_of(findings, evidence.basis or ended)
 
 
 def of_trainings(predicted: Sequence[float], actual: Sequence[float], what: str, advice: str) -> Verdict:
@@ -297,6 +301,21 @@ def _bend(evidence: Evidence) -> Finding | None:
 
 def _approximation(evidence: Evidence) -> Finding | None:
     return Finding("order", evidence.approximation) if evidence.approximation else None
+
+
+def _halves(evidence: Evidence) -> Finding | None:
+    """Judged as trainings are that test an answer."""
+    if not evidence.agreements:
+        return None
+    r, slope = (min(pair[place] for pair in evidence.agreements) for place in (0, 1))
+    if r > TRUE and slope >= TRUE_SLOPE[0]:
+        return None
+    return Finding(
+        "order" if r > LOOSE and slope >= LOOSE_SLOPE[0] else "unreliable",
+        f"two halves of what the curvature was sampled with foretell that more would agree with a correlation of "
+        f"{r:.2g} and a slope of {slope:.2g} only",
+        "Take more: Horizon(roots=...) or Horizon(pilot=...).",
+    )
 
 
 def _ratio(part: Sequence[float], whole: Sequence[float]) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -16,13 +17,17 @@ from .._autodiff.params import Layout, coarseness, fingerprint
 from .._autodiff.trained import Decay
 from .._results.ids import row_of
 from .._types import Batch, Id, Params
-from ..errors import StaleError
-
-if TYPE_CHECKING:
-    from .._curvature.base import AbstractCurvature, Relative
-    from .._solvers.base import AbstractSolver
+from ..errors import StaleError, UnsupportedError
 
 Self = TypeVar("Self", bound="AbstractRisk")
+RENAMED = {
+    "determined": "project",
+    "field_at": "field",
+    "influences": "sample_gradients",
+    "sensitivity": "derivatives_along",
+    "sensitivity_of": "derivatives_along_of",
+    "value_at": "value",
+}  # until 0.3
 
 
 class AbstractRisk(ABC):
@@ -37,8 +42,10 @@ class AbstractRisk(ABC):
         rows: Row number of each id.
         fingerprint: Content hash of the trained model.
         modes: Training mode of each module.
+        symmetry: The directions that `project` takes out, as a noun phrase.
     """
 
+    symmetry: ClassVar[str] = ""
     model: nn.Module
     l2: Decay
     theta: Params
@@ -94,16 +101,27 @@ class AbstractRisk(ABC):
     def signature(self) -> str:
         """All that decides the curvature, as `signed` writes it: a content hash, or the value itself, for each part."""
 
-    @property
-    def products(self) -> Mapping[type[AbstractCurvature], Callable[[Tensor], Tensor]]:
-        """Products `(m, p) -> (m, p)` in closed form, by type of curvature; empty where they are differentiated."""
-        return {}
+    @abstractmethod
+    def jacobian_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        r"""Products of $J = \partial g/\partial\theta$ with each row, l2 term included."""
 
-    def own_solver(self, damping: float | Relative) -> tuple[AbstractSolver, str] | None:
-        """The solver that the structure calls for, and the reason as a clause; `None` if there is no structure."""
-        return None
+    def jacobian_transpose_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Products of the transpose of J with each row; those of J itself, if g is a gradient."""
+        assert self.symmetric, f"{type(self).__name__} has to say what the transpose of its Jacobian is"
+        return self.jacobian_product(vectors)
 
-    def determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def gauss_newton_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """Products of the generalised Gauss-Newton matrix with each row, l2 term included.
+
+        Args:
+            vectors: One in each row.
+
+        Raises:
+            UnsupportedError: If the structure of the risk gives none.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no product with GaussNewton(); use curvature=Hessian().")
+
+    def project(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Directions without the part along which the loss never changes, whatever the data; by default all is left."""
         return vectors
 
@@ -121,27 +139,38 @@ class AbstractRisk(ABC):
     def gradient(self) -> Shaped[Tensor, " p"]:
         """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
         with undisturbed():
-            return self.field_at(self.theta)
+            return self.field(self.theta)
 
     @abstractmethod
-    def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
+    def field(self, theta: Params) -> Shaped[Tensor, " p"]:
         """The field g at any parameters, l2 term included."""
 
-    def value_at(self, theta: Params) -> float | None:
+    def value(self, theta: Params) -> float | None:
         """The risk F at any parameters, where its structure gives it cheaply."""
         return None
 
     @abstractmethod
-    def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
-        """How the field along each direction depends on each sample's weight."""
+    def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+        """Derivatives of the field along each direction by each sample's weight."""
 
     @abstractmethod
-    def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
-        """As `sensitivity`, for samples that were not trained on."""
+    def derivatives_along_of(
+        self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]
+    ) -> Shaped[Tensor, "c m"]:
+        """As `derivatives_along`, for samples that were not trained on."""
 
     @abstractmethod
-    def influences(self) -> Iterator[Shaped[Tensor, "b p"]]:
+    def sample_gradients(self) -> Iterator[Shaped[Tensor, "b p"]]:
         """The rows dg/dw of every sample, some at a time."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The new name of a method that was renamed."""
+            if name not in RENAMED:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            warnings.warn(f"{name} is {RENAMED[name]} now.", DeprecationWarning, stacklevel=2)
+            return getattr(self, RENAMED[name])
 
     def check(self) -> None:
         """Makes sure that the model is the one the risk was made for.
@@ -241,3 +270,16 @@ def differing(before: str, now: str) -> list[str]:
 def training_modes(model: nn.Module) -> tuple[bool, ...]:
     """Training mode of each module."""
     return tuple(module.training for module in model.modules())
+
+
+def of_another_version(changed: Sequence[str]) -> str:
+    """A sentence for signatures of which no hash agrees: versions of this library may hash equal content otherwise.
+
+    Args:
+        changed: The parts that differ, as `differing` returns them.
+
+    Returns:
+        The sentence, after a space; empty if some hash agrees.
+    """
+    agree = {"model", "data", "loss", "weights"} - {part.partition(" ")[0] for part in changed}
+    return "" if agree else " No hash agrees: it may be of an earlier version, with other hashes."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +13,20 @@ from torch.utils._pytree import tree_map
 
 from .._autodiff.copies import copied, frozen_copy
 from .._autodiff.functional import all_finite, bind, undisturbed
-from .._autodiff.params import Layout, trained_parameters
+from .._autodiff.params import trained_parameters
 from .._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
 from .._types import Batch, Params
-
-if TYPE_CHECKING:
-    from .risk import Risk
+from .products import AbstractBatchedRisk
 
 DENSE_PARAMETERS = 3_000  # 72 MB and some seconds of factorising
 DENSE_WORK = 20_000_000  # samples times parameters: products for the dense matrix, well under a minute on a laptop
 DIFFERENT = 0.01  # share by which the loss of a batch may differ in the two precisions
 
 
-def in_double(risk: Risk) -> Risk:
+Rebuilt = TypeVar("Rebuilt", bound=AbstractBatchedRisk)
+
+
+def in_double(risk: Rebuilt) -> Rebuilt:
     """The same risk in double precision, if the problem is small; the risk itself if its loss refuses.
 
     Args:
@@ -63,33 +64,15 @@ def bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Param
     return lambda theta, frozen, batch, weights: one(theta, batch, weights)
 
 
-def moved(risk: Risk, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor) -> Risk:
-    """The same data with another model and loss, and what was found out about the risk's own.
-
-    Args:
-        risk: A trained model.
-        model: Takes the place of its model.
-        loss: Takes the place of its loss.
-        theta: The trained parameters, of the same names and shapes.
-        weights: Sample weights, in the precision to work in.
-
-    Returns:
-        A risk that reads the same batches.
-    """
-    made = risk._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
-    made._set(total=bound_total(made.kind, model))
-    return made
-
-
-def _made(risk: Risk, loss: AbstractLoss) -> Risk:
+def _made(risk: Rebuilt, loss: AbstractLoss) -> Rebuilt:
     model = copied(risk.model).double()
     named = trained_parameters(model)
-    made = moved(risk, model, loss, {name: named[name] for name in risk.theta}, risk.weights.double())
-    made._probe()
+    made = risk.rebuilt(model, loss, {name: named[name] for name in risk.theta}, risk.weights.double())
+    made.look()
     return made
 
 
-def _agree(risk: Risk, made: Risk) -> bool:
+def _agree(risk: Rebuilt, made: Rebuilt) -> bool:
     """Whether the first batch has a loss and a gradient in double precision, and the loss is the same."""
     _, batch, weights = next(risk.passes())
     rough = float(risk.total(risk.theta, risk.theta, batch, weights))

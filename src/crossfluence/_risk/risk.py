@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import all_finite, bind, evaluated, gradient_of, undisturbed
+from .._autodiff.functional import all_finite, bind, evaluated, undisturbed
 from .._autodiff.params import Layout, digest_tensors, fingerprint, trained_parameters
 from .._autodiff.trained import Decay, decays, held, names_of
 from .._autodiff.ways import AbstractWay, value_and_rows
@@ -26,12 +27,14 @@ from .._results.ids import numbered
 from .._storage.hashing import content_hash
 from .._types import Batch, Id, Params, SampleLoss
 from ..errors import DataError, NonFiniteError, UnsupportedError
-from .base import AbstractRisk, signed, training_modes
+from .base import signed, training_modes
 from .double import bound_total, in_double
+from .products import AbstractBatchedRisk
+from .record import AbstractRecord, check_record
 
 
 @dataclass(frozen=True, eq=False)
-class Risk(AbstractRisk):
+class Risk(AbstractBatchedRisk):
     r"""What training minimised, and where it ended.
 
     The risk is $F(\theta, w) = \frac{1}{n}\sum_i w_i \ell_i(\theta) + \frac{\text{l2}}{2}\lVert\theta\rVert^2$ with
@@ -52,6 +55,7 @@ class Risk(AbstractRisk):
             training a second time would move them.
         n: How many samples there are, in all, in each batch (a list) or in a given one (a callable), where neither the
             loss nor the batch says so: coupled losses of graphs or sequences. Afterwards: the number of samples.
+        record: What the training did, a `TrainingRecord` of this model: `Horizon` takes sizes from it.
 
     Raises:
         LossShapeError: If the loss is of another kind than it seems.
@@ -71,12 +75,13 @@ class Risk(AbstractRisk):
 
     model: nn.Module
     loss: SampleLoss | AbstractLoss
-    data: Iterable[Batch] = field(repr=False)
+    data: Iterable[Batch] = dataclasses.field(repr=False)
     _: KW_ONLY
     l2: Decay = 0.0
-    ids: Sequence[Id] | None = field(default=None, repr=False)
+    ids: Sequence[Id] | None = dataclasses.field(default=None, repr=False)
     params: str | Sequence[str] = "*"
-    n: Any = field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
+    n: Any = dataclasses.field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
+    record: AbstractRecord | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n: Count | None = self.n
@@ -90,14 +95,15 @@ class Risk(AbstractRisk):
             modes=training_modes(self.model),
         )  # fmt: skip
         self._read(reading)
+        check_record(self.record, self.theta)
         with undisturbed():
             try:
-                self._probe()
+                self.look()
             except MiscountedError:  # the loss says how many samples a batch has
                 if isinstance(self.data, Batches) or not (n is None or isinstance(n, int)):
                     raise
                 self._read(replace(reading, sizes=counted(self.data, partial(self.kind.losses, self.model))))
-                self._probe()
+                self.look()
             if isinstance(self.data, Batches) and self.kind.per_sample and self.data.growing:
                 self._set(data=replace(self.data, size=roomy(self.data, self.model, self.kind.losses, self.p)))
                 self._read(probe(self.data))
@@ -113,9 +119,16 @@ class Risk(AbstractRisk):
         weights = torch.ones(sum(reading.sizes), dtype=_working_dtype(self.theta), device=like.device)
         self._set(reading=reading, weights=weights, n=len(weights))
 
-    def _probe(self) -> None:
+    def look(self) -> None:
+        """Finds the ways to differentiate, from the first batch."""
         _, batch, weights = next(self.passes())
         self._set(examined=examine(Subject(self.kind, self.model, self.theta, self.total), batch, weights))
+
+    def rebuilt(self, model: nn.Module, loss: AbstractLoss, theta: Params, weights: Tensor) -> Risk:
+        """The same data with another model and loss, in the precision of the weights; nothing is looked at anew."""
+        made = self._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
+        made._set(total=bound_total(made.kind, model))
+        return made
 
     def _number(self, n: Count | None) -> None:
         """Labels the samples."""
@@ -131,25 +144,25 @@ class Risk(AbstractRisk):
         self._set(ids=tuple(rows), rows=rows)
 
     # Set in __post_init__, derived from the fields above.
-    rows: dict[Id, int] = field(init=False, repr=False)
+    rows: dict[Id, int] = dataclasses.field(init=False, repr=False)
     """Row number of each id."""
-    reading: Reading = field(init=False, repr=False)
+    reading: Reading = dataclasses.field(init=False, repr=False)
     """Length and content hash of each batch."""
-    theta: Params = field(init=False, repr=False)
+    theta: Params = dataclasses.field(init=False, repr=False)
     """The trained parameters, sharing memory with the model."""
-    layout: Layout = field(init=False, repr=False)
+    layout: Layout = dataclasses.field(init=False, repr=False)
     """Names and shapes of the trained parameters."""
-    decays: dict[str, float] = field(init=False, repr=False)
+    decays: dict[str, float] = dataclasses.field(init=False, repr=False)
     """The l2 coefficient of each trained parameter."""
-    weights: Tensor = field(init=False, repr=False)
+    weights: Tensor = dataclasses.field(init=False, repr=False)
     """Sample weights (n,); ones, but for `without`."""
-    fingerprint: str = field(init=False, repr=False)
+    fingerprint: str = dataclasses.field(init=False, repr=False)
     """Content hash of the trained model."""
-    modes: tuple[bool, ...] = field(init=False, repr=False)
+    modes: tuple[bool, ...] = dataclasses.field(init=False, repr=False)
     """Training mode of each module."""
-    total: Callable[[Params, Params, Batch, Tensor], Tensor] = field(init=False, repr=False)
+    total: Callable[[Params, Params, Batch, Tensor], Tensor] = dataclasses.field(init=False, repr=False)
     """`(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses."""
-    examined: Examined = field(init=False, repr=False)
+    examined: Examined = dataclasses.field(init=False, repr=False)
     """What a first look at the loss found."""
 
     @property
@@ -208,6 +221,21 @@ class Risk(AbstractRisk):
             weights=digest_tensors([("weights", self.weights)]),
         )  # fmt: skip
 
+    def with_record(self, record: AbstractRecord | None) -> Risk:
+        """The same risk with another record of its training.
+
+        Args:
+            record: Of this model.
+
+        Returns:
+            A risk that reads the same data.
+
+        Raises:
+            StaleError: If the record is of another model.
+        """
+        check_record(record, self.theta)
+        return self._changed(record=record)
+
     def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
         """One reading of the data, compared with the first by content.
 
@@ -230,31 +258,8 @@ class Risk(AbstractRisk):
         if index + 1 != len(digests):
             raise DataError(f"The data gave {seen} samples; it had {self.n} when the risk was made.")
 
-    def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
-        """The field g at any parameters: one pass over the data; batches whose weights are all zero cost nothing.
-
-        Args:
-            theta: Names and shapes of the trained parameters.
-
-        Returns:
-            Shape `(p,)`, l2 term included, in units of mean loss per parameter.
-
-        Raises:
-            NonFiniteError: If a batch gives a NaN, with its number.
-        """
-        total = self.layout.flatten(theta).mul_(self.decay)
-        for index, batch, weights in self.passes():
-            if not weights.any():
-                continue
-            found = gradient_of(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
-            if not all(map(all_finite, found.values())):
-                raise NonFiniteError(self.blame(index, batch))
-            self.layout.add(total, found, 1 / self.n)
-            del found  # not beside the next one
-        return total
-
-    def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
-        r"""How the field along each direction depends on each weight: $\partial(u^\top g)/\partial w_i$.
+    def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+        r"""Derivatives $\partial(u^\top g)/\partial w_i$ of the field along each direction, by each sample's weight.
 
         One forward-mode pass over the data for each direction; no per-sample gradient is formed.
 
@@ -270,14 +275,16 @@ class Risk(AbstractRisk):
         parts = []
         with undisturbed():
             for index, batch, weights in self.passes():
-                part = self._sensitivities(batch, weights, directions)  # (m, b)
+                part = self._derivatives(batch, weights, directions)  # (m, b)
                 if not all_finite(part):
                     raise NonFiniteError(self.blame(index, batch))
                 parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
 
-    def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
-        """As `sensitivity`, for samples that were not trained on.
+    def derivatives_along_of(
+        self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]
+    ) -> Shaped[Tensor, "c m"]:
+        """As `derivatives_along`, for samples that were not trained on.
 
         Args:
             candidates: Batches like those of the training data.
@@ -297,13 +304,13 @@ class Risk(AbstractRisk):
             )
         parts = []
         for index, batch in enumerate(candidates):
-            part = self._sensitivities(batch, self.weights[:0], directions)  # needs no weights
+            part = self._derivatives(batch, self.weights[:0], directions)  # needs no weights
             if not all_finite(part):
                 raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
             parts.append(part.T.to(self.weights))
         return torch.cat(parts) / self.n
 
-    def _sensitivities(self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m b"]:
+    def _derivatives(self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m b"]:
         if self.kind.per_sample:
             losses = bind(self.kind.losses, self.model)
             return self.first.derivatives(lambda theta: losses(theta, batch), self.theta, self.layout, directions)
@@ -312,7 +319,7 @@ class Risk(AbstractRisk):
     def _weighed(self, batch: Batch) -> Callable[[Params, Params, Tensor], Tensor]:
         return lambda live, still, weights: self.total(live, still, batch, weights)
 
-    def influences(self) -> Iterator[Shaped[Tensor, "b p"]]:
+    def sample_gradients(self) -> Iterator[Shaped[Tensor, "b p"]]:
         r"""The rows $\partial g/\partial w_i$ of every sample, batch by batch; needs memory for b times p numbers.
 
         Yields:

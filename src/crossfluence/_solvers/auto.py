@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import singledispatch
 from typing import ClassVar
 
 from jaxtyping import Shaped
@@ -78,7 +79,7 @@ class Auto(AbstractSolver):
         """The chosen solver's inverse with the reason, and with a way out where the curvature may be negative."""
         note = f"Auto chose {type(solver).__name__}: {reason}."
         noted = replace(inverse, notes=tuple(dict.fromkeys([*inverse.notes, note])))  # pyright: ignore[reportArgumentType]
-        if not isinstance(solver, CG) or risk.products or _splits(risk):
+        if not isinstance(solver, CG) or solver.truncate or isinstance(solver.curvature, GaussNewton):
             return noted
         return FallbackInverse(
             noted, risk, self.damping, noted.solver, noted.signature, noted.damping, notes=noted.notes
@@ -93,19 +94,29 @@ class Auto(AbstractSolver):
         Returns:
             A solver with this damping, and why.
         """
-        if (own := risk.own_solver(self.damping)) is not None:
-            return own
-        if risk.p <= DENSE_PARAMETERS and risk.n * risk.p <= DENSE_WORK:
-            return Exact(self.damping), f"{risk.p} parameters and {risk.n} samples are few enough for the dense matrix"
-        if not risk.symmetric:
-            return GMRES(self.damping), "the field's Jacobian is not symmetric, and too large to write out"
-        if _splits(risk):
-            return CG(self.damping, curvature=GaussNewton()), f"{risk.p} parameters are too many for the dense matrix"
-        return CG(self.damping), f"{risk.p} parameters are too many for the dense matrix"
+        return preferred(risk, self.damping)
 
 
-def _splits(risk: AbstractRisk) -> bool:
-    return isinstance(risk, Risk) and isinstance(risk.kind, OnOutputs)
+@singledispatch
+def preferred(risk: AbstractRisk, damping: float | Relative) -> tuple[AbstractSolver, str]:
+    """The solver that `Auto` takes for a risk, and the reason as a clause.
+
+    A package with a risk of its own registers what is right for it: `@preferred.register`.
+
+    Args:
+        risk: The trained model.
+        damping: Passed on.
+
+    Returns:
+        A solver with this damping, and why.
+    """
+    if risk.p <= DENSE_PARAMETERS and risk.n * risk.p <= DENSE_WORK:
+        return Exact(damping), f"{risk.p} parameters and {risk.n} samples are few enough for the dense matrix"
+    if not risk.symmetric:
+        return GMRES(damping), "the field's Jacobian is not symmetric, and too large to write out"
+    many = f"{risk.p} parameters are too many for the dense matrix"
+    splits = isinstance(risk, Risk) and isinstance(risk.kind, OnOutputs)
+    return (CG(damping, curvature=GaussNewton()) if splits else CG(damping)), many
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,19 +15,16 @@ from torch import Tensor
 
 from .._autodiff.functional import undisturbed
 from .._curvature.base import AbstractCurvature
-from .._curvature.hessian import FieldJacobian, Hessian
 from .._require import described, require, require_risk
-from .._risk.base import AbstractRisk, differing
-from .._risk.objectives import Questions, questions
+from .._risk.base import AbstractRisk, differing, of_another_version
 from .._storage.archive import read_archive, write_archive
-from .._storage.partial import FORMAT, Checkpoint, Unfinished
+from .._storage.partial import FORMAT, READABLE, Checkpoint, Unfinished
 from .._types import Batch, Objective
 from ..errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
 from .cost import Work
 
 ERROR_PER_RESIDUAL = 100  # how many times rtol a solution may be off: what a residual hides where curvatures differ
 USELESS = 0.1  # share of the largest score from which on an error makes scores useless
-UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +40,8 @@ class Solution:
             share of their size: the estimated error of the solution in the norm of the curvature.
         notes: Sentences for the report.
         solver: `repr` of what did the work, where that is not the solver asked for.
+        agreements: Of two halves of what the curvature was sampled with, for some of the right-hand sides: correlation
+            and slope.
     """
 
     vectors: Shaped[Tensor, "m p"]
@@ -51,29 +50,38 @@ class Solution:
     errors: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     solver: str = ""
+    agreements: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    r"""What some questions came to.
+class QueryScores:
+    r"""Scores of one chunk of queries.
 
     Attributes:
         names: m labels.
         values: The objectives at the trained parameters, shape `(m,)`.
-        reached: How the field along each solution depends on each sample's weight; the scores are its negative.
+        derivatives: Of the field along each solution by each sample's weight; the scores are their negative.
         drift: How far one more Newton step would move each objective, shape `(m,)`.
         solution: Of the linear solves, if there were any.
         notes: Sentences for the report.
-        energy: Every solution times its question's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
+        energy: Every solution times its query's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
     """
 
     names: tuple[str, ...]
     values: Tensor
-    reached: Shaped[Tensor, "n m"]
+    derivatives: Shaped[Tensor, "n m"]
     drift: Shaped[Tensor, " m"]
     solution: Solution | None = None
     notes: tuple[str, ...] = ()
     energy: Shaped[Tensor, " m"] | None = None
+
+
+class AbstractPairwise(ABC):
+    """All pairs of queries and samples, scored without a solution for each query."""
+
+    @abstractmethod
+    def scores(self, candidates: Iterable[Batch] | None) -> Iterator[QueryScores]:
+        """One chunk of queries after another, against the training data or samples that were not trained on."""
 
 
 class AbstractInverse(ABC):
@@ -95,6 +103,8 @@ class AbstractInverse(ABC):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...]
+    at_minimum: ClassVar[bool] = True
+    """Whether its answers are about a minimum, so that one more Newton step tells how far training was from it."""
     in_double: ClassVar[bool] = False
     """Whether it works on the risk in double precision, where the problem is small."""
 
@@ -112,22 +122,13 @@ class AbstractInverse(ABC):
             solution = self._solve(vectors, transposed)
         return replace(solution, vectors=solution.vectors.to(vectors.dtype))
 
-    def risk_of(self, risk: AbstractRisk) -> AbstractRisk:
-        """The risk in the precision that this inverse works in."""
-        return risk.fine if self.in_double else risk
+    def pairwise(self, risk: AbstractRisk, objective: Objective) -> AbstractPairwise | None:
+        """A cheaper way to the scores of many queries at once, where the inverse has one for this objective."""
+        return None
 
-    def within(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"], *, transposed: bool) -> Tensor:
-        """Solves in the precision that this inverse works in, as a preconditioner of one that may have another.
-
-        Args:
-            risk: The trained model that this inverse belongs to.
-            vectors: Right-hand sides, one in each row.
-            transposed: Whether to solve with the transpose.
-
-        Returns:
-            One solution in each row, in the precision of the right-hand sides.
-        """
-        return self.solve(vectors.to(self.risk_of(risk).weights.dtype), transposed=transposed).vectors.to(vectors)
+    def self_influence(self, risk: AbstractRisk) -> Iterator[Shaped[Tensor, " b"]] | None:
+        """Every sample's score for its own loss, batch by batch, where the inverse has a way without solves."""
+        return None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the inverse to one safetensors file, atomically; `load_inverse` reads it.
@@ -153,44 +154,38 @@ class AbstractInverse(ABC):
     @abstractmethod
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution: ...
 
-    def answers(
-        self, risk: AbstractRisk, objective: Objective, candidates: Iterable[Batch] | None
-    ) -> Iterator[Answers]:
-        """Questions in chunks: their gradients, a solve, and one forward-mode pass over the samples for each.
 
-        Args:
-            risk: The trained model that this inverse belongs to.
-            objective: The questions.
-            candidates: Samples that were not trained on, instead of the training data.
+def risk_of(inverse: AbstractInverse, risk: AbstractRisk) -> AbstractRisk:
+    """The risk in the precision that an inverse works in."""
+    return risk.fine if inverse.in_double else risk
 
-        Yields:
-            One chunk after another.
-        """
-        fine = self.risk_of(risk)
-        for chunk in questions(objective, risk.model, risk.theta):
-            solution = _answered(self, risk, chunk)
-            u = solution.vectors
-            reached = fine.sensitivity(u) if candidates is None else fine.sensitivity_of(candidates, u)
-            drift, energy = -(u @ fine.gradient), (u * chunk.gradients.to(u)).sum(1)
-            reached, drift = reached.to(risk.weights), drift.to(risk.weights)
-            yield Answers(chunk.names, chunk.values, reached, drift, solution, energy=energy)
 
-    def own(self, risk: AbstractRisk) -> Iterator[tuple[Shaped[Tensor, " b"], Solution | None]]:
-        """Every sample's score for its own loss, batch by batch: a solve for each.
+def within(
+    inverse: AbstractInverse, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"], *, transposed: bool
+) -> Shaped[Tensor, "m p"]:
+    """Solves in the precision that an inverse works in, as a preconditioner of one that may have another.
 
-        Args:
-            risk: The trained model that this inverse belongs to.
+    Args:
+        inverse: The preconditioner.
+        risk: The trained model that it belongs to.
+        vectors: Right-hand sides, one in each row.
+        transposed: Whether to solve with the transpose.
 
-        Yields:
-            Scores, and the solution they came from, if there was one.
-        """
-        for rows in self.risk_of(risk).influences():
-            solution = self.solve(rows)
-            yield (-risk.n * (solution.vectors * rows).sum(1)).to(risk.weights), solution
+    Returns:
+        One solution in each row, in the precision of the right-hand sides.
+    """
+    precision = risk_of(inverse, risk).weights.dtype
+    return inverse.solve(vectors.to(precision), transposed=transposed).vectors.to(vectors)
 
 
 class AbstractSolver(ABC):
-    """A setting from which an inverse is made."""
+    """A setting from which an inverse is made.
+
+    Attributes:
+        saveable: Whether the inverse has factors that a file can hold.
+    """
+
+    saveable: ClassVar[bool] = False
 
     def invert(self, risk: AbstractRisk, *, checkpoint: str | os.PathLike[str] | None = None) -> AbstractInverse:
         """Does the work that all questions share.
@@ -231,21 +226,25 @@ class AbstractSolver(ABC):
 
     def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
         """What a checkpoint holds; the beginning, if there is none."""
-        if not self.work(risk).saved:
+        if not self.saveable:
             raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
         if not os.path.exists(file):
             return Unfinished(repr(self), risk.signature)
-        found = read_archive(file, FORMAT, risk.weights.device)
+        found = read_archive(file, READABLE, risk.weights.device)
         if not isinstance(found, (AbstractInverse, Unfinished)):
             raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
-        changed = [f"solver ({found.solver}, now {self})"] if found.solver != repr(self) else []
+        changed = [f"solver ({found.solver}, now {self})"] if found.solver not in self._names() else []
         changed += differing(found.signature, risk.signature)
         if changed:
             raise StaleError(
                 f"{os.fspath(file)} was made by another fit. What differs, by content hash or value: "
-                f"{', '.join(changed)}. Delete it, or name another file."
+                f"{', '.join(changed)}. Delete it, or name another file.{of_another_version(changed)}"
             )
         return found
+
+    def _names(self) -> tuple[str, ...]:
+        """Names of this solver in files: its `repr`, and those of earlier versions."""
+        return (repr(self),)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> AbstractInverse:
         """As `_invert`, from where a checkpoint is; from the beginning in solvers that are quick, or cannot stop."""
@@ -289,25 +288,10 @@ def load_inverse(path: str | os.PathLike[str], *, device: str | torch.device = "
         ...     load_inverse(f"{folder}/net.low_rank").solver
         'LowRank(rank=2, damping=0.0, seed=0, curvature=None)'
     """
-    inverse = read_archive(path, FORMAT, device)
+    inverse = read_archive(path, READABLE, device)
     if not isinstance(inverse, AbstractInverse):
         raise ResultFileError(f"{os.fspath(path)} holds a {type(inverse).__name__}; needed an inverse.")
     return inverse
-
-
-def _answered(inverse: AbstractInverse, risk: AbstractRisk, asked: Questions) -> Solution:
-    """Solves for the part of the questions that training determines, and notes what it does not."""
-    determined = risk.determined(asked.gradients)
-    solution = inverse.solve(determined.to(inverse.risk_of(risk).weights))
-    shares = (asked.gradients - determined).norm(dim=1) / asked.gradients.norm(dim=1)
-    share, place = max(zip(shares.nan_to_num().tolist(), asked.names, strict=True))
-    if share <= UNDETERMINED:
-        return solution
-    note = (
-        f"{share:.2g} of the gradient of {place!r} lies along directions that training leaves undetermined (rotations "
-        f"of an embedding); it is left out, as if a retrained model were turned back to this one."
-    )
-    return replace(solution, notes=(*solution.notes, note))
 
 
 def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> AbstractInverse:
@@ -329,18 +313,30 @@ def inverse_of(solver: AbstractSolver | AbstractInverse, risk: AbstractRisk) -> 
     if not isinstance(solver, AbstractInverse):
         raise UnsupportedError(f"Got {described(solver)} for the solver; needed one such as crossfluence.Auto().")
     if solver.signature != risk.signature:
+        changed = differing(solver.signature, risk.signature)
         raise StaleError(
             f"This inverse was made for another risk. What differs, by content hash or value: "
-            f"{', '.join(differing(solver.signature, risk.signature))}. Make it again: solver.invert(risk)."
+            f"{', '.join(changed)}. Make it again: solver.invert(risk).{of_another_version(changed)}"
         )
     return solver
 
 
-def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -> AbstractCurvature:
-    """The curvature asked for, or the Hessian, or the field's Jacobian where there is no Hessian."""
-    if curvature is not None:
-        return curvature
-    return Hessian() if risk.symmetric else FieldJacobian()
+def require_symmetric(risk: AbstractRisk, solver: AbstractSolver, instead: str) -> None:
+    """Refuses a training field that is no gradient.
+
+    Args:
+        risk: The trained model.
+        solver: Of symmetric systems.
+        instead: Another solver.
+
+    Raises:
+        UnsupportedError: If the Jacobian of the field is not symmetric.
+    """
+    if not risk.symmetric:
+        raise UnsupportedError(
+            f"{type(solver).__name__} needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
+            f"Use {instead}."
+        )
 
 
 def error_allowed(rtol: float) -> float:

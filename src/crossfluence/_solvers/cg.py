@@ -14,8 +14,8 @@ from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.hessian import Hessian
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
-from ..errors import NegativeCurvatureError, UnsupportedError
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, warn_unconverged
+from ..errors import NegativeCurvatureError
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged, within
 from .cost import Work
 from .energy import Energy
 
@@ -59,9 +59,7 @@ class CG(AbstractSolver):
         first = self.preconditioner.work(risk) if self.preconditioner else Work()
         together = first.together + operator_products(self.damping, risk)
         readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
-        return replace(
-            first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7, saved=False
-        )
+        return replace(first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7)
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.
@@ -75,11 +73,7 @@ class CG(AbstractSolver):
         Raises:
             UnsupportedError: If the loss trains along a field that is not a gradient.
         """
-        if not risk.symmetric:
-            raise UnsupportedError(
-                "CG needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
-                "Use GMRES(damping), or Exact(damping) for a small model; Auto() does."
-            )
+        require_symmetric(risk, self, "GMRES(damping), or Exact(damping) for a small model; Auto() does")
         matrix = operator(self.curvature, self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
         return CGInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)
@@ -167,7 +161,7 @@ class CGInverse(AbstractInverse):
         if self.preconditioner is None:
             return residual
         outside = self.matrix.outside
-        return outside(self.preconditioner.within(self.risk, outside(residual), transposed=True))
+        return outside(within(self.preconditioner, self.risk, outside(residual), transposed=True))
 
     def _positive(
         self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]

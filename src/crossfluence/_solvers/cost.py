@@ -20,7 +20,6 @@ class Work:
         vectors: Of p numbers held for each question while it is solved.
         kept: Such vectors that every step adds.
         held: Bytes of the inverse.
-        saved: Whether the inverse can be saved.
         scratch: Bytes beside it while it is made.
         order: Of a dense matrix that is factorised.
         readings: Passes over the data that are no products.
@@ -34,7 +33,6 @@ class Work:
     vectors: int = 2
     kept: int = 0
     held: int = 0
-    saved: bool = False
     scratch: int = 0
     order: int = 0
     readings: int = 0

@@ -11,13 +11,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._autodiff.functional import VECTORS_AT_ONCE
-from .._curvature.base import PROBES, TRACED, AbstractCurvature, Relative, absolute, plain_damping, refuse_damping
+from .._curvature.base import PROBES, TRACED, AbstractCurvature, Relative, know_trace, refuse_damping
+from .._curvature.operator import operator
 from .._curvature.scale import equilibrating
 from .._risk.base import AbstractRisk
-from .._risk.double import moved
 from .._risk.risk import Risk
+from .._storage.archive import Parts, stored
 from ..errors import SingularCurvatureError, SolveError
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature, warn_imprecise
+from .base import AbstractInverse, AbstractSolver, Solution, warn_imprecise
 from .cost import Work
 
 RANK = 8  # times the rounding error: what a singular value has to exceed to count
@@ -49,6 +50,7 @@ class Exact(AbstractSolver):
         Exact(damping=0.001, curvature=None)
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = 0.0
     curvature: AbstractCurvature | None = None
 
@@ -59,7 +61,7 @@ class Exact(AbstractSolver):
         """A product for each parameter, and a dense matrix of which four copies live together."""
         square, traced = 8 * risk.p**2, risk.p > TRACED and isinstance(self.damping, Relative)
         together = risk.p + (PROBES if traced else 0)
-        return Work(together=together, held=2 * square, saved=True, scratch=2 * square, order=risk.p)
+        return Work(together=together, held=2 * square, scratch=2 * square, order=risk.p)
 
     def _invert(self, risk: AbstractRisk) -> ExactInverse:
         """Forms the matrix, scales its rows and columns by the diagonal, and factorises it.
@@ -70,9 +72,11 @@ class Exact(AbstractSolver):
         Returns:
             An inverse that solves for any vector in p² operations.
         """
-        curvature = natural_curvature(self.curvature, risk)
-        matrix, fine, symmetric = dense(curvature, risk.fine), risk.fine, risk.symmetric
-        damping = _added(self.damping, matrix, curvature, risk)
+        damped = operator(self.curvature, self.damping, risk)
+        curvature, fine, symmetric = damped.curvature, damped.risk, damped.symmetric
+        matrix = dense(curvature, fine)
+        know_trace(curvature, fine, matrix)
+        damping = damped.damping
         matrix.diagonal().add_(damping)
         scale = equilibrating(matrix)
         if symmetric:
@@ -88,6 +92,18 @@ class Exact(AbstractSolver):
         )  # fmt: skip
 
 
+def _with_scale(parts: Parts, form: str) -> Parts:
+    """The fields of an inverse; those of the first format may have no scale of the parameters."""
+    if "scale" in parts:
+        return parts
+    if parts["singular"]:
+        raise TypeError("an inverse of a singular curvature was kept in another form")
+    matrix = parts["matrix"]
+    least = float(torch.linalg.matrix_norm(matrix, -2))
+    return parts | {"scale": torch.ones_like(matrix[0]), "least": least, "precision": parts["tolerance"] ** 2}
+
+
+@stored("ExactInverse", _with_scale)
 @dataclass(frozen=True, eq=False)
 class ExactInverse(AbstractInverse):
     """A damped curvature, its rows and columns scaled by its diagonal, with its LU factors, in float64.
@@ -139,13 +155,6 @@ class ExactInverse(AbstractInverse):
         return torch.where((errors := last + rounded) > NEGLIGIBLE, errors, 0.0)
 
 
-def _added(damping: float | Relative, matrix: Tensor, curvature: AbstractCurvature, risk: AbstractRisk) -> float:
-    """The same number as in every solver, without products that the matrix makes needless."""
-    if risk.p <= TRACED:
-        return absolute(damping, float(matrix.diagonal().mean()))
-    return plain_damping(damping, curvature, risk)
-
-
 def _tolerance(risk: AbstractRisk, scale: Float[Tensor, " p"], least: float) -> float:
     """How much of a question may lie in null directions: rounding, and the tilt of them by what is left of training."""
     theta, gradient = (part.to(scale) for part in (risk.layout.flatten(risk.theta), risk.gradient))
@@ -195,7 +204,7 @@ def _noise(
     generator = torch.Generator().manual_seed(0)
     theta = {name: at + risk.precision * at * torch.randn(at.shape, generator=generator, dtype=at.dtype).to(at)
              for name, at in fine.theta.items()}  # fmt: skip
-    beside = moved(fine, fine.model, fine.kind, theta, fine.weights)
+    beside = fine.rebuilt(fine.model, fine.kind, theta, fine.weights)
     probes = right[:, chosen].T * scale
     change = (curvature.product(beside, probes) - curvature.product(fine, probes)) * scale @ left[:, chosen]
     floor = fine.precision / risk.precision * suspect

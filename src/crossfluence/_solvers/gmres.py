@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, natural_curvature, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, warn_unconverged, within
 from .cost import Work
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
 
@@ -70,7 +70,6 @@ class GMRES(AbstractSolver):
             steps=self.max_steps,
             vectors=6,
             kept=1,
-            saved=False,
         )
 
     def _invert(self, risk: AbstractRisk) -> GMRESInverse:
@@ -82,7 +81,7 @@ class GMRES(AbstractSolver):
         Returns:
             An inverse bound to the risk.
         """
-        matrix = operator(natural_curvature(self.curvature, risk), self.damping, risk)
+        matrix = operator(self.curvature, self.damping, risk)
         preconditioner = self.preconditioner.invert(risk) if self.preconditioner else None
         return GMRESInverse(repr(self), risk.signature, self, risk, matrix, matrix.damping, preconditioner)
 
@@ -112,7 +111,7 @@ class GMRESInverse(AbstractInverse):
         def precondition(v: Tensor) -> Tensor:
             if self.preconditioner is None:
                 return v
-            return outside(self.preconditioner.within(self.risk, outside(v), transposed=transposed))
+            return outside(within(self.preconditioner, self.risk, outside(v), transposed=transposed))
 
         kept = min(self.settings.restart, self.settings.max_steps) + 1
         parts = self.matrix.inside(vectors).split(max(1, NUMBERS_AT_ONCE // (kept * vectors.shape[1])))

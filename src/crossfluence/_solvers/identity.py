@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
 
@@ -24,15 +25,18 @@ class Identity(AbstractSolver):
         Identity()
     """
 
+    saveable: ClassVar[bool] = True
+
     def work(self, risk: AbstractRisk) -> Work:
         """No products at all."""
-        return Work(saved=True)
+        return Work()
 
     def _invert(self, risk: AbstractRisk) -> IdentityInverse:
         """Needs no work."""
         return IdentityInverse(repr(self), risk.signature)
 
 
+@stored("IdentityInverse")
 @dataclass(frozen=True, eq=False)
 class IdentityInverse(AbstractInverse):
     """Returns what it gets."""

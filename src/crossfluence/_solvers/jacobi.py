@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._curvature.base import PROBES, AbstractCurvature, Relative, diagonal, plain_damping, refuse_damping
-from .._curvature.operator import operator_products, operator_readings
-from .._curvature.scale import scale_of
+from .._curvature.base import PROBES, AbstractCurvature, Relative, refuse_damping
+from .._curvature.operator import operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from ..errors import SingularCurvatureError
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
 
 FLOOR = 1e-3  # of the mean, where the diagonal is about one: what random signs leave below it is noise
@@ -37,6 +37,7 @@ class Jacobi(AbstractSolver):
         Jacobi(damping=0.001, seed=0, curvature=None)
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = 0.0
     seed: int = 0
     curvature: AbstractCurvature | None = None
@@ -49,7 +50,7 @@ class Jacobi(AbstractSolver):
         size, count = risk.fine.weights.element_size() * risk.p, min(PROBES, risk.p)
         together = count + operator_products(self.damping, risk)
         readings = operator_readings(risk)
-        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=count * size)
+        return Work(alone=readings, together=together, readings=readings, held=size, scratch=count * size)
 
     def _invert(self, risk: AbstractRisk) -> JacobiInverse:
         """Estimates the diagonal; entries that come out too small to be meant are raised.
@@ -63,20 +64,19 @@ class Jacobi(AbstractSolver):
         Raises:
             SingularCurvatureError: If the damped diagonal is zero somewhere.
         """
-        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
-        damping = plain_damping(self.damping, curvature, risk)
-        scale, least = scale_of(curvature, fine, damping), fine.decay + damping
-        damped = diagonal(curvature, fine, seed=self.seed, scale=scale) + damping
-        noise = FLOOR * (damped * scale.square()).abs().mean() / scale.square()
-        raised = torch.maximum(damped, noise).clamp_min(least)
+        matrix = operator(self.curvature, self.damping, risk)
+        damped, squares = matrix.diagonal(self.seed), matrix.units.square()
+        noise = FLOOR * (damped * squares).abs().mean() / squares
+        raised = torch.maximum(damped, noise).clamp_min(matrix.decay)
         if not float(raised.min()) > 0:
             raise SingularCurvatureError(
                 "The curvature is zero at some parameters, and so is its damping: there is nothing to divide by. Give "
                 "a damping, such as Jacobi(damping=1e-3), or train with l2 and say so: Risk(..., l2=...)."
             )
-        return JacobiInverse(repr(self), risk.signature, raised, damping)
+        return JacobiInverse(repr(self), risk.signature, raised, matrix.damping)
 
 
+@stored("JacobiInverse")
 @dataclass(frozen=True, eq=False)
 class JacobiInverse(AbstractInverse):
     """A positive diagonal."""

@@ -15,7 +15,7 @@ from .._curvature.operator import Operator, operator, operator_products, operato
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from ..errors import NegativeCurvatureError, UnsupportedError
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, natural_curvature, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged
 from .cost import Work
 from .krylov import LANCZOS_STEPS, extreme_eigenvalues
 
@@ -86,15 +86,12 @@ class LiSSA(AbstractSolver):
             UnsupportedError: If the curvature is not symmetric, or the risk has no batches to draw.
             NegativeCurvatureError: If an eigenvalue is negative: the series diverges.
         """
-        if not risk.symmetric:
-            raise UnsupportedError(
-                "LiSSA needs a symmetric curvature; a FieldLoss has a Jacobian that is not. Use GMRES(damping)."
-            )
+        require_symmetric(risk, self, "GMRES(damping)")
         if self.batches is not None and not isinstance(risk, Risk):
             raise UnsupportedError(
                 f"A {type(risk).__name__} has no batches to draw. Use LiSSA() without batches, or CG."
             )
-        matrix = operator(natural_curvature(self.curvature, risk), self.damping, risk)
+        matrix = operator(self.curvature, self.damping, risk)
         smallest, largest = extreme_eigenvalues(matrix, matrix.risk, seed=self.seed)
         scale = MARGIN * max(largest, 0.0) or 1.0
         if smallest < -10 * matrix.risk.precision * scale:

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from .._curvature.base import AbstractCurvature, Relative, damping_products, plain_damping, refuse_damping
-from .._curvature.operator import Operator
-from .._curvature.scale import scale_of, scale_products, scale_readings
+from .._curvature.base import AbstractCurvature, Relative, damping_products, refuse_damping
+from .._curvature.operator import Operator, operator
+from .._curvature.scale import scale_products, scale_readings
 from .._risk.base import AbstractRisk
+from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from ..errors import SingularCurvatureError
-from .base import AbstractInverse, AbstractSolver, Solution, natural_curvature
+from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
 from .krylov import arnoldi
 
@@ -31,7 +32,7 @@ class LowRank(AbstractSolver):
     Takes 2 `rank` products once, and then no pass over the data for any question. Of the other directions it is
     known that their eigenvalues lie between l2 and the smallest one that was kept, $\lambda_r$. They are divided by the
     upper end, $\lambda_r + \text{damping}$: the lower end blows up all that was not resolved, and leaving these
-    directions out loses most of the ranking (measured in docs/solvers.md). With a rank of p it is exact.
+    directions out loses most of the ranking (measured in docs/measured/damping.md). With a rank of p it is exact.
 
     Attributes:
         rank: Directions to keep; p numbers are stored for each.
@@ -47,6 +48,7 @@ class LowRank(AbstractSolver):
         Schioppa, Zablotskaia, Vilar and Sokolov, "Scaling up influence functions", AAAI 2022, who leave out the rest.
     """
 
+    saveable: ClassVar[bool] = True
     rank: int
     damping: float | Relative = 0.0
     seed: int = 0
@@ -64,7 +66,6 @@ class LowRank(AbstractSolver):
             together=damping_products(self.damping, risk) + (scale_products(risk) if rank == risk.p else 0),
             readings=scale_readings(risk) if rank == risk.p else 0,
             held=size * rank * (risk.p + rank),
-            saved=True,
             scratch=size * STEPS_PER_DIRECTION * rank * risk.p,
         )
 
@@ -80,22 +81,20 @@ class LowRank(AbstractSolver):
         return self._resumed(risk, NOWHERE)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
-        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
-        like, steps = fine.layout.flatten(fine.theta), STEPS_PER_DIRECTION * self.rank
+        matrix = operator(self.curvature, self.damping, risk)
+        fine, steps = matrix.risk, STEPS_PER_DIRECTION * self.rank
         if self.rank >= risk.p:
-            damping = plain_damping(self.damping, curvature, risk)
-            return self._whole(Operator(curvature, fine, damping, scale_of(curvature, fine, damping)), risk, kept)
-        basis, core = arnoldi(lambda v: curvature.product(fine, v), like, steps, self.seed, kept)
-        damping = plain_damping(self.damping, curvature, risk)
+            return self._whole(matrix.scaled(matrix.units), risk, kept)
+        basis, core = arnoldi(matrix.undamped, fine.layout.flatten(fine.theta), steps, self.seed, kept)
         core = (core + core.T) / 2 if risk.symmetric else core
         found = _ends(core, risk.symmetric)
         strongest = _strongest(core, self.rank, risk.symmetric)  # (k, r)
         core = strongest.T @ core @ strongest
         sizes = torch.linalg.eigvals(core).abs()
-        inner = inverse_within(core, damping, fine.precision)
-        directions, outside = strongest.T.to(basis) @ basis, float(sizes.min()) + damping
+        inner = inverse_within(core, matrix.damping, fine.precision)
+        directions, outside = strongest.T.to(basis) @ basis, float(sizes.min()) + matrix.damping
         return LowRankInverse(
-            repr(self), risk.signature, directions, inner.to(basis), outside, damping, found[0],
+            repr(self), risk.signature, directions, inner.to(basis), outside, matrix.damping, found[0],
             (_told(risk, found, len(sizes), float(sizes.min())),),
         )  # fmt: skip
 
@@ -115,6 +114,7 @@ class LowRank(AbstractSolver):
         )  # fmt: skip
 
 
+@stored("LowRankInverse")
 @dataclass(frozen=True, eq=False)
 class LowRankInverse(AbstractInverse):
     """An orthonormal basis, the inverse inside it, and one number for all directions outside.

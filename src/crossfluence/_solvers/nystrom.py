@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from .._autodiff.functional import VECTORS_AT_ONCE
-from .._curvature.base import AbstractCurvature, Relative, plain_damping, refuse_damping
-from .._curvature.operator import operator_products, operator_readings
-from .._curvature.scale import scale_of, tempered
+from .._curvature.base import AbstractCurvature, Relative, refuse_damping
+from .._curvature.operator import operator, operator_products, operator_readings
+from .._curvature.scale import tempered
 from .._risk.base import AbstractRisk
 from .._storage.partial import NOWHERE, Checkpoint
-from ..errors import NegativeCurvatureError, UnsupportedError
-from .base import AbstractSolver, natural_curvature
+from ..errors import NegativeCurvatureError
+from .base import AbstractSolver, require_symmetric
 from .cost import Work
 from .low_rank import LowRankInverse, check_rank, inverse_within
 
@@ -43,6 +44,7 @@ class Nystrom(AbstractSolver):
         Frangella, Tropp and Udell, "Randomized Nyström preconditioning", SIAM J. Matrix Anal. Appl. 44(2), 2023.
     """
 
+    saveable: ClassVar[bool] = True
     rank: int
     damping: float | Relative = 0.0
     seed: int = 0
@@ -57,7 +59,7 @@ class Nystrom(AbstractSolver):
         rank = min(self.rank, risk.p)
         size = risk.fine.weights.element_size() * rank * risk.p
         together, readings = rank + operator_products(self.damping, risk), operator_readings(risk)
-        return Work(alone=readings, together=together, readings=readings, held=size, saved=True, scratch=4 * size)
+        return Work(alone=readings, together=together, readings=readings, held=size, scratch=4 * size)
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.
@@ -75,21 +77,18 @@ class Nystrom(AbstractSolver):
         return self._resumed(risk, NOWHERE)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
-        if not risk.symmetric:
-            raise UnsupportedError(
-                "Nystrom needs a symmetric curvature; a FieldLoss has a Jacobian that is not. Use LowRank(rank)."
-            )
-        curvature, fine = natural_curvature(self.curvature, risk), risk.fine
-        damping = plain_damping(self.damping, curvature, risk)
-        scale, *products = kept.state or (tempered(scale_of(curvature, fine, damping)),)
+        require_symmetric(risk, self, "LowRank(rank)")
+        matrix = operator(self.curvature, self.damping, risk)
+        fine, damping = matrix.risk, matrix.damping
+        scale, *products = kept.state or (tempered(matrix.units),)
         kept.offer(lambda: (scale, *products))
         test = _directions(fine.layout.flatten(fine.theta), self.rank, self.seed)
         for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
-            products = [*products, curvature.product(fine, part * scale) * scale]
+            products = [*products, matrix.undamped(part * scale) * scale]
             kept.offer(lambda done=products: (scale, *done))
         squares = scale.square()
         sketch = torch.cat(products) - fine.decay * squares * test
-        least = (fine.decay + damping) * squares  # one number, where the parameters' own units are ordinary
+        least = matrix.decay * squares  # one number, where the parameters' own units are ordinary
         basis, values = _eigenpairs(test, sketch, float(least.min()), damping)
         core = torch.diag(values) + (basis * least) @ basis.T
         inner = inverse_within(core.double(), 0.0, fine.precision)

@@ -1,22 +1,220 @@
-"""One file for a frozen value with tensors in it: safetensors, its structure in the header."""
+"""One reader and one writer of files of tensors, and values of this library that such files hold by class name."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ..errors import ResultFileError
+from ..errors import NewerFileError, ResultFileError
 from .atomic import write_atomically
 
 PACKAGE = __name__.partition(".")[0]
+LONGEST_TEXT = 2**20  # characters in the header, which safetensors limits to 100 MB; longer texts are kept as tensors
+TEXT = "text:"  # begins the names of those tensors
+
+Parts = dict[str, Any]
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorFile:
+    """Content of a file of tensors.
+
+    Attributes:
+        form: The kind of file and its version, such as "crossfluence.scores/1".
+        texts: By name.
+        tensors: By name.
+    """
+
+    form: str | None
+    texts: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+
+def write_tensors(path: str | os.PathLike[str], form: str, tensors: Mapping[str, Tensor], **texts: str) -> None:
+    """Writes one safetensors file, so that `path` holds either the old content or all of the new.
+
+    Equal content makes equal bytes. Texts stand in the header, in the order of their names; long ones as bytes.
+
+    Args:
+        path: Where to; its folder must exist.
+        form: The kind of file and its version, such as "crossfluence.scores/1".
+        tensors: By name.
+        **texts: By name; JSON, where they are structured.
+
+    Raises:
+        ResultFileError: If the folder does not exist or cannot be written.
+    """
+    long = {name: text for name, text in texts.items() if len(text) > LONGEST_TEXT}
+    short = {name: text for name, text in texts.items() if name not in long}
+    kept = {name: _alone(tensor) for name, tensor in tensors.items()}
+    kept |= {TEXT + name: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for name, text in long.items()}
+    whole = to_bytes(kept, metadata={"format": form, **short})
+    end = 8 + int.from_bytes(whole[:8], "little")
+    write_atomically(path, _sorted(whole[8:end]), memoryview(whole)[end:])
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor, which may be a view or stand twice in a file, in memory of their own."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _sorted(header: bytes) -> bytes:
+    """The length and the text of a safetensors header, whose own order of metadata is random."""
+    content = json.loads(header)
+    content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_tensors(
+    path: str | os.PathLike[str], *forms: str | None, device: str | torch.device = "cpu"
+) -> TensorFile:  # fmt: skip
+    """Reads a safetensors file.
+
+    Args:
+        path: The file.
+        *forms: Kinds and versions that can be read, the present one first; `None` for files without.
+        device: Where the tensors go.
+
+    Returns:
+        Its form, texts and tensors.
+
+    Raises:
+        ResultFileError: If the file is missing, damaged or of another kind.
+        NewerFileError: If a newer version of this library wrote it.
+    """
+    name, kind = os.fspath(path), _kind(forms[0])
+    try:
+        with safe_open(name, framework="pt", device=str(device)) as file:
+            texts = file.metadata() or {}
+            form = texts.get("format")
+            tensors = {key: file.get_tensor(key) for key in file.keys() if form in forms}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ResultFileError(f"Cannot read {kind} from {name}: {error}.") from error
+    if form not in forms:
+        _refuse_form(name, form, str(forms[0]))
+    with fitting(path):
+        long = {key: tensor for key, tensor in tensors.items() if key.startswith(TEXT)}
+        texts |= {key.removeprefix(TEXT): tensor.cpu().numpy().tobytes().decode() for key, tensor in long.items()}
+    return TensorFile(form, texts, {key: tensor for key, tensor in tensors.items() if key not in long})
+
+
+def read_if_whole(path: str | os.PathLike[str], *forms: str | None) -> TensorFile | None:
+    """Reads a safetensors file whose content can be computed again.
+
+    Args:
+        path: The file.
+        *forms: As in `read_tensors`.
+
+    Returns:
+        Its content; `None` if it is missing, damaged or of another kind.
+
+    Raises:
+        NewerFileError: If a newer version of this library wrote it.
+    """
+    try:
+        return read_tensors(path, *forms)
+    except NewerFileError:
+        raise
+    except ResultFileError:
+        return None
+
+
+@contextmanager
+def fitting(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Reports content of a file that cannot be understood as a `ResultFileError` that names the file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ResultFileError: In place of errors about keys, types and values.
+    """
+    try:
+        yield
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ResultFileError(
+            f"{os.fspath(path)} is damaged, or was written by another version of {PACKAGE} and does not fit this one: "
+            f"{why}. Make it again."
+        ) from error
+
+
+def _kind(form: str | None) -> str:
+    """Such as "scores" for "crossfluence.scores/1"."""
+    return str(form).partition(".")[2].partition("/")[0]
+
+
+def _refuse_form(name: str, came: str | None, needed: str) -> NoReturn:
+    sentence = f"{name} has format {came!r}; needed {needed!r}."
+    kind, _, version = needed.rpartition("/")
+    other, _, number = (came or "").rpartition("/")
+    if other == kind and number.isdecimal() and int(number) > int(version):
+        raise NewerFileError(f"{sentence} A newer {PACKAGE} wrote it. Type: pip install --upgrade {PACKAGE}")
+    raise ResultFileError(sentence)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How a class stands in files.
+
+    Attributes:
+        name: Instead of its module, so that it may move and be renamed.
+        made: The class.
+        upgraded: Makes its fields of those that a file of some form holds.
+    """
+
+    name: str
+    made: type
+    upgraded: Callable[[Parts, str], Parts]
+
+
+_BY_NAME: dict[str, _Stored] = {}
+_BY_CLASS: dict[type, _Stored] = {}
+
+
+def _as_it_is(parts: Parts, form: str) -> Parts:
+    return parts
+
+
+def stored(name: str, upgraded: Callable[[Parts, str], Parts] = _as_it_is) -> Callable[[Class], Class]:
+    """Registers a frozen dataclass as one that files may hold.
+
+    Args:
+        name: Its name in files: never changed, and never given to another class.
+        upgraded: Makes its fields of those that an older file holds, given the file's form.
+
+    Returns:
+        A decorator that returns the class as it is.
+
+    Example:
+        >>> @stored("AnExample")
+        ... @dataclass(frozen=True)
+        ... class Example:
+        ...     number: int
+        >>> del _BY_NAME["AnExample"], _BY_CLASS[Example]
+    """
+
+    def registered(made: Class) -> Class:
+        assert name not in _BY_NAME, f"{name} stands for {_BY_NAME[name].made} in files"
+        _BY_NAME[name] = _BY_CLASS[made] = _Stored(name, made, upgraded)
+        return made
+
+    return registered
 
 
 def write_archive(path: str | os.PathLike[str], value: Any, form: str) -> None:
@@ -24,7 +222,7 @@ def write_archive(path: str | os.PathLike[str], value: Any, form: str) -> None:
 
     Args:
         path: Where to; its folder must exist.
-        value: A dataclass of this package that holds numbers, strings, tensors, tuples and dataclasses of this package.
+        value: Of a class that is `stored`, or a tuple; in it numbers, strings, tensors, tuples and such values.
         form: What kind of file it is, and its version.
 
     Raises:
@@ -33,15 +231,17 @@ def write_archive(path: str | os.PathLike[str], value: Any, form: str) -> None:
     """
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_packed(value, tensors))
-    write_atomically(path, to_bytes(tensors, metadata={"format": form, "structure": structure}))
+    write_tensors(path, form, tensors, structure=structure)
 
 
-def read_archive(path: str | os.PathLike[str], form: str, device: str | torch.device = "cpu") -> Any:
-    """Reads what `write_archive` wrote; runs no code from the file, and makes no classes but this package's.
+def read_archive(
+    path: str | os.PathLike[str], forms: str | Sequence[str], device: str | torch.device = "cpu"
+) -> Any:  # fmt: skip
+    """Reads what `write_archive` wrote; runs no code from the file, and makes no classes but those that are `stored`.
 
     Args:
         path: The file.
-        form: What kind of file it must be.
+        forms: What kind of file it must be; of several versions, the present one first.
         device: Where the tensors go.
 
     Returns:
@@ -50,21 +250,9 @@ def read_archive(path: str | os.PathLike[str], form: str, device: str | torch.de
     Raises:
         ResultFileError: If the file is missing, damaged or of another kind.
     """
-    name = os.fspath(path)
-    try:
-        with safe_open(name, framework="pt", device=str(device)) as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys() if header.get("format") == form}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ResultFileError(f"Cannot read {name}: {error}.") from error
-    if header.get("format") != form:
-        raise ResultFileError(f"{name} has format {header.get('format')!r}; needed {form!r}.")
-    try:
-        return _unpacked(json.loads(header["structure"]), tensors)
-    except (AttributeError, ImportError, TypeError) as error:
-        raise ResultFileError(
-            f"{name} was written by another version of {PACKAGE} and does not fit this one: {error}. Make it again."
-        ) from error
+    found = read_tensors(path, *([forms] if isinstance(forms, str) else forms), device=device)
+    with fitting(path):
+        return _unpacked(json.loads(found.texts["structure"]), found)
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -73,32 +261,41 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)  # views must not share
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, tuple):
         return {"size" if isinstance(value, torch.Size) else "tuple": [_packed(part, tensors) for part in value]}
-    if is_dataclass(value) and type(value).__module__.partition(".")[0] == PACKAGE:
+    if (known := _BY_CLASS.get(type(value))) is not None:
         parts = {item.name: _packed(getattr(value, item.name), tensors) for item in fields(value)}
-        return {"class": [type(value).__module__, type(value).__qualname__], "fields": parts}
+        return {"class": known.name, "fields": parts}
     raise TypeError(f"a {type(value).__name__}")
 
 
-def _unpacked(packed: Any, tensors: dict[str, Tensor]) -> Any:
+def _unpacked(packed: Any, file: TensorFile) -> Any:
     if not isinstance(packed, dict):
         return packed
     if "tensor" in packed:
-        return tensors[packed["tensor"]]
+        return file.tensors[packed["tensor"]]
     if "dtype" in packed:
-        return getattr(torch, packed["dtype"])
-    if "class" not in packed:
-        kind, parts = next(iter(packed.items()))
-        return (torch.Size if kind == "size" else tuple)(_unpacked(part, tensors) for part in parts)
-    module, name = packed["class"]
-    if module.partition(".")[0] != PACKAGE:
-        raise TypeError(f"a class of {module}")
-    made = getattr(importlib.import_module(module), name)
-    if not (isinstance(made, type) and is_dataclass(made)):
-        raise TypeError(f"{name} is no value")
-    return made(**{key: _unpacked(part, tensors) for key, part in packed["fields"].items()})
+        return _dtype(packed["dtype"])
+    if "class" in packed:
+        return _made(packed["class"], packed["fields"], file)
+    ((kind, parts),) = packed.items()
+    return (torch.Size if kind == "size" else tuple)(_unpacked(part, file) for part in parts)
+
+
+def _dtype(name: str) -> torch.dtype:
+    if not isinstance(found := getattr(torch, name), torch.dtype):
+        raise TypeError(f"{name} is no type of numbers")
+    return found
+
+
+def _made(name: Any, packed: Parts, file: TensorFile) -> Any:
+    """A value of a registered class; the first format has the module and the name of each, of which the name counts."""
+    name = name if isinstance(name, str) else name[-1]
+    if (known := _BY_NAME.get(name)) is None:
+        raise TypeError(f"it holds a {name}, which is no class of this version")
+    parts = {key: _unpacked(part, file) for key, part in packed.items()}
+    return known.made(**known.upgraded(parts, str(file.form)))

@@ -14,12 +14,12 @@ from ..errors import ResultFileError
 Made = TypeVar("Made")
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], *content: bytes | memoryview) -> None:
     """Writes bytes so that `path` holds either the old content or all of the new.
 
     Args:
         path: Where to; its folder must exist.
-        content: Everything the file will hold.
+        *content: Everything the file will hold, part after part.
 
     Raises:
         ResultFileError: If the folder does not exist or cannot be written.
@@ -33,7 +33,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         raise ResultFileError(f"Cannot write {target}: {error.strerror}.") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

@@ -45,6 +45,7 @@ class Memo:
     known: dict[int, tuple[Any, bytes]] = field(default_factory=dict)
 
 
+PACKAGE = __name__.partition(".")[0]
 NUMBERS_AND_NAMES = (str, int, float, complex, bool, bytes, type(None), type(...), range)
 PLAIN = (*NUMBERS_AND_NAMES, torch.dtype, torch.device, torch.Size)
 NOT_CONTENT = {
@@ -78,7 +79,7 @@ def content_hash(*values: Any, versions: bool = True) -> str:
         False
     """
     try:
-        always = [Named("crossfluence"), Named("torch")] if versions else []
+        always = [Named(PACKAGE), Named("torch")] if versions else []
         return _digest((*values, *always), Memo(versions)).hex()
     except RecursionError:
         raise TypeError("Something here is nested too deeply to be compared by content. Pass store=None.") from None
@@ -148,17 +149,22 @@ def _function_parts(function: FunctionType) -> Iterable[Any]:
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     state = (function.__defaults__, function.__kwdefaults__, cells)
     if _installed(function.__module__):
-        return [Named(f"{function.__module__}.{function.__qualname__}"), *state]
+        return [_named(function), *state]
     named = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
     return function.__code__, *state, named, [_imported_part(name) for name in _imports(function.__code__)]
 
 
 def _class_parts(kind: type) -> Iterable[Any]:
-    name = f"{kind.__module__}.{kind.__qualname__}"
     if _installed(kind.__module__):
-        return [Named(name)]
+        return [_named(kind)]
     inside = {key: item for key, item in vars(kind).items() if key not in NOT_CONTENT and not _is_slot(item)}
-    return name, kind.__bases__, inside
+    return f"{kind.__module__}.{kind.__qualname__}", kind.__bases__, inside
+
+
+def _named(code: Any, name: str = "") -> Named:
+    """Code of an installed package by its module and name; of this library by its name, so that it may move inside."""
+    module = getattr(code, "__module__", None) or ""
+    return Named(f"{PACKAGE if module.startswith(f'{PACKAGE}.') else module}.{name or code.__qualname__}")
 
 
 def _is_slot(item: Any) -> bool:
@@ -232,13 +238,13 @@ def _object_parts(value: Any) -> Iterable[Any]:
     except Exception as error:
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if callable(value) and name:  # compiled functions, known by their name
-            return [Named(f"{getattr(value, '__module__', '')}.{name}")]
+            return [_named(value, name)]
         raise TypeError(
             f"Cannot tell whether a {type(value).__name__} changed, so stored results cannot be trusted with it. "
             f"Make it inside the training function, or pass store=None."
         ) from error
     if isinstance(reduced, str):  # a global, known by its name
-        return [Named(f"{getattr(value, '__module__', '')}.{reduced}")]
+        return [_named(value, reduced)]
     maker, arguments, *state = reduced
     return [maker, arguments, *(list(part) if hasattr(part, "__next__") else part for part in state)]
 

@@ -8,12 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .archive import write_archive
+from .archive import Parts, stored, write_archive
 
-FORMAT = "crossfluence.inverse/1"  # the finished inverse takes the file's place
+FORMAT = "crossfluence.inverse/2"  # the finished inverse takes the file's place
+READABLE = (FORMAT, "crossfluence.inverse/1")
+IN_OTHER_UNITS = ("LowRank(", "Nystrom(")  # solvers whose fits stopped under the first format cannot go on
 SHARE = 0.05  # of the time, at most, that goes into writing
 
 
+def _in_present_units(parts: Parts, form: str) -> Parts:
+    """The fields of a stopped fit; refused where the first format has subspaces without the parameters' scale."""
+    if form != FORMAT and parts["state"] and parts["solver"].startswith(IN_OTHER_UNITS):
+        raise TypeError(f"a fit of {parts['solver']} was stopped in other units. Delete the file")
+    return parts
+
+
+@stored("Unfinished", _in_present_units)
 @dataclass(frozen=True, eq=False)
 class Unfinished:
     """How far a fit has come.

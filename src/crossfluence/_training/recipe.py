@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from .._storage.hashing import content_hash
 from .._types import Id, Params, SampleLoss
 from ..errors import DataError, UnsupportedError
 from .optimizers import AbstractOptimizer
+from .record import TrainingRecord
+from .recorded import recorded_training
 from .schedules import Schedule, constant
 from .trajectory import Course
 
@@ -48,6 +50,8 @@ class Recipe(AbstractTraining):
         seed: Of the shuffling, and of the random numbers of a `random` loss.
         l2: As in `Risk`: one number, or `{glob: coefficient}`.
         schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
+        clipping: The largest norm of a step's whole gradient, l2 included; longer ones are shortened to it, as by
+            `torch.nn.utils.clip_grad_norm_`. Default: none.
         hold: Steps between two refreshes of the frozen copy that a `FieldLoss` sees (a target held for T steps).
         random: Whether the loss draws random numbers: dropout of an `init` in training mode, noise added to the batch.
             PyTorch's global generators then begin each step with a seed of that step, whatever the weights, and are
@@ -73,6 +77,7 @@ class Recipe(AbstractTraining):
     seed: int = 0
     l2: Decay = 0.0
     schedule: Schedule = constant
+    clipping: float | None = None
     hold: int = 1
     random: bool = False
     at_once: int = 32
@@ -82,6 +87,8 @@ class Recipe(AbstractTraining):
             value = getattr(self, name)
             if not (value is None and name == "batch_size") and not (isinstance(value, Integral) and int(value) >= 1):
                 raise ValueError(f"Got {name}={value!r}; needed at least 1, in whole numbers.")
+        if self.clipping is not None and not (isinstance(self.clipping, Real) and self.clipping > 0):
+            raise ValueError(f"Got clipping={self.clipping!r}; needed the largest norm of a gradient, such as 1.0.")
         if not isinstance(self.optimizer, AbstractOptimizer):
             came = described(self.optimizer)
             raise UnsupportedError(f"Got {came} for the optimizer; needed one such as crossfluence.SGD(lr).")
@@ -220,12 +227,13 @@ class Recipe(AbstractTraining):
         """The same training with other mini-batches and random numbers; itself, where nothing depends on a seed."""
         return self if self.whole_steps and not self.random else replace(self, seed=seed)
 
-    def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None) -> Risk:
+    def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None, record: TrainingRecord | None = None) -> Risk:
         """What this recipe minimises, at a model.
 
         Args:
             model: Usually what `train` returned.
             ids: n labels, default 0 to n-1.
+            record: What the training did: `recipe.record()`, if the model is its own.
 
         Returns:
             A risk with the recipe's loss, data and l2. Losses that couple samples see the batches in order.
@@ -233,7 +241,19 @@ class Recipe(AbstractTraining):
         Raises:
             NondeterministicError: If the loss is random at this model, as it is in training.
         """
-        return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids)
+        return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids, record=record)
+
+    def record(self, *, segments: int = 0) -> TrainingRecord:
+        """What the training does, for `Risk(..., record=)`: it is run once more.
+
+        Args:
+            segments: Equal parts whose ends are kept, too; each holds three numbers for each parameter.
+
+        Returns:
+            A record of the model that `train()` returns.
+        """
+        with undisturbed():
+            return recorded_training(self.course(), self.ones, segments)
 
     def refuse_once_differentiable(self) -> None:
         """Makes sure that every step can be differentiated.
@@ -259,6 +279,7 @@ class Recipe(AbstractTraining):
             self.hold,
             self._batches.take(slice(None)) if rows[0] is None else None,  # once, not in every step
             tuple(self._seeds(len(rows))) if self.random else None,
+            self.clipping,
         )
 
     def _fit(self, weights: Shaped[Tensor, "r n"]) -> Params:

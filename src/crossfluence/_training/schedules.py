@@ -16,6 +16,22 @@ def constant(progress: float) -> float:
     return 1.0
 
 
+def linear(progress: float) -> float:
+    """From the full learning rate to zero along a straight line.
+
+    Args:
+        progress: Share of the steps that are done.
+
+    Returns:
+        A multiplier of the learning rate.
+
+    Example:
+        >>> linear(0.25)
+        0.75
+    """
+    return 1 - progress
+
+
 def cosine(progress: float) -> float:
     """From the full learning rate to zero along half a cosine.
 

@@ -55,6 +55,7 @@ class Course:
         whole: All samples as one batch, if a step takes them all.
         seeds: Of the random numbers that the loss draws in each step, the same for every training; `None` if it draws
             none.
+        clipping: The largest norm of a whole gradient; longer ones are shortened to it.
     """
 
     theta: Params
@@ -68,6 +69,7 @@ class Course:
     hold: int
     whole: Batch | None
     seeds: tuple[int, ...] | None
+    clipping: float | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,10 +98,23 @@ class Course:
         Returns:
             Where training is afterwards.
         """
+        gradient, _ = self.gradient(point, step, batch, weights, differentiable=differentiable)
+        return self.stepped(point, step, gradient)
+
+    def gradient(
+        self, point: Point, step: int, batch: Batch, weights: Shaped[Tensor, "*r b"], *, differentiable: bool = False
+    ) -> tuple[Params, Shaped[Tensor, "*r"]]:
+        """The clipped gradient of a step, and the factor by which it was clipped; arguments as in `advance`."""
         if weights.ndim > 1:
-            gradient = self._fields(step, point.theta, point.frozen, batch, weights)
+            found = self._fields(step, point.theta, point.frozen, batch, weights)
         else:
-            gradient = self._one_field(step, point.theta, point.frozen, batch, weights, differentiable)
+            found = self._one_field(step, point.theta, point.frozen, batch, weights, differentiable)
+        if self.clipping is None:
+            return found, weights.new_ones(weights.shape[:-1])
+        return _clipped(found, self.clipping, weights.ndim - 1)
+
+    def stepped(self, point: Point, step: int, gradient: Params) -> Point:
+        """Where training is after a step along a gradient."""
         theta, state = self.optimizer.step(point.theta, gradient, point.state, step + 1, self.rates[step])
         return Point(theta, state, theta if (step + 1) % self.hold == 0 else point.frozen)
 
@@ -149,6 +164,16 @@ class Course:
         with torch.random.fork_rng():
             torch.manual_seed(self.seeds[step])
             yield
+
+
+def _clipped(gradient: Params, norm: float, lead: int) -> tuple[Params, Shaped[Tensor, "*r"]]:
+    """As `torch.nn.utils.clip_grad_norm_`, for each training of its own."""
+    squares = [part.reshape(*part.shape[:lead], -1).square().sum(-1) for part in gradient.values()]
+    total = torch.stack(squares).sum(0)
+    tiny = torch.finfo(total.dtype).tiny  # the root of zero itself has no derivative
+    factor = (norm / ((total + tiny).sqrt() + 1e-6)).clamp(max=1)
+    spread = {name: factor.reshape(*factor.shape, *[1] * (part.ndim - lead)) for name, part in gradient.items()}
+    return {name: spread[name] * part for name, part in gradient.items()}, factor
 
 
 def _hooked(gradient: Tensor, hooks: Iterable[Callable[[Tensor], Tensor | None]]) -> Tensor:

@@ -23,7 +23,7 @@ from ..words.skipgram.risk import NUMBERS_HELD
 
 STEPS = 3  # of each phase of clustering that are tried
 TRIAL = 400  # words whose rows of the pair matrix are tried
-GRADIENTS, BLOCKS = 200, 11  # of training; measured on Wikipedia samples, as the others: benchmarks/forecast.py
+GRADIENTS, BLOCKS = 200, 11  # of training; measured on Wikipedia samples, as the others: benchmarks/words/forecast.py
 PRODUCTS = 28  # for a question, and for a Newton step
 AGAIN = 90  # gradients of training again
 GROUPS = 3  # removed for each question

@@ -1,1 +1,33 @@
 """Cluster memberships explained: deep embedded clustering and questions about it."""
+
+from .dec import (
+    DEC,
+    anchored_target,
+    divergence,
+    encoder,
+    fixed_target_loss,
+    moving_target,
+    pretrain,
+    start_centres,
+    target,
+)
+from .explain import ClusterSettings, Explanation, explain
+from .objectives import assignments, log_assignment, margin
+
+__all__ = [
+    "ClusterSettings",
+    "DEC",
+    "Explanation",
+    "anchored_target",
+    "assignments",
+    "divergence",
+    "encoder",
+    "explain",
+    "fixed_target_loss",
+    "log_assignment",
+    "margin",
+    "moving_target",
+    "pretrain",
+    "start_centres",
+    "target",
+]

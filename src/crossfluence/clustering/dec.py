@@ -10,11 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._losses import FieldLoss
-from .._training.optimizers import Adam
-from .._training.recipe import Recipe
-from .._training.schedules import cosine
-from ..errors import import_optional
+from crossfluence import Adam, FieldLoss, Recipe, cosine
+from crossfluence.errors import import_optional
 
 
 class DEC(nn.Module):

@@ -11,18 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .._actions.unlearn import unlearn
-from .._attribution.influence import influence
-from .._evaluation.leave_out import leave_out
-from .._results.agreement import Agreement, compare
-from .._results.scores import Scores
-from .._risk.risk import Risk
-from .._solvers.auto import Auto
-from .._solvers.base import AbstractInverse
-from .._training.optimizers import Adam
-from .._training.recipe import Recipe
-from .._training.schedules import cosine
-from .._types import Id
+from crossfluence import Adam, Agreement, Auto, Recipe, Risk, Scores, compare, cosine, influence, leave_out, unlearn
+from crossfluence.extend import AbstractInverse, Id
+
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from .objectives import margin
 

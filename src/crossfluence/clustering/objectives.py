@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .._types import Objective
+from crossfluence.extend import Objective
 
 
 def assignments(model: nn.Module, x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from .labels import flipped, relabelled
 from .refit import training_of
 
 __all__ = [
-    "METRICS",
     "GroupGap",
+    "METRICS",
     "batches_of",
     "centre",
     "flipped",

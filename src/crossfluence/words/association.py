@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._types import Objective
-from ..errors import ObjectiveError, WordError
+from crossfluence.errors import ObjectiveError, WordError
+from crossfluence.extend import Objective
+
 from .vectors import Table, read, refuse_same_rows, unit, where, word_vectors
 from .word_sets import SETS, WordSets, row_of
 

@@ -12,14 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._actions.outcome import Outcome
-from .._actions.unlearn import unlearn
-from .._attribution.influence import influence
-from .._evaluation.leave_out import leave_out
-from .._results.scores import Scores
-from .._solvers.cg import CG
-from .._types import Id, Objective
-from ..errors import CorpusError, SolveError
+from crossfluence import CG, Outcome, Scores, influence, leave_out, unlearn
+from crossfluence.errors import CorpusError, SolveError
+from crossfluence.extend import Id, Objective
+
 from .association import WEAT, weat
 from .corpus.corpus import Corpus
 from .corpus.pairs import Pairs, Sampling
@@ -27,7 +23,7 @@ from .pretrained import Given, fitted
 from .quality import measured
 from .resume import trained_once
 from .skipgram import ExpectedTraining, SkipGram, SkipGramRisk, WordBlocks
-from .skipgram.risk import RTOL
+from .skipgram.blocks import RTOL
 from .word_sets import WordSets
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._attribution.influence import influence
-from .._evaluation.leave_out import leave_out
-from .._results.scores import Scores
-from .._types import Id
-from ..errors import CorpusError, import_optional
+from crossfluence import Scores, influence, leave_out
+from crossfluence.errors import CorpusError, import_optional
+from crossfluence.extend import Id
+
 from .corpus.corpus import Corpus
 from .corpus.pairs import Pairs
 from .explain_bias import Clock, WordsSettings, newton_step

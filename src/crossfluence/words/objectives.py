@@ -8,8 +8,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from .._types import Objective
-from ..errors import ObjectiveError, WordError
+from crossfluence.errors import ObjectiveError, WordError
+from crossfluence.extend import Objective
+
 from .association import WEAT, PermutationTest, weat
 from .vectors import Table, cosines, nearest, read, refuse_same_rows, unit, word_vectors
 from .word_sets import rows_of

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .._actions.unlearn import unlearn
-from .._attribution.influence import influence
-from .._storage.atomic import write_atomically
-from ..errors import ResultFileError
+from crossfluence import influence, unlearn
+from crossfluence.errors import ResultFileError
+from crossfluence.extend import write_atomically
+
 from .association import weat
 from .corpus.corpus import Corpus
 from .corpus.pairs import Pairs

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CorpusError
+from crossfluence.errors import CorpusError
+
 from .association import WEAT
 from .corpus.corpus import Corpus
 from .corpus.pairs import Sampling

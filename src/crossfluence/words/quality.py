@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from ..errors import CorpusError, import_optional
+from crossfluence.errors import CorpusError, import_optional
+
 from .corpus.pairs import Pairs
 from .skipgram import SkipGram
 from .skipgram.loss import ExpectedLoss

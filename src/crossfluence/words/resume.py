@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from .._storage.atomic import write_atomically
-from .._storage.hashing import content_hash
+from crossfluence.extend import content_hash, read_if_whole, write_tensors
+
 from .skipgram import ExpectedTraining, SkipGram
 
 TRAINED, ON_THE_WAY = "trained.safetensors", "training.safetensors"
+FORMAT = "crossfluence.skipgram/2"
+FIRST = None  # the form of the first files
 
 
 def trained_once(training: ExpectedTraining, store: Path | None) -> tuple[SkipGram, int]:
@@ -35,20 +35,16 @@ def trained_once(training: ExpectedTraining, store: Path | None) -> tuple[SkipGr
         return SkipGram(training.pairs.corpus.words, words, contexts), int(steps)
     model, ended = training.fit(checkpoint=store / ON_THE_WAY)
     tables = {"words": model.word_vectors.detach(), "contexts": model.context_vectors.detach()}
-    content = {name: table.contiguous() for name, table in tables.items()} | {"steps": torch.tensor(ended.steps)}
-    write_atomically(file, save(content, metadata={"what": what}))
+    write_tensors(file, FORMAT, tables | {"steps": torch.tensor(ended.steps)}, what=what)
     return model, ended.steps
 
 
 def _read(file: Path, what: str) -> tuple[torch.Tensor, ...] | None:
     """What a file holds, or nothing if it is absent, damaged or of another training."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            if (opened.metadata() or {}).get("what") != what:
-                return None
-            return tuple(opened.get_tensor(name) for name in ("words", "contexts", "steps"))
-    except (OSError, SafetensorError):
+    found = read_if_whole(file, FORMAT, FIRST)
+    if found is None or found.texts.get("what") != what:
         return None
+    return tuple(found.tensors[name] for name in ("words", "contexts", "steps"))
 
 
 def what_is_kept(store: Path) -> list[str]:

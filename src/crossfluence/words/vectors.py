@@ -8,7 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import ObjectiveError, WordError
+from crossfluence.errors import ObjectiveError, WordError
+
 from .word_sets import rows_of
 
 Table: TypeAlias = Callable[[nn.Module], Tensor]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import WordError, WordSetError
+from crossfluence.errors import WordError, WordSetError
 
 SETS = ("X", "Y", "A", "B")
 SEAT_KEYS = ("targ1", "targ2", "attr1", "attr2")  # the same four, as the files of the sentence test name them

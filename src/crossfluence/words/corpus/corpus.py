@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 
-from ..._storage.atomic import write_atomically
-from ...errors import CorpusError, IdError, ResultFileError
+from crossfluence.errors import CorpusError, IdError, NewerFileError, ResultFileError
+from crossfluence.extend import fitting, read_tensors, write_tensors
+
 from .readers import File, Sentence, Source
 
-KIND = "crossfluence corpus 1"
-"""What a saved corpus begins with."""
+FORMAT = "crossfluence.corpus/2"
+FIRST = "crossfluence corpus 1"  # an .npz file
+ARRAYS = ("counts", "tokens", "offsets", "document")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +166,7 @@ class Corpus:
         return self.source.find(ids)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one `.npz` file, without pickle; the texts are JSON inside it.
+        """Writes one safetensors file, atomically; the texts are JSON inside it.
 
         Args:
             path: Where to.
@@ -177,13 +180,8 @@ class Corpus:
             "words": self.words, "ids": self.ids, "documents": self.documents, "fields": coded,
             "dropped": self.dropped, "source": asdict(known) if known else None,
         }  # fmt: skip
-        buffer = io.BytesIO()
-        packed = np.frombuffer(json.dumps(texts, ensure_ascii=False).encode(), dtype=np.uint8)
-        np.savez_compressed(
-            buffer, kind=np.array(KIND), texts=packed,
-            counts=self.counts, tokens=self.tokens, offsets=self.offsets, document=self.document,
-        )  # fmt: skip
-        write_atomically(path, buffer.getvalue())
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in ARRAYS}
+        write_tensors(path, FORMAT, tensors, texts=json.dumps(texts, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Corpus:
@@ -198,27 +196,47 @@ class Corpus:
         Raises:
             ResultFileError: If there is no such file, or it holds something else.
         """
-        try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                kind = str(file["kind"])
-                texts = json.loads(file["texts"].tobytes())
-                arrays = {name: file[name] for name in ("counts", "tokens", "offsets", "document")}
-        except FileNotFoundError:
-            raise ResultFileError(f"There is no file {path}.") from None
-        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise ResultFileError(f"{path} is not a corpus that Corpus.save wrote: {error}.") from error
-        if kind != KIND:
-            raise ResultFileError(f"{path} is a {kind!r}; this version reads {KIND!r}. Make the corpus again.")
-        known = texts["source"]
-        return cls(
-            words=tuple(texts["words"]),
-            ids=tuple(texts["ids"]),
-            documents=tuple(texts["documents"]),
-            fields={name: tuple(map(labels.__getitem__, codes)) for name, (labels, codes) in texts["fields"].items()},
-            dropped=texts["dropped"],
-            source=Source(**{**known, "files": tuple(File(**file) for file in known["files"])}) if known else None,
-            **arrays,
-        )
+        texts, arrays = _first(path) if zipfile.is_zipfile(path) else _present(path)
+        with fitting(path):
+            known = texts["source"]
+            return cls(
+                words=tuple(texts["words"]),
+                ids=tuple(texts["ids"]),
+                documents=tuple(texts["documents"]),
+                fields={
+                    name: tuple(map(labels.__getitem__, codes)) for name, (labels, codes) in texts["fields"].items()
+                },
+                dropped=texts["dropped"],
+                source=Source(**{**known, "files": tuple(File(**file) for file in known["files"])}) if known else None,
+                **arrays,
+            )
+
+
+def _present(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Texts and arrays of a file."""
+    if not os.path.exists(path):
+        raise ResultFileError(f"There is no file {os.fspath(path)}.")
+    try:
+        found = read_tensors(path, FORMAT)
+    except NewerFileError:
+        raise
+    except ResultFileError as error:
+        raise ResultFileError(f"{os.fspath(path)} is not a corpus that Corpus.save wrote: {error}") from error
+    with fitting(path):
+        return json.loads(found.texts["texts"]), {name: found.tensors[name].numpy() for name in ARRAYS}
+
+
+def _first(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Texts and arrays of a file of the first format."""
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            kind, texts = str(file["kind"]), json.loads(file["texts"].tobytes())
+            arrays = {name: file[name] for name in ARRAYS}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ResultFileError(f"{os.fspath(path)} is not a corpus that Corpus.save wrote: {error}.") from error
+    if kind != FIRST:
+        raise ResultFileError(f"{os.fspath(path)} is a {kind!r}; needed a corpus. Make it again.")
+    return texts, arrays
 
 
 def _coded(labels: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from ...errors import CorpusError
+from crossfluence.errors import CorpusError
+
 from .text import lines, plain_name
 
 FORMATS = ("text", "csv", "tsv", "jsonl", "wikiextractor", "wnc")

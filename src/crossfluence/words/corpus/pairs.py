@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from ...errors import CorpusError
+from crossfluence.errors import CorpusError
+
 from .corpus import Corpus
 
 PAIRS_AT_ONCE = 4_000_000  # about 200 MB while they are sorted

@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from tqdm.auto import tqdm
 
-from ...errors import CorpusError, IdError, StaleError
+from crossfluence.errors import CorpusError, IdError, StaleError
+
 from .formats import FORMATS, Record, guess, records
 from .text import Splitter, head, plain_name, splitter
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
-from ...errors import CorpusError, import_optional
+from crossfluence.errors import CorpusError, import_optional
 
 Tokenizer: TypeAlias = Callable[[str], list[str]]
 """A sentence to its words."""

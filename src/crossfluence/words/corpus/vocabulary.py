@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ...errors import CorpusError
+from crossfluence.errors import CorpusError
+
 from .corpus import Corpus
 from .readers import Paths, Sentence, Source, open_source
 from .text import Splitter, Tokenizer, tokenizer_of

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..._curvature.base import Relative, absolute, refuse_damping
-from ..._risk.base import AbstractRisk
-from ..._solvers.base import AbstractInverse, AbstractSolver, Solution
-from ..._solvers.cost import Work
-from ...errors import SingularCurvatureError, UnsupportedError
+from crossfluence import CG, Relative
+from crossfluence.errors import SingularCurvatureError, UnsupportedError
+from crossfluence.extend import (
+    AbstractInverse,
+    AbstractRisk,
+    AbstractSolver,
+    Solution,
+    Work,
+    absolute,
+    preferred,
+    refuse_damping,
+)
+
+from .risk import SkipGramRisk
 from .rotations import Rotations
 
+RTOL = 1e-2  # less changes predictions little and follows ever flatter directions; see docs/words.md
 BLOCKS_AT_ONCE = 1_000  # that are factorised together
-
-
-@runtime_checkable
-class HasWordBlocks(Protocol):
-    """A risk of two tables of vectors."""
-
-    @property
-    def rotations(self) -> Rotations:
-        """The directions that only rotate the embedding."""
-        ...
-
-    def word_blocks(self) -> tuple[Float[Tensor, "V d d"], Float[Tensor, "V d d"]]:
-        """Second derivatives by each vector alone."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,7 @@ class WordBlocks(AbstractSolver):
         Brunet, Alkalay-Houlihan, Anderson and Zemel, "Understanding the origins of bias in word embeddings", ICML 2019.
     """
 
+    saveable: ClassVar[bool] = True
     damping: float | Relative = 0.0
 
     def __post_init__(self) -> None:
@@ -59,7 +56,7 @@ class WordBlocks(AbstractSolver):
     def work(self, risk: AbstractRisk) -> Work:
         """No product and no pass: the blocks come from the counts, d numbers for each parameter."""
         size = risk.weights.element_size() * risk.p * next(iter(risk.theta.values())).shape[-1]
-        return Work(held=size, saved=True, scratch=size)
+        return Work(held=size, scratch=size)
 
     def _invert(self, risk: AbstractRisk) -> WordBlocksInverse:
         """Factorises the blocks.
@@ -74,7 +71,7 @@ class WordBlocks(AbstractSolver):
             UnsupportedError: If the risk has no word blocks.
             SingularCurvatureError: If a word has no curvature of its own.
         """
-        if not isinstance(risk, HasWordBlocks):
+        if not isinstance(risk, SkipGramRisk):
             raise UnsupportedError(
                 f"WordBlocks needs a SkipGramRisk; got {type(risk).__name__}. Use Auto(), or CG without it."
             )
@@ -142,3 +139,10 @@ def solve_blocks(factors: tuple[Float[Tensor, "V d d"], ...], vectors: Shaped[Te
         parts.append(solved.permute(2, 0, 1).reshape(len(vectors), -1))
         start += size * d
     return torch.cat(parts, dim=1)
+
+
+@preferred.register
+def _(risk: SkipGramRisk, damping: float | Relative) -> tuple[AbstractSolver, str]:
+    """Conjugate gradients on the true Hessian, each word's own block as preconditioner."""
+    solver = CG(damping, rtol=RTOL, preconditioner=WordBlocks(damping), truncate=True)
+    return solver, "skip-gram has a Hessian product from its counts, and a block for each word"

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ...errors import CorpusError, DataError, NonFiniteError
+from crossfluence.errors import CorpusError, DataError, NonFiniteError
+
 from .module import SkipGram
 
 

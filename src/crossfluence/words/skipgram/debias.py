@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from ...errors import WordError, import_optional
+from crossfluence.errors import WordError, import_optional
+
 from .module import SkipGram
 
 GENDER = (

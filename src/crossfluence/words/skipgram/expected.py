@@ -11,14 +11,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..._autodiff.functional import undisturbed
-from ..._storage.atomic import write_atomically
-from ..._storage.hashing import content_hash
-from ...errors import CorpusError, NotConvergedWarning
+from crossfluence.errors import CorpusError, NotConvergedWarning
+from crossfluence.extend import content_hash, read_if_whole, undisturbed, write_tensors
+
 from ..corpus.pairs import Pairs
 from .blocks import cholesky, solve_blocks
 from .checks import refuse_misfit, sentence_weights
@@ -31,6 +28,8 @@ DOUBLE_UP_TO = 10_000  # words whose tables are trained in float64
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}  # rounding of the loss ends the descent there
 FRESH_BLOCKS = (3, 6, 9, 12, 18, 24, 32, 64, 128, 256)  # steps at which the blocks are made anew
 CHECKPOINT_EVERY = 10  # steps
+FORMAT = "crossfluence.training/2"
+FIRST = None  # the form of the first files: their tables have the hash of the training for a name
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,11 +221,11 @@ class _Checkpoint:
 
     def write(self, step: int, point: Tensor) -> None:
         if step and step % CHECKPOINT_EVERY == 0:
-            write_atomically(self.file, save({self.what: point, "steps": torch.tensor(step)}))
+            write_tensors(self.file, FORMAT, {"point": point, "steps": torch.tensor(step)}, what=self.what)
 
     def read(self) -> tuple[int, Tensor] | None:
-        try:
-            found = load_file(self.file)
-            return int(found["steps"]), found[self.what]
-        except (OSError, SafetensorError, KeyError):  # absent, damaged or of another training: begin anew
-            return None
+        found = read_if_whole(self.file, FORMAT, FIRST)
+        if found is None or found.texts.get("what", self.what) != self.what:
+            return None  # absent, damaged or of another training: begin anew
+        steps, point = map(found.tensors.get, ("steps", self.what if found.form is FIRST else "point"))
+        return None if steps is None or point is None else (int(steps), point)

@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..._storage.atomic import write_atomically
-from ...errors import CorpusError, ResultFileError, import_optional
+from crossfluence.errors import CorpusError, ResultFileError, import_optional
+from crossfluence.extend import write_atomically
+
 from .module import SkipGram
 
 VECTORS = (".txt", ".bin", ".kv")

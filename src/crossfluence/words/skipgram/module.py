@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ...errors import CorpusError, import_optional
+from crossfluence.errors import CorpusError, import_optional
 
 
 class SkipGram(nn.Module):

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ..._autodiff.functional import undisturbed
-from ..._autodiff.params import Layout, fingerprint, trained_parameters
-from ..._curvature.base import AbstractCurvature, Relative
-from ..._curvature.gauss_newton import GaussNewton
-from ..._curvature.hessian import FieldJacobian, Hessian
-from ..._results.ids import numbered
-from ..._risk.base import AbstractRisk, signed, training_modes
-from ..._solvers.base import AbstractSolver
-from ..._solvers.cg import CG
-from ..._storage.hashing import content_hash
-from ..._types import Batch, Id, Params
-from ...errors import CorpusError, ParameterError
+from crossfluence.errors import CorpusError, ParameterError
+from crossfluence.extend import (
+    AbstractRisk,
+    Batch,
+    Id,
+    Layout,
+    Params,
+    content_hash,
+    fingerprint,
+    numbered,
+    signed,
+    trained_parameters,
+    training_modes,
+    undisturbed,
+)
+
 from ..corpus.pairs import PairCounts, Pairs
-from .blocks import WordBlocks
 from .checks import refuse_misfit
 from .loss import Bend, ExpectedLoss
 from .module import SkipGram
 from .rotations import Rotations
 from .sentences import sentence_changes
 
-RTOL = 1e-2  # less changes predictions little and follows ever flatter directions; see docs/words.md
 NUMBERS_HELD = 60_000_000  # of the pair matrix, shared by all products: vocabularies of up to 5,000 words
 
 
@@ -64,6 +68,7 @@ class SkipGramRisk(AbstractRisk):
         (3, 16)
     """
 
+    symmetry: ClassVar[str] = "rotations of the embedding"
     model: SkipGram  # pyright: ignore[reportIncompatibleVariableOverride]
     pairs: Pairs
     l2: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -87,12 +92,12 @@ class SkipGramRisk(AbstractRisk):
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
-    theta: Params = field(init=False, repr=False)
-    layout: Layout = field(init=False, repr=False)
-    rows: dict[Id, int] = field(init=False, repr=False)
-    weights: Tensor = field(init=False, repr=False)
-    fingerprint: str = field(init=False, repr=False)
-    modes: tuple[bool, ...] = field(init=False, repr=False)
+    theta: Params = dataclasses.field(init=False, repr=False)
+    layout: Layout = dataclasses.field(init=False, repr=False)
+    rows: dict[Id, int] = dataclasses.field(init=False, repr=False)
+    weights: Tensor = dataclasses.field(init=False, repr=False)
+    fingerprint: str = dataclasses.field(init=False, repr=False)
+    modes: tuple[bool, ...] = dataclasses.field(init=False, repr=False)
 
     @property
     def symmetric(self) -> bool:
@@ -107,26 +112,13 @@ class SkipGramRisk(AbstractRisk):
         corpus = content_hash(self.pairs.corpus.digest, versions=False)
         return signed(model=self.fingerprint, corpus=corpus, sampling=sampling, l2=float(self.l2), weights=weights)
 
-    @property
-    def products(self) -> Mapping[type[AbstractCurvature], Callable[[Tensor], Tensor]]:
-        """Products with the Hessian and the Gauss-Newton matrix, from the counts."""
-        return {
-            Hessian: lambda vectors: self._product(vectors, full=True),
-            FieldJacobian: lambda vectors: self._product(vectors, full=True),
-            GaussNewton: lambda vectors: self._product(vectors, full=False),
-        }
+    def jacobian_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """H v for each row, from the counts."""
+        return self._product(vectors, full=True)
 
-    def own_solver(self, damping: float | Relative) -> tuple[AbstractSolver, str]:
-        """Conjugate gradients on the true Hessian, each word's own block as preconditioner.
-
-        Args:
-            damping: Passed on.
-
-        Returns:
-            A solver, and the reason as a clause.
-        """
-        solver = CG(damping, rtol=RTOL, preconditioner=WordBlocks(damping), truncate=True)
-        return solver, "skip-gram has a Hessian product from its counts, and a block for each word"
+    def gauss_newton_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        """G v for each row, from the counts."""
+        return self._product(vectors, full=False)
 
     @cached_property
     def expected(self) -> ExpectedLoss:
@@ -136,11 +128,11 @@ class SkipGramRisk(AbstractRisk):
     def _loss_of(self, counts: PairCounts) -> ExpectedLoss:
         return ExpectedLoss.of(self.pairs, self.l2, self.model.word_vectors.dtype, counts)
 
-    def field_at(self, theta: Params) -> Shaped[Tensor, " p"]:
+    def field(self, theta: Params) -> Shaped[Tensor, " p"]:
         """The gradient of F at any parameters."""
         return _flat(self.expected.value_and_gradient(*_both(theta), value=False)[1:])
 
-    def value_at(self, theta: Params) -> float:
+    def value(self, theta: Params) -> float:
         """The risk F at any parameters."""
         return self.expected.value(*_both(theta))
 
@@ -148,7 +140,7 @@ class SkipGramRisk(AbstractRisk):
         """Second derivatives by each vector alone, word table and context table."""
         return self.expected.blocks(*self._tables)
 
-    def determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+    def project(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Directions without the part that only rotates the embedding, along which the loss never changes.
 
         Args:
@@ -159,7 +151,7 @@ class SkipGramRisk(AbstractRisk):
         """
         return self.rotations.taken_out(self._shaped(vectors)).flatten(1)
 
-    def sensitivity(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+    def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """How the gradient along each direction depends on each sentence's weight.
 
         Args:
@@ -171,8 +163,10 @@ class SkipGramRisk(AbstractRisk):
         with undisturbed():
             return self._scores(self.pairs.corpus.tokens, self.pairs.corpus.offsets, directions)
 
-    def sensitivity_of(self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "c m"]:
-        """As `sensitivity`, for sentences that were not trained on.
+    def derivatives_along_of(
+        self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]
+    ) -> Shaped[Tensor, "c m"]:
+        """As `derivatives_along`, for sentences that were not trained on.
 
         Args:
             candidates: Batches of sentences as rows of words, `(b, length)`; shorter ones end in -1.
@@ -193,7 +187,7 @@ class SkipGramRisk(AbstractRisk):
             )
         return self._scores(tokens, offsets, directions)
 
-    def influences(self) -> Iterator[Shaped[Tensor, "1 p"]]:
+    def sample_gradients(self) -> Iterator[Shaped[Tensor, "1 p"]]:
         """The rows dg/dw of every sentence; for small corpora only: each is as large as the model.
 
         Yields:
@@ -207,10 +201,11 @@ class SkipGramRisk(AbstractRisk):
             yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
 
     def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
-        along = self.rotations.taken_out(self._shaped(vectors))
-        bends = self._held or self.expected.bends(*self._tables)
-        products = self.expected.curvature_products(self._tables, along, bends, full=full)
-        return self.rotations.taken_out(products).flatten(1)
+        with undisturbed():
+            along = self.rotations.taken_out(self._shaped(vectors))
+            bends = self._held or self.expected.bends(*self._tables)
+            products = self.expected.curvature_products(self._tables, along, bends, full=full)
+            return self.rotations.taken_out(products).flatten(1)
 
     @cached_property
     def _held(self) -> tuple[Bend, ...]:

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..._autodiff.functional import undisturbed
-from ...errors import NonFiniteError
+from crossfluence.errors import NonFiniteError
+from crossfluence.extend import undisturbed
+
 from ..corpus.pairs import Pairs, sentence_numbers
 from .checks import sentence_weights
 from .module import SkipGram

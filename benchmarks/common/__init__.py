@@ -1,0 +1,1 @@
+"""Models, losses, timing and result files that several benchmarks share."""

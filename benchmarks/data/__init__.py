@@ -1,0 +1,1 @@
+"""Readers of public data sets, from the folder $CROSSFLUENCE_DATA."""

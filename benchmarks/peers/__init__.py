@@ -1,0 +1,1 @@
+"""Other libraries: one adapter for all of them."""

@@ -1,0 +1,133 @@
+"""EK-FAC for all pairs of training and test samples, beside kronfluence and dattri: CPU time and agreement.
+
+Usage: CROSSFLUENCE_DATA=<folder> python -m benchmarks.peers.ekfac --peer-python <python with kronfluence and dattri>
+    python -m venv peers && peers/bin/pip install -c constraints.txt torch
+    peers/bin/pip install kronfluence==1.0.1 dattri==0.3.0
+
+Three problems, each trained once: a perceptron 784-512-256-10 and a small convolutional network on MNIST, a character
+transformer of four layers on Shakespeare (sequences of 64). Then each library runs in its own process, on one thread,
+in turns: factors of the empirical Fisher matrix for every linear layer and convolution, corrected eigenvalues, damping
+of 0.1 mean eigenvalues, all scores. The time is the process's CPU time after the imports. dattri knows linear layers
+only, and has one damping for all layers, 0.1 of the mean of them all: its scores are compared with ours damped alike.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.common.losses import Pair, classification
+from benchmarks.common.models import Transformer, convolutions, perceptron
+from benchmarks.common.options import options
+from benchmarks.common.process import ROOT
+from benchmarks.common.results import save
+from benchmarks.data.mnist import mnist
+from benchmarks.data.shakespeare import shakespeare
+
+from .libraries import Problem, ask
+
+LIBRARIES = ("crossfluence", "kronfluence", "dattri")
+
+
+def images(n: int, questions: int) -> tuple[Pair, Pair]:
+    return mnist("train", n), mnist("test", questions)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model, its data, and how it is trained.
+
+    Attributes:
+        model: Untrained.
+        data: Training samples and questions, from how many there are of each.
+        n: Training samples, unless said otherwise.
+        questions: How many.
+        batch: Samples in a step, and in a pass.
+        epochs: Of training.
+        lr: Of SGD with momentum 0.9.
+    """
+
+    model: Callable[[], nn.Module]
+    data: Callable[[int, int], tuple[Pair, Pair]]
+    n: int
+    questions: int
+    batch: int
+    epochs: int
+    lr: float
+
+
+TRAININGS = {
+    "perceptron": Training(lambda: perceptron(784, 512, 256, 10, activation=nn.ReLU), images, 10_000, 200, 256, 3, 0.1),
+    "convolutions": Training(convolutions, images, 2_000, 200, 256, 10, 0.1),
+    "transformer": Training(Transformer, shakespeare, 2_000, 100, 50, 3, 1e-3),
+}
+
+
+def trained(training: Training, x: Tensor, y: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    model = training.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=training.lr, momentum=0.9)
+    for _ in range(training.epochs):
+        for rows in torch.randperm(len(x)).split(training.batch):
+            optimizer.zero_grad()
+            classification(model, (x[rows], y[rows])).mean().backward()
+            optimizer.step()
+    model.zero_grad()
+    return model.eval()
+
+
+def commit() -> str:
+    """The code's, and whether it was changed since; results may have been."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "benchmarks", "src", ":!benchmarks/results")
+    return git("describe", "--always") + ("-dirty" if changed else "")
+
+
+def side_by_side(libraries: Sequence[str], peer_python: str, name: str, n: int) -> Iterator[dict[str, str]]:
+    training = TRAININGS[name]
+    train, test = training.data(n, training.questions)
+    model = trained(training, *train)
+    problem = Problem(model, "cross entropy", train, test, batch=training.batch, queries=training.questions)
+    ours = ask(sys.executable, "crossfluence", problem)
+    if ours is None:
+        raise SystemExit(1)
+    for library in libraries:
+        found = ours if library == "crossfluence" else ask(peer_python, library, problem)
+        alike = ask(sys.executable, "crossfluence, one damping", problem) if found and library == "dattri" else ours
+        if found is None or alike is None:
+            continue
+        agreement = torch.corrcoef(torch.stack([alike.scores.flatten(), found.scores.flatten()]).double())[0, 1]
+        yield {
+            "problem": name, "library": library, "version": found.version, "n": str(n),
+            "questions": str(training.questions), "cpu seconds": f"{found.seconds:.2f}",
+            "times ours": f"{found.seconds / ours.seconds:.1f}", "correlation with ours": f"{agreement:.5f}",
+            "torch": found.torch,
+        }  # fmt: skip
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--peer-python", help="has kronfluence and dattri")
+    parser.add_argument("--problem", default="perceptron", choices=TRAININGS)
+    parser.add_argument("--n", type=int)
+    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    asked = parser.parse_args()
+    if not asked.peer_python and set(asked.libraries) != {"crossfluence"}:
+        parser.error("--peer-python names the Python that has kronfluence and dattri; or add --libraries crossfluence")
+    rows, made, n = [], {"commit": commit()}, asked.n or TRAININGS[asked.problem].n
+    for row in side_by_side(asked.libraries, asked.peer_python, asked.problem, n):
+        rows.append(row)
+        print(row, flush=True)
+        save(f"peers-{asked.problem}-{n}", rows, made)
+
+
+if __name__ == "__main__":
+    main()

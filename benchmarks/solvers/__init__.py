@@ -1,0 +1,1 @@
+"""Cost and accuracy of solvers and of what judges them."""

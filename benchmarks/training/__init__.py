@@ -1,0 +1,1 @@
+"""Estimators beside training again."""

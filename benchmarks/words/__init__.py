@@ -1,0 +1,1 @@
+"""Word vectors: predicted beside retrained changes of bias."""

@@ -1,0 +1,1 @@
+"""Sizes from what training did, in the place of a damping."""

@@ -1,0 +1,242 @@
+"""Sizes from the horizon of the training in the place of a damping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._risk.base import AbstractRisk
+from .._risk.risk import Risk
+from .._solvers.base import AbstractInverse, AbstractSolver, Solution
+from .._solvers.cost import Work
+from .._storage.archive import stored
+from ..errors import SolveError, UnsupportedError
+from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
+from .moments import adam_scaling, batch_moments
+from .pilot import pilots
+from .root_rows import root_rows
+
+GUESSED_RATE, GUESSED_BATCH = 0.1, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
+PER_TRAINED, ENOUGH = 16, 4  # roots for each direction with an exponent above 1: wanted, and at least
+PLENTY = 16  # roots for each sample, at most
+MOST = 2_048  # roots that are factorised
+ROOM = 2**28  # numbers in them
+DENSE = 2_048  # parameters up to which X is written out
+EXACT_WORK = 5e9  # multiplications of all columns of all roots, up to which nothing is left to chance
+PILOT, STEPS, RTOL = 320, 20, 0.02  # samples, products for each question, and where they end
+
+
+@dataclass(frozen=True)
+class Horizon(AbstractSolver):
+    r"""Training's own horizon for a damping: $u = A^{1/2}\varphi(X)A^{1/2}\nabla m$, $\varphi(x) = (1-e^{-x})/x$.
+
+    Networks are stopped before their minimum; how far a lasting change of the gradient moved each parameter until then
+    is $A$, of the risk's `TrainingRecord`, and $X = A^{1/2} F A^{1/2} + D$ says how much of it the curvature took back:
+    F is the Gauss-Newton matrix of the mean loss with its l2 term, all layers together, D the weight decay
+    outside of the loss. Directions that training hardly reached keep $\varphi = 1$, so nothing blows up and nothing is
+    to be chosen. Gradients and F are those at the end.
+
+    F is known by **roots**, one random gradient of the outputs for each sample, factorised once for all questions; or,
+    where training bent more directions than roots can show, by **products** on a pilot of random samples, in block
+    Lanczos for the questions of a chunk together, whose cost does not grow with n. With few parameters X is
+    written out. The report says which, and how well two halves of the roots or samples agree.
+
+    Without a record the sum of learning rates is a guess (0.1, Adam): the order depends little on it, sizes are then in
+    an unknown unit, and the verdict says "order".
+
+    Attributes:
+        roots: How many; default: sixteen for each direction with an exponent above 1, at least one for each sample, at
+            most 2,048.
+        pilot: Samples for products; if given, products are taken. Default: 320 where they are.
+        steps: Products for each question, at most.
+        seed: Of signs and samples.
+
+    Example:
+        >>> Horizon()
+        Horizon(roots=None, pilot=None, steps=20, seed=0)
+
+    References:
+        For SGD: Bae, Lin, Lorraine and Grosse, "Training data attribution via approximate unrolled differentiation",
+        NeurIPS 2024. AdamW followed step by step: Deng et al., 2026, arXiv 2605.18814. Adam's preconditioner on
+        gradients alone: Xia et al., "LESS", ICML 2024. From a finished model and its settings, with curvature that
+        couples the layers: docs/sizes.md.
+    """
+
+    roots: int | None = None
+    pilot: int | None = None
+    steps: int = STEPS
+    seed: int = 0
+
+    saveable: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("roots", "pilot", "steps"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= (2 if name == "pilot" else 1)):
+                raise ValueError(f"Got {name}={value!r}; needed a whole number of at least 1, or None to choose it.")
+        if self.roots is not None and self.pilot is not None:
+            raise ValueError(
+                f"Got roots={self.roots} and pilot={self.pilot}; needed one of them: they are two engines."
+            )
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """Up to four passes of single gradients, or some products on a pilot for each question."""
+        known = self._risk(risk)
+        if self.pilot is not None:
+            return Work(steps=self.steps, share=min(1.0, self.pilot / risk.n), kept=1)
+        count = self.roots or min(4 * risk.n, MOST)
+        size = known.weights.element_size()
+        return Work(readings=-(-count // risk.n) + 2, held=size * count * risk.p + 8 * count**2)
+
+    def _risk(self, risk: AbstractRisk) -> Risk:
+        if not isinstance(risk, Risk):
+            raise UnsupportedError(
+                f"Horizon needs a Risk, whose loss is a function of a model's outputs; a {type(risk).__name__} has a "
+                f"structure of its own. Use Auto(), which takes the solver that was made for it."
+            )
+        risk.on_outputs("Horizon", "use CG(damping) where the loss couples samples, or replay(recipe, objective)")
+        return risk
+
+    def _invert(self, risk: AbstractRisk) -> HorizonInverse:
+        known = self._risk(risk)
+        pace, decay, notes = _scaled(known)
+        engine, told = self._engine(known, pace, decay)
+        return HorizonInverse(
+            repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None
+        )
+
+    def _engine(
+        self, risk: Risk, pace: Tensor, outside: Tensor
+    ) -> tuple[RootsEngine | DenseEngine | ProductsEngine, str]:
+        whole = outside + pace.square() * risk.decay
+        if self.pilot is not None:
+            return self._products(risk, pace, outside, self.pilot)
+        if self.roots is None and risk.p <= DENSE and risk.n * _columns(risk) * risk.p**2 <= EXACT_WORK:
+            dense = DenseEngine.of(root_rows(risk, pace, None, self.seed), whole, chance=False)
+            return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
+        if risk.p <= DENSE:
+            count = self.roots or max(ENOUGH * risk.n, ENOUGH * risk.p)
+            dense = DenseEngine.of(self._rows(risk, pace, count), whole, chance=True)
+            return dense, f"X was written out, from {count} roots; {_bent(dense)}."
+        return self._from_roots(risk, pace, outside, whole)
+
+    def _from_roots(
+        self, risk: Risk, pace: Tensor, outside: Tensor, whole: Tensor
+    ) -> tuple[RootsEngine | ProductsEngine, str]:
+        """Roots, if they are enough; else products."""
+        most = self.roots or min(MOST, PLENTY * risk.n, ROOM // risk.p)
+        if most < PLENTY:
+            return self._products(risk, pace, outside, PILOT)
+        count = self.roots or min(risk.n, most // 2)
+        engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, count))), whole, self.seed)
+        wanted = most if self.roots else min(most, max(PER_TRAINED * engine.trained, count))
+        if wanted > 1.5 * count:
+            engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, wanted))), whole, self.seed)
+        told = f"X has {len(engine.roots)} roots; {_bent(engine)}."
+        if self.roots or ENOUGH * engine.trained <= len(engine.roots):
+            return engine, told
+        found, instead = self._products(risk, pace, outside, PILOT)
+        return found, f"{told} That is too many for roots. {instead}"
+
+    def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
+        parts = pilots(risk, pilot, self.seed, 2)
+        count = sum(part.n for part in parts)
+        share = float(risk.weights.sum()) / risk.n
+        told = f"Products with {count} of {risk.n} samples, at most {self.steps} for each question."
+        return ProductsEngine(parts, share, pace, outside, self.steps, RTOL), told
+
+    def _rows(self, risk: Risk, pace: Tensor, count: int) -> Iterator[Shaped[Tensor, "b p"]]:
+        draws = -(-count // risk.n)
+        (part,) = pilots(risk, count, self.seed) if count < risk.n else (risk,)
+        share = float(risk.weights.sum() / risk.n) if part is not risk else 1.0
+        return root_rows(part, pace * share**0.5, draws, self.seed)
+
+
+@stored("HorizonInverse")
+@dataclass(frozen=True, eq=False)
+class HorizonInverse(AbstractInverse):
+    r"""$A^{1/2}\varphi(X)A^{1/2}$: symmetric, and no inverse of any matrix that training would reach in the end.
+
+    Attributes:
+        pace: $A^{1/2}$, shape `(p,)`.
+        engine: Applies $\varphi(X)$.
+        guessed: Whether there was no record of the training.
+    """
+
+    solver: str
+    signature: str
+    pace: Shaped[Tensor, " p"]
+    engine: RootsEngine | DenseEngine | ProductsEngine = field(repr=False)
+    damping: float = 0.0
+    smallest_eigenvalue: float | None = None
+    notes: tuple[str, ...] = ()
+    guessed: bool = False
+    at_minimum = False
+
+    @property
+    def approximation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Sizes need a record."""
+        if not self.guessed:
+            return ""
+        return "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
+
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
+        """Symmetric."""
+        asked = vectors * self.pace
+        applied = self.engine.apply(asked)
+        steps = (applied.steps,) * len(vectors) if applied.steps else ()
+        notes = (_resolved(asked, applied), *_agreed(applied))
+        return Solution(applied.vectors * self.pace, steps, notes=notes, agreements=applied.agreements)
+
+
+def _scaled(risk: Risk) -> tuple[Shaped[Tensor, " p"], Shaped[Tensor, " p"], tuple[str, ...]]:
+    """The root of A, weight decay outside of the loss, and sentences for the report."""
+    if risk.record is not None:
+        scaling = risk.layout.flatten(risk.record.scaling(risk.theta)).to(risk.weights)
+        decay = risk.layout.flatten(risk.record.decay(risk.theta)).to(risk.weights)
+        notes = risk.record.notes
+    else:
+        mean, square, _ = batch_moments(risk, max(1, min(GUESSED_BATCH, risk.n // 2)))
+        scaling, decay = GUESSED_RATE * adam_scaling(square, mean), torch.zeros_like(risk.weights[:1]).expand(risk.p)
+        notes = (
+            f"The risk has no record of its training: guessed Adam with learning rates that add up to {GUESSED_RATE:g} "
+            f"and batches of {GUESSED_BATCH}. Say what it was: Risk(..., record=TrainingRecord.from_settings(...)).",
+        )
+    if not bool(scaling.isfinite().all()) or not bool(scaling.any()):
+        raise SolveError(
+            "The training, as far as its record tells, moved no parameter: Adam's division takes back every lasting "
+            "change, or no gradient was ever there. Use another record, or CG(Relative(1), curvature=GaussNewton())."
+        )
+    return scaling.sqrt(), decay, notes
+
+
+def _columns(risk: Risk) -> int:
+    """Numbers in the outputs of one sample."""
+    _, batch, _ = next(risk.passes())
+    return risk.on_outputs("Horizon", "").outputs(risk.model, batch)[0].numel()
+
+
+def _bent(engine: RootsEngine | DenseEngine) -> str:
+    return f"{engine.trained} directions have an exponent above 1, up to {float(engine.values.max()):.3g}"
+
+
+def _resolved(asked: Tensor, applied: Applied) -> str:
+    """How much of the questions the curvature took back."""
+    left = (asked * applied.vectors).sum(1) / asked.square().sum(1).clamp_min(torch.finfo(asked.dtype).tiny)
+    shares = (1 - left).clamp(0, 1)
+    return f"The curvature takes back {float(shares.min()):.0%} to {float(shares.max()):.0%} of the questions' reach."
+
+
+def _agreed(applied: Applied) -> tuple[str, ...]:
+    if not applied.agreements:
+        return ()
+    r, slope = (min(pair[place] for pair in applied.agreements) for place in (0, 1))
+    return (
+        f"By two halves of the roots or samples, more of them would agree with r of at least {r:.2f} and a slope of at "
+        f"least {slope:.2f}.",
+    )

@@ -1,0 +1,54 @@
+"""Roots of a Gauss-Newton matrix written out: one random gradient for each sample, all layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._autodiff.functional import all_finite
+from .._curvature.fisher import Fisher
+from .._kronecker.factors import largest_batch, layers_of_risk
+from .._kronecker.gradients import AbstractGradients, ParameterBlock
+from .._risk.risk import Risk
+from ..errors import NonFiniteError
+
+
+def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: int) -> Iterator[Shaped[Tensor, "b p"]]:
+    r"""Rows z with $\mathbb{E}\sum z z^\top = D^{1/2} F D^{1/2}$, F the Gauss-Newton matrix without l2.
+
+    Each is the gradient of a sample's outputs along a random combination of the columns of the square root of the
+    criterion's second derivative, the combination by random signs: a label drawn from a confident model is nearly
+    always the likeliest, whose gradient is nearly zero, and rare draws would decide everything.
+
+    Args:
+        risk: The trained model.
+        pace: $D^{1/2}$, shape `(p,)`.
+        draws: For each sample; `None` takes every column, without chance.
+        seed: Of the signs.
+
+    Yields:
+        Shape `(b, p)` for each batch and draw.
+
+    Raises:
+        NonFiniteError: If a gradient is not finite, with its batch.
+    """
+    curvature = Fisher(draws, seed)
+    _, first, gradients = next(curvature.output_gradients(risk, largest_batch(risk)))
+    layers = layers_of_risk(risk, gradients.outputs, first)
+    for index, batch, gradients in curvature.output_gradients(risk):
+        for found in layers.along(gradients, batch):
+            rows = written(risk, found, risk.reading.sizes[index]) * (pace / risk.n**0.5)
+            if not all_finite(rows):
+                raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
+            yield rows
+
+
+def written(risk: Risk, gradients: dict[ParameterBlock, AbstractGradients], b: int) -> Shaped[Tensor, "b p"]:
+    """Gradients of all blocks in one row for each sample; zero for blocks that the batch does not reach."""
+    found = {}
+    for slot, part in gradients.items():
+        found |= slot.scatter(part.dense().movedim(0, 1))
+    zero = {name: risk.weights.new_zeros(b, *part.shape) for name, part in risk.theta.items() if name not in found}
+    return risk.layout.flatten({name: (found | zero)[name].to(risk.weights) for name in risk.theta})

@@ -1,0 +1,293 @@
+"""The inverse of a block-diagonal curvature, and the fit that makes it: small eigenproblems, layer by layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from .._autodiff.params import Layout
+from .._curvature.base import Relative, absolute, refuse_damping
+from .._curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
+from .._losses import OnOutputs
+from .._require import require
+from .._risk.base import AbstractRisk
+from .._risk.objectives import EachOf
+from .._risk.risk import Risk
+from .._solvers.base import AbstractInverse, AbstractSolver, Solution
+from .._solvers.cost import Rehearsal, Stage, Work
+from .._storage.archive import stored
+from .._storage.partial import NOWHERE, Checkpoint
+from .._types import Objective, Params
+from ..errors import NonFiniteError, SolveError, UnsupportedError
+from .factors import Eigenblock, KroneckerFit, apply_eigenfunction, layers_of_risk
+from .gradients import ParameterBlock
+from .layers import Layers
+from .pairwise import BlockInverse, PairwiseScores, pairwise_scores
+
+LEFT_OUT = (
+    "without any curvature, never reached by the loss, left out",
+    "without any curvature, left out",
+)
+NAMED = 8  # parameters that are left out, in a report
+
+
+class AbstractBlockSolver(AbstractSolver):
+    r"""Block-diagonal solvers over one fit: `EKFAC`, `KFAC`, `BlockDiagonal`, `Diagonal`.
+
+    Attributes:
+        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
+        curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
+        tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
+            (`each_of`) are answered together; 0 for none.
+        name: Of the method, in reports.
+        string: That stood for it in `EKFAC(blocks=...)`, also in files.
+        by_factors: Whether it takes a pass for the Kronecker factors.
+        by_squares: Whether it takes a pass for the eigenvalues.
+        in_full: Whether small layers have the second moments of their whole gradients.
+    """
+
+    saveable: ClassVar[bool] = True
+    name: ClassVar[str]
+    string: ClassVar[str]
+    by_factors: ClassVar[bool] = True
+    by_squares: ClassVar[bool] = True
+    in_full: ClassVar[bool] = False
+    damping: float | Relative
+    curvature: AbstractFisher | None
+    tolerance: float
+
+    def _names(self) -> tuple[str, ...]:
+        settings = f"damping={self.damping!r}, curvature={self.curvature!r}, tolerance={self.tolerance!r}"
+        return repr(self), f"EKFAC({settings}, blocks={self.string!r})"
+
+    def _check(self) -> None:
+        name = type(self).__name__
+        refuse_damping(self.damping)
+        if self.curvature is not None:
+            require(
+                self.curvature, AbstractFisher, name, "a Fisher matrix, made of gradients of single samples",
+                f"{name}(curvature=crossfluence.EmpiricalFisher())",
+                GaussNewton=f"{name}(curvature=crossfluence.Fisher()), whose expectation is GaussNewton()",
+            )  # fmt: skip
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """One or two passes over the data, and eigenproblems that do not grow with it."""
+        self._curvature(risk)
+        return Work(readings=self.by_factors + self.by_squares, rehearse=self._rehearse)
+
+    def _fit(self, risk: Risk) -> KroneckerFit:
+        return KroneckerFit.of(
+            risk, self._curvature(risk), by_factors=self.by_factors, by_squares=self.by_squares, in_full=self.in_full
+        )
+
+    def _rehearse(self, part: Risk, m: int) -> Rehearsal:
+        def start() -> KroneckerFit:
+            part.remembered.pop("layers", None)  # looks at them anew
+            return self._fit(part)
+
+        fit, stages = start(), [Stage(start)]
+        moments = fit.moments() if fit.by_factors else {}
+        bases = fit.bases(moments)
+        if fit.by_factors:
+            stages += [Stage(fit.moments, grows=True), Stage(lambda: fit.bases(moments))]
+        if fit.by_squares:
+            stages += [Stage(lambda: fit.along(bases), grows=True)]
+        inverse = self._inverse(fit, fit.along(bases) if fit.by_squares else fit.products(moments))
+        return Rehearsal(inverse.size, (*stages, *inverse.rehearse(part, m)))
+
+    def _invert(self, risk: AbstractRisk) -> EKFACInverse:
+        """Fits the blocks.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            An inverse that solves with a few small matrix products.
+
+        Raises:
+            UnsupportedError: If the loss couples samples, stops gradients or has a structure of its own.
+        """
+        return self._resumed(risk, NOWHERE)
+
+    def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> EKFACInverse:
+        self._curvature(risk)
+        assert isinstance(risk, Risk)
+        fit = self._fit(risk)
+        return self._inverse(fit, fit.blocks(kept))
+
+    def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
+        if not isinstance(risk, Risk):
+            raise UnsupportedError(
+                f"{type(self).__name__} needs a Risk, whose model has layers that it can look at; a "
+                f"{type(risk).__name__} has a structure of its own. Use Auto(), which takes the solver that was "
+                f"made for it."
+            )
+        if not risk.kind.per_sample:
+            raise UnsupportedError(
+                f"{type(self).__name__} needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. "
+                f"Use CG(damping) where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+            )
+        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+
+    def _inverse(self, fit: KroneckerFit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
+        risk, by_name = fit.risk, fit.risk.decays
+        decay = [by_name[block.slot.names[0]] for block in blocks]
+        means = [float(block.values.mean()) + own for block, own in zip(blocks, decay, strict=True)]
+        if isinstance(self.damping, Relative) and not any(means):
+            raise SolveError(
+                f"The {fit.curvature} is zero at every parameter, so {self.damping} is no damping at all: the loss is "
+                f"flat in the outputs (as a hinge loss is), or every sample is fitted exactly. Give an absolute "
+                f"damping, such as {type(self).__name__}(damping=1e-3), or the l2 that training had."
+            )
+        damped = [absolute(self.damping, mean) if mean else _absolute_only(self.damping) for mean in means]
+        shifts = zip(blocks, decay, damped, strict=True)
+        responses = tuple(_inverse_eigenvalues(block, own + by) for block, own, by in shifts)
+        mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
+        smallest = min(float(block.values.min()) + own for block, own in zip(blocks, decay, strict=True))
+        notes = (f"{self.name} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
+        return EKFACInverse(
+            repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
+        )
+
+
+stored("Layout")(Layout)  # its own room lies below that of files
+
+
+@stored("EKFACInverse")
+@dataclass(frozen=True, eq=False)
+class EKFACInverse(AbstractInverse):
+    """Eigenblocks, and their inverse eigenvalues: one over eigenvalue, l2 and damping."""
+
+    approximation: ClassVar[str] = "EKFAC leaves out what layers do to each other, so that sizes are off by a factor"
+    solver: str
+    signature: str
+    layout: Layout
+    blocks: tuple[Eigenblock, ...]
+    responses: tuple[Tensor, ...]
+    tolerance: float
+    damping: float
+    smallest_eigenvalue: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        found = [side for block in self.blocks for side in (block.left, block.right, block.values)]
+        return sum(tensor.nbytes for tensor in (*found, *self.responses) if tensor is not None)
+
+    def rehearse(self, part: Risk, m: int) -> tuple[Stage, ...]:
+        """All pairs of the samples of a part, as samples and as up to 256 questions; nothing if there is one question.
+
+        Args:
+            part: What this inverse was fitted to.
+            m: How many questions there will be.
+
+        Returns:
+            The work of `pairwise`; empty where there is none.
+        """
+
+        def start() -> PairwiseScores | None:
+            inverses = self._block_inverses()
+            _ = [each.terms for each in inverses]  # worked out with the first question
+            queries = EachOf(part.data, part.kind.losses)
+            return pairwise_scores(part, queries, inverses, partial(self._newton_step, part))
+
+        pairs = start() if m > 1 else None
+        return () if pairs is None else (Stage(start), *pairs.rehearse(m))
+
+    def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
+        """Block by block; the matrix is symmetric."""
+        return Solution(apply_eigenfunction(self.blocks, self.responses, self.layout, vectors))
+
+    def pairwise(self, risk: AbstractRisk, objective: Objective) -> PairwiseScores | None:
+        """All pairs, layer by layer, if there is a query for each test sample and hooks explain all layers.
+
+        Args:
+            risk: The trained model.
+            objective: The queries.
+
+        Returns:
+            PairwiseScores of samples and queries; `None` where gradients have to be written out.
+        """
+        if not (isinstance(objective, EachOf) and isinstance(risk, Risk)):
+            return None
+        return pairwise_scores(risk, objective, self._block_inverses(), partial(self._newton_step, risk))
+
+    def _newton_step(self, risk: AbstractRisk) -> Params:
+        return self.layout.split(self.solve(risk.gradient.unsqueeze(0)).vectors[0])
+
+    def self_influence(self, risk: AbstractRisk) -> Iterator[Shaped[Tensor, " b"]] | None:
+        """Weighted squared norms in the eigenbases, where the hooks cover the inverse's own blocks.
+
+        Args:
+            risk: The trained model.
+
+        Returns:
+            Scores, batch by batch; `None` where gradients have to be written out.
+        """
+        assert isinstance(risk, Risk)
+        layers = layers_of_risk(risk)
+        inverses = {block.slot: (block, values) for block, values in zip(self.blocks, self.responses, strict=True)}
+        return self._squares(risk, layers, inverses) if set(layers.slots) == set(inverses) else None
+
+    def _squares(
+        self, risk: Risk, layers: Layers, inverses: dict[ParameterBlock, tuple[Eigenblock, Tensor]]
+    ) -> Iterator[Shaped[Tensor, " b"]]:
+        for index, batch, weights in risk.passes():
+            total = torch.zeros_like(weights)
+            for slot, gradients in layers.gradients(risk.kind.losses, batch).items():
+                block, values = inverses[slot]
+                total -= gradients.rotated(block.left, block.right).weighted_squared_norms(values) / risk.n
+            if not total.isfinite().all():
+                raise NonFiniteError(risk.blame(index, batch))
+            yield total
+
+    def _block_inverses(self) -> list[BlockInverse]:
+        return [BlockInverse(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
+
+
+def _absolute_only(damping: float | Relative) -> float:
+    """A multiple of a mean that is zero is zero."""
+    return 0.0 if isinstance(damping, Relative) else absolute(damping, 0.0)
+
+
+def _inverse_eigenvalues(block: Eigenblock, shift: float) -> Tensor:
+    """One over the damped eigenvalues; zero where there is no curvature and no damping."""
+    damped = block.values + shift
+    known = damped > torch.finfo(damped.dtype).eps * damped.max()
+    return torch.where(known, 1 / damped, 0)
+
+
+def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
+    """A sentence about which parameters have which kind of block."""
+    inside, sizes = {layer_block.slot for layer_block in layers.layer_blocks}, Counter[str]()
+    names: dict[str, list[str]] = {}
+    for block in blocks:
+        kind = _kind(block, block.slot in inside)
+        sizes[kind] += block.slot.size
+        names.setdefault(kind, []).extend(block.slot.names)
+    parts = [f"{size / risk.p:.2%} {kind} ({_some(names[kind], kind)})" for kind, size in sizes.most_common()]
+    return f"Parameters by kind of block: {'; '.join(parts)}."
+
+
+def _some(names: list[str], kind: str) -> str:
+    """Names of all that is left out, as far as there is room; of other blocks, one."""
+    shown = NAMED if kind in LEFT_OUT else 1
+    return ", ".join([*names[:shown], *(["..."] if len(names) > shown else [])])
+
+
+def _kind(block: Eigenblock, inside: bool) -> str:
+    if not block.values.any():
+        return LEFT_OUT[0 if block.right is None else 1]
+    if block.right is None:
+        return "diagonal"
+    if block.slot.form[1] == 1:
+        return "exact"
+    return "Kronecker factors of their layer" if inside else "Kronecker factors of their own gradients"

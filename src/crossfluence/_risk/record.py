@@ -1,0 +1,54 @@
+"""How far a training moved its parameters along a lasting gradient: the interface that solvers know of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from .._require import require
+from .._types import Params
+
+
+class AbstractRecord(ABC):
+    """What a training did to its parameters, beside the loss that it minimised."""
+
+    @property
+    @abstractmethod
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for every report."""
+
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """A content hash."""
+
+    @abstractmethod
+    def check(self, theta: Params) -> None:
+        """Refuses parameters of another model with a `StaleError`."""
+
+    @abstractmethod
+    def scaling(self, theta: Params) -> Params:
+        """What a small lasting gradient was multiplied by in all steps together, for every parameter."""
+
+    @abstractmethod
+    def decay(self, theta: Params) -> Params:
+        """The exponent by which weight decay outside of the loss shrank each parameter."""
+
+    @abstractmethod
+    def earlier(self, theta: Params) -> Iterator[tuple[Params, Params, Params]]:
+        """Segments of the training from the last to the first: parameters at its end, scaling and decay."""
+
+
+def check_record(record: object, theta: Params) -> None:
+    """Refuses a record of another model, and what is no record.
+
+    Args:
+        record: Or nothing.
+        theta: The trained parameters.
+    """
+    if record is None:
+        return
+    line = "record=crossfluence.TrainingRecord.from_settings(risk, optimizer=..., steps=..., batch_size=...)"
+    require(record, AbstractRecord, "Risk(record=)", "a TrainingRecord", line)
+    assert isinstance(record, AbstractRecord)
+    record.check(theta)

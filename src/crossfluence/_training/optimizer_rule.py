@@ -1,0 +1,138 @@
+"""What one optimizer did to one parameter, and how that multiplied a lasting gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._autodiff.params import digest_tensors, wide
+from .._horizon.moments import adam_scaling
+from .._require import described, require
+from .._storage.archive import stored
+from ..errors import DataError, UnsupportedError
+from .optimizers import SGD, AbstractOptimizer, Adam, AdamW
+
+
+@stored("ParameterRecord")
+@dataclass(frozen=True, eq=False)
+class ParameterRecord:
+    """What a training did to one parameter tensor.
+
+    Attributes:
+        digest: Content hash of the tensor at the end; it finds the parameter in a model, whatever its name.
+        rate: The sum of learning rates, each times the factor by which the gradient was clipped.
+        square: Adam's second moment, bias-corrected; `None` for SGD.
+        mean: The running mean of the clipped gradient with Adam's second decay rate, bias-corrected; or `None`.
+        decay: The sum of learning rates times AdamW's weight decay, which is outside of the loss.
+        value: The tensor itself, in segments that end before the training does.
+    """
+
+    digest: str
+    rate: float
+    square: Tensor | None = None
+    mean: Tensor | None = None
+    decay: float = 0.0
+    value: Tensor | None = None
+
+
+@stored("OptimizerRule")
+@dataclass(frozen=True)
+class Rule:
+    """The optimizer's part of the formula.
+
+    Attributes:
+        name: "SGD", "Adam" or "AdamW".
+        momentum: Of SGD.
+        eps: Added to Adam's root.
+        eps_root: Added under it.
+    """
+
+    name: str
+    momentum: float = 0.0
+    eps: float = 1e-8
+    eps_root: float = 0.0
+
+    @classmethod
+    def of(cls, optimizer: AbstractOptimizer) -> Rule:
+        """Of this library's optimizers."""
+        if isinstance(optimizer, SGD):
+            return cls("SGD", momentum=optimizer.momentum)
+        require(optimizer, (Adam, AdamW), "TrainingRecord", "SGD, Adam or AdamW", "optimizer=crossfluence.AdamW(2e-3)")
+        assert isinstance(optimizer, (Adam, AdamW))
+        return cls(type(optimizer).__name__, eps=optimizer.eps, eps_root=optimizer.eps_root)
+
+    def scaling(self, part: ParameterRecord) -> Tensor | float:
+        r"""$S P \max(0, 1 - \bar g^2 P^2)$, or $S / (1 - \text{momentum})$."""
+        if part.square is None:
+            return part.rate / (1 - self.momentum)
+        return part.rate * adam_scaling(part.square, part.mean, self.eps, self.eps_root)
+
+
+def second_moment(optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict) -> Tensor:
+    """Adam's second moment of a parameter, bias-corrected; zeros for one that never had a gradient."""
+    state = optimizer.state.get(parameter, {})
+    if "exp_avg_sq" not in state:
+        if not optimizer.state:
+            raise DataError(
+                f"The {type(optimizer).__name__} has no state: it has taken no step, or it was not loaded. Type "
+                f"optimizer.load_state_dict(checkpoint[...]) first, or use TrainingRecord.from_settings(...)."
+            )
+        return torch.zeros_like(wide(parameter.detach()))
+    return wide(state["exp_avg_sq"].detach()) / (1 - group["betas"][1] ** float(state["step"]))
+
+
+def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
+    """The numbers of a PyTorch optimizer.
+
+    Args:
+        optimizer: `AdamW`, `Adam` or `SGD`.
+
+    Returns:
+        The same for all of its parameter groups, but for learning rates.
+
+    Raises:
+        UnsupportedError: If it is another one, or has settings that the formulas do not describe.
+    """
+    known = {torch.optim.SGD: "SGD", torch.optim.AdamW: "AdamW", torch.optim.Adam: "Adam"}
+    name = next((name for kind, name in known.items() if type(optimizer) is kind), None)
+    if name is None:
+        raise UnsupportedError(
+            f"Got {described(optimizer)} for the optimizer; the formulas describe torch.optim.SGD, Adam and AdamW. "
+            f"Check groups with leave_out(train, objective, groups), or ask influence(risk, objective) with no record."
+        )
+    rules = {_rule_of_group(name, group) for group in optimizer.param_groups}
+    if len(rules) > 1:
+        raise UnsupportedError(
+            f"The {len(optimizer.param_groups)} parameter groups differ in more than learning rate and weight decay: "
+            f"{sorted(map(str, rules))[:2]}. Needed one momentum and one eps for all."
+        )
+    return rules.pop()
+
+
+def _rule_of_group(name: str, group: dict) -> Rule:
+    wrong = [option for option in ("amsgrad", "maximize", "nesterov") if group.get(option)]
+    if wrong or group.get("dampening"):
+        raise UnsupportedError(
+            f"The {name} has {(wrong or ['dampening'])[0]}, which the formulas do not describe. Check groups with "
+            f"leave_out, or ask without a record."
+        )
+    if name == "SGD":
+        return Rule("SGD", momentum=float(group["momentum"]))
+    return Rule(name, eps=float(group["eps"]))
+
+
+def decay_of_group(rule: Rule, group: dict) -> float:
+    """The weight decay outside of the loss; that of SGD and Adam is an l2 term of the risk."""
+    return float(group["weight_decay"]) if rule.name == "AdamW" else 0.0
+
+
+def weight_decay(optimizer: AbstractOptimizer) -> float:
+    """The same of this library's optimizers."""
+    return optimizer.weight_decay if isinstance(optimizer, AdamW) else 0.0
+
+
+def digest_of(part: Tensor) -> str:
+    """A content hash of a parameter, by which a record finds it again."""
+    return digest_tensors([("parameter", part.detach())])
