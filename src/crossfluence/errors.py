@@ -114,6 +114,10 @@ class UnreliableWarning(UserWarning):
     """The scores cannot be believed; `scores.verdict` says why, and what to do."""
 
 
+class HeldFixedWarning(UserWarning):
+    """Something fitted on the data is held fixed, where training again would fit it again."""
+
+
 class StoreWarning(UserWarning):
     """Stored results will not be found again."""
 

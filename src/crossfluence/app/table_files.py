@@ -46,6 +46,7 @@ def read_frame(
     encoding: str | None = None,
     separator: str | None = None,
     beginning: bool = False,
+    twins: bool = False,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table in a file, text as it stands there.
 
@@ -55,6 +56,7 @@ def read_frame(
         encoding: Of a text file; default: told.
         separator: Of the cells of a text file; default: told.
         beginning: Whether to read only whole lines among the first `HEAD` bytes of a text file.
+        twins: Whether columns of one name in a text file are told apart as pandas does: "age", "age.1".
 
     Returns:
         A frame with column names that are text and all different, and sentences about what was guessed.
@@ -74,7 +76,9 @@ def read_frame(
         with opened(path) as (file, _):
             content = file.read(HEAD).rpartition(b"\n")[0] if beginning else file.read()
         if ending in TEXT:
-            frame, said = from_text(content, path.name, header=header, encoding=encoding, separator=separator)
+            frame, said = from_text(
+                content, path.name, header=header, encoding=encoding, separator=separator, twins=twins
+            )
         else:
             frame, said = BINARY[ending](content, path, header), []
     except TableError:

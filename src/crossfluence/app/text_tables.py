@@ -24,7 +24,7 @@ CELL_LIMIT = 1 << 27  # characters; Python's own limit is 131,072
 
 
 def from_text(
-    content: bytes, name: str, *, header: bool, encoding: str | None, separator: str | None
+    content: bytes, name: str, *, header: bool, encoding: str | None, separator: str | None, twins: bool = False
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table in a text.
 
@@ -34,6 +34,7 @@ def from_text(
         header: Whether the first line holds column names.
         encoding: Of the text; default: told from the bytes.
         separator: Of cells; default: told from the first rows.
+        twins: Whether columns of one name are told apart as pandas does: "age", "age.1".
 
     Returns:
         A frame of text, and sentences about what was guessed.
@@ -54,6 +55,7 @@ def from_text(
             f"The first line of {name} must hold column names, but it is all numbers: {listed(names)}. "
             f"Add a header line, or type --no-header."
         )
+    names = _told_apart(names) if twins else names
     refuse_two_of_one_name(names, name)
     body = [_fitted(line, cells, names, name) for line, cells in rows[int(header) :]]
     frame = pd.DataFrame(body, columns=pd.Index(names), dtype=object)
@@ -89,6 +91,12 @@ def refuse_two_of_one_name(names: Sequence[str], file: str) -> None:
     if twice:
         hint = " If the first line holds no names, type --no-header." if is_number(twice[0]) else ""
         raise TableError(f"{file} has {names.count(twice[0])} columns named {twice[0]!r}; name each otherwise.{hint}")
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The second of two columns named "age" is called "age.1"."""
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}.{count}" if count else name for name, count in zip(names, before, strict=True)]
 
 
 def _known(encoding: str) -> str:
