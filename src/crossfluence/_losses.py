@@ -68,12 +68,45 @@ class PerSample(AbstractLoss):
 
 
 @dataclass(frozen=True, eq=False)
+class TokenLosses:
+    """The parts of a loss that is a sum over tokens.
+
+    Attributes:
+        losses: `(outputs, batch) -> (b, t)`, one loss for each token.
+        positions: `batch -> (b, t)`, the number of each token in its sample; negative where there is none.
+    """
+
+    losses: Callable[[Tensor, Batch], Tensor]
+    positions: Callable[[Batch], Tensor]
+
+    def __post_init__(self) -> None:
+        _refuse_other_arguments("OnOutputs.by_token(losses=)", self.losses, "(outputs, batch)")
+        _refuse_other_arguments("OnOutputs.by_token(positions=)", self.positions, "(batch)")
+
+    def summed(self, z: Tensor, batch: Batch) -> Tensor:
+        """The loss of each sample, shape `(b,)`."""
+        return torch.where(self.positions(batch) >= 0, self._each(z, batch), 0).sum(1)
+
+    def listed(self, z: Tensor, batch: Batch) -> Tensor:
+        """The losses of all tokens that count, sample after sample."""
+        return self._each(z, batch)[self.positions(batch) >= 0]
+
+    def _each(self, z: Tensor, batch: Batch) -> Tensor:
+        losses, wanted = self.losses(z, batch), tuple(self.positions(batch).shape)
+        if not isinstance(losses, Tensor) or tuple(losses.shape) != wanted or losses.ndim != 2:
+            came = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise LossShapeError(f"The losses of tokens have {came}, their positions {wanted}; needed (b, t) for both.")
+        return losses
+
+
+@dataclass(frozen=True, eq=False)
 class OnOutputs(AbstractLoss):
     """A per-sample loss split at the model's outputs, so that Gauss-Newton products are defined.
 
     Attributes:
         outputs: `(model, batch) -> (b, ...)`.
         criterion: `(outputs, batch) -> (b,)`, convex in the outputs, not reduced.
+        tokens: The same loss for each token, where it is a sum over tokens; see `by_token`.
 
     Example:
         >>> import torch
@@ -84,11 +117,34 @@ class OnOutputs(AbstractLoss):
 
     outputs: Callable[[nn.Module, Batch], Tensor]
     criterion: Callable[[Tensor, Batch], Tensor]
+    tokens: TokenLosses | None = None
     per_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _refuse_other_arguments("OnOutputs(outputs=)", self.outputs, "(model, batch)")
         _refuse_other_arguments("OnOutputs(criterion=)", self.criterion, "(outputs, batch)")
+
+    @classmethod
+    def by_token(
+        cls,
+        outputs: Callable[[nn.Module, Batch], Tensor],
+        losses: Callable[[Tensor, Batch], Tensor],
+        positions: Callable[[Batch], Tensor],
+        criterion: Callable[[Tensor, Batch], Tensor] | None = None,
+    ) -> OnOutputs:
+        """A loss that is a sum over the tokens of each sample, for `influence(..., unit="token")`.
+
+        Args:
+            outputs: `(model, batch) -> (b, ...)`.
+            losses: `(outputs, batch) -> (b, t)`, one loss for each token, convex in the outputs.
+            positions: `batch -> (b, t)`, the number of each token in its sample; negative where there is none.
+            criterion: `(outputs, batch) -> (b,)`, for batches that may come without tokens; default: the sum.
+
+        Returns:
+            A loss whose criterion is the sum over tokens.
+        """
+        tokens = TokenLosses(losses, positions)
+        return cls(outputs, criterion or tokens.summed, tokens)
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Shape `(b,)`."""

@@ -95,6 +95,12 @@ def kinks(risk: Risk) -> float:
     """
     if not risk.kind.per_sample:
         return 0.0
+    if "kinks" not in risk.remembered:  # of the loss, whatever is asked
+        risk.remembered["kinks"] = _kinks(risk)
+    return risk.remembered["kinks"]
+
+
+def _kinks(risk: Risk) -> float:
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = rounding = 0.0
     bound, seen = bind(risk.kind.losses, risk.model), 0

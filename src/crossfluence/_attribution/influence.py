@@ -18,9 +18,10 @@ from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
 from .._risk.objectives import Questions, questions
+from .._risk.tokens import Unit, token_derivatives, token_ids
 from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
-from .._types import Batch, Objective
+from .._types import Batch, Id, Objective
 from ..errors import UnsupportedError
 from .evidence import gathered, own_share
 
@@ -33,6 +34,7 @@ def influence(
     solver: AbstractSolver | AbstractInverse = Auto(),
     *,
     candidates: Iterable[Batch] | None = None,
+    unit: Unit = "sample",
 ) -> Scores:
     r"""What each training sample did to each objective.
 
@@ -48,16 +50,21 @@ def influence(
         solver: How to solve with the curvature, or an inverse computed earlier.
         candidates: Batches of samples that were not trained on; the scores are then the effect of adding each,
             with ids 0, 1, ... in order. Per-sample losses only.
+        unit: "sample", or "token" for a loss that is a sum over tokens (`OnOutputs.by_token`, the losses of
+            `crossfluence.language`): ids are then `(sample, position)`, and the scores of a sample's tokens add up to
+            its own.
 
     Returns:
-        One score for each sample and objective.
+        One score for each sample (or token) and objective.
 
     Raises:
         StaleError: If the model changed since the risk was made.
         ObjectiveError: If the objective does not depend on the trained parameters.
         NonFiniteError: If a batch gives a NaN, with its number.
         SolveError: If the curvature cannot be inverted as asked.
-        UnsupportedError: If it is given something else than a risk, a question and a solver.
+        UnsupportedError: If it is given something else than a risk, a question and a solver, or the loss has no
+            tokens.
+        ValueError: If the unit is neither word.
 
     Warns:
         UnreliableWarning: If the scores cannot be believed; `scores.verdict` has the reasons.
@@ -85,27 +92,50 @@ def influence(
         _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             probe(candidates, "candidates")
+        ids = _ids(risk, candidates, unit)
         inverse = inverse_of(solver, risk)
-        pairs, fine, chunks = inverse.pairwise(risk, objective), risk_of(inverse, risk), []
+        pairs = inverse.pairwise(risk, objective) if unit == "sample" else None
+        fine, chunks = risk_of(inverse, risk), []
         if pairs is not None:
             chunks.extend(pairs.scores(candidates))
         for query in questions(objective, risk.model, risk.theta) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
             solution = inverse.solve(wanted.to(fine.weights))  # u = J⁻ᵀ a
-            derivatives = _derivatives(fine, candidates, solution.vectors)  # ∂/∂w [uᵀ g]: one forward-mode pass
+            derivatives = _derivatives(fine, candidates, solution.vectors, unit)  # ∂/∂w [uᵀ g]: one forward-mode pass
             chunks.append(_scored(risk, inverse, query, wanted, solution, derivatives))
         values = -torch.cat([chunk.derivatives for chunk in chunks], dim=1)
+        if unit == "token":  # a verdict is about samples
+            chunks = [replace(chunk, derivatives=_added(chunk.derivatives, ids)) for chunk in chunks]
         solved = [chunk.solution for chunk in chunks if chunk.solution]
         report = _report(risk, inverse, solved, chunks, values.abs().amax(0).tolist(), started)
         verdict = of_influence(gathered(risk, inverse, chunks, report))
-    ids = risk.labels if candidates is None else tuple(range(len(values)))
+    ids = tuple(range(len(values))) if ids is None else ids
     names = tuple(name for chunk in chunks for name in chunk.names)
     return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
 
 
+def _ids(risk: AbstractRisk, candidates: Iterable[Batch] | None, unit: Unit) -> tuple[Id, ...] | None:
+    """The ids of the rows; nothing for candidates, which are counted."""
+    if unit == "token":
+        return token_ids(risk, candidates)
+    if unit != "sample":
+        raise ValueError(f"Got unit={unit!r}; needed 'sample' or 'token'.")
+    return risk.labels if candidates is None else None
+
+
+def _added(rows: Shaped[Tensor, "tokens m"], ids: tuple[Id, ...] | None) -> Shaped[Tensor, "n m"]:
+    """The sum over the tokens of each sample."""
+    assert ids is not None
+    samples: dict[Id, int] = {}
+    places = [samples.setdefault(label[0], len(samples)) for label in ids if isinstance(label, tuple)]
+    return rows.new_zeros(len(samples), rows.shape[1]).index_add(0, torch.tensor(places, device=rows.device), rows)
+
+
 def _derivatives(
-    risk: AbstractRisk, candidates: Iterable[Batch] | None, directions: Shaped[Tensor, "m p"]
+    risk: AbstractRisk, candidates: Iterable[Batch] | None, directions: Shaped[Tensor, "m p"], unit: Unit
 ) -> Shaped[Tensor, "n m"]:
+    if unit == "token":
+        return token_derivatives(risk, directions, candidates)
     if candidates is None:
         return risk.derivatives_along(directions)
     return risk.derivatives_along_of(candidates, directions)

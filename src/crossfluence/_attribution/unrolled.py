@@ -168,7 +168,10 @@ def _add_up(
         cotangent, effect = _pulled(run.course, step, point, value, put, cotangent)
         largest = max(largest, float(layout.flatten(cotangent.theta).norm()))
         rows = run.course.rows[step]
-        effects[:, slice(None) if rows is None else rows] += effect
+        if rows is None:
+            effects += effect
+        else:
+            effects.index_add_(1, rows.to(effects.device), effect)  # a sample may stand in a step twice
     return largest / first
 
 

@@ -90,12 +90,13 @@ def held(l2: Decay) -> Decay:
     return dict(l2) if isinstance(l2, Mapping) else l2
 
 
-def decays(l2: Decay, names: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def decays(l2: Decay, names: Mapping[str, Sequence[str]], setting: str = "l2") -> dict[str, float]:
     """The l2 coefficient of each trained parameter.
 
     Args:
         l2: One number, or one for each glob.
         names: All names of each trained parameter, by its first.
+        setting: What it is called in errors.
 
     Returns:
         By first name; 0 where no glob matches.
@@ -109,30 +110,35 @@ def decays(l2: Decay, names: Mapping[str, Sequence[str]]) -> dict[str, float]:
         {'weight': 0.01, 'bias': 0.0}
     """
     if not isinstance(l2, Mapping):
-        return dict.fromkeys(names, _coefficient("l2", l2))
-    given = {glob: _coefficient(f"l2[{glob!r}]", value) for glob, value in l2.items()}
-    return {name: _one_of(name, matching) for name, matching in _matching(given, names).items()}
+        return dict.fromkeys(names, _coefficient(setting, l2))
+    given = {glob: _coefficient(f"{setting}[{glob!r}]", value) for glob, value in l2.items()}
+    matching = _matching(given, names, setting)
+    return {name: _one_of(name, matching[name], setting) for name in matching}
 
 
-def _matching(given: Mapping[str, float], names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+def _matching(
+    given: Mapping[str, float], names: Mapping[str, Sequence[str]], setting: str
+) -> dict[str, dict[str, float]]:
     """The globs that match each parameter, with their coefficients."""
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     for glob, value in given.items():
         hits = [name for name, aliases in names.items() if any(fnmatchcase(alias, glob) for alias in aliases)]
         if not hits:
             raise ParameterError(
-                f"The glob {glob!r} of l2 matches none of the {len(names)} trained parameters {list(names)[:5]}. "
-                f"Parameters that no glob names have an l2 of 0; leave it out, or write a glob such as '*weight'."
+                f"The glob {glob!r} of {setting} matches none of the {len(names)} trained parameters "
+                f"{list(names)[:5]}. Parameters that no glob names have a {setting} of 0; leave it out, or write a "
+                f"glob such as '*weight'."
             )
         for name in hits:
             found[name][glob] = value
     return found
 
 
-def _one_of(name: str, matching: Mapping[str, float]) -> float:
+def _one_of(name: str, matching: Mapping[str, float], setting: str) -> float:
     if len(set(matching.values())) > 1:
         raise ParameterError(
-            f"The parameter {name!r} has several l2 coefficients, {dict(matching)}. Write globs that do not overlap."
+            f"The parameter {name!r} has several {setting} coefficients, {dict(matching)}. Write globs that do "
+            f"not overlap."
         )
     return next(iter(matching.values()), 0.0)
 
@@ -142,7 +148,7 @@ def _coefficient(name: str, value: object) -> float:
         return float(value)
     raise ParameterError(
         f"Got {name}={value!r}; needed a number, zero or more, or one for each glob over parameter names, such as "
-        f"l2={{'*weight': 1e-2}}."
+        f"{{'*weight': 1e-2}}."
     )
 
 

@@ -117,13 +117,23 @@ def squared_gradients(risk: Risk) -> Float[Tensor, " p"]:
         if not weights.any():
             continue
         for signs in (torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1).to(weights):
-            found = _signed(risk, batch, weights, signs * weights)
+            found = signed_gradient(risk, batch, weights, signs * weights)
             total += risk.layout.flatten(found).double().square() / draws
     return (total / risk.n).nan_to_num(0.0, 0.0, 0.0)
 
 
-def _signed(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:
-    """The gradient of the losses with signs; of what the weights change along them, where samples are coupled."""
+def signed_gradient(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:
+    """The gradient of the losses with signs; of what the weights change along them, where samples are coupled.
+
+    Args:
+        risk: Where.
+        batch: Some samples.
+        weights: Theirs.
+        signs: A factor for each.
+
+    Returns:
+        Named tensors.
+    """
     if risk.kind.per_sample:
         return gradient_of(lambda theta: risk.total(theta, risk.theta, batch, signs), risk.theta)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._autodiff.functional import evaluated, recorded
-from .._autodiff.params import coarseness
+from .._autodiff.params import coarseness, wide
 from .._curvature.output_gradients import OutputGradients, projected
 from .._losses import length_of
 from .._types import Batch, Params, SampleLoss
@@ -167,7 +167,7 @@ def _gathered(slot: ParameterBlock, params: Params, rows: Params) -> Tensor:
     """A block's gradients from those of its parameters; zeros for one that is not among them."""
     b = len(next(iter(rows.values())))
     each = {name: rows[name] if name in rows else tensor.new_zeros(b, *tensor.shape) for name, tensor in params.items()}
-    return slot.gather(each).movedim(0, 1)
+    return wide(slot.gather(each)).movedim(0, 1)
 
 
 def _in_a_row(slot: ParameterBlock, gradients: AbstractGradients) -> tuple[ParameterBlock, DenseGradients]:

@@ -85,8 +85,11 @@ def _agree(risk: Rebuilt, made: Rebuilt) -> bool:
 def _widened(kind: AbstractLoss) -> AbstractLoss | None:
     """The same loss, casting its batch; `None` for kinds that others have made."""
     if isinstance(kind, OnOutputs):
-        outputs, criterion = kind.outputs, kind.criterion
-        return OnOutputs(lambda m, batch: outputs(m, wider(batch)), lambda z, batch: criterion(z, wider(batch)))
+        outputs, criterion, tokens = kind.outputs, kind.criterion, kind.tokens
+        if tokens is not None:
+            each = tokens.losses
+            tokens = replace(tokens, losses=lambda z, batch: each(z, wider(batch)))
+        return OnOutputs(lambda m, batch: outputs(m, wider(batch)), lambda z, batch: criterion(z, wider(batch)), tokens)
     if isinstance(kind, FieldLoss):
         moving = kind.fn
         return replace(kind, fn=lambda m, still, batch, weights: moving(m, still, wider(batch), weights))

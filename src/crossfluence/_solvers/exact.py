@@ -80,7 +80,7 @@ class Exact(AbstractSolver):
         matrix.diagonal().add_(damping)
         scale = equilibrating(matrix)
         if symmetric:
-            _refuse_asymmetric(matrix * scale * scale.unsqueeze(1), fine.precision)
+            refuse_asymmetric(matrix * scale * scale.unsqueeze(1), fine.precision)
             matrix = (matrix + matrix.T) / 2
         smallest = _smallest_eigenvalue(matrix, symmetric)
         matrix.mul_(scale).mul_(scale.unsqueeze(1))
@@ -232,13 +232,23 @@ def dense(curvature: AbstractCurvature, risk: AbstractRisk) -> Float[Tensor, "p 
     return matrix
 
 
-def _refuse_asymmetric(matrix: Tensor, eps: float) -> None:
+def refuse_asymmetric(matrix: Tensor, eps: float) -> None:
+    """Refuses a matrix of second derivatives that rounding, or a wrong derivative, has made unsymmetric.
+
+    Args:
+        matrix: In units in which its diagonal is about one.
+        eps: Of the arithmetic that made it.
+
+    Raises:
+        SolveError: If it differs from its transpose beyond rounding.
+    """
     share = float((matrix - matrix.T).norm() / matrix.norm().clamp_min(1e-300))
     if share > eps**0.5:
         raise SolveError(
             f"The matrix of second derivatives is not symmetric (by {share:.2g} of its norm), so a layer of the model "
-            f"has wrong second derivatives; weight_norm on the CPU is known for it. Take that layer out, for instance "
-            f"with torch.nn.utils.parametrize.remove_parametrizations, or use curvature=GaussNewton()."
+            f"has wrong second derivatives (weight_norm on the CPU is known for it), or the loss is so flat here that "
+            f"rounding is all that is left of them. Take that layer out, for instance with "
+            f"torch.nn.utils.parametrize.remove_parametrizations, use curvature=GaussNewton(), or give a damping."
         )
 
 

@@ -11,6 +11,7 @@ from .._autodiff.params import digest_tensors, wide
 from .._horizon.moments import adam_scaling
 from .._require import described, require
 from .._storage.archive import stored
+from .._types import Params
 from ..errors import DataError, UnsupportedError
 from .optimizers import SGD, AbstractOptimizer, Adam, AdamW
 
@@ -128,9 +129,9 @@ def decay_of_group(rule: Rule, group: dict) -> float:
     return float(group["weight_decay"]) if rule.name == "AdamW" else 0.0
 
 
-def weight_decay(optimizer: AbstractOptimizer) -> float:
-    """The same of this library's optimizers."""
-    return optimizer.weight_decay if isinstance(optimizer, AdamW) else 0.0
+def weight_decay(optimizer: AbstractOptimizer, theta: Params) -> dict[str, float]:
+    """The same of this library's optimizers, for each parameter."""
+    return optimizer.taken(theta) if isinstance(optimizer, AdamW) else dict.fromkeys(theta, 0.0)
 
 
 def digest_of(part: Tensor) -> str:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .._autodiff.trained import Decay, decays, held
 from .._types import Params
 
 State: TypeAlias = dict[str, Params]
@@ -138,7 +139,8 @@ class AdamW(AbstractOptimizer):
         betas: As in `Adam`.
         eps: As in `Adam`.
         eps_root: As in `Adam`.
-        weight_decay: Every step first takes this share of the parameters away, times its learning rate.
+        weight_decay: Every step first takes this share of the parameters away, times its learning rate. Or
+            `{glob: share}` over parameter names; parameters that no glob names keep theirs.
 
     Example:
         >>> adamw = AdamW(0.1, weight_decay=0.5)
@@ -155,10 +157,11 @@ class AdamW(AbstractOptimizer):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     eps_root: float = 0.0
-    weight_decay: float = 1e-2
+    weight_decay: Decay = 1e-2
 
     def __post_init__(self) -> None:
         check_rate(self.lr)
+        object.__setattr__(self, "weight_decay", held(self.weight_decay))
 
     @property
     def _adam(self) -> Adam:
@@ -170,8 +173,13 @@ class AdamW(AbstractOptimizer):
 
     def step(self, theta: Params, gradient: Params, state: State, count: int, scale: float) -> tuple[Params, State]:
         """Shrinks the parameters, then steps as Adam does."""
-        kept = 1 - self.lr * scale * self.weight_decay
-        return self._adam.step({name: kept * tensor for name, tensor in theta.items()}, gradient, state, count, scale)
+        taken = self.taken(theta)
+        kept = {name: (1 - self.lr * scale * taken[name]) * tensor for name, tensor in theta.items()}
+        return self._adam.step(kept, gradient, state, count, scale)
+
+    def taken(self, theta: Params) -> dict[str, float]:
+        """The decay of each parameter."""
+        return decays(self.weight_decay, {name: [name] for name in theta}, "weight_decay")
 
     def preconditioner(self, theta: Params, state: State, count: int) -> Params:
         """As in `Adam`."""

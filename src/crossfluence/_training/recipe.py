@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
@@ -47,6 +47,8 @@ class Recipe(AbstractTraining):
         optimizer: `SGD`, `Adam` or `AdamW`.
         epochs: Passes over the data.
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
+        order: The samples of each step, in place of shuffled batches; an epoch is one pass over these steps. Another
+            seed (`with_seed`) exchanges the samples, not the sizes of the steps.
         seed: Of the shuffling, and of the random numbers of a `random` loss.
         l2: As in `Risk`: one number, or `{glob: coefficient}`.
         schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
@@ -74,6 +76,7 @@ class Recipe(AbstractTraining):
     optimizer: AbstractOptimizer
     epochs: int
     batch_size: int | None = None
+    order: Sequence[Sequence[int]] | None = field(default=None, repr=False)
     seed: int = 0
     l2: Decay = 0.0
     schedule: Schedule = constant
@@ -101,6 +104,8 @@ class Recipe(AbstractTraining):
         own = copied(self.init)  # what happens to the user's later does not matter
         object.__setattr__(self, "init", with_hooks(own, hooks_of(self.init)))
         object.__setattr__(self, "l2", held(self.l2))
+        if self.order is not None:
+            object.__setattr__(self, "order", _steps(self.order, self.n))
         _ = self._start  # a wrong loss or a random model is refused here, not after an hour
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,7 +136,7 @@ class Recipe(AbstractTraining):
     @property
     def whole_steps(self) -> bool:
         """Whether each step takes all samples, in order."""
-        return self.batch_size is None or self.batch_size >= self.n
+        return self.order is None and (self.batch_size is None or self.batch_size >= self.n)
 
     @property
     def coverage(self) -> float:
@@ -225,7 +230,10 @@ class Recipe(AbstractTraining):
 
     def with_seed(self, seed: int) -> Recipe:
         """The same training with other mini-batches and random numbers; itself, where nothing depends on a seed."""
-        return self if self.whole_steps and not self.random else replace(self, seed=seed)
+        if self.order is None or seed == self.seed:
+            return self if self.whole_steps and not self.random else replace(self, seed=seed)
+        exchanged = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed)).tolist()
+        return replace(self, seed=seed, order=[[exchanged[row] for row in step] for step in self.order])
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None, record: TrainingRecord | None = None) -> Risk:
         """What this recipe minimises, at a model.
@@ -300,10 +308,22 @@ class Recipe(AbstractTraining):
     def _schedule(self) -> Iterator[Tensor | None]:
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            if self.whole_steps:
+            if self.order is not None:
+                yield from map(torch.tensor, self.order)
+            elif self.whole_steps:
                 yield None  # all samples, in order
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
+
+
+def _steps(order: Sequence[Sequence[int]], n: int) -> tuple[tuple[int, ...], ...]:
+    """The samples of each step, if there are such samples."""
+    steps = tuple(tuple(int(row) for row in step) for step in order)
+    wrong = [row for step in steps for row in step if not 0 <= row < n]
+    if wrong or not steps or not all(steps):
+        came = f"sample {wrong[0]}" if wrong else "a step without samples" if steps else "no steps"
+        raise DataError(f"Got order= with {came}; needed steps such as [[0, 1], [2]], of samples from 0 to {n - 1}.")
+    return steps
 
 
 def _columns(data: Any) -> tuple[Any, ...]:

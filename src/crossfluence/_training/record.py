@@ -138,9 +138,10 @@ class TrainingRecord(AbstractRecord):
                 f"trace of the second moment at the end. Use recipe.record(), or a Recorder(optimizer) in the training."
             )
         rate = factor * optimizer.lr * sum(schedule(step / steps) for step in range(steps))
-        decay = sum(schedule(step / steps) for step in range(steps)) * optimizer.lr * weight_decay(optimizer)
+        plain = sum(schedule(step / steps) for step in range(steps)) * optimizer.lr
+        taken = weight_decay(optimizer, risk.theta)
         parts = [
-            ParameterRecord(digest_of(part), rate, squares[name], means[name], decay)
+            ParameterRecord(digest_of(part), rate, squares[name], means[name], plain * taken[name])
             for name, part in risk.theta.items()
         ]
         origin = f"rebuilt from its settings ({optimizer}, {steps} steps of {batch_size} samples)"

@@ -60,6 +60,7 @@ def _parts(
     course: Course, point: Point, mean: Params, count: int, total: Shaped[Tensor, "2"], *, valued: bool
 ) -> tuple[ParameterRecord, ...]:
     found, rule, (rate, plain) = [], course.optimizer, total.tolist()
+    taken = weight_decay(rule, point.theta)
     for name, part in point.theta.items():
         value = part[0].clone() if valued else None
         if not isinstance(rule, (Adam, AdamW)):
@@ -67,5 +68,5 @@ def _parts(
             continue
         left = 1 - rule.betas[1] ** count
         square, slow = (wide(each[name][0]) / left for each in (point.state["square"], mean))
-        found.append(ParameterRecord(digest_of(part[0]), rate, square, slow, plain * weight_decay(rule), value))
+        found.append(ParameterRecord(digest_of(part[0]), rate, square, slow, plain * taken[name], value))
     return tuple(found)

@@ -60,9 +60,13 @@ class Recorder:
         self._stepped = False
         optimizer.register_step_post_hook(self._note)
 
-    def before_step(self) -> None:
-        """Notes how long the gradient is before it is clipped, and the learning rates."""
-        self._waiting, self._stepped = (self._norm(), self._rates()), False
+    def before_step(self, norm: float | None = None) -> None:
+        """Notes how long the gradient is before it is clipped, and the learning rates.
+
+        Args:
+            norm: Of the gradient before it was clipped, where that was done already.
+        """
+        self._waiting, self._stepped = (self._norm() if norm is None else norm, self._rates()), False
 
     def after_step(self) -> None:
         """Adds the step up, if it was taken.

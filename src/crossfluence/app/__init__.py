@@ -12,6 +12,7 @@ try:
     import typer
 
     from .clusters import clusters, demo
+    from .language import language
     from .options import EXIT_CODES
     from .words import words
 except ImportError as error:
@@ -20,7 +21,7 @@ except ImportError as error:
 HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP)
-for command in (demo, clusters, words):
+for command in (demo, clusters, words, language):
     app.command(epilog=EXIT_CODES, context_settings=HELP)(command)
 
 

@@ -132,7 +132,7 @@ def words(
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, CORPORA)
             refuse_output(write_cleaned, sources, force or plan, "--write-cleaned")
-        amounts = [_amount(part.strip()) for part in remove.split(",")]
+        amounts = [amount(part.strip()) for part in remove.split(",")]
         settings = WordsSettings(
             dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
         )
@@ -203,7 +203,7 @@ def words(
     exit_code(reliable)
 
 
-def _amount(remove: str) -> float:
+def amount(remove: str) -> float:
     """A share from "1%", a number from "300"."""
     try:
         value = float(remove.removesuffix("%")) / (100 if remove.endswith("%") else 1)

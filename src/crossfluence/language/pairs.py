@@ -1,0 +1,168 @@
+"""Preferences between two texts that differ in a few words: the measures of CrowS-Pairs, StereoSet and WinoBias."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from crossfluence.errors import DataError, ObjectiveError
+
+from .questions import Question
+from .scoring import Text, log_probabilities, refuse_equal, refuse_no_items, whole
+
+SLOT = re.compile(r"\{([^{}/]+)/([^{}/]+)\}")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts that differ in a few words.
+
+    Attributes:
+        more: The one that agrees with the stereotype.
+        less: The other.
+        kind: What the stereotype is about, such as "gender".
+    """
+
+    more: str
+    less: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text with one place, or several, for words of either of two kinds.
+
+    Attributes:
+        text: With `{}` at each place.
+        first: The words of one kind, such as `("he", "his")`; in WinoBias those that agree with the stereotype.
+        second: Those of the other.
+    """
+
+    text: str
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        places = self.text.count("{}")
+        if not places or {len(self.first), len(self.second)} != {places} or self.first == self.second:
+            raise DataError(
+                f"Got the template {self.text!r} with {self.first} and {self.second}; needed a {{}} in the text for "
+                f"each of the words, and other words on both sides. Type 'The nurse said that {{he/she}} was late.'"
+            )
+
+    @classmethod
+    def of(cls, text: Template | tuple[str, str, str] | str) -> Template:
+        """A template, from three strings or from a text such as `"The nurse said that {he/she} was late."`."""
+        if isinstance(text, Template):
+            return text
+        if not isinstance(text, str):
+            return cls(text[0], (text[1],), (text[2],))
+        found = SLOT.findall(text)
+        if not found:
+            raise DataError(f"Got {text!r}; needed a place for either of two words, such as {{he/she}}.")
+        return cls(SLOT.sub("{}", text), *zip(*found, strict=True))
+
+    def filled(self, words: tuple[str, ...]) -> tuple[str, list[tuple[int, int]]]:
+        """The text with words in its places, and where each begins and ends."""
+        parts, text, spans = self.text.split("{}"), "", []
+        for part, word in zip(parts, (*words, ""), strict=True):
+            text += part
+            spans.append((len(text), len(text) + len(word)))
+            text += word
+        return text, spans[:-1]
+
+
+def pair_preference(pairs: Iterable[Pair | tuple[str, str]], *, tokenizer: Any) -> Question:
+    """How much likelier the first text of each pair is: the mean log-odds, in nats.
+
+    Causal models: of the whole texts. Masked models: the pseudo-log-likelihood of the words that both texts share, as
+    CrowS-Pairs defines it. `hard_share` is the published score (0.5: no preference), `soft_share` its smooth kin.
+
+    Args:
+        pairs: Such as `crows_pairs(folder)` and `stereoset(folder)` read.
+        tokenizer: Of the model.
+
+    Returns:
+        A question over the pairs.
+
+    Raises:
+        DataError: If there are none.
+        ObjectiveError: If the two texts of a pair are equal, or share no word.
+
+    References:
+        Nangia et al., "CrowS-Pairs", EMNLP 2020; Nadeem, Bethke and Reddy, "StereoSet", ACL 2021.
+    """
+    given = [pair if isinstance(pair, Pair) else Pair(*pair) for pair in pairs]
+    refuse_no_items(given, "pairs")
+    both = [_shared(whole(pair.more, tokenizer), whole(pair.less, tokenizer), pair) for pair in given]
+    return _difference(f"preference over {len(given)} pairs", both)
+
+
+def pronoun_preference(templates: Iterable[Template | tuple[str, str, str] | str], *, tokenizer: Any) -> Question:
+    """How much likelier the first of two words is in its place: the mean log-odds, in nats.
+
+    Causal models: of the whole texts. Masked models: of the two words behind the mask.
+
+    Args:
+        templates: Such as `"The nurse said that {he/she} was late."`, or what `winobias(folder)` reads.
+        tokenizer: Of the model.
+
+    Returns:
+        A question over the templates.
+
+    Raises:
+        DataError: If there are none.
+
+    References:
+        Zhao et al., "Gender bias in coreference resolution", NAACL 2018.
+    """
+    given = [Template.of(template) for template in templates]
+    refuse_no_items(given, "templates")
+    both = [(_in_place(each, each.first, tokenizer), _in_place(each, each.second, tokenizer)) for each in given]
+    for one, other in both:
+        refuse_equal(one, other, "texts")
+    return _difference(f"preference over {len(given)} templates", both)
+
+
+def _difference(name: str, both: list[tuple[Text, Text]]) -> Question:
+    texts = [text for pair in both for text in pair]
+
+    def items(model: nn.Module) -> Tensor:
+        values = log_probabilities(model, texts).reshape(-1, 2)
+        return values[:, 0] - values[:, 1]
+
+    return Question(name, items, len(both))
+
+
+def _shared(one: Text, other: Text, pair: Pair) -> tuple[Text, Text]:
+    """The two texts, a masked model being asked about the tokens that both have."""
+    refuse_equal(one, other, f"texts of the pair {pair.more!r}")
+    blocks = difflib.SequenceMatcher(None, one.ids, other.ids, autojunk=False).get_matching_blocks()
+    kept = [
+        {place for block in blocks for place in range(start(block), start(block) + block.size)}
+        for start in (lambda block: block.a, lambda block: block.b)
+    ]
+    found = tuple(
+        replace(text, hidden=tuple(asked and place in places for place, asked in enumerate(text.asked)))
+        for text, places in zip((one, other), kept, strict=True)
+    )
+    if not any(found[0].hidden):
+        raise ObjectiveError(
+            f"The texts {pair.more!r} and {pair.less!r} share no word; needed pairs that differ in a few."
+        )
+    return found[0], found[1]
+
+
+def _in_place(template: Template, words: tuple[str, ...], tokenizer: Any) -> Text:
+    """The text with words in its places, which a masked model is asked about."""
+    filled, places = template.filled(words)
+    text = whole(filled, tokenizer)
+    spans = tokenizer(filled, return_offsets_mapping=True)["offset_mapping"]
+    added = len(text.ids) - len(spans)  # a token at the beginning
+    inside = [any(start < stop and end > begin and end > start for begin, stop in places) for start, end in spans]
+    return replace(text, hidden=(*[False] * added, *inside))
