@@ -115,7 +115,7 @@ class UnreliableWarning(UserWarning):
 
 
 class StoreWarning(UserWarning):
-    """What was stored will not be found again."""
+    """Stored results will not be found again."""
 
 
 def import_optional(module: str, feature: str, extra: str) -> Any:

@@ -1,4 +1,4 @@
-"""What must not get worse while a model is changed step by step."""
+"""A limit on how much worse some quantity may get while a model is changed step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an action was predicted to do, and what it did."""
+"""The predicted and the achieved effect of an action."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken and kept."""
+        """Number of steps taken and kept."""
         return 0 if self.history is None else len(self.history) - 1
 
     @property

@@ -30,7 +30,7 @@ MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: w
 def gathered(
     risk: AbstractRisk, inverse: AbstractInverse, chunks: Sequence[QueryScores], report: SolveReport
 ) -> Evidence:
-    """What can be said against the answers.
+    """Evidence for and against the answers to queries.
 
     Args:
         risk: The trained model.
@@ -60,7 +60,7 @@ def gathered(
 
 
 def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, "n 1"]) -> Evidence:
-    r"""What can be said against samples' scores for their own losses.
+    r"""Evidence for and against samples' scores for their own losses.
 
     Their sum is a trace, $\sum_i g_i^\top J^{-1} g_i$; what is left of training is the same with the sum of all $g_i$.
 

@@ -85,7 +85,7 @@ def _disagreeing(
     size: Shaped[Tensor, " m"],
     precision: float,
 ) -> Tensor:
-    """Which questions' derivatives differ from differences of their values along most directions, beyond rounding."""
+    """Queries whose derivatives differ from differences of their values along most directions, beyond rounding."""
     layout = Layout.of(theta)
     flat, gaps = layout.flatten(theta), []
     for seed in range(DIRECTIONS):

@@ -57,12 +57,12 @@ def tempered(scale: Shaped[Tensor, " p"]) -> Shaped[Tensor, " p"]:
 
 
 def scale_products(risk: AbstractRisk) -> int:
-    """How many products `scale_of` takes together."""
+    """Number of products that `scale_of` takes together."""
     return risk.p if isinstance(risk, Risk) and risk.p <= PROBES else 0
 
 
 def scale_readings(risk: AbstractRisk) -> int:
-    """How many passes over the data `scale_of` takes beside these products, and how many products alone."""
+    """Number of passes over the data for `scale_of`, beside these products and those taken alone."""
     return 1 if isinstance(risk, Risk) and risk.p > PROBES else 0
 
 

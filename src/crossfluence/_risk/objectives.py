@@ -1,4 +1,4 @@
-"""What is asked: objectives as plain callables, and their gradients."""
+"""Objectives as plain callables, and their gradients."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def refuse_independent(theta: Params) -> NoReturn:
 
 
 def questions_at_once(p: int) -> int:
-    """How many questions `each_of` answers together.
+    """Number of queries that `each_of` answers together.
 
     Args:
         p: Number of trained parameters.
@@ -296,7 +296,7 @@ def check_each_question(objective: EachOf, model: nn.Module, theta: Params, batc
 
 
 def _reads(losses: Callable[[Params, Batch], Tensor], theta: Params, batch: Batch, count: int) -> bool:
-    """Whether a part of a batch is a batch of so many samples."""
+    """True if a part of a batch is a batch of so many samples."""
     try:
         return len(evaluated(lambda: losses(theta, batch))) == count
     except Exception:  # whatever the user's code says of a batch that it cannot read

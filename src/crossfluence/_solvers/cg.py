@@ -171,7 +171,7 @@ class CGInverse(AbstractInverse):
     def _positive(
         self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"], unsolved: Tensor
     ) -> Shaped[Tensor, " m"]:
-        """Which directions have positive curvature; refuses the others unless the solve may end there, or had ended."""
+        """Directions with positive curvature; refuses the others unless the solve may end there, or had ended."""
         if not bool((unsolved & (bend <= 0)).any()) or self.settings.truncate:
             return bend > 0
         quotient = float((bend / self.matrix.inside(directions).square().sum(1))[unsolved].min())

@@ -156,7 +156,7 @@ class ExactInverse(AbstractInverse):
 
 
 def _tolerance(risk: AbstractRisk, scale: Float[Tensor, " p"], least: float) -> float:
-    """How much of a question may lie in null directions: rounding, and the tilt of them by what is left of training."""
+    """The share of a query that may lie in null directions: rounding, and their tilt where training has not ended."""
     theta, gradient = (part.to(scale) for part in (risk.layout.flatten(risk.theta), risk.gradient))
     # of a symmetry along t, H t = -g: the direction found is off by |g| / (|t| smallest eigenvalue kept)
     tilt = float((scale * gradient).norm() / ((theta / scale).norm() * least).clamp_min(1e-300))

@@ -170,7 +170,7 @@ def _gmres(
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What the cycles before this one found.
+    """Estimates from the cycles before this one.
 
     Attributes:
         tolerance: Residuals to come down to, `(m,)`.

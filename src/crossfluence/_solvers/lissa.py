@@ -152,7 +152,7 @@ class LiSSAInverse(AbstractInverse):
         return Solution(self.matrix.inside(x), tuple(steps.tolist()), tuple(shares.tolist()), tuple(errors.tolist()))
 
     def _far(self, x: Tensor, wanted: Tensor, residual: Tensor) -> Shaped[Tensor, " m"]:
-        """Which right-hand sides have a residual or an error above what is asked for."""
+        """Right-hand sides whose residual or error is above the tolerance."""
         rtol = self.settings.rtol
         far = residual.norm(dim=1) > rtol * wanted.norm(dim=1)
         return far | (self._error(x, wanted, residual) > error_allowed(rtol))
@@ -169,7 +169,7 @@ class LiSSAInverse(AbstractInverse):
     def _round(
         self, residual: Shaped[Tensor, "m p"], scale: float, generator: torch.Generator
     ) -> tuple[Shaped[Tensor, "m p"], int]:
-        """What the series gives for a residual: its first term on all samples, or a pass of drawn batches."""
+        """The series applied to a residual: its first term on all samples, or a pass of drawn batches."""
         change = residual / scale
         if self.settings.batches is None:
             return change, 1

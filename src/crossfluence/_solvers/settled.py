@@ -1,4 +1,4 @@
-"""Whether the scores themselves have settled while a solve goes on, from a few random sums of them."""
+"""Convergence of the scores themselves while a solve goes on, from a few random sums of them."""
 
 from __future__ import annotations
 

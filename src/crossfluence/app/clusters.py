@@ -181,7 +181,7 @@ def _foretell(
 
 @dataclass(frozen=True, eq=False)
 class _Cleaned:
-    """Where the table goes without the rows that were found."""
+    """The file for the table without the rows that were found."""
 
     path: Path
     source: Path
@@ -197,7 +197,7 @@ class _Cleaned:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """Where a command reads and writes, and what it prints."""
+    """The files that a command reads and writes, and its printed lines."""
 
     out: Path
     source: Path | None = None

@@ -91,7 +91,7 @@ def _truths(text: Sequence[str]) -> list[str] | None:
 
 
 def no_quantity(column: str, numbers: np.ndarray) -> str | None:
-    """What a column holds instead of a quantity: ids, or row numbers.
+    """The content of a column that holds no quantity: ids, or row numbers.
 
     A column is taken for ids by its name ("id", "user_id"), for row numbers by its name ("Unnamed: 0", "index") if no
     number comes twice, or by its content if it counts from 0 or 1; all numbers must be whole.

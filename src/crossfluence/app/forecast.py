@@ -1,4 +1,4 @@
-"""How long explaining a corpus, or clusters, will take here, and how much memory: from short trials."""
+"""Estimates of the time and memory of explaining a corpus, or clusters, from short trials."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LIBRARIES = 0.7  # GiB of PyTorch, pandas and the like, and of pairs while they 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will need.
+    """The time and memory of a run.
 
     Attributes:
         seconds: On the clock, with the processors as free as they are now.
@@ -54,7 +54,7 @@ class Forecast:
 
 
 def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecast:
-    """How long `explain_words` will take here, and how much memory.
+    """Estimates the time and memory of `explain_words` on this machine.
 
     Args:
         corpus: The sentences.
@@ -87,7 +87,7 @@ def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecas
 
 
 def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, questions: int = 1) -> Forecast:
-    """How long `explain` will take here, and how much memory; more, if the anchor has to be raised.
+    """Estimates the time and memory of `explain` on this machine; more, if the anchor has to be raised.
 
     Args:
         n: Rows.

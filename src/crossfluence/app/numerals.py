@@ -55,7 +55,7 @@ def _held(cells: pd.Series) -> list[str]:
 
 
 def _grouped(held: list[str]) -> str | None:
-    """What sets groups of digits apart, in a column in which a number has both signs, and all fit."""
+    """The sign between groups of digits, in a column in which a number has both signs, and all fit."""
     if not any("," in cell and "." in cell for cell in held):
         return None
     return next((sign for sign, form in GROUPS.items() if all(map(form.fullmatch, held))), None)

@@ -1,4 +1,4 @@
-"""What every command does with what a person typed: options that many share, errors in one sentence, safe outputs."""
+"""Options that commands share, errors in one sentence, outputs that overwrite nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many clusters to ask for, if nobody says."""
+"""The number of clusters, if none is given."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ HEAD = 1 << 21
 
 
 def is_long(path: Path) -> bool:
-    """Whether a table is a text file of more than `HEAD` bytes, unpacked."""
+    """True if a table is a text file of more than `HEAD` bytes, unpacked."""
     return path.suffix.lower() in TEXT and path.is_file() and path.stat().st_size > HEAD
 
 

@@ -205,7 +205,7 @@ def _known(use: Sequence[str], frame: pd.DataFrame, path: Path) -> list[str]:
 
 
 def _no_quantities(numeric: Mapping[str, Column]) -> dict[str, str]:
-    """What columns hold that are no quantities."""
+    """Sentences about columns that hold no quantities."""
     found = {column: no_quantity(column, one.numbers) for column, one in numeric.items() if not one.faults}
     return {column: kind for column, kind in found.items() if kind is not None}
 

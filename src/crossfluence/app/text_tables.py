@@ -62,7 +62,7 @@ def from_text(
 
 
 def is_number(text: object) -> bool:
-    """Whether text is a finite or infinite number."""
+    """True if text is a finite or infinite number."""
     try:
         return not math.isnan(float(str(text)))
     except ValueError:

@@ -98,7 +98,7 @@ def of_scripts(corpus: Corpus, tokenizer: str) -> list[str]:
 
 
 def is_unspaced(word: str) -> bool:
-    """Whether a word begins with a letter of a script without blanks between words.
+    """True if a word begins with a letter of a script without blanks between words.
 
     Args:
         word: Of a vocabulary.

@@ -1,4 +1,4 @@
-"""Which sample to ask about, which to leave out alone, and which together."""
+"""The choice of samples: to explain, to leave out alone, and to leave out together."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def between_clusters(q: Float[Tensor, "n k"]) -> int:
 
 
 def checked_ids(scores: Scores, count: int) -> list[Id]:
-    """Which samples to leave out: the strongest third of `count`, and the rest evenly spaced down to the weakest.
+    """Samples to leave out: the strongest third of `count`, and the rest evenly spaced down to the weakest.
 
     Args:
         scores: Of one objective.

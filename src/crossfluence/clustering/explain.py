@@ -210,7 +210,7 @@ class Settled:
 
     @property
     def exact(self) -> bool:
-        """Whether the curvature was small enough to be written out."""
+        """True if the curvature was small enough to be written out."""
         return self.inverse.smallest_eigenvalue is not None
 
 

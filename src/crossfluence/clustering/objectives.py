@@ -47,7 +47,7 @@ def log_assignment(
 def margin(
     x: Tensor, first: int, second: int, *, assign: Callable[[nn.Module, Tensor], Tensor] = assignments
 ) -> Objective:
-    """How much more a sample belongs to one cluster than to another, as a log ratio.
+    """Margin of a sample between two clusters: the log ratio of its assignments.
 
     Args:
         x: One sample `(features,)`.

@@ -14,7 +14,7 @@ WORTH = 20.0  # seconds of work, below which starting processes takes longer tha
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

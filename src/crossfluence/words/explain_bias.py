@@ -1,4 +1,4 @@
-"""Where does this bias in word embeddings come from? Train, rank the sentences, remove them, and look again."""
+"""The sentences behind a bias of word embeddings: trained, ranked, removed, and trained again."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class WordsSettings:
 
     @property
     def sampling(self) -> Sampling:
-        """How pairs are drawn from the corpus."""
+        """Settings by which pairs are drawn from the corpus."""
         return Sampling(self.window, self.negatives, self.subsample, self.power)
 
     def group(self, n: int) -> int:
-        """How many of n sentences are removed together.
+        """Number of sentences, out of n, that are removed together.
 
         Args:
             n: Sentences of the corpus.
@@ -75,7 +75,7 @@ class WordsSettings:
         return self._group(self.remove, n)
 
     def further_groups(self, n: int) -> tuple[int, ...]:
-        """How many of n sentences each further group holds; see `group`."""
+        """Number of sentences, out of n, in each further group; see `group`."""
         return tuple(self._group(size, n) for size in self.further)
 
     def _group(self, remove: float, n: int) -> int:
@@ -144,13 +144,13 @@ class TestResult:
 
     @property
     def name(self) -> str:
-        """What the test is called."""
+        """The name of the test."""
         return self.test.sets.name
 
 
 @dataclass(frozen=True, eq=False)
 class WordsAnswer:
-    """Where the bias of an embedding comes from.
+    """The sentences behind the bias of an embedding, and the effect of removing them.
 
     Attributes:
         settings: What was asked for.

@@ -218,7 +218,7 @@ def own_and_next(model: SkipGram, word: str, members: Sequence[Sequence[str]]) -
 
 
 def _refuse_emptying(count: int, word: str, held: np.ndarray) -> int:
-    """How many sentences are removed, unless too few would be left that hold the word."""
+    """Number of sentences to remove; refused if too few would be left that hold the word."""
     if count > len(held) // 2:
         raise CorpusError(
             f"{count} sentences are to be removed together, and {len(held)} hold {word!r}; needed at most half as "

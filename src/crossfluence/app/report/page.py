@@ -30,7 +30,7 @@ RAISES, LOWERS = "#c0392b", "#2c5f8a"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """How samples are shown to a person.
+    """The way samples are shown to a person.
 
     Attributes:
         title: What the data is, as a heading.
@@ -100,7 +100,7 @@ def template(name: str) -> Template:
 
 
 def versions() -> dict[str, str]:
-    """What a result was made with."""
+    """Versions that a result was made with."""
     return {
         "crossfluence": version("crossfluence"),
         "torch": torch.__version__,

@@ -35,7 +35,7 @@ def own_ids(corpus: Corpus, column: str | None = None) -> tuple[str, ...] | None
 
 
 def shown_ids(corpus: Corpus, own: Sequence[str] | None) -> dict[Id, str]:
-    """What a person is shown for each sentence: its own id, with the line where several share it, or the line.
+    """The label of each sentence for a person: its own id, with the line where several share it, or the line.
 
     Args:
         corpus: The sentences.

@@ -40,7 +40,7 @@ def print_first(first: First, ids: Sequence[Id], noun: str) -> None:
 
 
 def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
-    """How far the scores can be relied on; margin, strongest samples, agreement with retraining, groups removed."""
+    """Prints the verdict, margin, strongest samples, agreement with retraining and groups removed."""
     label = found.ids[found.query]
     verdict = of_clusters(found, samples.noun)
     console.print(f"\n{verdict}", soft_wrap=True)
@@ -78,7 +78,7 @@ def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples)
 
 
 def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
-    """How far the scores can be relied on; one table for each test, with the strongest sentences below."""
+    """Prints the verdict, and one table for each test with the strongest sentences below."""
     for result in answer.tests:
         named = f"{result.name}: " if len(answer.tests) > 1 else ""
         console.print(f"{named}{first_sentence(answer, result)}", soft_wrap=True)
@@ -118,7 +118,7 @@ def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
 
 
 def print_word(answer: WordAnswer, shown_ids: Mapping[Id, str]) -> None:
-    """How far the scores can be relied on; the clusters, the margin, and the groups removed."""
+    """Prints the verdict, the clusters, the margin and the groups removed."""
     console.print(str(of_word(answer)), soft_wrap=True)
     for number, members in enumerate(answer.clusters):
         console.print(f"Cluster {number}: {', '.join(members[:8])}.")

@@ -1,4 +1,4 @@
-"""How far each kind of answer can be relied on, from the comparisons that it holds."""
+"""Judgements of each kind of answer, from the comparisons that it holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOWER_PRIOR = 5  # times lower: too strong an l2 term lets all vectors fall toge
 
 
 def of_clusters(found: Explanation, noun: str) -> Reliability:
-    """Whether the scores of a clustering can be relied on.
+    """A judgement of the scores of a clustering.
 
     Args:
         found: With its check.
@@ -64,7 +64,7 @@ def _named(group: str) -> str:
 
 
 def smallest_that_moves(found: Explanation, noun: str) -> str:
-    """Which group, removed, takes the sample to its other cluster.
+    """The smallest group that, removed, takes the sample to its other cluster.
 
     Args:
         found: With its check.
@@ -90,14 +90,14 @@ def empty_clusters(found: Explanation) -> list[int]:
 
 
 def no_sample_in(empty: list[int], noun: str) -> str:
-    """Which clusters hold no sample."""
+    """A sentence about clusters that hold no sample."""
     if len(empty) == 1:
         return f"cluster {empty[0]} holds no {noun}"
     return f"clusters {', '.join(map(str, empty))} hold no {noun}"
 
 
 def of_test(answer: WordsAnswer, result: TestResult) -> Reliability:
-    """Whether the scores for a test can be relied on; compared is the effect size at the spread that they hold.
+    """A judgement of the scores for a test; compared is the effect size at the spread that they hold.
 
     Args:
         answer: All tests.
@@ -122,7 +122,7 @@ def of_test(answer: WordsAnswer, result: TestResult) -> Reliability:
 
 
 def vectors_alike(associations: Iterable[float]) -> list[Finding]:
-    """Whether the vectors tell the target words apart at all: an effect size is a ratio, and rounding has one too.
+    """A finding if vectors do not tell the target words apart: an effect size is a ratio, and rounding has one too.
 
     Args:
         associations: Of each target word, in cosines.
@@ -160,7 +160,7 @@ def limits_of(result: TestResult) -> str:
 
 
 def of_word(answer: WordAnswer) -> Reliability:
-    """Whether the scores for the cluster of a word can be relied on.
+    """A judgement of the scores for the cluster of a word.
 
     Args:
         answer: With its check.
@@ -185,7 +185,7 @@ def _other_prior(prior: float) -> list[str]:
 
 
 def effect_of(result: TestResult) -> Literal["as asked", "opposite", "none"]:
-    """Whether a test found an effect, and in which direction; see `effect_in`."""
+    """A sentence about the effect that a test found, and its direction; see `effect_in`."""
     sets = result.test.sets
     partitions = math.comb(len(sets.X) + len(sets.Y), len(sets.X))
     return effect_in(result.p_value, partitions)
@@ -208,7 +208,7 @@ def chosen_of(result: TestResult) -> Removal:
 
 
 def smallest_that_suffices(result: TestResult) -> str:
-    """Which group, removed, leaves no effect.
+    """The smallest group that, removed, leaves no effect.
 
     Args:
         result: One test.
@@ -230,7 +230,7 @@ def smallest_that_suffices(result: TestResult) -> str:
 
 
 def first_sentence(answer: WordsAnswer, result: TestResult) -> str:
-    """What stands above everything else about one test: that there is no effect, or how far scores can be relied on.
+    """The first sentence about one test: there is no effect, or how far scores can be relied on.
 
     Args:
         answer: All tests.
@@ -257,5 +257,5 @@ def title_of(answer: WordsAnswer) -> str:
 
 
 def dependable(answer: WordsAnswer) -> bool:
-    """Whether the scores of all tests can be relied on at least in their order."""
+    """True if the scores of all tests can be relied on at least in their order."""
     return all(of_test(answer, result).dependable for result in answer.tests)

@@ -92,7 +92,7 @@ def _map(answer: WordAnswer, shown: list[tuple[str, ...]]) -> Picture:
 
 
 def _plane(answer: WordAnswer, words: list[str]) -> Tensor:
-    """Where t-SNE draws the words, by their vectors of length one: shape `(words, 2)`, the same every time."""
+    """Places of the words by t-SNE of their vectors of length one: shape `(words, 2)`, the same every time."""
     rows = [answer.model.index[word] for word in words]
     vectors = torch.nn.functional.normalize(answer.model.word_vectors.detach()[rows].double())
     perplexity = min(30.0, (len(words) - 1) / 3)

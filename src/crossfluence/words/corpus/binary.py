@@ -37,7 +37,7 @@ def binary_format(path: Path) -> str | None:
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file of a folder is part of its corpus: a known kind of table, or text by its first bytes.
+    """True if a file of a folder is part of its corpus: a known kind of table, or text by its first bytes.
 
     Args:
         path: The file.

@@ -244,7 +244,7 @@ def find_sentences(
 
 
 def place(file: str, line: int) -> str:
-    """What ids and documents call a record: its line, after the file's name if there are several."""
+    """The name of a record in ids and documents: its line, after the file's name if there are several."""
     return f"{file}:{line}" if file else str(line)
 
 
