@@ -147,7 +147,7 @@ def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
         (b"", [], "empty"),
         (b"\x00\x01\x02 he she" * 50, [], "text"),
         ("caf\u00e9 he she\n".encode("latin-1") * 30, ["--encoding", "utf-8"], "line 1"),
-        ("caf\u00e9 he she\n".encode("latin-1") * 30, [], "career-terms"),  # its encoding is told
+        ("caf\u00e9 he she\n".encode("latin-1") * 30, [], "Read corpus.txt as cp1252"),  # its encoding is told
         (b"one two three\n" * 300, [], "career-terms"),
         (None, ["--remove", "2000"], "at most half"),
         (None, ["--remove", "many"], "share such as 1%"),

@@ -103,9 +103,10 @@ class Picture:
         parts += [one for group in self._points for one in _group(group, across, up)]
         parts += self._drawn_bars(up)
         body = Markup("").join([*parts, legend])
-        return Markup('<svg class="main-svg plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        svg = Markup('<svg class="main-svg plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
             WIDTH, self.height, self.title, body
         )
+        return Markup('<div class="wide" tabindex="0" role="group" aria-label="Picture">{}</div>').format(svg)
 
     def _drawn_legend(self) -> tuple[Markup, int]:
         parts, x, row = list[Markup](), float(LEFT), 0

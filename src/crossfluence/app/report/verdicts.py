@@ -114,9 +114,9 @@ def of_test(answer: WordsAnswer, result: TestResult) -> Reliability:
     drift = report.drift[answer.scores.objectives.index(result.name)] if report else 0.0
     question = "the effect size, at the same spread,"
     said = [
-        *vectors_alike(result.associations.values()),
         *removed_together(groups, question, ""),
         *left_of_training(drift, groups, question, ""),
+        *vectors_alike(result.associations.values()),
     ]
     return judged(said, advice=_other_prior(answer.settings.prior))
 
