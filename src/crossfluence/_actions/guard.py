@@ -60,7 +60,7 @@ class Guard:
         return cls("the guard", lambda _: _one_number(guard, walking), _one_number(guard, risk.model), tolerance)
 
     def refusal(self, theta: Params) -> str:
-        """Why a walk must not go as far as these parameters; empty if it may."""
+        """The reason not to go as far as these parameters; empty if there is none."""
         if self.measure is None:
             return ""
         now, limit = self.measure(theta), self.before + self.tolerance * abs(self.before)

@@ -1,4 +1,4 @@
-"""Which samples to remove, relabel, duplicate or add so that a measure falls, and what that does."""
+"""A choice of samples to remove, relabel, duplicate or add so that a measure falls, and its effect."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ class Recommendation:
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """What each round of choosing did."""
+        """The effect of each round of choosing."""
         return self.choice.rounds
 
     @property
     def stopped(self) -> str:
-        """Why choosing ended, as a sentence."""
+        """The reason why choosing ended, as a sentence."""
         return self.choice.stopped
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether the table can be believed."""
+        """The verdict on the table."""
         return self.table.verdict
 
     def to_frame(self) -> Any:
@@ -138,7 +138,7 @@ def recommend(
     leave_alone: Iterable[Id] = (),
     solver: AbstractSolver = Auto(),
 ) -> Recommendation:
-    r"""Which samples to remove, relabel, duplicate or add so that a measure falls, within a budget.
+    r"""Chooses samples to remove, relabel, duplicate or add so that a measure falls, within a budget.
 
     Every action is a change of sample weights, and its first-order effect is exact: removing sample i changes the
     question by minus its score, duplicating by its score, adding a sample by the score of a candidate, and replacing

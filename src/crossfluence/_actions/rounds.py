@@ -164,7 +164,7 @@ class Chooser:
     def _refitted(
         self, risk: Risk, theta: Params, weights: Tensor, inverse: AbstractInverse
     ) -> tuple[Params, float, AbstractInverse]:
-        """Where training with other weights ends, the question there, and the inverse of the last Newton step.
+        """The end of training with other weights, the question there, and the inverse of the last Newton step.
 
         The first step takes the inverse from before the round, whose curvature differs by the round's few rows.
 

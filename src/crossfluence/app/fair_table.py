@@ -66,7 +66,7 @@ class Encoding:
 
     @classmethod
     def of(cls, people: People, rows: np.ndarray) -> Encoding:
-        """What the training rows say of their columns."""
+        """Statistics of the training rows' columns."""
         means, deviations, medians = dict[str, float](), dict[str, float](), dict[str, float]()
         gaps, levels = list[str](), dict[str, tuple[str, ...]]()
         for name in people.frame.columns:

@@ -1,4 +1,4 @@
-"""Why is this sample in its cluster? Train, ask, and check the answer by training again."""
+"""The samples behind a sample's cluster: training, influence, and a check by training again."""
 
 from __future__ import annotations
 

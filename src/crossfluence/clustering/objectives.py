@@ -1,4 +1,4 @@
-"""Why is this sample in that cluster? Questions to any model that gives soft assignments."""
+"""Questions about cluster memberships, to any model that gives soft assignments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each scikit-learn estimator minimised, and its parameters as a module."""
+"""The risk that each scikit-learn estimator minimised, and its parameters as a module."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ WHY = {
 
 
 def _family(last: Any) -> str:
-    """Why an estimator is not among the known ones."""
+    """The reason why an estimator is refused."""
     name, module = type(last).__name__, type(last).__module__
     if name.endswith("CV"):
         return "cv"

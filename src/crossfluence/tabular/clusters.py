@@ -137,7 +137,7 @@ def centre(cluster: int, column: int) -> Callable[[nn.Module], Tensor]:
 
 
 def margin(x: Tensor, first: int, second: int) -> Callable[[nn.Module], Tensor]:
-    """How much more a sample belongs to one cluster than to another.
+    """Margin of a sample between two clusters.
 
     Args:
         x: One sample `(f,)`, as the clustering got it; see `inputs_of`.

@@ -112,12 +112,12 @@ class FairAnswer:
 
     @property
     def halved(self) -> bool:
-        """Whether a paired interval on test rows supports that the gap is at most half of what it was."""
+        """True if a paired interval on test rows supports that the gap is at most half of what it was."""
         return self.halving.high < 0
 
     @property
     def reduced(self) -> bool:
-        """Whether a paired interval on test rows supports that the gap is smaller."""
+        """True if a paired interval on test rows supports that the gap is smaller."""
         return self.change.high < 0
 
 

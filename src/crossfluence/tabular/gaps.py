@@ -1,4 +1,4 @@
-"""How differently a classifier treats groups, as objectives: soft for gradients, hard as reported."""
+"""Gaps between groups as objectives: soft for gradients, hard as reported."""
 
 from __future__ import annotations
 

@@ -122,5 +122,5 @@ class Balanced:
 
 
 def outputs(model: nn.Module, batch: Rows) -> Tensor:
-    """What the model says of a batch, shape `(b, k)`."""
+    """Outputs of the model on a batch, shape `(b, k)`."""
     return model(batch[0])

@@ -115,7 +115,7 @@ def _chosen(gap: GroupGap, model: nn.Module) -> Tensor:
 
 
 def _cells(gap: GroupGap, chosen: list[Tensor]) -> np.ndarray:
-    """How many rows each group, label and predictions have."""
+    """Number of rows of each group, label and prediction."""
     shape = (len(gap.names), 2, *[2] * len(chosen))
     place = np.ravel_multi_index([part.long().numpy() for part in (gap.groups, gap.y, *chosen)], shape)
     return np.bincount(place, minlength=int(np.prod(shape))).reshape(shape)

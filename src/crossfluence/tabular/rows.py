@@ -54,7 +54,7 @@ def taken_apart(estimator: Any, *, warn: bool = True) -> tuple[list[Any], Any]:
 
 
 def _learns(step: Any) -> bool:
-    """Whether a transformer has learnt something from the rows."""
+    """True if a transformer has learnt something from the rows."""
     from sklearn.utils import get_tags
 
     return bool(get_tags(step).requires_fit)

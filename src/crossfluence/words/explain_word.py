@@ -1,4 +1,4 @@
-"""Why is this word in that cluster, and what would move it? Train, cluster, ask, remove and train again."""
+"""The sentences behind a word's cluster: training, clustering, influence, removal, and training again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class WordAnswer:
-    """Why a word is in its cluster.
+    """The sentences behind a word's cluster, and the effect of removing them.
 
     Attributes:
         word: As the corpus has it.

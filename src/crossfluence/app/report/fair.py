@@ -22,7 +22,7 @@ DONE = {"remove": "removed", "relabel": "relabelled", "add": "added"}
 
 
 def verdict_of(answer: FairAnswer) -> Reliability:
-    """Whether the predicted effects of rows can be relied on: by training again, beside random rows.
+    """A judgement of the predicted effects of rows: by training again, beside random rows.
 
     Args:
         answer: With its check.
@@ -53,7 +53,7 @@ def _ratio(achieved: float, predicted: float) -> float:
 
 
 def result_of(answer: FairAnswer) -> str:
-    """What happened to the gap on test rows; it is called halved only where a paired interval supports that."""
+    """A sentence about the gap on test rows; it is called halved only where a paired interval supports that."""
     before, after = answer.before.gap.value, answer.after.gap.value
     change = f"{_plain(answer.change)} (95 % interval, paired)"
     share = f"from {before:.3f} to {after:.3f}, {after / before:.2f} of it" if before else f"from 0 to {after:.3f}"
@@ -91,7 +91,7 @@ def lines_of(answer: FairAnswer) -> list[dict[str, str]]:
 
 
 def comparison_of(answer: FairAnswer) -> str:
-    """Where reweighing does better, said as plainly as where it does not."""
+    """A sentence about reweighing: where it does better, and where it does not."""
     ours, theirs = answer.after, answer.reweighed
     gap = "a smaller gap" if theirs.gap.value < ours.gap.value else "a larger gap"
     points = 100 * (theirs.accuracy - ours.accuracy)

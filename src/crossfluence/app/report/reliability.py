@@ -59,7 +59,7 @@ class HasVerdict(Protocol):
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why, in words."""
+        """The reasons, in words."""
         ...
 
     @property
