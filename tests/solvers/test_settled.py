@@ -66,7 +66,7 @@ def test_sums_of_gradients_have_the_size_of_the_scores_and_do_not_depend_on_batc
     model = seeded(nn.Linear(6, 2))
     whole, parts = (score_sums(cf.Risk(model, losses, cf.batches(x, y, size=size))) for size in (200, 7))
     assert torch.allclose(whole, parts)
-    rows = torch.cat(list(cf.Risk(model, losses, cf.batches(x, y)).influences())) * 200
+    rows = torch.cat(list(cf.Risk(model, losses, cf.batches(x, y)).sample_gradients())) * 200
     u = normal(50, rows.shape[1], seed=2)
     sizes = (u @ whole.T).square().sum(1) / SUMS / (u @ rows.T).square().sum(1)
     assert 0.3 < float(sizes.mean()) < 3
@@ -75,7 +75,7 @@ def test_sums_of_gradients_have_the_size_of_the_scores_and_do_not_depend_on_batc
 def test_few_samples_are_summed_by_themselves():
     x, y = normal(3, 4, seed=0), normal(3, 2, seed=1)
     risk = cf.Risk(seeded(nn.Linear(4, 2)), losses, cf.batches(x, y))
-    assert torch.allclose(score_sums(risk), torch.cat(list(risk.influences())) * 3)
+    assert torch.allclose(score_sums(risk), torch.cat(list(risk.sample_gradients())) * 3)
 
 
 def test_ordinary_questions_take_no_step_more():
