@@ -1,0 +1,125 @@
+"""Every trained parameter in a block of the module that owns it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from .._types import Params
+from .gradients import ParameterBlock
+from .layer_calls import AbstractKind, LayerBlock
+from .layer_types import LAYERS, ByType, parts_of, rows_of
+from .recognised import Alone, Products, Registered, Table, products_in
+
+EXACT_NUMBERS = 1_024  # in a parameter that no layer explains, up to which its block is exact
+
+
+def layer_blocks_of(
+    model: nn.Module, theta: Params, decay: Mapping[str, float], run: Callable[[], Any]
+) -> list[LayerBlock]:
+    """Every trained parameter of every module; a bias stands beside its weight unless one of them is shared.
+
+    Args:
+        model: The trained module.
+        theta: Its trained parameters.
+        decay: The l2 term's coefficient by parameter: a bias with another one than its weight stands alone.
+        run: Runs the model on a batch: modules are recognised by what they do there.
+
+    Returns:
+        Blocks, and the modules that use them. Parameters of the outermost module have none if it is no layer.
+    """
+    names = {id(tensor): name for name, tensor in model.named_parameters() if name in theta}
+    owned = {module: own for module in model.modules() if (own := _owned(module, names))}
+    matrices = [module for module in owned if not _known(module) and _is_matrix(module)]
+    kinds: dict[nn.Module, AbstractKind[Any]] = dict(products_in(model, matrices, run)) if matrices else {}
+    uses = Counter(name for own in owned.values() for name in own.values())
+    found: list[LayerBlock] = []
+    for module, own in owned.items():
+        kind = kinds.get(module) or _kind(module)
+        if isinstance(kind, Alone) and module is model:
+            continue  # differentiating it alone is differentiating the whole
+        pairs = _pair(module, kind)
+        weight, bias = own.get(pairs[0]), own.get(pairs[1])
+        alike = weight and bias and uses[weight] == uses[bias] == 1 and decay.get(weight) == decay.get(bias)
+        together = pairs if alike and not isinstance(kind, Registered) else ()
+        if together:
+            slot = ParameterBlock.of(theta, (own[pairs[0]], own[pairs[1]]), *_form(module, kind, theta, own, pairs[0]),
+                                     transposed=_transposed(kind))  # fmt: skip
+            found.append(LayerBlock(module, slot, kind, pairs))
+        for name in own:
+            if name not in together:
+                found.append(_single(module, kind, theta, own, name))
+    return found
+
+
+def _single(
+    module: nn.Module, kind: AbstractKind[Any], theta: Params, own: Mapping[str, str], name: str
+) -> LayerBlock:
+    """A block of one parameter."""
+    weight, bias = _pair(module, kind)
+    kind = kind if name in (weight, bias) or isinstance(kind, Registered) else Alone()
+    shift = name == bias and isinstance(kind, (ByType, Products))
+    form = (1, 1) if shift else _form(module, kind, theta, own, name)
+    slot = ParameterBlock.of(theta, (own[name],), *form, transposed=_transposed(kind) and not shift)
+    return LayerBlock(module, slot, kind, (name,), bias_alone=shift)
+
+
+def _owned(module: nn.Module, names: Mapping[int, str]) -> dict[str, str]:
+    """Names within a module, to names in the model, of its trained parameters; none for what belongs to another."""
+    if isinstance(module, ParametrizationList):
+        return {}
+    prefix = "parametrizations."
+    return {
+        own: names[id(part)]
+        for own, part in module.named_parameters(remove_duplicate=False)
+        if id(part) in names and ("." not in own or own.startswith(prefix) and own.count(".") == 2)
+    }
+
+
+def _known(module: nn.Module) -> bool:
+    return Registered.has(module) or isinstance(module, LAYERS)
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    fitting = isinstance(weight, Tensor) and weight.ndim == 2
+    return fitting and (bias is None or isinstance(bias, Tensor) and bias.ndim == 1)
+
+
+def _kind(module: nn.Module) -> AbstractKind[Any]:
+    if Registered.has(module):
+        return Registered()
+    if isinstance(module, nn.Embedding) and type(module) is not nn.Embedding:
+        return Table()
+    return ByType() if isinstance(module, LAYERS) else Alone()
+
+
+def _pair(module: nn.Module, kind: AbstractKind[Any]) -> tuple[str, str]:
+    """Names of what may stand together: a weight and its bias."""
+    return parts_of(module) if isinstance(kind, ByType) else ("weight", "bias")
+
+
+def _transposed(kind: AbstractKind[Any]) -> bool:
+    return isinstance(kind, Products) and kind.transposed
+
+
+def _form(
+    module: nn.Module, kind: AbstractKind[Any], theta: Params, own: Mapping[str, str], name: str
+) -> tuple[int, int]:
+    """Groups, and rows in each."""
+    if isinstance(kind, (ByType, Table)):
+        return rows_of(module)
+    if isinstance(kind, Products):
+        return 1, theta[own[name]].shape[1 if kind.transposed else 0]
+    return form_of(theta[own[name]])
+
+
+def form_of(parameter: Tensor) -> tuple[int, int]:
+    """Groups and rows of a parameter that no layer explains: a stack of matrices is taken apart, a small one a row."""
+    if parameter.numel() <= EXACT_NUMBERS or parameter.ndim < 2:
+        return 1, 1
+    return (parameter.shape[0], parameter.shape[1]) if parameter.ndim == 3 else (1, parameter.shape[0])
