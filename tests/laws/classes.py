@@ -118,7 +118,6 @@ def experts(m, x):
     return (x + m["e"](flat, (flat[:, 0] > 0).long() + (flat[:, 1] > 0)).view_as(x)).tanh().sum(1)
 
 
-
 INSIDE = {
     "matrix with inputs in rows": (nn.Sequential(Conv1D(4, 4), nn.Tanh(), Conv1D(3, 4, bias=False)), SEQUENCES[:, 0]),
     "matrices of positions": (Calls(lambda m, x: m["b"](m["a"](x).tanh()).sum(1), a=Conv1D(6, 4), b=Rows(3, 6)), SEQUENCES),

@@ -274,7 +274,18 @@ def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
         sizes[kind] += block.slot.size
         names.setdefault(kind, []).extend(block.slot.names)
     parts = [f"{size / risk.p:.2%} {kind} ({_some(names[kind], kind)})" for kind, size in sizes.most_common()]
-    return f"Parameters by kind of block: {'; '.join(parts)}."
+    return f"Parameters by kind of block: {'; '.join(parts)}.{_outside(risk, layers)}"
+
+
+def _outside(risk: Risk, layers: Layers) -> str:
+    """A sentence about parameters that no layer explains, and what they cost."""
+    if not layers.outside:
+        return ""
+    share = sum(part.numel() for part in layers.outside.values()) / risk.p
+    return (
+        f" {share:.2%} of the parameters lie outside of layers ({', '.join(list(layers.outside)[:NAMED])}): they take "
+        f"{layers.separately.cost}. crossfluence.extend.layer_gradients registers a layer of one's own."
+    )
 
 
 def _some(names: list[str], kind: str) -> str:

@@ -13,7 +13,7 @@ from .._types import Params
 from .gradients import ParameterBlock
 from .layer_calls import AbstractKind, LayerBlock
 from .layer_types import LAYERS, ByType, parts_of, rows_of
-from .recognised import Alone, Products, Registered, Table, products_in
+from .recognised import Alone, Products, Registered, Scales, Table, recognised_in
 
 EXACT_NUMBERS = 1_024  # in a parameter that no layer explains, up to which its block is exact
 
@@ -34,12 +34,11 @@ def layer_blocks_of(
     """
     names = {id(tensor): name for name, tensor in model.named_parameters() if name in theta}
     owned = {module: own for module in model.modules() if (own := _owned(module, names))}
-    matrices = [module for module in owned if not _known(module) and _is_matrix(module)]
-    kinds: dict[nn.Module, AbstractKind[Any]] = dict(products_in(model, matrices, run)) if matrices else {}
+    kinds = recognised_in(model, [module for module in owned if isinstance(_kind(module), Alone)], run)
     uses = Counter(name for own in owned.values() for name in own.values())
     found: list[LayerBlock] = []
     for module, own in owned.items():
-        kind = kinds.get(module) or _kind(module)
+        kind: AbstractKind[Any] = kinds.get(module) or _kind(module)
         if isinstance(kind, Alone) and module is model:
             continue  # differentiating it alone is differentiating the whole
         pairs = _pair(module, kind)
@@ -50,18 +49,14 @@ def layer_blocks_of(
             slot = ParameterBlock.of(theta, (own[pairs[0]], own[pairs[1]]), *_form(module, kind, theta, own, pairs[0]),
                                      transposed=_transposed(kind))  # fmt: skip
             found.append(LayerBlock(module, slot, kind, pairs))
-        for name in own:
-            if name not in together:
-                found.append(_single(module, kind, theta, own, name))
+        found.extend(_single(module, kind, theta, own, name) for name in own if name not in together)
     return found
 
 
-def _single(
-    module: nn.Module, kind: AbstractKind[Any], theta: Params, own: Mapping[str, str], name: str
-) -> LayerBlock:
+def _single(module: nn.Module, kind: AbstractKind[Any], theta: Params, own: Mapping[str, str], name: str) -> LayerBlock:
     """A block of one parameter."""
     weight, bias = _pair(module, kind)
-    kind = kind if name in (weight, bias) or isinstance(kind, Registered) else Alone()
+    kind = kind if name in (weight, bias) or isinstance(kind, (Registered, Scales)) else Alone()
     shift = name == bias and isinstance(kind, (ByType, Products))
     form = (1, 1) if shift else _form(module, kind, theta, own, name)
     slot = ParameterBlock.of(theta, (own[name],), *form, transposed=_transposed(kind) and not shift)
@@ -76,18 +71,8 @@ def _owned(module: nn.Module, names: Mapping[int, str]) -> dict[str, str]:
     return {
         own: names[id(part)]
         for own, part in module.named_parameters(remove_duplicate=False)
-        if id(part) in names and ("." not in own or own.startswith(prefix) and own.count(".") == 2)
+        if id(part) in names and ("." not in own or (own.startswith(prefix) and own.count(".") == 2))
     }
-
-
-def _known(module: nn.Module) -> bool:
-    return Registered.has(module) or isinstance(module, LAYERS)
-
-
-def _is_matrix(module: nn.Module) -> bool:
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    fitting = isinstance(weight, Tensor) and weight.ndim == 2
-    return fitting and (bias is None or isinstance(bias, Tensor) and bias.ndim == 1)
 
 
 def _kind(module: nn.Module) -> AbstractKind[Any]:
@@ -115,7 +100,10 @@ def _form(
         return rows_of(module)
     if isinstance(kind, Products):
         return 1, theta[own[name]].shape[1 if kind.transposed else 0]
-    return form_of(theta[own[name]])
+    part = theta[own[name]]
+    if isinstance(kind, Registered) and part.ndim > 1:
+        return (part.shape[0], part.shape[1]) if part.ndim == 3 else (1, part.shape[0])
+    return form_of(part)
 
 
 def form_of(parameter: Tensor) -> tuple[int, int]:

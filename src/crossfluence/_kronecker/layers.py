@@ -22,7 +22,7 @@ from .gradients import AbstractGradients, ByBlock, DenseGradients, ParameterBloc
 from .layer_blocks import form_of, layer_blocks_of
 from .layer_calls import AbstractKind, LayerBlock, ModuleCall, SeenCall, repeated
 from .recognised import Alone
-from .reverse import weighted_gradient
+from .reverse import tracked, weighted_gradient
 from .separately import Separately
 
 
@@ -84,10 +84,12 @@ class Layers:
             Gradients by block.
         """
         written, outputs = self._written, output_gradients.outputs
-        seen = ForwardPass.of(self.model, self.layer_blocks, outputs, batch)
+        idle = {name: tensor for part in self.idle.values() for name, tensor in part.items()}
+        seen = ForwardPass.of(self.model, self.layer_blocks, outputs, batch, idle)
         for direction, last in _marked(output_gradients.directions(seen.z.detach())):
-            found = gradients_of(seen.calls(direction, last), self.layer_blocks, len(direction))
-            if written:
+            calls, reached = seen.calls(direction, last)
+            found = gradients_of(calls, self.layer_blocks, len(direction))
+            if self.outside or reached:
                 rows = self.separately.rows(outputs, batch, seen.z.detach(), direction, hooked=seen.hooked)
                 found |= {
                     slot: DenseGradients(_gathered(slot, part, rows))
@@ -105,17 +107,19 @@ class ForwardPass:
         z: The outputs, with a graph.
         noted: Calls of layers.
         kinds: Ways from a layer's calls to its gradients.
+        idle: Parameters that the outputs may depend on.
         hooked: Whether the user's own hooks run in backward passes: they are to get plain tensors.
     """
 
     z: Tensor
     noted: list[ModuleCall]
     kinds: Mapping[nn.Module, set[AbstractKind[Any]]]
+    idle: Params
     hooked: bool = False
 
     @classmethod
     def of(
-        cls, model: nn.Module, layer_blocks: Iterable[LayerBlock], outputs: SampleLoss, batch: Batch
+        cls, model: nn.Module, layer_blocks: Iterable[LayerBlock], outputs: SampleLoss, batch: Batch, idle: Params
     ) -> ForwardPass:
         """Runs a model, with hooks on its layers that are taken off again."""
         noted: list[ModuleCall] = []
@@ -141,26 +145,33 @@ class ForwardPass:
         hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in kinds]
         try:
             with recorded():
-                z = outputs(model, batch)
+                z, copies = tracked(outputs, model, idle, batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        return cls(z, noted, kinds, any(module._backward_hooks for module in model.modules()))
+        return cls(z, noted, kinds, copies, any(module._backward_hooks for module in model.modules()))
 
-    def calls(self, direction: Tensor, last: bool = True) -> list[SeenCall]:
-        """A backward pass along a direction of the outputs, which frees what it has read if it is the last."""
-        if not self.noted or not self.z.requires_grad:
-            return []
-        outputs = [output for call in self.noted for output in call.outputs]
+    def calls(self, direction: Tensor, last: bool = True) -> tuple[list[SeenCall], bool]:
+        """A backward pass along a direction of the outputs, which frees what it has read if it is the last.
+
+        Args:
+            direction: Of the outputs' shape.
+            last: Whether no other follows.
+
+        Returns:
+            Calls of layers, and whether parameters that seemed idle were reached.
+        """
+        wanted = [*(output for call in self.noted for output in call.outputs), *self.idle.values()]
+        if not wanted or not self.z.requires_grad:
+            return [], False
         with recorded():
-            found = torch.autograd.grad(self.z, outputs, direction.to(self.z), allow_unused=True, retain_graph=not last)
-        back = iter(found)
-        seen = []
+            found = torch.autograd.grad(self.z, wanted, direction.to(self.z), allow_unused=True, retain_graph=not last)
+        back, seen = iter(found), []
         for call in self.noted:
             gradients = tuple(next(back) for _ in call.outputs)
             if any(part is not None for part in gradients):
                 seen += recorded_calls(replace(call, gradients=gradients), self.kinds[call.module])
-        return seen
+        return seen, any(part is not None and bool(part.any()) for part in back)
 
 
 def recorded_calls(call: ModuleCall, kinds: Iterable[AbstractKind[Any]]) -> Iterator[SeenCall]:
@@ -228,7 +239,10 @@ def layers_of(
         Layers, and the parameters outside of them.
     """
     precision = coarseness(theta) if precision is None else precision
-    layer_blocks, kept = layer_blocks_of(model, theta, decay or {}, lambda: evaluated(lambda: scalars(model, batch))), []
+    layer_blocks, kept = (
+        layer_blocks_of(model, theta, decay or {}, lambda: evaluated(lambda: scalars(model, batch))),
+        [],
+    )
     count = len(evaluated(lambda: scalars(model, batch))) if layer_blocks else 0
     weights = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
     whole = weighted_gradient(scalars, model, theta, batch, weights) if layer_blocks else {}
@@ -300,8 +314,8 @@ def _by_hooks(model: nn.Module, layer_blocks: Sequence[LayerBlock], scalars: Sam
     """Gradients by block, without blocks that do not divide into samples."""
     if not layer_blocks:
         return {}
-    seen = ForwardPass.of(model, layer_blocks, scalars, batch)
-    calls, found = seen.calls(torch.ones_like(seen.z)), {}
+    seen, found = ForwardPass.of(model, layer_blocks, scalars, batch, {}), {}
+    calls, _ = seen.calls(torch.ones_like(seen.z))
     for slot in dict.fromkeys(layer_block.slot for layer_block in layer_blocks):
         with contextlib.suppress(UnsupportedError):
             found |= _terms_of(calls, [each for each in layer_blocks if each.slot == slot], len(seen.z))
@@ -321,7 +335,10 @@ def _explained(found: AbstractGradients, wanted: Tensor, weights: Tensor, precis
     """Whether gradients, added up with random weights for the samples, are those of a backward pass."""
     # rounding is judged by the terms that are added up, for their sum may be zero; zeros explain nothing
     terms = found.squared().weighted(weights.square()).sum().sqrt()
-    gap = (found.weighted(weights) - wanted).norm()
+    summed = found.weighted(weights)
+    if summed.shape != wanted.shape:
+        return False
+    gap = (summed - wanted).norm()
     tolerance = min(10 * precision**0.5, 0.1) * wanted.norm() + min(10 * precision, 0.1) * terms
     return bool(terms > 0) and bool(gap <= tolerance)
 

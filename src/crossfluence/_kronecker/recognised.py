@@ -87,7 +87,9 @@ class Table(AbstractKind[Rows]):
     def gradients(self, layer_block: LayerBlock, seen: Rows, b: int) -> AbstractGradients:
         """Rows of a table."""
         read = by_sample(seen.read[..., None, None], layer_block, b)[0, :, :, 0]
-        return EmbeddingGradients(read, by_sample(seen.gradient.unsqueeze(-2), layer_block, b), layer_block.slot.form[1])
+        return EmbeddingGradients(
+            read, by_sample(seen.gradient.unsqueeze(-2), layer_block, b), layer_block.slot.form[1]
+        )
 
 
 @singledispatch
@@ -213,7 +215,9 @@ def _differentiated(call: ModuleCall, own: Params, b: int) -> Params:
     for places in _hypotheses(leaves, lengths):
         parts = [leaves[place].unflatten(0, (b, -1)) for place in places]
         with contextlib.suppress(Exception), recorded_twice():  # whatever the module says to other arguments
-            found, values = _each(lambda *one, at=places: of_sample(at, one[: len(at)], one[len(at) :]), parts, cotangents)
+            found, values = _each(
+                lambda *one, at=places: of_sample(at, one[: len(at)], one[len(at) :]), parts, cotangents
+            )
             if all(_alike(value, want) for value, want in zip(values, wanted, strict=True)):
                 return {name: part.detach() for name, part in found.items()}
     raise UnsupportedError(f"A {type(call.module).__name__} does not give the same, called with one sample at a time.")
@@ -232,7 +236,9 @@ def _each(function: Callable[..., Any], *parts: Sequence[Tensor]) -> tuple[Param
 
 def _hypotheses(leaves: Sequence[Any], lengths: set[int]) -> list[list[int]]:
     """Places of arguments that may hold samples."""
-    held = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) in lengths]
+    held = [
+        place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) in lengths
+    ]
     tables = [place for place in held if leaves[place].ndim > 1]
     real = [place for place in tables if leaves[place].is_floating_point()]
     return [list(found) for found in dict.fromkeys(map(tuple, (held, tables, real))) if found]
@@ -243,37 +249,91 @@ def _alike(found: Tensor, wanted: Tensor) -> bool:
     return found.shape == wanted.shape and bool((found - wanted).norm() <= share * wanted.norm() + 1e-30)
 
 
-def products_in(model: nn.Module, modules: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.Module, Products]:
-    """Modules that multiply by a matrix of theirs, as one run of the model shows.
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """By name of a parameter, what it is multiplied with at each position, times the gradient there."""
+
+    products: Params
+
+
+@dataclass(frozen=True)
+class Scales(AbstractKind[Factors]):
+    """A module whose own parameters multiply, or shift, the features of its output: any normalisation, a layer scale.
+
+    It is called with ones for each parameter in turn and zeros for the others; the difference to all zeros is what the
+    parameter is multiplied with.
+    """
+
+    def record(self, call: ModuleCall) -> list[Factors]:
+        """Factors times output gradients."""
+        gradient = wide(call.gradient)
+        factors = _factors(call.module, call.args, call.kwargs)[1]
+        return [Factors({name: wide(part) * gradient for name, part in factors.items()})]
+
+    def gradients(self, layer_block: LayerBlock, seen: Factors, b: int) -> AbstractGradients:
+        """Their sums over positions."""
+        parts = torch.cat([seen.products[name] for name in layer_block.own], dim=-1)
+        return summed(by_sample(parts.unsqueeze(-2), layer_block, b))
+
+
+def _factors(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Params]:
+    """What comes out if all own parameters are zero, and what each of them is multiplied with."""
+    own = _own_parameters(module)
+    zeros = {name: torch.zeros_like(part) for name, part in own.items()}
+    with torch.no_grad():
+        still = _first_output(functional_call(module, zeros, args, kwargs))
+        found = {name: _first_output(functional_call(module, zeros | {name: torch.ones_like(part)}, args, kwargs)) - still
+                 for name, part in own.items()}  # fmt: skip
+    return still, found
+
+
+def recognised_in(model: nn.Module, modules: Sequence[nn.Module], run: Callable[[], Any]) -> dict[nn.Module, Any]:
+    """Kinds of modules of classes of their own, as one run of the model shows.
 
     Args:
         model: Whose modules.
-        modules: Those that are looked at: with a matrix `weight` and perhaps a `bias`.
+        modules: Those that are looked at.
         run: Runs the model.
 
     Returns:
-        By module, which side of the matrix counts the inputs.
+        By module: `Products` or `Scales`; nothing of others.
     """
-    found: dict[nn.Module, Products] = {}
+    found: dict[nn.Module, Any] = {}
+    if not modules:
+        return found
 
-    def look(module: nn.Module, args: tuple[Any, ...], returned: Any) -> None:
-        weight, bias = module.weight, getattr(module, "bias", None)
-        given = args[0] if len(args) == 1 and isinstance(args[0], Tensor) and isinstance(returned, Tensor) else None
-        if given is None or module in found:
-            return
-        for transposed in (False, True):
-            matrix = weight.mT if transposed else weight
-            if given.is_floating_point() and given.shape[-1:] == matrix.shape[1:]:
-                if _alike(functional.linear(given, matrix, bias), returned.detach()):
-                    found[module] = Products(transposed)
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> None:
+        with contextlib.suppress(Exception):  # whatever a module says to other parameters
+            if module not in found and (kind := _recognised(module, args, kwargs, _first_output(returned))) is not None:
+                found[module] = kind
 
-    hooks = [module.register_forward_hook(look) for module in modules]
+    hooks = [module.register_forward_hook(look, with_kwargs=True) for module in modules]
     try:
         run()
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def _recognised(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> AbstractKind | None:
+    own = _own_parameters(module)
+    if set(own) <= {"weight", "bias"} and "weight" in own and own["weight"].ndim == 2 and len(args) == 1:
+        return _product(own["weight"], own.get("bias"), args[0], returned)
+    if any(part.ndim != 1 or part.shape != returned.shape[-1:] for part in own.values()):
+        return None
+    still, factors = _factors(module, args, kwargs)
+    whole = still + sum(factors[name] * part for name, part in own.items())
+    return Scales() if _alike(whole, returned.detach()) else None
+
+
+def _product(weight: Tensor, bias: Tensor | None, given: Tensor, returned: Tensor) -> Products | None:
+    for transposed in (False, True):
+        matrix = weight.mT if transposed else weight
+        fitting = given.is_floating_point() and given.shape[-1:] == matrix.shape[1:]
+        if fitting and _alike(functional.linear(given, matrix, bias), returned.detach()):
+            return Products(transposed)
+    return None
 
 
 def _first_output(returned: Any) -> Tensor:
