@@ -29,9 +29,9 @@ def curve(model, x):
         ("matrix with inputs in rows", [Products(True), Products(True)]),
         ("matrices of positions", [Products(True), Products(False)]),
         ("any norm", [Scales(), Scales()]),
-        ("gate by name", [Alone(), Alone()]),
+        ("gate by name", [Alone(("scale", "shift"))] * 2),
         ("scaled table", [Table()]),
-        ("experts", [Alone(), Alone()]),
+        ("experts", [Alone(("up", "down"))] * 2),
     ],
 )
 def test_layers_of_other_classes_are_recognised(name, kinds):
@@ -95,9 +95,7 @@ def test_gradients_of_a_layer_can_be_registered_in_a_few_lines():
     for block in inverse.blocks:
         rows = block.along(block.slot.gather(risk.layout.split(each)))
         torch.testing.assert_close(block.values, rows.square().mean(0))
-    torch.testing.assert_close(
-        scores.values, cf.influence(risk, lambda m: curve(m, X[:5]), inverse).values
-    )
+    torch.testing.assert_close(scores.values, cf.influence(risk, lambda m: curve(m, X[:5]), inverse).values)
     assert {block.slot.names for block in alone.blocks} == {block.slot.names for block in inverse.blocks}
 
 
@@ -113,7 +111,7 @@ def test_registered_gradients_that_are_wrong_are_not_used():
     with undisturbed():
         layers = layers_of(model, trained_parameters(model), curve, X)
     kinds = {each.slot.names: each.kind for each in layers.layer_blocks}
-    assert kinds["1.weight",] == Alone()
+    assert kinds["1.weight",] == Alone(("weight",))
 
 
 class Own(nn.Module):

@@ -112,12 +112,11 @@ INSIDE = {
                            SEQUENCES),
     "batch norm": (Calls(lambda m, x: m["g"](m["b"](m["c"](x))).tanh().flatten(1), c=nn.Conv2d(4, 6, 2),
                          b=nn.BatchNorm2d(6), g=nn.GroupNorm(3, 6)), IMAGES),
+    "attention across": (Calls(lambda m, x: m["a"](x, x[:, :3], x[:, :3])[0].mean(1),
+                               a=nn.MultiheadAttention(4, 2, batch_first=True)), SEQUENCES),
     "recurrent": (Calls(lambda m, x: m["r"](x)[0][:, -1], r=nn.GRU(4, 3, batch_first=True)), SEQUENCES),
 } | classes.INSIDE  # fmt: skip
 OUTSIDE = {
-    "attention across": (Calls(lambda m, x: m["a"](x, x[:, :3], x[:, :3])[0].mean(1),
-                               a=nn.MultiheadAttention(4, 2, batch_first=True)), SEQUENCES,
-                         ["parts.a.out_proj.weight", "parts.a.out_proj.bias"]),
     "tied in a function": (Calls(tied, hidden=nn.Linear(3, 3), words=nn.Embedding(7, 3)), TEXT, ["parts.words.weight"]),
     "own parameters": (Own(), SEQUENCES[:, 0], ["scale", "second", "large"]),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from .._types import Params
 from .gradients import ParameterBlock
 from .layer_calls import AbstractKind, LayerBlock
-from .layer_types import LAYERS, ByType, parts_of, rows_of
+from .layer_types import LAYERS, NORMALISATIONS, ByType, parts_of, rows_of
 from .recognised import Alone, Products, Registered, Scales, Table, recognised_in
 
 EXACT_NUMBERS = 1_024  # in a parameter that no layer explains, up to which its block is exact
@@ -33,8 +33,8 @@ def layer_blocks_of(
         Blocks, and the modules that use them. Parameters of the outermost module have none if it is no layer.
     """
     names = {id(tensor): name for name, tensor in model.named_parameters() if name in theta}
-    owned = {module: own for module in model.modules() if (own := _owned(module, names))}
-    kinds = recognised_in(model, [module for module in owned if isinstance(_kind(module), Alone)], run)
+    owned = _owners(model, names)
+    kinds = recognised_in(model, [module for module in owned if _is_own(module)], run)
     uses = Counter(name for own in owned.values() for name in own.values())
     found: list[LayerBlock] = []
     for module, own in owned.items():
@@ -61,6 +61,30 @@ def _single(module: nn.Module, kind: AbstractKind[Any], theta: Params, own: Mapp
     form = (1, 1) if shift else _form(module, kind, theta, own, name)
     slot = ParameterBlock.of(theta, (own[name],), *form, transposed=_transposed(kind) and not shift)
     return LayerBlock(module, slot, kind, (name,), bias_alone=shift)
+
+
+def _owners(model: nn.Module, names: Mapping[int, str]) -> dict[nn.Module, dict[str, str]]:
+    """Own parameters of each module; of a module and a part of it that both hold a parameter, the part owns it."""
+    owned = {path: (module, own) for path, module in model.named_modules() if (own := _owned(module, names))}
+    inside: dict[str, set[str]] = {}
+    for path, (_, own) in owned.items():
+        above = path
+        while above:
+            above = above.rpartition(".")[0]
+            inside.setdefault(above, set()).update(own.values())
+    left = {
+        module: {own: name for own, name in held.items() if name not in inside.get(path, ())}
+        for path, (module, held) in owned.items()
+    }
+    return {module: held for module, held in left.items() if held}
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Whether a module is of a class of its own, or has a forward of its own."""
+    if isinstance(_kind(module), Alone):
+        return True
+    plain = next((kind for kind in NORMALISATIONS if isinstance(module, kind)), None)
+    return plain is not None and not Registered.has(module) and type(module).forward is not plain.forward
 
 
 def _owned(module: nn.Module, names: Mapping[int, str]) -> dict[str, str]:

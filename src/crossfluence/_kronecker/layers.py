@@ -249,7 +249,7 @@ def layers_of(
     idle = {slot for slot in {layer_block.slot for layer_block in layer_blocks} if not slot.gather(whole).any()}
     for way in _ways(model):
         known = {layer_block.slot for layer_block in kept}
-        left = [found for each in layer_blocks if each.slot not in known and (found := way(each)) is not None]
+        left = way([layer_block for layer_block in layer_blocks if layer_block.slot not in known])
         shared = any(layer_block.samples is None for layer_block in left)
         found = (_shared if shared else _by_hooks)(model, left, scalars, batch)
         explained = {slot for slot in found if _explained(found[slot], slot.gather(whole), weights, precision)}
@@ -262,19 +262,37 @@ def layers_of(
     return Layers(model, tuple(kept), outside, unreached)
 
 
-def _ways(model: nn.Module) -> list[Callable[[LayerBlock], LayerBlock | None]]:
-    """Ways to explain a block, in the order in which they are tried: fast ones first."""
+def _ways(model: nn.Module) -> list[Callable[[Sequence[LayerBlock]], list[LayerBlock]]]:
+    """Ways to explain blocks, in the order in which they are tried: fast ones first."""
+    above = {part: (module, name) for module in model.modules() for name, part in module.named_children()}
 
-    def along(samples: int) -> Callable[[LayerBlock], LayerBlock | None]:
-        return lambda each: None if isinstance(each.kind, Alone) else replace(each, samples=samples)
+    def along(samples: int) -> Callable[[Sequence[LayerBlock]], list[LayerBlock]]:
+        return lambda left: [replace(each, samples=samples) for each in left if not isinstance(each.kind, Alone)]
 
-    def shared(each: LayerBlock) -> LayerBlock | None:
-        return replace(each, samples=None) if isinstance(each.layer, nn.Embedding) else None
+    def shared(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+        return [replace(each, samples=None) for each in left if isinstance(each.layer, nn.Embedding)]
 
-    def alone(each: LayerBlock) -> LayerBlock | None:
-        return None if each.layer is model else replace(each, kind=Alone())
+    def alone(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+        return _alone([each for each in left if each.layer is not model])
 
-    return [along(0), along(1), shared, alone]
+    def within(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+        """As a part of the module around it, which may use the parameters itself."""
+        raised = []
+        for each in left:
+            around, name = above.get(each.layer, (model, ""))
+            if around is not model and not isinstance(around, nn.ModuleList):
+                raised.append(replace(each, layer=around, own=tuple(f"{name}.{own}" for own in each.own)))
+        return _alone(raised)
+
+    return [along(0), along(1), shared, alone, within]
+
+
+def _alone(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+    """Blocks of modules that are differentiated by themselves, all parameters of a module together."""
+    names: dict[nn.Module, tuple[str, ...]] = {}
+    for each in left:
+        names[each.layer] = tuple(dict.fromkeys((*names.get(each.layer, ()), *each.own)))
+    return [replace(each, kind=Alone(names[each.layer]), samples=0) for each in left]
 
 
 def gradients_of(calls: Sequence[SeenCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:

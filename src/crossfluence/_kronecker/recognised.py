@@ -158,7 +158,13 @@ class OwnCall:
 
 @dataclass(frozen=True)
 class Alone(AbstractKind[OwnCall]):
-    """Any module whose call divides into samples: it is called and differentiated by itself, sample by sample."""
+    """Any module whose call divides into samples: it is called and differentiated by itself, sample by sample.
+
+    Attributes:
+        names: Of the parameters, within the module.
+    """
+
+    names: tuple[str, ...] = ()
 
     def record(self, call: ModuleCall) -> list[OwnCall]:
         """The call."""
@@ -167,8 +173,10 @@ class Alone(AbstractKind[OwnCall]):
     def gradients(self, layer_block: LayerBlock, seen: OwnCall, b: int) -> AbstractGradients:
         """In full."""
         if b not in seen.found:
-            own = {name: part.detach() for name, part in _own_parameters(seen.call.module).items()}
-            seen.found[b] = _differentiated(seen.call, own, b)
+            module = seen.call.module
+            seen.found[b] = _differentiated(
+                seen.call, {name: module.get_parameter(name).detach() for name in self.names}, b
+            )
         named = dict(zip(layer_block.slot.names, layer_block.own, strict=True))
         each = {name: seen.found[b][own] for name, own in named.items()}
         return DenseGradients(wide(layer_block.slot.gather(each)).movedim(0, 1))
@@ -184,11 +192,9 @@ def _own_parameters(module: nn.Module) -> Params:
 
 
 def _differentiated(call: ModuleCall, own: Params, b: int) -> Params:
-    """Each sample's gradients of a module's own parameters, `(b, ...)`.
-
-    Which arguments hold samples is guessed by their lengths, and judged by whether the module, called sample by sample,
-    gives what it gave.
-    """
+    """Each sample's gradients of a module's own parameters, `(b, ...)`."""
+    # which arguments hold samples is guessed by their lengths, and judged by whether the module, called sample by
+    # sample, gives what it gave
     back = [(place, out, part) for place, out, part in zip(call.places, call.outputs, call.gradients, strict=True)
             if part is not None]  # fmt: skip
     if not back or any(not part.ndim or len(part) % b or not len(part) for _, _, part in back):
@@ -199,10 +205,7 @@ def _differentiated(call: ModuleCall, own: Params, b: int) -> Params:
     cotangents = [part.unflatten(0, (b, -1)) for *_, part in back]
     wanted = [out.detach().unflatten(0, (b, -1)) for _, out, _ in back]
 
-    def of_sample(places: Sequence[int], parts: Sequence[Tensor], along: Sequence[Tensor]) -> tuple[Params, list]:
-        filled = list(leaves)
-        for place, part in zip(places, parts, strict=True):
-            filled[place] = part
+    def of_sample(filled: list[Any], along: Sequence[Tensor]) -> tuple[Params, list[Tensor]]:
         args, kwargs = tree_unflatten(filled, spec)
 
         def outputs(params: Params) -> list[Tensor]:
@@ -212,12 +215,16 @@ def _differentiated(call: ModuleCall, own: Params, b: int) -> Params:
         values, pull = vjp(outputs, own)[:2]
         return pull(list(along))[0], values
 
-    for places in _hypotheses(leaves, lengths):
-        parts = [leaves[place].unflatten(0, (b, -1)) for place in places]
+    for given, places in _hypotheses(leaves, lengths):
+
+        def one(
+            *parts: Tensor, given: list[Any] = given, places: tuple[int, ...] = places
+        ) -> tuple[Params, list[Tensor]]:
+            filled = dict(enumerate(given)) | dict(zip(places, parts, strict=False))
+            return of_sample(list(filled.values()), parts[len(places) :])
+
         with contextlib.suppress(Exception), recorded_twice():  # whatever the module says to other arguments
-            found, values = _each(
-                lambda *one, at=places: of_sample(at, one[: len(at)], one[len(at) :]), parts, cotangents
-            )
+            found, values = _each(one, [given[place].unflatten(0, (b, -1)) for place in places], cotangents)
             if all(_alike(value, want) for value, want in zip(values, wanted, strict=True)):
                 return {name: part.detach() for name, part in found.items()}
     raise UnsupportedError(f"A {type(call.module).__name__} does not give the same, called with one sample at a time.")
@@ -234,14 +241,15 @@ def _each(function: Callable[..., Any], *parts: Sequence[Tensor]) -> tuple[Param
         return rows, [torch.stack(some) for some in zip(*(one[1] for one in found), strict=True)]
 
 
-def _hypotheses(leaves: Sequence[Any], lengths: set[int]) -> list[list[int]]:
-    """Places of arguments that may hold samples."""
-    held = [
-        place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) in lengths
-    ]
+def _hypotheses(leaves: Sequence[Any], lengths: set[int]) -> list[tuple[list[Any], tuple[int, ...]]]:
+    """Arguments, and places of those that may hold samples; last without objects that may hold the state of a call."""
+    fitting = [isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) in lengths for leaf in leaves]
+    held = [place for place, fits in enumerate(fitting) if fits]
     tables = [place for place in held if leaves[place].ndim > 1]
     real = [place for place in tables if leaves[place].is_floating_point()]
-    return [list(found) for found in dict.fromkeys(map(tuple, (held, tables, real))) if found]
+    bare = [leaf if leaf is None or isinstance(leaf, (Tensor, bool, int, float, str)) else None for leaf in leaves]
+    ways = [found for found in dict.fromkeys(map(tuple, (held, tables, real))) if found]
+    return [(list(given), places) for given in (leaves, bare) for places in ways]
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:
@@ -262,13 +270,18 @@ class Scales(AbstractKind[Factors]):
 
     It is called with ones for each parameter in turn and zeros for the others; the difference to all zeros is what the
     parameter is multiplied with.
+
+    Attributes:
+        dim: Of the features.
     """
+
+    dim: int = -1
 
     def record(self, call: ModuleCall) -> list[Factors]:
         """Factors times output gradients."""
         gradient = wide(call.gradient)
         factors = _factors(call.module, call.args, call.kwargs)[1]
-        return [Factors({name: wide(part) * gradient for name, part in factors.items()})]
+        return [Factors({name: (wide(part) * gradient).movedim(self.dim, -1) for name, part in factors.items()})]
 
     def gradients(self, layer_block: LayerBlock, seen: Factors, b: int) -> AbstractGradients:
         """Their sums over positions."""
@@ -279,11 +292,12 @@ class Scales(AbstractKind[Factors]):
 def _factors(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Params]:
     """What comes out if all own parameters are zero, and what each of them is multiplied with."""
     own = _own_parameters(module)
-    zeros = {name: torch.zeros_like(part) for name, part in own.items()}
+    zeros, found = {name: torch.zeros_like(part) for name, part in own.items()}, {}
     with torch.no_grad():
         still = _first_output(functional_call(module, zeros, args, kwargs))
-        found = {name: _first_output(functional_call(module, zeros | {name: torch.ones_like(part)}, args, kwargs)) - still
-                 for name, part in own.items()}  # fmt: skip
+        for name, part in own.items():
+            one = functional_call(module, zeros | {name: torch.ones_like(part)}, args, kwargs)
+            found[name] = _first_output(one) - still
     return still, found
 
 
@@ -318,13 +332,21 @@ def recognised_in(model: nn.Module, modules: Sequence[nn.Module], run: Callable[
 
 def _recognised(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> AbstractKind | None:
     own = _own_parameters(module)
+    if not isinstance(returned, Tensor):
+        return None
     if set(own) <= {"weight", "bias"} and "weight" in own and own["weight"].ndim == 2 and len(args) == 1:
         return _product(own["weight"], own.get("bias"), args[0], returned)
-    if any(part.ndim != 1 or part.shape != returned.shape[-1:] for part in own.values()):
-        return None
     still, factors = _factors(module, args, kwargs)
-    whole = still + sum(factors[name] * part for name, part in own.items())
-    return Scales() if _alike(whole, returned.detach()) else None
+    for dim in (-1, 1):
+        fitting = all(part.ndim == 1 and part.shape == returned.shape[dim:][:1] for part in own.values())
+        if fitting and _alike(_scaled(still, factors, own, dim), returned.detach()):
+            return Scales(dim)
+    return None
+
+
+def _scaled(still: Tensor, factors: Params, own: Params, dim: int) -> Tensor:
+    parts = (factors[name].movedim(dim, -1) * part for name, part in own.items())
+    return still + sum(parts, torch.zeros_like(still.movedim(dim, -1))).movedim(-1, dim)
 
 
 def _product(weight: Tensor, bias: Tensor | None, given: Tensor, returned: Tensor) -> Products | None:
