@@ -3,13 +3,15 @@
 A **risk** is an `AbstractRisk`: the trained parameters, their field, its products and its derivatives by the sample
 weights. A **curvature** is an `AbstractCurvature`: a product. A **solver** is an `AbstractSolver`, a setting that makes
 an `AbstractInverse`; most begin with `operator(curvature, damping, risk)`. What `Auto` takes for a risk is registered:
-`@preferred.register`. A domain package imports `crossfluence`, `crossfluence.errors` and this module, and nothing else.
+`@preferred.register`. So are gradients of a layer of one's own, for `EKFAC`: `@layer_gradients.register`. A domain
+package imports `crossfluence`, `crossfluence.errors` and this module, and nothing else.
 """
 
 from ._autodiff.functional import undisturbed
 from ._autodiff.params import Layout, fingerprint, trained_parameters
 from ._curvature.base import AbstractCurvature, absolute, refuse_damping
 from ._curvature.operator import Operator, natural_curvature, operator
+from ._kronecker.recognised import layer_gradients
 from ._require import AbstractTraining, require, require_question, require_risk
 from ._results.ids import numbered
 from ._risk.base import AbstractRisk, signed, training_modes
@@ -55,6 +57,7 @@ __all__ = [
     "fingerprint",
     "fitting",
     "inverse_of",
+    "layer_gradients",
     "natural_curvature",
     "numbered",
     "operator",

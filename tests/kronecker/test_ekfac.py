@@ -4,6 +4,7 @@ import copy
 import pickle
 from dataclasses import replace
 
+import classes
 import grid
 import pytest
 import torch
@@ -111,16 +112,13 @@ INSIDE = {
                            SEQUENCES),
     "batch norm": (Calls(lambda m, x: m["g"](m["b"](m["c"](x))).tanh().flatten(1), c=nn.Conv2d(4, 6, 2),
                          b=nn.BatchNorm2d(6), g=nn.GroupNorm(3, 6)), IMAGES),
-}  # fmt: skip
-OUTSIDE = {
     "attention across": (Calls(lambda m, x: m["a"](x, x[:, :3], x[:, :3])[0].mean(1),
-                               a=nn.MultiheadAttention(4, 2, batch_first=True)), SEQUENCES,
-                         ["parts.a.in_proj_weight", "parts.a.in_proj_bias", "parts.a.out_proj.weight",
-                          "parts.a.out_proj.bias"]),
+                               a=nn.MultiheadAttention(4, 2, batch_first=True)), SEQUENCES),
+    "recurrent": (Calls(lambda m, x: m["r"](x)[0][:, -1], r=nn.GRU(4, 3, batch_first=True)), SEQUENCES),
+} | classes.INSIDE  # fmt: skip
+OUTSIDE = {
     "tied in a function": (Calls(tied, hidden=nn.Linear(3, 3), words=nn.Embedding(7, 3)), TEXT, ["parts.words.weight"]),
     "own parameters": (Own(), SEQUENCES[:, 0], ["scale", "second", "large"]),
-    "recurrent": (Calls(lambda m, x: m["r"](x)[0][:, -1], r=nn.GRU(4, 3, batch_first=True)), SEQUENCES,
-                  ["parts.r.weight_ih_l0", "parts.r.weight_hh_l0", "parts.r.bias_ih_l0", "parts.r.bias_hh_l0"]),
 }  # fmt: skip
 MODELS = [pytest.param(seeded(model), x, [], id=name) for name, (model, x) in INSIDE.items()]
 MODELS += [pytest.param(seeded(model), x, outside, id=name) for name, (model, x, outside) in OUTSIDE.items()]

@@ -30,46 +30,65 @@ def first_samples(batch: Batch, b: int) -> tuple[Batch, int] | None:
         >>> part["x"].shape, count
         (torch.Size([8, 3]), 8)
     """
-    count, cut = min(SAMPLES, b - 1), False
-    if count < 1:
-        return None
+    count = min(SAMPLES, b - 1)
+    small = cut(batch, b, lambda part: part[:count]) if count > 0 else None
+    return None if small is None else (small, count)
 
-    def first(part: Any) -> Any:
-        nonlocal cut
+
+def cut(batch: Batch, b: int, take: Callable[[Any], Any]) -> Batch | None:
+    """A batch with everything in it that holds one entry for each sample replaced.
+
+    Args:
+        batch: A tensor, or tuples, lists and mappings of tensors.
+        b: Its number of samples.
+        take: Of a tensor whose first dimension counts the samples, or a list of as many items.
+
+    Returns:
+        A batch of the same form; `None` where nothing in it counts the samples, or it cannot be made anew.
+
+    Example:
+        >>> import torch
+        >>> cut({"x": torch.zeros(20, 3), "scale": 2.0}, 20, lambda part: part[4:6])["x"].shape
+        torch.Size([2, 3])
+    """
+    taken = False
+
+    def of(part: Any) -> Any:
+        nonlocal taken
         if isinstance(part, Tensor):
             if not part.ndim or len(part) != b:
                 return part
-            cut = True
-            return part[:count]
+            taken = True
+            return take(part)
         if isinstance(part, PackedSequence):
             raise _CannotCutError
         if isinstance(part, Mapping):
-            found = {key: first(value) for key, value in part.items()}
+            found = {key: of(value) for key, value in part.items()}
             return found if type(part) is dict else type(part)(found)  # pyright: ignore[reportCallIssue]
         if isinstance(part, list) and len(part) == b and not all(isinstance(item, (int, float)) for item in part):
-            cut = True
-            return part[:count]
+            taken = True
+            return take(part)
         if isinstance(part, tuple) and hasattr(part, "_fields"):
-            return type(part)(*(first(item) for item in part))
+            return type(part)(*(of(item) for item in part))
         if isinstance(part, (list, tuple)):
-            return type(part)(first(item) for item in part)
+            return type(part)(of(item) for item in part)
         if part is None or isinstance(part, (str, bytes, int, float, bool)):
             return part
-        return _made_anew(part, first)
+        return _made_anew(part, of)
 
     try:
-        small = first(batch)
+        small = of(batch)
     except Exception:  # a container that cannot be made anew
         return None
-    return (small, count) if cut else None
+    return small if taken else None
 
 
-def _made_anew(whole: Any, first: Callable[[Any], Any]) -> Any:
+def _made_anew(whole: Any, of: Callable[[Any], Any]) -> Any:
     """A plain object with its attributes cut."""
     if not hasattr(whole, "__dict__") or isinstance(whole, type) or callable(whole):
         raise _CannotCutError
     made = copy.copy(whole)
-    made.__dict__.update({name: first(value) for name, value in vars(whole).items()})
+    made.__dict__.update({name: of(value) for name, value in vars(whole).items()})
     return made
 
 

@@ -12,9 +12,12 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .._autodiff.functional import evaluated
 from .._autodiff.params import Layout
 from .._curvature.fisher import AbstractFisher
 from .._curvature.output_gradients import projected
+from .._data.samples import SAMPLES, first_samples
+from .._losses import length_of
 from .._risk.risk import Risk
 from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
@@ -260,7 +263,18 @@ def layers_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
         z = outputs(model, given)
         return projected(z, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(z))
 
+    few = first_samples(batch, length_of(batch)) if length_of(batch) > 2 * SAMPLES else None
+    if few is not None and _reads(outputs, risk.model, *few):
+        batch = few[0]
     return layers_of(risk.model, risk.theta, along, batch, precision=risk.precision, decay=risk.decays)
+
+
+def _reads(outputs: SampleLoss, model: nn.Module, batch: Batch, count: int) -> bool:
+    """Whether a part of a batch is a batch of so many samples."""
+    try:
+        return len(evaluated(lambda: outputs(model, batch))) == count
+    except Exception:  # whatever the user's code says of a batch that it cannot read
+        return False
 
 
 def largest_batch(risk: Risk) -> int:

@@ -27,18 +27,22 @@ class ParameterBlock:
         names: The parameters, side by side in the columns: a weight, then its bias.
         shapes: Their own shapes.
         form: `(g, r, c)`.
+        transposed: Whether the first parameter, a matrix, stands in the block transposed: inputs count its rows.
     """
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
     form: tuple[int, int, int]
+    transposed: bool = False
 
     @classmethod
-    def of(cls, params: Params, names: Sequence[str], groups: int, rows: int) -> ParameterBlock:
+    def of(
+        cls, params: Params, names: Sequence[str], groups: int, rows: int, *, transposed: bool = False
+    ) -> ParameterBlock:
         """The slot of some parameters, whose last dimension is what is left after groups and rows."""
         shapes = tuple(params[name].shape for name in names)
         columns = sum(shape.numel() for shape in shapes) // (groups * rows)
-        return cls(tuple(names), shapes, (groups, rows, columns))
+        return cls(tuple(names), shapes, (groups, rows, columns), transposed)
 
     @property
     def row(self) -> ParameterBlock:
@@ -53,14 +57,21 @@ class ParameterBlock:
     def gather(self, params: Params) -> Shaped[Tensor, "*lead g r c"]:
         """The block out of named tensors; leading dimensions are kept."""
         lead = params[self.names[0]].shape[: params[self.names[0]].ndim - len(self.shapes[0])]
-        return torch.cat([params[name].reshape(*lead, *self.form[:2], -1) for name in self.names], dim=-1)
+        parts = [params[name] for name in self.names]
+        parts[0] = parts[0].mT if self.transposed else parts[0]
+        return torch.cat([part.reshape(*lead, *self.form[:2], -1) for part in parts], dim=-1)
 
     def scatter(self, block: Shaped[Tensor, "*lead g r c"]) -> Params:
         """Named tensors out of the block; the inverse of `gather`."""
         groups, rows, _ = self.form
         parts = block.split([shape.numel() // (groups * rows) for shape in self.shapes], dim=-1)
-        named = zip(self.names, self.shapes, parts, strict=True)
-        return {name: part.reshape((*block.shape[:-3], *shape)) for name, shape, part in named}
+        lead, shapes = block.shape[:-3], list(self.shapes)
+        shapes[0] = torch.Size(reversed(shapes[0])) if self.transposed else shapes[0]
+        named = zip(self.names, shapes, parts, strict=True)
+        found = {name: part.reshape((*lead, *shape)) for name, shape, part in named}
+        if self.transposed:
+            found[self.names[0]] = found[self.names[0]].mT
+        return found
 
 
 class AbstractGradients(ABC):

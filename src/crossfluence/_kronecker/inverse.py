@@ -30,6 +30,7 @@ from .factors import Eigenblock, KroneckerFit, apply_eigenfunction, layers_of_ri
 from .gradients import ParameterBlock
 from .layers import Layers
 from .pairwise import BlockInverse, PairwiseScores, pairwise_scores
+from .recognised import Alone
 
 LEFT_OUT = (
     "without any curvature, never reached by the loss, left out",
@@ -274,7 +275,24 @@ def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
         sizes[kind] += block.slot.size
         names.setdefault(kind, []).extend(block.slot.names)
     parts = [f"{size / risk.p:.2%} {kind} ({_some(names[kind], kind)})" for kind, size in sizes.most_common()]
-    return f"Parameters by kind of block: {'; '.join(parts)}."
+    return f"Parameters by kind of block: {'; '.join(parts)}.{_outside(risk, layers)}"
+
+
+def _outside(risk: Risk, layers: Layers) -> str:
+    """Sentences about parameters whose gradients cost more than others, and how much."""
+    alone = {name for each in layers.layer_blocks if isinstance(each.kind, Alone) for name in each.slot.names}
+    told = (
+        (alone, "belong to modules that are run once more on each sample alone"),
+        (layers.outside.keys(), f"lie outside of layers and take {layers.separately.cost}"),
+    )
+    parts = [f"{_share(risk, names):.2%} of the parameters {what} ({_some(list(names), LEFT_OUT[0])})"
+             for names, what in told if names]  # fmt: skip
+    more = " crossfluence.extend.layer_gradients registers a layer of one's own."
+    return "".join(f" {part}." for part in parts) + (more if parts else "")
+
+
+def _share(risk: Risk, names: Iterable[str]) -> float:
+    return sum(risk.theta[name].numel() for name in names) / risk.p
 
 
 def _some(names: list[str], kind: str) -> str:

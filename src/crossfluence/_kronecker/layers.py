@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .._autodiff.functional import evaluated, recorded
 from .._autodiff.params import coarseness, wide
-from .._curvature.output_gradients import OutputGradients, projected
+from .._curvature.output_gradients import OutputGradients
 from .._losses import length_of
 from .._types import Batch, Params, SampleLoss
 from ..errors import UnsupportedError
 from .gradients import AbstractGradients, ByBlock, DenseGradients, ParameterBlock, joined
-from .layer_types import LayerBlock, LayerCall, block_gradients, layer_blocks_of, record_calls
-from .reverse import each_sample, tracked, weighted_gradient
-
-EXACT_NUMBERS = 1_024  # in a parameter outside of all layers, up to which its block is exact
-Noted: TypeAlias = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any], Tensor]  # layer, arguments, what came out
+from .layer_blocks import form_of, layer_blocks_of
+from .layer_calls import AbstractKind, LayerBlock, ModuleCall, SeenCall, repeated
+from .recognised import Alone
+from .reverse import tracked, weighted_gradient
+from .separately import Separately
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,11 @@ class Layers:
         """All blocks."""
         seen = (*dict.fromkeys(layer_block.slot for layer_block in self.layer_blocks), *self._written)
         return tuple(slot.row if slot.size <= self.rows else slot for slot in seen)
+
+    @cached_property
+    def separately(self) -> Separately:
+        """The way to the gradients of what no layer explains."""
+        return Separately(self.model, {name: part for each in self._written.values() for name, part in each.items()})
 
     @property
     def _written(self) -> dict[ParameterBlock, Params]:
@@ -76,17 +83,19 @@ class Layers:
         Yields:
             Gradients by block.
         """
-        written = self._written
-        params = {name: tensor for part in written.values() for name, tensor in part.items()}
-        seen = ForwardPass.of(self.model, self.layer_blocks, output_gradients.outputs, batch, params)
+        written, outputs = self._written, output_gradients.outputs
+        idle = {name: tensor for part in self.idle.values() for name, tensor in part.items()}
+        seen = ForwardPass.of(self.model, self.layer_blocks, outputs, batch, idle)
         for direction, last in _marked(output_gradients.directions(seen.z.detach())):
-            rows = seen.rows(direction) if params else {}
-            found = gradients_of(seen.calls(direction, last), self.layer_blocks, len(direction))
-            found |= {
-                slot: DenseGradients(_gathered(slot, part, rows))
-                for slot, part in written.items()
-                if part.keys() & rows
-            }
+            calls, reached = seen.calls(direction, last)
+            found = gradients_of(calls, self.layer_blocks, len(direction))
+            if self.outside or reached:
+                rows = self.separately.rows(outputs, batch, seen.z.detach(), direction, hooked=seen.hooked)
+                found |= {
+                    slot: DenseGradients(_gathered(slot, part, rows))
+                    for slot, part in written.items()
+                    if part.keys() & rows
+                }
             yield dict(_in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
 
 
@@ -97,60 +106,87 @@ class ForwardPass:
     Attributes:
         z: The outputs, with a graph.
         noted: Calls of layers.
-        params: What the outputs were computed from, beside the parameters of these layers.
+        kinds: Ways from a layer's calls to its gradients.
+        idle: Parameters that the outputs may depend on.
         hooked: Whether the user's own hooks run in backward passes: they are to get plain tensors.
     """
 
     z: Tensor
-    noted: list[Noted]
-    params: Params
+    noted: list[ModuleCall]
+    kinds: Mapping[nn.Module, set[AbstractKind[Any]]]
+    idle: Params
     hooked: bool = False
 
     @classmethod
     def of(
-        cls, model: nn.Module, layer_blocks: Iterable[LayerBlock], outputs: SampleLoss, batch: Batch, params: Params
+        cls, model: nn.Module, layer_blocks: Iterable[LayerBlock], outputs: SampleLoss, batch: Batch, idle: Params
     ) -> ForwardPass:
         """Runs a model, with hooks on its layers that are taken off again."""
-        noted: list[Noted] = []
-        b, shared = length_of(batch), {layer_block.layer for layer_block in layer_blocks if layer_block.samples is None}
+        noted: list[ModuleCall] = []
+        shared = {layer_block.layer for layer_block in layer_blocks if layer_block.samples is None}
+        kinds: dict[nn.Module, set[AbstractKind[Any]]] = {}
+        for layer_block in layer_blocks:
+            kinds.setdefault(layer_block.layer, set()).add(layer_block.kind)
+        b = length_of(batch) if shared else 0
 
-        def note(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any], returned: Any) -> Any:
-            output, *others = returned if isinstance(returned, tuple) else (returned,)
-            if not output.requires_grad:
+        def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> Any:
+            leaves, form = tree_flatten(returned)
+            places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            if not places:
                 return returned
             if layer in shared:  # the same for every sample, so far: each is given its own copy
-                args, kwargs = (_repeated((*args, *kwargs.values())[0], b, 1),), {}
-                output = _repeated(output, b, 2)
-            noted.append((layer, args, kwargs, output))
-            copy = output.clone()  # what follows may change it in place
-            return (copy, *others) if isinstance(returned, tuple) else copy
+                leaves[places[0]] = repeated(leaves[places[0]], b, 2)
+            outputs = tuple(leaves[at] for at in places)
+            noted.append(ModuleCall(layer, args, kwargs, outputs, tuple(places), spread=b if layer in shared else 0))
+            for at in places:
+                leaves[at] = leaves[at].clone()  # what follows may change it in place
+            return tree_unflatten(leaves, form)
 
-        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {each.layer for each in layer_blocks}]
+        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in kinds]
         try:
             with recorded():
-                z, copies = tracked(outputs, model, params, batch)
+                z, copies = tracked(outputs, model, idle, batch)
         finally:
             for hook in hooks:
                 hook.remove()
-        return cls(z, noted, copies, any(module._backward_hooks for module in model.modules()))
+        return cls(z, noted, kinds, copies, any(module._backward_hooks for module in model.modules()))
 
-    def rows(self, direction: Tensor) -> Params:
-        """Gradients of each sample's outputs along a direction, by the parameters beside the layers."""
-        with recorded():
-            return each_sample(projected(self.z, direction), self.params, vectorised=not self.hooked)
+    def calls(self, direction: Tensor, last: bool = True) -> tuple[list[SeenCall], bool]:
+        """A backward pass along a direction of the outputs, which frees what it has read if it is the last.
 
-    def calls(self, direction: Tensor, last: bool = True) -> list[LayerCall]:
-        """A backward pass along a direction of the outputs, which frees what it has read if it is the last."""
-        if not self.noted or not self.z.requires_grad:
-            return []
-        outputs = [output for *_, output in self.noted]
+        Args:
+            direction: Of the outputs' shape.
+            last: Whether no other follows.
+
+        Returns:
+            Calls of layers, and whether parameters that seemed idle were reached.
+        """
+        wanted = [*(output for call in self.noted for output in call.outputs), *self.idle.values()]
+        if not wanted or not self.z.requires_grad:
+            return [], False
         with recorded():
-            back = torch.autograd.grad(self.z, outputs, direction.to(self.z), allow_unused=True, retain_graph=not last)
-        calls = []
-        for (layer, args, kwargs, _), gradient in zip(self.noted, back, strict=True):
-            if gradient is not None:
-                calls += record_calls(layer, args, kwargs, gradient)
-        return calls
+            found = torch.autograd.grad(self.z, wanted, direction.to(self.z), allow_unused=True, retain_graph=not last)
+        back, seen = iter(found), []
+        for call in self.noted:
+            gradients = tuple(next(back) for _ in call.outputs)
+            if any(part is not None for part in gradients):
+                seen += recorded_calls(replace(call, gradients=gradients), self.kinds[call.module])
+        return seen, any(part is not None and bool(part.any()) for part in back)
+
+
+def recorded_calls(call: ModuleCall, kinds: Iterable[AbstractKind[Any]]) -> Iterator[SeenCall]:
+    """A call as each of some kinds takes it; none where it cannot.
+
+    Args:
+        call: With its gradients.
+        kinds: Of its module.
+
+    Yields:
+        What was recorded, and of which layer.
+    """
+    for kind in kinds:
+        with contextlib.suppress(UnsupportedError):
+            yield from (SeenCall(getattr(seen, "layer", call.module), kind, seen) for seen in kind.record(call))
 
 
 def _marked(directions: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
@@ -203,17 +239,19 @@ def layers_of(
         Layers, and the parameters outside of them.
     """
     precision = coarseness(theta) if precision is None else precision
-    layer_blocks, kept = layer_blocks_of(model, theta, decay or {}), []
+    layer_blocks, kept = (
+        layer_blocks_of(model, theta, decay or {}, lambda: evaluated(lambda: scalars(model, batch))),
+        [],
+    )
     count = len(evaluated(lambda: scalars(model, batch))) if layer_blocks else 0
     weights = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(next(iter(theta.values())))
     whole = weighted_gradient(scalars, model, theta, batch, weights) if layer_blocks else {}
     idle = {slot for slot in {layer_block.slot for layer_block in layer_blocks} if not slot.gather(whole).any()}
-    for samples in (0, 1, None):
+    for way in _ways(model):
         known = {layer_block.slot for layer_block in kept}
-        left = [replace(layer_block, samples=samples) for layer_block in layer_blocks if layer_block.slot not in known]
-        if samples is None:
-            left = [layer_block for layer_block in left if isinstance(layer_block.layer, nn.Embedding)]
-        found = _by_hooks(model, left, scalars, batch) if samples is not None else _shared(model, left, scalars, batch)
+        left = way([layer_block for layer_block in layer_blocks if layer_block.slot not in known])
+        shared = any(layer_block.samples is None for layer_block in left)
+        found = (_shared if shared else _by_hooks)(model, left, scalars, batch)
         explained = {slot for slot in found if _explained(found[slot], slot.gather(whole), weights, precision)}
         kept += [layer_block for layer_block in left if layer_block.slot in explained]
     idle -= {layer_block.slot for layer_block in kept}
@@ -224,7 +262,40 @@ def layers_of(
     return Layers(model, tuple(kept), outside, unreached)
 
 
-def gradients_of(calls: Sequence[LayerCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
+def _ways(model: nn.Module) -> list[Callable[[Sequence[LayerBlock]], list[LayerBlock]]]:
+    """Ways to explain blocks, in the order in which they are tried: fast ones first."""
+    above = {part: (module, name) for module in model.modules() for name, part in module.named_children()}
+
+    def along(samples: int) -> Callable[[Sequence[LayerBlock]], list[LayerBlock]]:
+        return lambda left: [replace(each, samples=samples) for each in left if not isinstance(each.kind, Alone)]
+
+    def shared(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+        return [replace(each, samples=None) for each in left if isinstance(each.layer, nn.Embedding)]
+
+    def alone(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+        return _alone([each for each in left if each.layer is not model])
+
+    def within(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+        """As a part of the module around it, which may use the parameters itself."""
+        raised = []
+        for each in left:
+            around, name = above.get(each.layer, (model, ""))
+            if around is not model and not isinstance(around, nn.ModuleList):
+                raised.append(replace(each, layer=around, own=tuple(f"{name}.{own}" for own in each.own)))
+        return _alone(raised)
+
+    return [along(0), along(1), shared, alone, within]
+
+
+def _alone(left: Sequence[LayerBlock]) -> list[LayerBlock]:
+    """Blocks of modules that are differentiated by themselves, all parameters of a module together."""
+    names: dict[nn.Module, tuple[str, ...]] = {}
+    for each in left:
+        names[each.layer] = tuple(dict.fromkeys((*names.get(each.layer, ()), *each.own)))
+    return [replace(each, kind=Alone(names[each.layer]), samples=0) for each in left]
+
+
+def gradients_of(calls: Sequence[SeenCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
     """Per-sample gradients from what layers saw.
 
     Args:
@@ -241,11 +312,12 @@ def gradients_of(calls: Sequence[LayerCall], layer_blocks: Iterable[LayerBlock],
     return {slot: _exact_if_one_row(slot, found) for slot, found in _terms_of(calls, layer_blocks, b).items()}
 
 
-def _terms_of(calls: Sequence[LayerCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
+def _terms_of(calls: Sequence[SeenCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
     """Gradients by block, position by position."""
     parts: dict[ParameterBlock, list[AbstractGradients]] = {}
     for layer_block in layer_blocks:
-        found = [block_gradients(layer_block, call, b) for call in calls if call.layer is layer_block.layer]
+        own = [call for call in calls if call.layer is layer_block.layer and call.kind == layer_block.kind]
+        found = [layer_block.kind.gradients(layer_block, call.seen, b) for call in own]
         if found:
             parts.setdefault(layer_block.slot, []).extend(found)
     return {slot: joined(found) for slot, found in parts.items()}
@@ -260,8 +332,8 @@ def _by_hooks(model: nn.Module, layer_blocks: Sequence[LayerBlock], scalars: Sam
     """Gradients by block, without blocks that do not divide into samples."""
     if not layer_blocks:
         return {}
-    seen = ForwardPass.of(model, layer_blocks, scalars, batch, {})
-    calls, found = seen.calls(torch.ones_like(seen.z)), {}
+    seen, found = ForwardPass.of(model, layer_blocks, scalars, batch, {}), {}
+    calls, _ = seen.calls(torch.ones_like(seen.z))
     for slot in dict.fromkeys(layer_block.slot for layer_block in layer_blocks):
         with contextlib.suppress(UnsupportedError):
             found |= _terms_of(calls, [each for each in layer_blocks if each.slot == slot], len(seen.z))
@@ -281,17 +353,13 @@ def _explained(found: AbstractGradients, wanted: Tensor, weights: Tensor, precis
     """True if gradients, added up with random weights for the samples, are those of a backward pass."""
     # rounding is judged by the terms that are added up, for their sum may be zero; zeros explain nothing
     terms = found.squared().weighted(weights.square()).sum().sqrt()
-    gap = (found.weighted(weights) - wanted).norm()
+    summed = found.weighted(weights)
+    if summed.shape != wanted.shape:
+        return False
+    gap = (summed - wanted).norm()
     tolerance = min(10 * precision**0.5, 0.1) * wanted.norm() + min(10 * precision, 0.1) * terms
     return bool(terms > 0) and bool(gap <= tolerance)
 
 
-def _repeated(values: Tensor, b: int, dimensions: int) -> Tensor:
-    """A tensor without samples, once for each of them; a leading 1 is taken for their place."""
-    bare = values[0] if values.ndim > dimensions and values.shape[0] == 1 else values
-    return bare.expand(b, *bare.shape)
-
-
 def _own_slot(params: Params, name: str) -> ParameterBlock:
-    shape = params[name].shape
-    return ParameterBlock.of(params, (name,), 1, 1 if shape.numel() <= EXACT_NUMBERS or len(shape) < 2 else shape[0])
+    return ParameterBlock.of(params, (name,), *form_of(params[name]))
