@@ -20,6 +20,7 @@ from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
+from ._index.index import Index
 from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
@@ -67,6 +68,7 @@ __all__ = [
     "GaussNewton",
     "Hessian",
     "Identity",
+    "Index",
     "Jacobi",
     "KFAC",
     "LDS",
