@@ -22,6 +22,7 @@ from ._evaluation.model_cache import Bank
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
+from ._index.index import Index
 from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
@@ -72,6 +73,7 @@ __all__ = [
     "Hessian",
     "Horizon",
     "Identity",
+    "Index",
     "Jacobi",
     "KFAC",
     "LDS",

@@ -15,6 +15,7 @@ FLOORS = [  # from the top; what begins with an underscore is ours
     {"clustering", "language", "tabular", "words"},
     {"extend"},
     {"_actions"},
+    {"_index"},
     {"_attribution"},
     {"_evaluation"},
     {"_training"},

@@ -93,7 +93,7 @@ class Table(AbstractKind[Rows]):
 
 
 @singledispatch
-def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPosition:  # noqa: DOC202  # registered ones return
+def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPosition:
     """Gradients of the parameters of a layer of one's own, at each position; register a function of a class.
 
     A layer of any class is recognised if it multiplies by a matrix or reads a table, and is otherwise differentiated
@@ -119,7 +119,7 @@ def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPos
         >>> @layer_gradients.register
         ... def _(layer: Scaled, inputs, gradient):
         ...     return {"weight": (3 * gradient, inputs), "bias": 3 * gradient}
-    """
+    """  # noqa: DOC202  # the registered ones return
     raise UnsupportedError(f"No gradients are registered for a {type(layer).__name__}.")
 
 

@@ -1,0 +1,319 @@
+"""An index is made: fit, coordinates, a look at how well they serve, then files of rows, one after another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .._attribution.evidence import kinks
+from .._autodiff.params import fingerprint, trained_parameters
+from .._kronecker.factors import largest_batch
+from .._kronecker.gradients import ByBlock
+from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
+from .._require import described
+from .._risk.base import training_modes
+from .._risk.risk import Risk
+from .._solvers.base import inverse_of, load_inverse
+from .._storage.archive import fitting, read_tensors, write_tensors
+from .._storage.hashing import content_hash
+from .._types import Batch, Id
+from ..errors import NonFiniteError, StaleError, UnsupportedError
+from .codes import CODES, AbstractCode, Parts
+from .coordinates import Coordinates, strongest
+from .gradients import Trained, cpu
+from .manifest import FILE, Block, Listed, Manifest, Part, read_manifest
+from .shards import ShardWriter, named, rows_in_shard
+
+FIT, START = "fit.safetensors", "start.safetensors"
+FORM = "crossfluence.index-start/1"
+OURS = re.compile(r"\.?(manifest\.json|(fit|start|sketch|rows-\d+)\.safetensors|building\.lock)(\..*)?")
+COMPARED = 64  # samples among which scores from stored and from full gradients are compared
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A fit and its coordinates, as files of an index hold them.
+
+    Attributes:
+        coordinates: Of samples and questions.
+        newton: The inverse times the gradient of the risk, by block, in the eigenbases.
+        code: Of the rows.
+    """
+
+    coordinates: Coordinates
+    newton: tuple[Tensor, ...]
+    code: AbstractCode
+
+    @property
+    def energies(self) -> list[Tensor]:
+        """Of the coordinates of each block."""
+        return [block.energy for block in self.coordinates.blocks]
+
+    def coded(self, gradients: ByBlock, b: int, n: int) -> Parts:
+        """What a file holds of b samples."""
+        rows, norms = self.coordinates.of_samples(gradients, b)
+        return {**named(rows, self.energies, self.code), "own": (-norms / n).float().cpu()}
+
+
+def build(
+    risk: Risk, solver: AbstractBlockSolver | EKFACInverse, folder: Path, dtype: str, tolerance: float | None
+) -> Manifest:
+    """Makes an index, or goes on where an earlier build of the same stopped; the caller holds the folder.
+
+    Args:
+        risk: The trained model.
+        solver: How to fit, or a fit.
+        folder: Where to.
+        dtype: Of the stored numbers.
+        tolerance: Share of the scores that coordinates left out may hold; `None` for the code's own.
+
+    Returns:
+        The list of its files.
+
+    Raises:
+        ValueError: If the dtype is none, or the tolerance no share.
+        StaleError: If the folder holds the index of something else.
+        ResultFileError: If the disk is full.
+    """
+    code = _code(dtype)
+    tolerance = code.tolerance if tolerance is None else tolerance
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"Got tolerance={tolerance!r}; needed a share of the scores, at least 0 and below 1.")
+    kind = solver.solver if isinstance(solver, EKFACInverse) else repr(solver)
+    if (folder / FILE).exists():
+        manifest = read_manifest(folder)
+        manifest.refuse_other(folder, kind, risk.signature, dtype, tolerance)
+    else:
+        manifest = _begun(risk, solver, folder, code, tolerance)
+    if manifest.parts:
+        return manifest
+    for left in folder.glob(".*.safetensors.*"):
+        left.unlink(missing_ok=True)
+    opened = opened_from(folder, manifest, risk.weights.device)
+    writer = ShardWriter(folder, manifest, code, rows_in_shard(code, opened.coordinates.lengths), risk.labels)
+    return _written(writer, opened, _gradients(risk, opened), risk.n, _batches(risk))
+
+
+def append(
+    trained: Trained,
+    losses: Callable[[nn.Module, Batch], Tensor],
+    folder: Path,
+    manifest: Manifest,
+    data: Sequence[tuple[Batch, int]],
+    ids: Sequence[Id],
+    digest: str,
+) -> Manifest:
+    """Adds samples that the fit did not have; the caller holds the folder.
+
+    Args:
+        trained: The model that was fitted.
+        losses: Of single samples.
+        folder: Of the index.
+        manifest: Its list.
+        data: Batches, and their lengths.
+        ids: Of all samples.
+        digest: Content hash of the data and the ids.
+
+    Returns:
+        The list with one more part.
+    """
+    under_way = manifest.unfinished is not None and manifest.unfinished.data == digest
+    manifest = manifest if under_way else _with_part(manifest, digest)
+    opened = opened_from(folder, manifest, next(iter(trained.theta.values())).device)
+    largest = max(data, key=lambda each: each[1])[0]
+    writer = ShardWriter(folder, manifest, opened.code, rows_in_shard(opened.code, opened.coordinates.lengths), ids)
+    blame = "Batch {} of the new data gives a NaN or an infinity. Clean or drop it.".format
+    batches = ((batch, size, partial(blame, index)) for index, (batch, size) in enumerate(data))
+    return _written(writer, opened, trained.sample_gradients(losses, largest), manifest.n, batches)
+
+
+def trained_of(model: nn.Module, manifest: Manifest, inverse: EKFACInverse) -> Trained:
+    """The model that an index was built for.
+
+    Args:
+        model: Of the user.
+        manifest: Of the index.
+        inverse: Its fit.
+
+    Returns:
+        What gradients are made from.
+
+    Raises:
+        UnsupportedError: If it is no module.
+        StaleError: If it is another model, or has other weights.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(
+            f"Got {described(model)} for the model of an index; needed the trained torch.nn.Module. "
+            f"Type: crossfluence.Index.open(folder, model)."
+        )
+    shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
+    wrong = [
+        f"{name} {tuple(shape)} (the model has {tuple(shapes[name]) if name in shapes else 'none'})"
+        for name, shape in zip(inverse.layout.names, inverse.layout.shapes, strict=True)
+        if shapes.get(name) != shape
+    ]
+    if wrong:
+        raise StaleError(
+            f"The index is of another model, one with {', '.join(wrong[:3])}. Give the model that it was built for."
+        )
+    now = fingerprint(model)
+    if now != manifest.fingerprint:
+        raise StaleError(
+            f"The model has other weights or buffers than the one that the index was built for (content hash "
+            f"{manifest.fingerprint[:8]}, now {now[:8]}). Load those weights, or build an index of this model."
+        )
+    if training_modes(model) != manifest.modes:
+        raise StaleError(
+            "The model's modules are in other modes, training or evaluation, than when the index was built. "
+            "Type: model.eval(), or put it back as it was."
+        )
+    theta = trained_parameters(model, list(inverse.layout.names))
+    slots = [block.slot for block in inverse.blocks]
+    return Trained(model, theta, manifest.precision, manifest.decays, slots)
+
+
+def opened_from(folder: Path, manifest: Manifest, device: torch.device) -> Opened:
+    """The fit and the coordinates of an index.
+
+    Args:
+        folder: Where it lies.
+        manifest: Its list.
+        device: Where the fit goes: that of the model.
+
+    Returns:
+        Both.
+
+    Raises:
+        ResultFileError: If a file is missing or another one.
+    """
+    inverse = load_inverse(manifest.fit.check(folder), device=device)
+    path = manifest.start.check(folder)
+    with fitting(path):
+        assert isinstance(inverse, EKFACInverse)
+        found = read_tensors(path, FORM, device=device).tensors
+        numbers, code = range(len(inverse.blocks)), _code(manifest.dtype)
+        kept = [found[f"{number}.kept"].long() for number in numbers]
+        coordinates = Coordinates.of(inverse, kept, equalised=not code.exact)
+        return Opened(coordinates, tuple(found[f"{number}.newton"] for number in numbers), code)
+
+
+def ours(name: str) -> bool:
+    """Whether a name is that of a file of an index."""
+    return OURS.fullmatch(name) is not None
+
+
+def _code(dtype: str) -> AbstractCode:
+    if dtype not in CODES:
+        raise ValueError(f"Got dtype={dtype!r}; needed one of {', '.join(map(repr, CODES))}.")
+    return CODES[dtype]
+
+
+def _begun(
+    risk: Risk, solver: AbstractBlockSolver | EKFACInverse, folder: Path, code: AbstractCode, tolerance: float
+) -> Manifest:
+    """Fits, chooses coordinates, and lists what is there; the fit itself may have been stopped on its way."""
+    inverse = _fitted(risk, solver, folder)
+    kept = strongest(inverse, tolerance, equalised=not code.exact)
+    coordinates = Coordinates.of(inverse, [own.to(risk.weights.device) for own in kept], equalised=not code.exact)
+    newton = coordinates.newton(risk.layout.split(risk.gradient))
+    tensors = {f"{number}.kept": own.to(torch.int32) for number, own in enumerate(kept)}
+    tensors |= {f"{number}.newton": own for number, own in enumerate(newton)}
+    write_tensors(folder / START, FORM, tensors)
+    opened = Opened(coordinates, tuple(newton), code)
+    step = inverse.solve(risk.gradient.unsqueeze(0)).vectors[0]
+    blocks = zip(inverse.blocks, kept, strict=True)
+    manifest = Manifest(
+        solver=inverse.solver, signature=risk.signature, dtype=code.name, tolerance=tolerance, n=risk.n,
+        damping=inverse.damping, blocks=tuple(Block(one.slot.names, one.slot.form, len(own)) for one, own in blocks),
+        modes=risk.modes, decays=risk.decays if len(set(risk.decays.values())) > 1 else {},
+        precision=risk.precision, coverage=risk.coverage, gradient_norm=float(risk.gradient.norm()),
+        remainder=float(step @ risk.gradient), kinks=kinks(risk), notes=risk.notes, agreement=_agreement(risk, opened),
+        fit=Listed.of(folder / FIT), start=Listed.of(folder / START),
+    )  # fmt: skip
+    return _with_part(manifest, content_hash(risk.reading.digests, risk.labels, versions=False)).written(folder)
+
+
+def _fitted(risk: Risk, solver: AbstractBlockSolver | EKFACInverse, folder: Path) -> EKFACInverse:
+    if isinstance(solver, AbstractBlockSolver):
+        inverse = solver.invert(risk, checkpoint=folder / FIT)
+    else:
+        inverse = inverse_of(solver, risk)
+        inverse.save(folder / FIT)
+    assert isinstance(inverse, EKFACInverse)
+    return inverse
+
+
+def _with_part(manifest: Manifest, digest: str) -> Manifest:
+    return replace(manifest, unfinished=Part(digest))
+
+
+def _gradients(risk: Risk, opened: Opened) -> Callable[[Batch], ByBlock]:
+    slots = [block.block.slot for block in opened.coordinates.blocks]
+    decays = risk.decays if len(set(risk.decays.values())) > 1 else {}
+    trained = Trained(risk.model, risk.theta, risk.precision, decays, slots)
+    largest = next(islice(risk.data, largest_batch(risk), None))
+    return trained.sample_gradients(risk.kind.losses, largest)
+
+
+def _batches(risk: Risk) -> Iterator[tuple[Batch, int, Callable[[], str]]]:
+    for index, batch, weights in risk.passes():
+        yield batch, len(weights), partial(risk.blame, index, batch)
+
+
+def _written(
+    writer: ShardWriter,
+    opened: Opened,
+    gradients: Callable[[Batch], ByBlock],
+    n: int,
+    batches: Iterable[tuple[Batch, int, Callable[[], str]]],
+) -> Manifest:
+    """Writes the rows of all batches that are in no file yet."""
+    done, seen = writer.written, 0
+    progress = tqdm(batches, desc="Index", unit="batch", disable=None, leave=False)
+    for batch, size, blame in progress:
+        seen += size
+        if seen <= done:
+            continue
+        rows = opened.coded(gradients(batch), size, n)
+        if not all(part.isfinite().all() for part in rows.values() if part.is_floating_point()):
+            raise NonFiniteError(blame())
+        new = seen - max(done, seen - size)
+        writer.add({name: part[size - new :] for name, part in rows.items()})
+    return writer.close()
+
+
+def _agreement(risk: Risk, opened: Opened) -> float | None:
+    """Correlation of scores from stored and from full gradients, among some samples' own losses, pairs of two."""
+    _, batch, weights = next(iter(risk.passes()))
+    found = _gradients(risk, opened)(batch)
+    b = min(COMPARED, len(weights))
+    few = {slot: part[:b] for slot, part in found.items()}
+    full = few_scores = torch.zeros(())
+    coordinates, code = opened.coordinates, opened.code
+    asked, _ = coordinates.of_questions(few, opened.newton, b)
+    rows, _ = coordinates.of_samples(few, b)
+    for number, block in enumerate(coordinates.blocks):
+        if block.block.slot in few:
+            flat = few[block.block.slot].rotated(block.block.left, block.block.right).dense().movedim(1, 0).flatten(1)
+            full = full + (flat * block.inverse_eigenvalues.flatten()) @ flat.T
+        if len(block.kept):
+            parts = {name: part.cpu() for name, part in code.encoded(rows[number], block.energy).items()}
+            few_scores = few_scores + code.products(parts, code.prepared(*cpu([asked[number]])))
+    return _correlation(full.cpu().double(), few_scores.double()) if full.ndim and few_scores.ndim else None
+
+
+def _correlation(first: Tensor, second: Tensor) -> float | None:
+    apart = ~torch.eye(len(first), dtype=torch.bool)
+    both = torch.stack([first[apart], second[apart]])
+    if both.shape[1] < 3 or not (both.std(1) > 0).all():
+        return None
+    return round(float(torch.corrcoef(both)[0, 1]), 6)

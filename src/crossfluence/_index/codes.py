@@ -1,0 +1,223 @@
+"""How one row of numbers is written: in single or half precision, as whole numbers, or as signs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+Parts: TypeAlias = dict[str, Tensor]
+"""Tensors of b rows: the code of one block of b samples."""
+
+LARGEST = 127  # of the whole numbers
+FINER = 254  # steps of a question's second plane in one of the first
+LONGEST = 2**16  # numbers in one product of whole ones, whose sum is to fit into 32 bits
+
+
+class AbstractCode(ABC):
+    """A way to write rows of numbers, and to multiply them with questions as they are written.
+
+    Attributes:
+        name: In `Index.build(dtype=...)` and in files.
+        exact: Whether numbers keep their sizes, so that no coordinate has to be brought to a common one.
+        tolerance: Share of the scores that coordinates left out may hold, where nobody says.
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    tolerance: ClassVar[float]
+
+    @abstractmethod
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """The code of some rows; the energy is each coordinate's share in the scores per squared unit."""
+
+    @abstractmethod
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Rows in single precision, as the code has them."""
+
+    @abstractmethod
+    def prepared(self, questions: Shaped[Tensor, "m k"]) -> Any:
+        """Questions as `products` takes them."""
+
+    @abstractmethod
+    def products(self, parts: Parts, prepared: Any) -> Shaped[Tensor, "b m"]:
+        """Inner products of rows and questions, in single precision."""
+
+    @abstractmethod
+    def bytes_of(self, k: int) -> int:
+        """Bytes of one row of k numbers."""
+
+
+@dataclass(frozen=True)
+class Floats(AbstractCode):
+    """Numbers as they are, in some precision."""
+
+    exact: ClassVar[bool] = True
+    dtype: ClassVar[torch.dtype]
+
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """In the nearest numbers of that precision."""
+        limit = torch.finfo(self.dtype).max
+        return {"rows": rows.clamp(-limit, limit).to(self.dtype)}
+
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Widened."""
+        return parts["rows"].float()
+
+    def prepared(self, questions: Shaped[Tensor, "m k"]) -> Tensor:
+        """In single precision, one in each column."""
+        return questions.float().T.contiguous()
+
+    def products(self, parts: Parts, prepared: Tensor) -> Shaped[Tensor, "b m"]:
+        """One matrix product in single precision."""
+        return parts["rows"].float() @ prepared
+
+    def bytes_of(self, k: int) -> int:
+        """Two or four each."""
+        return k * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Single(Floats):
+    """Single precision."""
+
+    name: ClassVar[str] = "float32"
+    tolerance: ClassVar[float] = 0.0
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+
+@dataclass(frozen=True)
+class Half(Floats):
+    """Half precision."""
+
+    name: ClassVar[str] = "float16"
+    tolerance: ClassVar[float] = 0.05
+    dtype: ClassVar[torch.dtype] = torch.float16
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Questions as two planes of whole numbers, the second 254 times finer than the first.
+
+    Attributes:
+        coarse: Shape `(k, m)`.
+        fine: The same.
+        unit: Of the first plane, shape `(m,)`.
+    """
+
+    coarse: Int[Tensor, "k m"]
+    fine: Int[Tensor, "k m"]
+    unit: Shaped[Tensor, " m"]
+
+    @classmethod
+    def of(cls, questions: Shaped[Tensor, "m k"]) -> Planes:
+        """Rounded to 1/64,516 of each question's largest number."""
+        unit = (questions.abs().amax(1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+        shares = questions / unit
+        coarse = shares.round()
+        fine = ((shares - coarse) * FINER).round()
+        coarse, fine = (plane.to(torch.int8).T.contiguous() for plane in (coarse, fine))
+        return cls(coarse, fine, unit.squeeze(1).float())
+
+    def times(self, rows: Int[Tensor, "b k"]) -> Shaped[Tensor, "b m"]:
+        """Products with rows of whole numbers."""
+        parts = zip(rows.split(LONGEST, 1), self.coarse.split(LONGEST), self.fine.split(LONGEST), strict=True)
+        return sum((_whole(own, coarse) + _whole(own, fine) / FINER for own, coarse, fine in parts)) * self.unit  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Whole(AbstractCode):
+    """Whole numbers between -127 and 127, and one scale for each sample and block."""
+
+    name: ClassVar[str] = "int8"
+    exact: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.05
+
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """Rounded, the largest of each row to 127."""
+        scales = (rows.abs().amax(1) / LARGEST).float()
+        steps = rows / scales.clamp_min(torch.finfo(torch.float32).tiny).to(rows).unsqueeze(1)
+        return {"rows": steps.round().clamp(-LARGEST, LARGEST).to(torch.int8), "scales": scales}
+
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Whole numbers times their scale."""
+        return parts["rows"].float() * parts["scales"].unsqueeze(1)
+
+    def prepared(self, questions: Shaped[Tensor, "m k"]) -> Planes:
+        """Whole numbers, too."""
+        return Planes.of(questions)
+
+    def products(self, parts: Parts, prepared: Planes) -> Shaped[Tensor, "b m"]:
+        """In whole numbers, then scaled."""
+        return prepared.times(parts["rows"]) * parts["scales"].unsqueeze(1)
+
+    def bytes_of(self, k: int) -> int:
+        """One each, and the scale."""
+        return k + 4
+
+
+@dataclass(frozen=True)
+class Signs(AbstractCode):
+    r"""Signs, and for each sample and block the scale with which its product with itself is exact.
+
+    A row $c$ is read as $s \operatorname{sign}(c)$ with $s = \sum_j e_j c_j^2 / \sum_j e_j |c_j|$, e the energy: for
+    normal numbers it is $\pi/2$ times their mean size, which makes up for what signs lose of a correlated question.
+    Bit i of byte j is the sign of coordinate i B + j, B bytes in a row.
+
+    References:
+        Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error bound for approximate
+        nearest neighbor search", SIGMOD 2024, for a scale that makes inner products unbiased.
+    """
+
+    name: ClassVar[str] = "sign"
+    exact: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.05
+
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """Eight signs in a byte."""
+        sizes = rows.abs()
+        whole = (sizes @ energy).clamp_min(torch.finfo(rows.dtype).tiny)
+        bits = torch.nn.functional.pad((rows > 0).to(torch.uint8), (0, -rows.shape[1] % 8)).unflatten(1, (8, -1))
+        places = torch.arange(8, dtype=torch.uint8, device=rows.device)
+        packed = (bits << places[:, None]).sum(1, dtype=torch.uint8)
+        return {"bits": packed, "scales": (sizes.square() @ energy / whole).float()}
+
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Signs times their scale."""
+        places = torch.arange(8, dtype=torch.uint8)
+        bits = (parts["bits"].unsqueeze(1) >> places[:, None]) & 1
+        return (2 * bits.flatten(1)[:, :k].float() - 1) * parts["scales"].unsqueeze(1)
+
+    def prepared(self, questions: Shaped[Tensor, "m k"]) -> tuple[list[Planes], Tensor]:
+        """Whole numbers, in eight parts of which each belongs to one bit; and their sums."""
+        padded = torch.nn.functional.pad(questions, (0, -questions.shape[1] % 8)).unflatten(1, (8, -1))
+        return [Planes.of(part) for part in padded.unbind(1)], questions.sum(1).float()
+
+    def products(self, parts: Parts, prepared: tuple[list[Planes], Tensor]) -> Shaped[Tensor, "b m"]:
+        """Twice the sum where the bit is set, less the sum of all."""
+        planes, total = prepared
+        found = -total.expand(len(parts["bits"]), -1)
+        for place, own in enumerate(planes):
+            masked = (parts["bits"] & (1 << place)).view(torch.int8)  # the eighth bit is that of -128
+            found = found + own.times(masked) * (2 / (1 << place if place < 7 else -128))
+        return found * parts["scales"].unsqueeze(1)
+
+    def bytes_of(self, k: int) -> int:
+        """An eighth each, and the scale."""
+        return -(-k // 8) + 4
+
+
+CODES: Mapping[str, AbstractCode] = {code.name: code for code in (Single(), Half(), Whole(), Signs())}
+
+
+def _whole(rows: Int[Tensor, "b k"], columns: Int[Tensor, "k m"]) -> Shaped[Tensor, "b m"]:
+    """A product of whole numbers, which is exact; few columns are quicker one by one."""
+    multiplied: Callable[[Tensor, Tensor], Tensor] = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
+    if columns.shape[1] <= 3:
+        return torch.cat([multiplied(rows, one.contiguous()) for one in columns.split(1, 1)], 1).float()
+    return multiplied(rows, columns).float()

@@ -1,0 +1,480 @@
+"""An index: the samples' gradients on disk, asked again and again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .._autodiff.functional import undisturbed
+from .._data.batches import probe
+from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
+from .._losses import AbstractLoss, as_loss
+from .._require import labelled, require, require_question, require_risk
+from .._results.ids import numbered
+from .._results.scores import Scores, SolveReport
+from .._results.verdict import ENDED, Evidence, Verdict, announce, of_influence
+from .._risk.risk import Risk
+from .._storage.hashing import content_hash
+from .._types import Batch, Id, Objective, SampleLoss
+from ..errors import DataError, ParameterError, StaleError, UnsupportedError
+from .build import Opened, append, build, opened_from, ours, trained_of
+from .codes import CODES
+from .gradients import Asked, Trained, cpu
+from .manifest import Manifest, read_manifest
+from .scan import Strongest, picked, prepared, scanned
+from .shards import ShardReader, building, bytes_of_row, made
+from .sketch import Sketch
+
+MISSED = 0.9  # share of a question's scores, in root mean square, beyond which what is stored does not answer it
+LOOSE, FIRM = 0.6, 0.99  # correlation with scores from full gradients: unreliable below, no note above
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some questions, as rows are multiplied with them.
+
+    Attributes:
+        names: m labels.
+        values: At the trained parameters.
+        drift: How far one more Newton step would move each.
+        damped: Share of what was solved that is damping.
+        blocks: `(m, k)` for each block.
+        notes: Sentences for the report.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    drift: Tensor
+    damped: Tensor
+    blocks: list[Tensor]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def m(self) -> int:
+        """How many."""
+        return len(self.names)
+
+
+class Index:
+    """Samples' gradients on disk, in the eigenbases of a fit: questions need the model, and the data no more.
+
+    Made by `Index.build` and read by `Index.open`. A question reads every row once, in chunks; memory does not grow
+    with the number of samples but for the answer itself.
+
+    Args:
+        folder: Where the files lie.
+        manifest: Their list.
+        model: The trained module; `None` where nothing is asked.
+        loss: Of single samples, for `append`.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, model: nn.Module | None, loss: AbstractLoss | None) -> None:
+        self.folder, self._manifest, self._model, self._loss = folder, manifest, model, loss
+        self._reader = ShardReader(folder)
+
+    @classmethod
+    def build(
+        cls,
+        risk: Risk,
+        solver: AbstractBlockSolver | EKFACInverse,
+        folder: str | os.PathLike[str],
+        *,
+        dtype: Literal["float32", "float16", "int8", "sign"] = "float16",
+        tolerance: float | None = None,
+    ) -> Index:
+        r"""Fits, and writes every sample's gradient; stopped and called again, it goes on where it was.
+
+        Args:
+            risk: What training minimised, and where it ended; with a loss of single samples.
+            solver: `EKFAC`, `KFAC`, `BlockDiagonal` or `Diagonal`, or what its `invert` returned.
+            folder: Where to; made if it is not there, in a folder that is.
+            dtype: Of the stored numbers: "float32", "float16", "int8" (with a scale for each sample and block), or
+                "sign" (one bit, and the scale).
+            tolerance: Share of the scores, in root mean square, that coordinates left out may hold. Default: 0 for
+                "float32", and .05 otherwise.
+
+        Returns:
+            The index, with the risk's model and loss.
+
+        Raises:
+            UnsupportedError: If the loss couples samples, or the solver has no blocks.
+            StaleError: If the folder holds an index of something else.
+            ResultFileError: If the folder cannot be written, holds other files, or somebody is building there.
+
+        Example:
+            >>> import tempfile
+            >>> from crossfluence import EKFAC, batches
+            >>> net, x = nn.Linear(2, 1), torch.eye(2).repeat(3, 1)
+            >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     index = Index.build(risk, EKFAC(damping=0.1), f"{folder}/net.index", dtype="float32")
+            ...     index.scores(lambda model: model.weight.sum()).values.shape
+            torch.Size([6, 1])
+        """
+        require_risk(risk, Risk, "Index.build")
+        require(
+            solver, (AbstractBlockSolver, EKFACInverse), "Index.build", "a solver with blocks",
+            "crossfluence.Index.build(risk, crossfluence.EKFAC(), folder)",
+        )  # fmt: skip
+        place = Path(folder)
+        with undisturbed():
+            risk.check()
+            _ = risk.gradient  # first of all: it finds a NaN and names its batch
+            with building(made(place, ours)):
+                manifest = build(risk, solver, place, dtype, tolerance)
+        return cls(place, manifest, risk.model, risk.kind)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], model: nn.Module | None = None) -> Index:
+        """Reads the list of an index's files; what is in them is looked at as it is used.
+
+        Args:
+            folder: That `build` wrote.
+            model: The trained module that it was built for. Without it, only `info`, `ids` and `self_influence` answer.
+
+        Returns:
+            The index.
+
+        Raises:
+            ResultFileError: If the folder holds no index, or one that is damaged.
+            DataError: If it is not finished.
+            StaleError: If the model is another one, or has other weights.
+        """
+        place = Path(folder)
+        manifest = read_manifest(place)
+        if not manifest.parts:
+            written = 0 if manifest.unfinished is None else manifest.unfinished.rows
+            raise DataError(
+                f"The index in {place} is not finished: {written:,} of {manifest.n:,} samples are in it. Run the same "
+                f"crossfluence.Index.build(...) again; it goes on from there."
+            )
+        index = cls(place, manifest, model, None)
+        if model is not None:
+            with undisturbed():
+                _ = index._trained
+        return index
+
+    @cached_property
+    def ids(self) -> tuple[Id, ...]:
+        """Labels of all samples, in order."""
+        return tuple(label for shard in self._reader.all(self._manifest.shards) for label in shard.ids)
+
+    def info(self) -> dict[str, Any]:
+        """What the index is of, and how large it is.
+
+        Returns:
+            Numbers and sentences by name: samples, n of the fit, solver, dtype, tolerance, agreement (correlation of
+            scores from stored and from full gradients, measured at building among some samples), coordinates and
+            parameters, bytes a sample, bytes in all, signature, library and the folder.
+        """
+        own, lengths = self._manifest, [block.kept for block in self._manifest.blocks]
+        form = [groups * rows * columns for groups, rows, columns in (block.form for block in own.blocks)]
+        return {
+            "folder": str(self.folder), "samples": own.rows, "n": own.n, "solver": own.solver, "damping": own.damping,
+            "dtype": own.dtype, "tolerance": own.tolerance, "agreement": own.agreement, "coordinates": sum(lengths),
+            "parameters": sum(form), "bytes a sample": bytes_of_row(CODES[own.dtype], lengths),
+            "bytes": sum(each.bytes for each in (*own.shards, own.fit, own.start)), "files": len(own.shards),
+            "signature": own.signature, "library": own.library,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        own = self._manifest
+        return f"Index({str(self.folder)!r}: {own.rows:,} samples as {own.dtype}, {own.solver})"
+
+    def scores(self, objective: Objective) -> Scores:
+        """What each sample did to each objective, as `influence` says it with the same fit.
+
+        Args:
+            objective: As in `influence`; at most 256 questions are answered in one pass over the index.
+
+        Returns:
+            One score for each sample and objective, with a verdict; memory for these, and for one file of rows.
+
+        Raises:
+            UnsupportedError: If the index was opened without a model.
+            StaleError: If the model changed.
+            ObjectiveError: If the objective does not depend on the trained parameters.
+            ParameterError: If most of a question is about what the index left out.
+
+        Warns:
+            UnreliableWarning: If the scores cannot be believed.
+        """
+        started, shards = time.perf_counter(), self._manifest.shards
+        answers, columns = [], []
+        with undisturbed():
+            for chunk in self._asked(objective, "Index.scores"):
+                question, values = prepared(self._opened.code, chunk.blocks), torch.empty(self._manifest.rows, chunk.m)
+                for start, part in scanned(self._reader, shards, question):
+                    values[start : start + len(part)] = part / -self._manifest.n
+                answers.append(chunk)
+                columns.append(values)
+        whole = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
+        return self._scores(whole, self.ids, answers, started)
+
+    def search(self, objective: Objective, k: int = 10, *, share: float = 1.0) -> Scores:
+        """The samples that raised and that lowered each question most.
+
+        With `share=1` every row is read, as in `scores`, but only the strongest are kept. With less, rows along 128
+        principal directions, which stay in memory, say which share of the rows is read, for each question. They are
+        found the first time, with a pass over the index.
+
+        Args:
+            objective: As in `influence`.
+            k: How many on either side, for each question.
+            share: Of the rows to read.
+
+        Returns:
+            Scores of all these samples for all questions: `.top(k, name)`, `.top(k, name, effect="lowers")`.
+
+        Raises:
+            ValueError: If k or the share is out of its range.
+
+        Warns:
+            UnreliableWarning: If the scores cannot be believed.
+        """
+        if k < 1 or not 0 < share <= 1:
+            raise ValueError(f"Got k={k}, share={share}; needed at least 1, and a share above 0 of at most 1.")
+        started, answers, found = time.perf_counter(), [], []
+        with undisturbed():
+            for chunk in self._asked(objective, "Index.search"):
+                found.extend(self._found(chunk, k, share))
+                answers.append(chunk)
+            rows = torch.cat([each.rows for each in found]).unique()
+            values = self._values(rows, answers) if len(found) > 1 else found[0].values
+        ids = self.ids
+        return self._scores(values, tuple(ids[row] for row in rows.tolist()), answers, started)
+
+    def _found(self, chunk: Chunk, k: int, share: float) -> Iterator[Strongest]:
+        """The strongest rows of some questions; in order of rows."""
+        shards, count = self._manifest.shards, self._manifest.rows
+        if share == 1:
+            best = Strongest.of(k, chunk.m)
+            for start, part in scanned(self._reader, shards, prepared(self._opened.code, chunk.blocks)):
+                best.add(torch.arange(start, start + len(part)), part / -self._manifest.n)
+            yield best
+            return
+        number = max(k, round(share * count))
+        for at, rows in self._sketch.strongest(chunk.blocks, number, self._opened):
+            best = Strongest.of(k, len(range(chunk.m)[at]))
+            question = prepared(self._opened.code, [part[at] for part in chunk.blocks])
+            for own, part in picked(self._reader, shards, question, rows):
+                best.add(own, part / -self._manifest.n)
+            yield best
+
+    def _values(self, rows: Tensor, answers: Sequence[Chunk]) -> Tensor:
+        """Scores of some rows for all questions."""
+        columns = []
+        for chunk in answers:
+            question = prepared(self._opened.code, chunk.blocks)
+            parts = [part for _, part in picked(self._reader, self._manifest.shards, question, rows)]
+            columns.append(torch.cat(parts) / -self._manifest.n)
+        return torch.cat(columns, 1)
+
+    def self_influence(self) -> Scores:
+        """What each sample did to its own loss; needs neither model nor data.
+
+        Returns:
+            Shape `(n, 1)`, in units of the loss, from full gradients whatever the dtype.
+
+        Warns:
+            UnreliableWarning: If the scores cannot be believed.
+        """
+        started, own = time.perf_counter(), self._manifest
+        values = torch.cat([shard.own.clone() for shard in self._reader.all(own.shards)]).unsqueeze(1)
+        whole = float(values.abs().sum() / own.n) ** 0.5
+        evidence = replace(self._evidence, drift=(abs(own.remainder) ** 0.5,), strongest=(whole,))
+        report = self._report(started, (), (), ())
+        verdict = announce(of_influence(evidence))
+        return Scores(
+            values, self.ids, ("own loss",), own.solver, replace(report, verdict=str(verdict)), verdict=verdict
+        )
+
+    def append(
+        self,
+        data: Iterable[Batch],
+        *,
+        ids: Iterable[Id] | None = None,
+        loss: SampleLoss | AbstractLoss | None = None,
+    ) -> None:
+        """Adds samples that were not trained on, or came later; the fit and its n stay as they are.
+
+        Their scores are those of `influence(risk, question, inverse, candidates=data)`. Stopped and called again with
+        the same data, it goes on where it was.
+
+        Args:
+            data: Batches like those of the training data.
+            ids: A label for each; default: numbers that continue those of the index.
+            loss: The training loss, if the index was opened and not built.
+
+        Raises:
+            DataError: If an id is there twice, or the data cannot be read twice.
+            StaleError: If it is another loss than that of the fit.
+            UnsupportedError: If there is no model, or no loss.
+        """
+        kind = self._kind(loss)
+        trained = self._trained
+        with undisturbed():
+            reading = probe(data, "new data")
+            count = sum(reading.sizes)
+            start = len(self.ids)
+            labels = list(range(start, start + count)) if ids is None else labelled(ids)
+            if len(labels) != count:
+                raise DataError(f"Got {len(labels)} ids for {count} new samples; needed one each.")
+            with building(self.folder):
+                now = read_manifest(self.folder)
+                if now.parts != self._manifest.parts:
+                    raise StaleError(f"{self.folder} was written to since it was opened. Open it again.")
+                new = tuple(numbered(labels))
+                _refuse_known(new, self.ids)
+                digest = content_hash(reading.digests, new, versions=False)
+                batches = list(zip(data, reading.sizes, strict=True))
+                self._manifest = append(trained, kind.losses, self.folder, now, batches, new, digest)
+        for name in ("ids", "_sketch"):
+            self.__dict__.pop(name, None)
+
+    def _kind(self, loss: SampleLoss | AbstractLoss | None) -> AbstractLoss:
+        if loss is None and self._loss is None:
+            raise UnsupportedError(
+                "This index was opened from its files, which hold no loss. Type: index.append(data, loss=loss), with "
+                "the loss of the risk that it was built from."
+            )
+        if loss is None:
+            assert self._loss is not None
+            return self._loss
+        kind, known = as_loss(loss), self._manifest.loss
+        now = content_hash(kind, versions=False)
+        if not known.startswith("object-") and now != known:
+            raise StaleError(
+                f"The loss is another one than the index was built with (content hash {known[:8]}, now {now[:8]}). "
+                f"Give that one: scores of two losses do not compare."
+            )
+        return kind
+
+    @cached_property
+    def _opened(self) -> Opened:
+        model = self._needed_model
+        return opened_from(self.folder, self._manifest, next(model.parameters()).device)
+
+    @property
+    def _needed_model(self) -> nn.Module:
+        if self._model is None:
+            raise UnsupportedError(
+                f"This index was opened without the model, which has to be asked for the question's gradient. Type: "
+                f"crossfluence.Index.open({str(self.folder)!r}, model)."
+            )
+        return self._model
+
+    @property
+    def _trained(self) -> Trained:
+        """The model, compared with the one that was fitted."""
+        _ = self._needed_model
+        return trained_of(self._needed_model, self._manifest, self._opened.coordinates.inverse)
+
+    @cached_property
+    def _sketch(self) -> Sketch:
+        return Sketch.of(self.folder, self._manifest.shards, self._opened, self._reader)
+
+    def _asked(self, objective: Objective, verb: str) -> Iterator[Chunk]:
+        require_question(objective, verb)
+        trained, opened = self._trained, self._opened
+        for asked in trained.questions(objective):
+            yield _chunk(asked, opened)
+
+    @property
+    def _evidence(self) -> Evidence:
+        own = self._manifest
+        lowest = None  # eigenvalues of a Fisher matrix are not negative
+        notes = tuple(note for note in own.notes if "sizes" in note)
+        return Evidence(
+            kinks=own.kinks, lowest=lowest, approximation=EKFACInverse.approximation, notes=notes
+        )  # fmt: skip
+
+    def _report(
+        self, started: float, values: Sequence[float], drift: Sequence[float], notes: Sequence[str]
+    ) -> SolveReport:
+        own = self._manifest
+        known = "" if own.agreement is None else (
+            f" Among some samples, scores from it and from full gradients had a correlation of {own.agreement:.4f}."
+        )  # fmt: skip
+        stored, whole = self.info()["coordinates"], self.info()["parameters"]
+        about = f"From an index of {own.rows:,} samples: {stored:,} of {whole:,} coordinates as {own.dtype}.{known}"
+        return SolveReport(
+            solver=own.solver, damping=own.damping, values=tuple(values), drift=tuple(drift),
+            gradient_norm=own.gradient_norm, coverage=own.coverage, seconds=time.perf_counter() - started,
+            fingerprint=own.fingerprint, notes=(about, *notes, *own.notes),
+        )  # fmt: skip
+
+    def _scores(self, values: Tensor, ids: tuple[Id, ...], answers: Sequence[Chunk], started: float) -> Scores:
+        """Values with report and verdict."""
+        drift = tuple(each for chunk in answers for each in chunk.drift.tolist())
+        known = [each for chunk in answers for each in chunk.values.tolist()]
+        damped = tuple(each for chunk in answers for each in chunk.damped.tolist())
+        strongest = tuple(values.abs().amax(0).tolist())
+        evidence = replace(self._evidence, drift=drift, strongest=strongest, damped=damped)
+        if evidence.left <= ENDED:
+            evidence = replace(evidence, kinks=0.0)
+        verdict = announce(self._coded(of_influence(evidence)), depth=4)
+        report = self._report(started, known, drift, [note for chunk in answers for note in chunk.notes])
+        names = tuple(name for chunk in answers for name in chunk.names)
+        return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=verdict)
+
+    def _coded(self, verdict: Verdict) -> Verdict:
+        """The verdict, with what the code of the rows costs."""
+        r = self._manifest.agreement
+        if r is None or r >= FIRM:
+            return verdict
+        reason = f"what the index stores gives scores with a correlation of {r:.2g} with those of full gradients"
+        advice = ("Build it with a lower tolerance, or as float16.",)
+        level = "unreliable" if r < LOOSE else verdict.level
+        return Verdict(level, (reason, *verdict.reasons), (*advice, *verdict.advice))
+
+
+def _chunk(asked: Asked, opened: Opened) -> Chunk:
+    """Questions in the coordinates of an index.
+
+    Returns:
+        As rows are multiplied with them.
+
+    Raises:
+        ParameterError: If most of one is about what is not stored.
+    """
+    blocks, (drift, whole, kept, length, energy) = opened.coordinates.of_questions(
+        asked.gradients, opened.newton, len(asked.names)
+    )
+    missed = (1 - kept / whole).clamp(0, 1).sqrt().nan_to_num(0.0)  # no score at all is none that is left out
+    damped = (opened.coordinates.inverse.damping * length / energy).nan_to_num(1.0, 1.0).clamp(max=1.0)
+    worst, at = missed.max(0)
+    name = asked.names[int(at)]
+    if float(worst) > MISSED:
+        raise ParameterError(
+            f"The question {name!r} is about parameters that the index left out: {float(worst):.0%} of its scores, in "
+            f"root mean square, are of these. It stores {_stored(opened)}. Ask influence(risk, question, inverse), or "
+            f"build the index with a lower tolerance, or of a risk with these parameters."
+        )
+    note = (f"What is left out of the index holds {float(worst):.2g} of the scores of {name!r}, in root mean square.",)
+    return Chunk(
+        asked.names, asked.values.cpu(), drift.cpu(), damped.cpu(), cpu(blocks), note if float(worst) > 1e-3 else ()
+    )  # fmt: skip
+
+
+def _stored(opened: Opened) -> str:
+    names = [name for block in opened.coordinates.blocks if len(block.kept) for name in block.block.slot.names]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
+
+
+def _refuse_known(new: Sequence[Id], known: Sequence[Id]) -> None:
+    twice = set(new) & set(known)
+    if twice:
+        shown = ", ".join(repr(label) for label in list(twice)[:3])
+        raise DataError(
+            f"{len(twice)} of the {len(new)} new ids are in the index already: {shown}. Give others: "
+            f"index.append(data, ids=[...])."
+        )

@@ -1,0 +1,262 @@
+"""Files of rows: written one after another while a part of an index is built, and read in chunks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from .._results.ids import label_from_json, label_to_json
+from .._storage.archive import fitting, read_tensors, write_tensors
+from .._types import Id
+from ..errors import ResultFileError
+from .codes import AbstractCode, Parts
+from .manifest import FILE, Listed, Manifest
+
+FORM = "crossfluence.index-rows/1"
+LOCK = "building.lock"
+SHARD_BYTES = 2**26  # of one file of rows: what a scan holds in memory, and what is lost when a build is stopped
+CHUNK_BYTES = 2**21  # of rows that are multiplied together: they stay in the processor's cache
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """Keeps other builders out of a folder.
+
+    Args:
+        folder: Of an index.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ResultFileError: If another process or thread is building there.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ResultFileError(
+            f"Another process or thread is writing the index in {folder}. Wait until it has ended, or name another "
+            f"folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def rows_in_shard(code: AbstractCode, lengths: Sequence[int]) -> int:
+    """How many samples one file holds.
+
+    Args:
+        code: Of the rows.
+        lengths: Numbers in each block.
+
+    Returns:
+        At least one.
+    """
+    return max(1, SHARD_BYTES // bytes_of_row(code, lengths))
+
+
+def bytes_of_row(code: AbstractCode, lengths: Sequence[int]) -> int:
+    """Bytes that a sample takes: its code in every block, and its score for its own loss."""
+    return sum(code.bytes_of(k) for k in lengths if k) + 4
+
+
+@dataclass(eq=False)
+class ShardWriter:
+    """Collects rows, and writes a file as soon as there are enough of them; continues where an earlier one stopped.
+
+    Attributes:
+        folder: Of the index.
+        manifest: With the part that is being written.
+        code: Of the rows.
+        size: Samples in a file.
+        ids: Of all samples of the part.
+        waiting: Rows that are in no file yet, by name of the tensor.
+    """
+
+    folder: Path
+    manifest: Manifest
+    code: AbstractCode
+    size: int
+    ids: Sequence[Id]
+    waiting: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def written(self) -> int:
+        """Samples of this part in whole files."""
+        assert self.manifest.unfinished is not None
+        return self.manifest.unfinished.rows
+
+    def add(self, rows: Parts) -> None:
+        """Takes some samples' rows, and writes all files that are full."""
+        for name, part in rows.items():
+            self.waiting.setdefault(name, []).append(part)
+        while self._count >= self.size:
+            self._write(self.size)
+
+    def close(self) -> Manifest:
+        """Writes what is left, and lists the part as whole."""
+        if self._count:
+            self._write(self._count)
+        self.manifest = self.manifest.finished().written(self.folder)
+        return self.manifest
+
+    @property
+    def _count(self) -> int:
+        return sum(map(len, next(iter(self.waiting.values()), [])))
+
+    def _write(self, count: int) -> None:
+        whole = {name: torch.cat(parts) for name, parts in self.waiting.items()}
+        self.waiting = {name: [part[count:]] for name, part in whole.items()}
+        unfinished = self.manifest.unfinished
+        assert unfinished is not None
+        number = len(self.manifest.shards) + len(unfinished.shards)
+        path = self.folder / f"rows-{number:05}.safetensors"
+        ids = self.ids[self.written : self.written + count]
+        try:
+            write_tensors(path, FORM, {name: part[:count] for name, part in whole.items()}, ids=_written(ids))
+            self.manifest = self.manifest.with_shard(Listed.of(path, count)).written(self.folder)
+        except (ResultFileError, OSError) as error:
+            raise ResultFileError(
+                f"{str(error).rstrip('.')}. {self.written:,} of {len(self.ids):,} samples are in whole files, and "
+                f"nothing of them is lost: make room, and run the same line again."
+            ) from error
+
+
+def _written(ids: Sequence[Id]) -> str:
+    """Labels as JSON; consecutive numbers as their first and last."""
+    start = ids[0] if ids else 0
+    if type(start) is int and tuple(ids) == tuple(range(start, start + len(ids))):
+        return json.dumps({"first": start, "count": len(ids)})
+    return json.dumps([label_to_json(label) for label in ids])
+
+
+def _read_ids(text: str) -> tuple[Id, ...]:
+    content = json.loads(text)
+    if isinstance(content, dict):
+        return tuple(range(content["first"], content["first"] + content["count"]))
+    return tuple(label_from_json(label) for label in content)
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One file of rows, in memory that the operating system reads as it is used.
+
+    Attributes:
+        rows: How many.
+        tensors: By name.
+        ids: Of the samples.
+    """
+
+    rows: int
+    tensors: Mapping[str, Tensor]
+    ids: tuple[Id, ...]
+
+    def block(self, number: int, at: slice | Int[Tensor, " b"]) -> Parts:
+        """Some rows of a block."""
+        start = f"{number}."
+        return {name.removeprefix(start): part[at] for name, part in self.tensors.items() if name.startswith(start)}
+
+    @property
+    def own(self) -> Shaped[Tensor, " b"]:
+        """Scores for the samples' own losses."""
+        return self.tensors["own"]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardReader:
+    """Opens files of rows; the first time, their content is compared with the list.
+
+    Attributes:
+        folder: Of the index.
+        checked: Names of files whose content was compared.
+    """
+
+    folder: Path
+    checked: set[str] = field(default_factory=set)
+
+    def open(self, listed: Listed) -> Shard:
+        """One file.
+
+        Args:
+            listed: Which.
+
+        Returns:
+            Its content.
+
+        Raises:
+            ResultFileError: If it is missing, torn or another file.
+        """
+        path = listed.check(self.folder, content=listed.file not in self.checked)
+        self.checked.add(listed.file)
+        found = read_tensors(path, FORM)
+        with fitting(path):
+            return Shard(listed.rows, found.tensors, _read_ids(found.texts["ids"]))
+
+    def all(self, shards: Sequence[Listed]) -> Iterator[Shard]:
+        """One file after another."""
+        for listed in shards:
+            yield self.open(listed)
+
+
+def named(rows: Sequence[Tensor], energies: Sequence[Tensor], code: AbstractCode) -> Parts:
+    """The code of some samples as tensors of a file.
+
+    Args:
+        rows: By block.
+        energies: Of each block's coordinates.
+        code: Of the rows.
+
+    Returns:
+        By name: the number of the block, and the part of the code.
+    """
+    found: Parts = {}
+    for number, (part, energy) in enumerate(zip(rows, energies, strict=True)):
+        if part.shape[1]:
+            coded = code.encoded(part, energy)
+            found |= {f"{number}.{name}": tensor.cpu() for name, tensor in coded.items()}
+    return found
+
+
+def chunks(rows: int, code: AbstractCode, lengths: Sequence[int]) -> Iterator[slice]:
+    """Pieces of a file that are multiplied together."""
+    step = max(64, CHUNK_BYTES // max(map(code.bytes_of, lengths)))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def made(folder: Path, ours: Callable[[str], bool]) -> Path:
+    """Makes a folder, or makes sure that nothing of somebody else lies in it.
+
+    Args:
+        folder: Its parent must exist.
+        ours: Whether a name is that of a file of an index.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ResultFileError: If it cannot be made, or holds other files.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        others = sorted(name for name in os.listdir(folder) if not ours(name))
+    except OSError as error:
+        raise ResultFileError(f"Cannot make the folder {folder}: {error.strerror}. Make its parent first.") from error
+    if others and not (folder / FILE).exists():
+        raise ResultFileError(
+            f"{folder} holds other files ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}) and no index. "
+            f"Name an empty folder, or one that is not there yet."
+        )
+    return folder
