@@ -392,6 +392,8 @@ def at_random(cases: int, seed: int, processes: int) -> Counter[str]:
             counts[name] += 1
             if failure:
                 print(f"case {number}: {failure}", flush=True)
+            if number % 1000 == 999:
+                print(f"{number + 1} cases, {counts['FAILED']} failed", file=sys.stderr, flush=True)
     return counts
 
 
