@@ -1,6 +1,7 @@
 """Which training samples made a model behave as it does, for any loss and any question, checked by training again."""
 
 from ._actions.outcome import Outcome
+from ._actions.recommend import Recommendation, recommend
 from ._actions.remove import remove
 from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
@@ -81,6 +82,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Recipe",
+    "Recommendation",
     "Recorder",
     "Relative",
     "RemovalCurve",
@@ -107,6 +109,7 @@ __all__ = [
     "load_inverse",
     "mean_over",
     "plan",
+    "recommend",
     "removal_curve",
     "remove",
     "replay",

@@ -25,7 +25,7 @@ class MiscountedError(LossShapeError):
 
 
 class AbstractLoss(ABC):
-    """What training minimised on one batch.
+    """The loss of one batch, as training minimised it.
 
     The training field is the derivative of `total` with respect to the parameters of `model` alone; `frozen` is the
     same module with gradients blocked, and only stop-gradient losses look at it.
@@ -45,7 +45,7 @@ class AbstractLoss(ABC):
 
     @property
     def symmetric(self) -> bool:
-        """Whether the field is a gradient, so that its Jacobian is symmetric."""
+        """True if the field is a gradient, so that its Jacobian is symmetric."""
         return True
 
 
@@ -342,7 +342,7 @@ def checked_losses(losses: Tensor, batch: Batch, *, else_type: str = COUNT) -> T
 
 
 def counted(data: Iterable[Batch], losses: Callable[[Batch], Tensor]) -> tuple[int, ...]:
-    """How many samples each batch has, by the number of its losses: one forward pass over the data.
+    """Number of samples in each batch, by the number of its losses: one forward pass over the data.
 
     Args:
         data: The batches.

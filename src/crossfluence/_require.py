@@ -171,7 +171,7 @@ def require_question(value: object, verb: str) -> None:
 
 
 def takes(function: Any, count: int) -> bool:
-    """Whether something can be called with so many arguments, as far as it says.
+    """True if something can be called with so many arguments, as far as its signature says.
 
     Args:
         function: Anything.

@@ -114,8 +114,12 @@ class UnreliableWarning(UserWarning):
     """The scores cannot be believed; `scores.verdict` says why, and what to do."""
 
 
+class HeldFixedWarning(UserWarning):
+    """Something fitted on the data is held fixed, where training again would fit it again."""
+
+
 class StoreWarning(UserWarning):
-    """What was stored will not be found again."""
+    """Stored results will not be found again."""
 
 
 def import_optional(module: str, feature: str, extra: str) -> Any:

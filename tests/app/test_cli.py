@@ -17,7 +17,6 @@ from grid import normal
 from typer.testing import CliRunner
 
 from crossfluence import app as cli
-from crossfluence._attribution import plan as _plan
 from crossfluence._evaluation import leave_out as retrain
 from crossfluence.app import forecast, tables
 from crossfluence.app.report import verdicts
@@ -165,14 +164,19 @@ def test_time_and_memory_are_foretold_before_a_run_and_alone_with_plan(folder):
 
 
 def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
-    monkeypatch.setattr(forecast, "_seconds", lambda work: 3.0)
-    monkeypatch.setattr(forecast.time, "perf_counter", lambda: 0.0)
-    monkeypatch.setattr(_plan, "CLOCK", lambda: 0.0)
-    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    monkeypatch.setattr(forecast, "_seconds", lambda work, least=0.0: 3.0)
+    monkeypatch.setattr(forecast, "processors", lambda: 2)
     settings = study.ClusterSettings(3, pretraining=30, steps=60, check=60, draws=2)
-    found = forecast.forecast_clusters(x, settings)
-    assert found.seconds == 30 + 60 + 60 * 44 / 32  # 40 samples alone, three groups and all, 32 at once
-    assert 0.7 < found.gigabytes < 0.8
+    p = 3 * 24 + 24 + 24 * 16 + 16 + 3 * 16
+
+    def foretold(n, step):
+        once = step * (30 * forecast.PRETRAINING + 60 + 2 * p * forecast.HESSIAN)
+        return forecast.STARTED + once + p**3 * forecast.SOLVED + step * 60 * (min(60, n) + 4) / 2
+
+    for n, step in ((40, 3.0), (20_000, 30.0)):  # 2,000 rows are tried
+        found = forecast.forecast_clusters(n, 3, settings)
+        assert found.seconds == pytest.approx(foretold(n, step))
+        assert found.gigabytes > 0.7
 
 
 def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypatch):

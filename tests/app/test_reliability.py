@@ -14,6 +14,7 @@ from crossfluence.app.report.reliability import (
     left_out_alone,
     removed_together,
 )
+from crossfluence.app.report.verdicts import vectors_alike
 
 
 def level(found):
@@ -104,3 +105,10 @@ def test_an_effect_is_one_in_either_direction():
     assert effect_in(0.06, 12870) == effect_in(0.94, 12870) == "none"
     assert effect_in(0.96, 12870) == effect_in(1.0, 12870) == "opposite"
     assert effect_in(1.0, 6) == "none"  # two words and two: the smallest p is a sixth
+
+
+def test_vectors_that_tell_no_words_apart_are_unreliable_whatever_the_effect_size():
+    ((level, said),) = vectors_alike([2e-12, -4e-12, 1e-13])
+    assert level == "unreliable"
+    assert "4e-12" in said
+    assert vectors_alike([2e-3, -4e-12]) == []

@@ -44,7 +44,8 @@ def test_the_command_writes_a_page_and_all_scores(corpus_file, tmp_path):
     result = run(corpus_file, "--remove", "5%", "--dimensions", 8, "--min-count", 2, "--out", out)
     assert result.exit_code == 0, result.output
     page = re.sub(r"<script.*?</script>", "", out.read_text(), flags=re.DOTALL)
-    assert page.count('<mark class="target">') > 40
+    assert page.count('<mark class="target">') + page.count('<mark class="other">') > 40  # a colour for each list
+    assert min(page.count(f'<mark class="{kind}">') for kind in ("target", "other", "attribute", "counter")) > 5
     assert not re.search(r'(src|href)="https?://', page)
     assert "the 42 that raise it most" in page
     scores = pd.read_csv(out.with_suffix(".csv"))
@@ -145,7 +146,8 @@ def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
     [
         (b"", [], "empty"),
         (b"\x00\x01\x02 he she" * 50, [], "text"),
-        ("caf\u00e9 he she\n".encode("latin-1") * 30, [], "line 1"),
+        ("caf\u00e9 he she\n".encode("latin-1") * 30, ["--encoding", "utf-8"], "line 1"),
+        ("caf\u00e9 he she\n".encode("latin-1") * 30, [], "Read corpus.txt as cp1252"),  # its encoding is told
         (b"one two three\n" * 300, [], "career-terms"),
         (None, ["--remove", "2000"], "at most half"),
         (None, ["--remove", "many"], "share such as 1%"),

@@ -39,9 +39,19 @@ def run(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def words(*arguments):
-        return CliRunner().invoke(app, ["words", str(folder / "planted.txt"), *map(str, arguments)])
+        return CliRunner().invoke(app, ["words", str(folder / "planted.txt"), "--trust", *map(str, arguments)])
 
     return words
+
+
+def test_a_pickle_is_opened_only_if_it_is_trusted(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    result = CliRunner().invoke(app, ["words", str(folder / "planted.txt"), "--model", "evil"])
+    assert result.exit_code == 2
+    assert "opening it can run a program" in result.output
+    assert "--trust" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["evil"]
 
 
 def table_row(output, name):
@@ -94,10 +104,10 @@ def test_training_goes_on_from_the_model_to_where_training_from_nothing_ends(fol
         (["--model", "others"], "0 of the 4 given words"),
         (["--model", "partly"], "20 of the model's"),
         (["--model", "model", "--word", "fox"], "--weat"),
-        (["--model", "model", "--tokenizer", "letters"], "tokenizer='letters'"),
+        (["--model", "model", "--tokenizer", "letters"], "--tokenizer letters"),
         (["--save-vectors", "vectors.npy"], ".kv"),
         (["--save-vectors", "nowhere/vectors.kv"], "does not exist"),
-        (["--weat", "science", "--least", "0.3"], "least=0.3"),
+        (["--weat", "science", "--least", "0.3"], "--least 0.3"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )

@@ -1,4 +1,4 @@
-"""What must not get worse while a model is changed step by step."""
+"""A limit on how much worse some quantity may get while a model is changed step by step."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Guard:
         return cls("the guard", lambda _: _one_number(guard, walking), _one_number(guard, risk.model), tolerance)
 
     def refusal(self, theta: Params) -> str:
-        """Why a walk must not go as far as these parameters; empty if it may."""
+        """The reason not to go as far as these parameters; empty if there is none."""
         if self.measure is None:
             return ""
         now, limit = self.measure(theta), self.before + self.tolerance * abs(self.before)

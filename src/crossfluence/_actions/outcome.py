@@ -1,4 +1,4 @@
-"""What an action was predicted to do, and what it did."""
+"""The predicted and the achieved effect of an action."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Outcome:
         predicted: Shape `(m,)`, the change that was predicted; `None` where no prediction was asked for.
         history: Shape `(steps + 1, m)`, the objectives after each step, for actions that take steps.
         method: The action.
-        stopped: Where and why the steps ended.
+        stopped: Where and why the steps ended, or the choice of actions.
+        linear: Shape `(m,)`, the sum of first-order effects, where `predicted` is of one Newton step.
+        random: Shape `(r, m)`, changes by as many actions on random samples.
+        noise: Shape `(m,)`, the standard error of the change over seeds.
     """
 
     model: nn.Module = field(repr=False)
@@ -36,10 +39,13 @@ class Outcome:
     history: Float[Tensor, "t m"] | None = field(default=None, repr=False)
     method: str = ""
     stopped: str = ""
+    linear: Float[Tensor, " m"] | None = None
+    random: Float[Tensor, "r m"] | None = field(default=None, repr=False)
+    noise: Float[Tensor, " m"] | None = None
 
     @property
     def steps(self) -> int:
-        """How many steps were taken and kept."""
+        """Number of steps taken and kept."""
         return 0 if self.history is None else len(self.history) - 1
 
     @property

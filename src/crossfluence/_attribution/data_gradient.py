@@ -1,4 +1,4 @@
-"""How the end of a training depends on the training data themselves: every pixel, feature and label."""
+"""Derivatives of a training's end by the training data themselves: every pixel, feature and label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .unrolled import Put, swept
 def data_gradient(
     recipe: Recipe, objective: Objective, *, part: int | str = 0, keep: int | None = None
 ) -> dict[str, Tensor]:
-    r"""Which pixel of which training image, or which label, moved each objective: exact, through every step.
+    r"""Derivatives of each objective by every number of the training data, exact, through every step.
 
     $$\partial\, m(\theta_T(x)) / \partial x_i$$
 

@@ -30,7 +30,7 @@ MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: w
 def gathered(
     risk: AbstractRisk, inverse: AbstractInverse, chunks: Sequence[QueryScores], report: SolveReport
 ) -> Evidence:
-    """What can be said against the answers.
+    """Evidence for and against the answers to queries.
 
     Args:
         risk: The trained model.
@@ -60,7 +60,7 @@ def gathered(
 
 
 def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, "n 1"]) -> Evidence:
-    r"""What can be said against samples' scores for their own losses.
+    r"""Evidence for and against samples' scores for their own losses.
 
     Their sum is a trace, $\sum_i g_i^\top J^{-1} g_i$; what is left of training is the same with the sum of all $g_i$.
 
@@ -95,6 +95,12 @@ def kinks(risk: Risk) -> float:
     """
     if not risk.kind.per_sample:
         return 0.0
+    if "kinks" not in risk.remembered:  # of the loss, whatever is asked
+        risk.remembered["kinks"] = _kinks(risk)
+    return risk.remembered["kinks"]
+
+
+def _kinks(risk: Risk) -> float:
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = rounding = 0.0
     bound, seen = bind(risk.kind.losses, risk.model), 0

@@ -36,7 +36,7 @@ def influence(
     candidates: Iterable[Batch] | None = None,
     unit: Unit = "sample",
 ) -> Scores:
-    r"""What each training sample did to each objective.
+    r"""Influence of each training sample on each objective.
 
     $$\text{scores}_i = -\nabla m^\top J^{-1}\,\partial g/\partial w_i \approx
     m(\text{trained on all}) - m(\text{trained without sample } i)$$
@@ -172,7 +172,7 @@ def _left_out(risk: AbstractRisk, query: Questions, wanted: Tensor) -> tuple[str
 
 
 def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse = Auto()) -> Scores:
-    r"""What each training sample did to its own loss: large in size for outliers and mislabelled samples.
+    r"""Influence of each training sample on its own loss: large for outliers and mislabelled samples.
 
     The objective of sample i is its own loss $\ell_i$ (for coupled losses $n\,\partial F/\partial w_i$), so scores are
     negative where a sample lowered its own loss, as samples do.
@@ -249,7 +249,7 @@ def _report(
 
 
 def _solvers(inverse: AbstractInverse, solved: list[Solution]) -> str:
-    """What did the work; with the number of solves of each, if another took over some of them."""
+    """Names of the solvers, with the number of solves of each if another took over some of them."""
     counts = Counter[str]()
     for solution in solved:
         counts[solution.solver or inverse.solver] += len(solution.vectors)

@@ -1,4 +1,4 @@
-"""What an answer will cost, from a look at a small part of the data."""
+"""The cost of an answer, estimated from a small part of the data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DENSE = 500  # order of the matrix that is factorised to see how fast that goes
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will cost; print it.
+    """The cost of a run; print it.
 
     Attributes:
         solver: The solver that will do the work.
@@ -70,7 +70,7 @@ class Plan:
 
 
 def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Plan:
-    """What `influence` will cost before it runs, from a look at some 500 samples.
+    """Estimates the cost of `influence` before it runs, from some 500 samples.
 
     Times products and scores there, and solves for the gradient of one sample's loss to see how many steps a question
     takes: on all samples for `GMRES`, and where the few have negative curvature. `EKFAC` is fitted there, and answers
@@ -145,7 +145,7 @@ class _Tried:
 
 
 def _rehearsed(work: Work, part: Risk, m: int, n: int) -> _Tried:
-    """What a solver does by itself: seen once for its memory, and timed piece by piece."""
+    """Runs the work of a solver that is no product, once for its memory, then timed piece by piece."""
     if work.rehearse is None:
         return _Tried()
     with Tally() as tally:
@@ -172,7 +172,7 @@ def _part(risk: Risk) -> Risk:
 
 
 def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
-    """How many steps one question takes: on the part, or on all samples where a part may be indefinite."""
+    """Number of steps for one query: on the part, or on all samples where a part may be indefinite."""
     refused = ""
     for look in (risk,) if isinstance(solver, GMRES) else (part, risk):
         question = look.gradient if not look.symmetric else next(look.sample_gradients())[0]

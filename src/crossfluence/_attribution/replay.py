@@ -18,7 +18,7 @@ from .unrolled import swept
 def replay(
     recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None, groups: int = 3
 ) -> Scores:
-    r"""What each training sample did to each objective, exact to first order: through every step of the training.
+    r"""Influence of each training sample on each objective, exact to first order, through every step of the training.
 
     $$\text{scores}_i = \partial\, m(\theta_T(w)) / \partial w_i \approx
     m(\text{trained on all}) - m(\text{trained without sample } i)$$

@@ -45,7 +45,7 @@ def source(
     ids: Sequence[Id] | None = None,
     groups: int = 3,
 ) -> Scores:
-    r"""What each training sample did to each objective, with the training in a few segments: `replay` for long runs.
+    r"""Influence of each training sample on each objective, the training divided into segments: `replay` for long runs.
 
     Within a segment the curvature H and each sample's gradient are those of its middle, so what its steps did has a
     closed form. With T the sum of its learning rates (over 1 - momentum; over the root mean squares for Adam),
@@ -186,7 +186,7 @@ def _filtered(
 
 
 def _left(exponents: Tensor) -> Tensor:
-    """What is left of a direction at the end of a segment."""
+    """The part of a direction that remains at the end of a segment."""
     return (-exponents.clamp_min(-GROWTH)).exp()
 
 

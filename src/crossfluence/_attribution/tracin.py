@@ -43,7 +43,7 @@ def tracin(
     ids: Sequence[Id] | None = None,
     groups: int = 3,
 ) -> Scores:
-    r"""What each training sample did to each objective, estimated from points along the training.
+    r"""Influence of each training sample on each objective, estimated from points along the training.
 
     $$\text{scores}_i = -\sum_t \eta_t\,\nabla m(\theta_t)^\top P_t\,\partial g(\theta_t)/\partial w_i$$
 

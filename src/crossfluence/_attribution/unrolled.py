@@ -33,7 +33,7 @@ Variable: TypeAlias = Callable[[Batch, Tensor], tuple[Tensor, Put]]
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What a sweep found.
+    """The result of a backward pass through training.
 
     Attributes:
         model: Where training ended.
@@ -98,7 +98,7 @@ def swept(recipe: Recipe, objective: Objective, variable: Variable, keep: int | 
 
 
 def _room(course: Course, point: Point) -> int:
-    """How many points to keep: as many as fit, and never so few that training would run more than twice."""
+    """Number of points to keep: as many as fit, and never so few that training would run more than twice."""
     tensors = [tensor for params in (point.theta, *point.state.values()) for tensor in params.values()]
     fit = MEMORY // sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return min(len(course), max(fit, 2 * math.ceil(len(course) ** 0.5)))
@@ -143,7 +143,7 @@ class _Run:
 
 
 def _cotangent(end: Point, asked: list[Questions]) -> Point:
-    """What the objectives depend on at the end: the parameters alone; one leading dimension for the objectives."""
+    """Derivatives of the objectives by the state at the end: by the parameters alone, one row for each objective."""
     gradients = torch.cat([chunk.gradients for chunk in asked])
 
     def nothing(params: Params) -> Params:

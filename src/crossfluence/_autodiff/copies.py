@@ -27,7 +27,7 @@ class _Detaching(TorchFunctionMode):
 
 
 def _escaped(tensor: Tensor) -> bool:
-    """Whether a module stored it while something was differentiated by functions, and kept it."""
+    """True if a module stored it while something was differentiated by functions, and kept it."""
     return _functorch.is_functorch_wrapped_tensor(tensor)
 
 

@@ -148,7 +148,7 @@ def strided(gradient: Tensor) -> Tensor:
 
 
 def evaluated(function: Callable[[], Value]) -> Value:
-    """What a function returns, without a graph, also if it takes derivatives itself.
+    """The value of a function, without a graph, also if it takes derivatives itself.
 
     Args:
         function: Returns tensors; may call `torch.autograd.grad` inside.
@@ -196,7 +196,7 @@ def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tenso
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite: by their sum, or, where that is not finite, by a closer look."""
+    """True if no number is NaN or infinite: judged by their sum, or one by one where that is not finite."""
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 

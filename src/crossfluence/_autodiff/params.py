@@ -1,4 +1,4 @@
-"""Which parameters count as trained, and the way between named tensors and one flat vector."""
+"""The choice of trained parameters, and the way between named tensors and one flat vector."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def _refuse_shared_memory(model: nn.Module, chosen: Mapping[str, Tensor]) -> Non
 
 
 def _spans(named: Sequence[tuple[str, Tensor]]) -> Iterator[tuple[int, int, str, Tensor]]:
-    """Where each tensor begins and ends in memory, for those that have an address."""
+    """Beginning and end of each tensor in memory, for those that have an address."""
     for name, tensor in named:
         address = _address(tensor)
         if address and tensor.numel():
@@ -206,7 +206,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def _overlap(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors, of which the first begins earlier, have a number in common; two columns have none."""
+    """True if two tensors, of which the first begins earlier, have a number in common; two columns have none."""
     apart, rest = divmod(second.data_ptr() - first.data_ptr(), first.element_size())
     if first.device != second.device:
         return False

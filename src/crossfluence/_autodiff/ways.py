@@ -30,7 +30,7 @@ Values: TypeAlias = Callable[[Params], Tensor]
 
 
 class AbstractWay(ABC):
-    """How a training field is differentiated. Directions are rows `(m, p)`, results have m in front."""
+    """A way to differentiate a training field. Directions are rows `(m, p)`, results have m in front."""
 
     @abstractmethod
     def products(self, total: Total, theta: Params, layout: Layout, directions: Shaped[Tensor, "m p"]) -> Params:
@@ -58,7 +58,7 @@ class AbstractWay(ABC):
     def sensitivities(
         self, total: Weighed, theta: Params, layout: Layout, directions: Shaped[Tensor, "m p"], weights: Tensor
     ) -> Shaped[Tensor, "m b"]:
-        """How the field along each direction changes with each weight."""
+        """Derivatives by each weight of the field along each direction."""
 
     def pulled(self, values: Values, theta: Params, cotangents: Callable[[Tensor], Tensor]) -> Params:
         """Pulls back cotangents `(m, b, ...)`, made from the values after the graph, with other attention kernels."""
@@ -70,7 +70,7 @@ class AbstractWay(ABC):
         return _named(theta, pulled_rows([z], list(live.values()), [back]))
 
     def rows(self, total: Weighed, theta: Params, weights: Tensor) -> Params:
-        """How the field changes with each weight: named tensors `(b, ...)`."""
+        """Derivatives of the field by each weight: named tensors `(b, ...)`."""
         with recorded_twice():
             live, w = _tracked(theta), weights.detach().requires_grad_()
             (terms,) = _pull([total(live, theta, w)], [w], None, create=True)

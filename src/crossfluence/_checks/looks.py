@@ -133,7 +133,7 @@ class Around:
     behind: Point
 
     def value_gap(self, look: Look, here: Point, *others: Point) -> float:
-        """How far the derivative is from the difference of values, beyond kinks and rounding, as a share of them."""
+        """Gap between the derivative and the difference of values, beyond kinks and rounding, as a share of them."""
         signs = look.signs.to(here.terms)
         ahead, behind, middle = (float((signs * point.terms).sum()) for point in (self.ahead, self.behind, here))
         difference, derivative = (ahead - behind) / (2 * self.step), float(here.slope @ self.direction)
@@ -142,7 +142,7 @@ class Around:
         return _share(abs(difference - derivative) - noise / self.step - bend, abs(difference), abs(derivative))
 
     def first_gap(self, look: Look, here: Point, way: AbstractWay, *others: Point) -> float:
-        """How far a way's derivative along the direction is from the gradient's."""
+        """Gap between a way's derivative along the direction and the gradient's."""
         found = way.derivatives(lambda at: look.terms(at, at), look.theta, look.layout, self.direction[None])[0]
         derivative, wanted = float((look.signs.to(found) * found).sum()), float(here.slope @ self.direction)
         lengths = (float((point.slope * self.direction).abs().sum()) for point in (here, *others))
@@ -150,7 +150,7 @@ class Around:
         return _share(abs(derivative - wanted) - ROUNDINGS * look.precision * size, abs(wanted), abs(derivative))
 
     def second_gap(self, look: Look, here: Point, way: AbstractWay, *others: Point) -> float:
-        """How far a way's product with the Jacobian is from the difference of gradients."""
+        """Gap between a way's product with the Jacobian and the difference of gradients."""
         found = way.products(look.scalar, look.theta, look.layout, self.direction[None])
         product = look.layout.flatten(found)[0]
         if not product.isfinite().all():
@@ -165,7 +165,7 @@ class Around:
         return share if share <= SECOND_DISAGREEMENT or self._settles(look, units, difference, gap) else 0.0
 
     def _settles(self, look: Look, units: Shaped[Tensor, " p"], difference: Shaped[Tensor, " p"], gap: float) -> bool:
-        """Whether a wider difference is the same, beside the gap: at a kink, and where rounding decides, it is not."""
+        """True if a wider difference is the same, beside the gap: at a kink, and where rounding decides, it is not."""
         move = look.layout.split(WIDER * self.step * self.direction * look.moving)
         ahead, behind = (look.at(moved(look.theta, move, sign)).slope for sign in (1, -1))
         wider = units * (ahead - behind) / (2 * WIDER * self.step)
@@ -188,7 +188,7 @@ class Chosen:
 
 
 def disagree(gaps: Iterable[float], limit: float) -> bool:
-    """Whether derivatives differ along most directions; where they agree closely along the first, it stands for all.
+    """True if derivatives differ along most directions; where they agree closely along the first, it stands for all.
 
     Args:
         gaps: One for each direction, worked out as it is read.
@@ -226,7 +226,7 @@ def random_direction(layout: Layout, theta: Params, seed: int) -> Shaped[Tensor,
 
 
 def _sizes(part: Tensor) -> Tensor:
-    """How large each number is; zeros are taken to be as large as the median of the others."""
+    """The size of each number; zeros are taken to be as large as the median of the others."""
     sizes = part.abs()
     others = sizes[sizes > 0]
     return torch.where(sizes > 0, sizes, others.median() if len(others) else 1e-8)
@@ -272,7 +272,7 @@ def choose(look: Look, here: Point, around: Iterable[Around]) -> Chosen:
 
 
 def agrees(look: Look, here: Point, around: Iterable[Around], way: AbstractWay) -> bool:
-    """Whether a way's second derivatives are those that differences of gradients give, beyond kinks and rounding.
+    """True if a way's second derivatives agree with differences of gradients, beyond kinks and rounding.
 
     Args:
         look: The loss of some samples.

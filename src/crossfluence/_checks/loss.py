@@ -26,7 +26,7 @@ TOGETHER = 1e-3  # share of a sample's loss by which the samples beside it may c
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """What first looks at a loss found.
+    """Findings of the first evaluations of a loss.
 
     Attributes:
         precision: Relative rounding error of the loss as it is really computed.
@@ -170,7 +170,7 @@ def _few(subject: Subject, batch: Batch, weights: Tensor, precision: float) -> t
 
 
 def _compared(subject: Subject, look: Look, here: Point) -> Examined:
-    """Which ways agree with the loss, and whether its derivative belongs to its value."""
+    """The ways that agree with the loss, and a check that its derivative belongs to its value."""
     moved = moved_statistics(subject.model, look)
     if look.precision >= COARSE:
         chosen = choose(look, here, ())
@@ -292,7 +292,7 @@ def _refuse_batch_statistics(model: nn.Module) -> None:
 
 
 def _untouched(model: nn.Module, values: Callable[[], Value]) -> Value:
-    """What the function returns, once it is known to leave the model as it was."""
+    """The value of a function, after a check that it leaves the model as it was."""
     before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in state_of(model).items()}
     found = values()
     if fingerprint(model) != before:

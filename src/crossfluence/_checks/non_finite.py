@@ -37,7 +37,7 @@ def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor 
 
 
 def advice_of(losses: Callable[[], Tensor], batch: Batch) -> str:
-    """What to do about a loss that is not finite.
+    """Advice for a loss that is not finite.
 
     Args:
         losses: Computes them.
@@ -56,7 +56,7 @@ def advice_of(losses: Callable[[], Tensor], batch: Batch) -> str:
 
 
 def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Params) -> str:
-    """Where a NaN or an infinity comes up first, forwards or backwards: what makes it out of finite numbers.
+    """The first module that makes a NaN or an infinity out of finite numbers, forwards or backwards.
 
     Args:
         model: Hooks are put on its modules and taken off again.

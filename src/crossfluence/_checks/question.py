@@ -22,7 +22,7 @@ def check_question(
     model: nn.Module,
     theta: Params,
     names: Callable[[], tuple[str, ...] | None],
-) -> None:
+) -> tuple[Shaped[Tensor, " m"], Shaped[Tensor, "m p"]]:
     """Evaluates questions a few times near the trained parameters, and refuses what would make every score wrong.
 
     Args:
@@ -30,6 +30,9 @@ def check_question(
         model: The trained module.
         theta: The trained parameters.
         names: Their names, once they were evaluated.
+
+    Returns:
+        The questions, and the gradient of each.
 
     Raises:
         NondeterministicError: If a question is random.
@@ -40,7 +43,7 @@ def check_question(
     known, rows = value_and_rows(values, theta)
     rows = Layout.of(theta).flatten(rows)
     if not (here.isfinite().all() and known.isfinite().all() and rows.isfinite().all() and rows.any()):
-        return  # named where it is used
+        return known, rows  # named where it is used
     size = float(here.abs().max())
     if float((here - known).abs().max()) > ROUNDINGS * precision * size and not _repeats(values, theta, precision):
         raise NondeterministicError(
@@ -48,7 +51,7 @@ def check_question(
             f"something in it is random. Draw its samples once, beforehand; call model.eval() for dropout."
         )
     if precision >= COARSE:
-        return
+        return known, rows
     mask = Layout.of(theta).flatten(moving(model, theta))
     size = known.abs()
     wrong = _disagreeing(values, theta, known, rows, mask, size, precision)
@@ -65,6 +68,7 @@ def check_question(
             f"torch.no_grad(), detached, rounded or chosen by argmax, but moves with the model. Compute all of it with "
             f"gradients; or, if a part is to stay as it is now, compute that part once, outside of the question."
         )
+    return known, rows
 
 
 def _repeats(values: Callable[[Params], Tensor], theta: Params, precision: float) -> bool:
@@ -81,7 +85,7 @@ def _disagreeing(
     size: Shaped[Tensor, " m"],
     precision: float,
 ) -> Tensor:
-    """Which questions' derivatives differ from differences of their values along most directions, beyond rounding."""
+    """Queries whose derivatives differ from differences of their values along most directions, beyond rounding."""
     layout = Layout.of(theta)
     flat, gaps = layout.flatten(theta), []
     for seed in range(DIRECTIONS):

@@ -1,4 +1,4 @@
-"""What every curvature offers, and damping in its one unit."""
+"""The interface of every curvature, and damping in its one unit."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _mean_of_trace(curvature: AbstractCurvature, risk: AbstractRisk) -> float:
 
 
 def damping_products(damping: float | Relative, risk: AbstractRisk) -> int:
-    """How many products `plain_damping` takes."""
+    """Number of products that `plain_damping` takes."""
     return 0 if not isinstance(damping, Relative) else risk.p if risk.p <= TRACED else PROBES
 
 

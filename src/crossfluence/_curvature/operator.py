@@ -46,7 +46,7 @@ class Operator:
 
     @property
     def symmetric(self) -> bool:
-        """Whether the matrix is its own transpose."""
+        """True if the matrix is its own transpose."""
         return self.risk.symmetric
 
     @property
@@ -123,10 +123,10 @@ def natural_curvature(curvature: AbstractCurvature | None, risk: AbstractRisk) -
 
 
 def operator_products(damping: float | Relative, risk: AbstractRisk) -> int:
-    """How many products an operator and its units take together."""
+    """Number of products that an operator and its units take together."""
     return damping_products(damping, risk) + scale_products(risk)
 
 
 def operator_readings(risk: AbstractRisk) -> int:
-    """How many passes over the data these units take beside these products, and how many products alone."""
+    """Number of passes over the data for the units, beside these products and those taken alone."""
     return scale_readings(risk)

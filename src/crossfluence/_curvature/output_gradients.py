@@ -162,13 +162,13 @@ def _balanced(matrices: Shaped[Tensor, "b k k"], shape: torch.Size, dim: int) ->
 
 
 def _floor(bend: Bend) -> float:
-    """What numbers of this precision can no longer tell from zero."""
+    """The size below which numbers of this precision cannot be told from zero."""
     info = torch.finfo(bend.z.dtype)
     return info.tiny / info.eps
 
 
 def _close(bend: Bend, found: Tensor, wanted: Tensor) -> bool:
-    """Whether they agree, sample by sample."""
+    """True if they agree, sample by sample."""
     return bool((lengths(found - wanted) <= bend.rough**0.5 * lengths(wanted) + _floor(bend)).all())
 
 

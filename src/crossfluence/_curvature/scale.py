@@ -57,12 +57,12 @@ def tempered(scale: Shaped[Tensor, " p"]) -> Shaped[Tensor, " p"]:
 
 
 def scale_products(risk: AbstractRisk) -> int:
-    """How many products `scale_of` takes together."""
+    """Number of products that `scale_of` takes together."""
     return risk.p if isinstance(risk, Risk) and risk.p <= PROBES else 0
 
 
 def scale_readings(risk: AbstractRisk) -> int:
-    """How many passes over the data `scale_of` takes beside these products, and how many products alone."""
+    """Number of passes over the data for `scale_of`, beside these products and those taken alone."""
     return 1 if isinstance(risk, Risk) and risk.p > PROBES else 0
 
 
@@ -117,13 +117,23 @@ def squared_gradients(risk: Risk) -> Float[Tensor, " p"]:
         if not weights.any():
             continue
         for signs in (torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1).to(weights):
-            found = _signed(risk, batch, weights, signs * weights)
+            found = signed_gradient(risk, batch, weights, signs * weights)
             total += risk.layout.flatten(found).double().square() / draws
     return (total / risk.n).nan_to_num(0.0, 0.0, 0.0)
 
 
-def _signed(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:
-    """The gradient of the losses with signs; of what the weights change along them, where samples are coupled."""
+def signed_gradient(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:
+    """The gradient of the losses with signs; of what the weights change along them, where samples are coupled.
+
+    Args:
+        risk: Where.
+        batch: Some samples.
+        weights: Theirs.
+        signs: A factor for each.
+
+    Returns:
+        Named tensors.
+    """
     if risk.kind.per_sample:
         return gradient_of(lambda theta: risk.total(theta, risk.theta, batch, signs), risk.theta)
 

@@ -1,4 +1,4 @@
-"""What a batch holds: its tensors, its content, and how many samples it may have."""
+"""The tensors of a batch, its content, and the number of samples it may have."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def digest(batch: Batch) -> str:
 
 
 def length_of(batch: Batch) -> int:
-    """How many samples a batch seems to have, before any loss was asked.
+    """Number of samples that a batch seems to have, before any loss is evaluated.
 
     That is the first dimension of its first tensor; the number of sequences, where a list of them or a
     `PackedSequence` comes first; and the number of graphs, where the batch states it (`num_graphs`).
@@ -117,13 +117,13 @@ def _length(batch: Batch, above: tuple[int, ...], beside: frozenset[int] = froze
 
 
 def _tensors(batch: Batch) -> TypeGuard[Sequence[Tensor]]:
-    """Whether it is a list or tuple of tensors with dimensions, and nothing else."""
+    """True for a list or tuple of tensors with dimensions, and nothing else."""
     listed = isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields") and len(batch) > 0
     return listed and all(isinstance(part, Tensor) and part.ndim for part in batch)
 
 
 def _counts_items(items: Sequence[Tensor], beside: frozenset[int], *, outermost: bool) -> bool:
-    """Whether tensors in a list are samples, rather than columns of the samples."""
+    """True if tensors in a list are samples, rather than columns of the samples."""
     lengths = {len(item) for item in items}
     if outermost:  # (x, y) are columns; so is everything but a list of sequences that differ in length alone
         alike = len({(item.shape[1:], item.dtype) for item in items}) == 1
@@ -173,5 +173,5 @@ def _lengths_of_lists(batch: Batch, above: tuple[int, ...]) -> Iterator[int]:
 
 
 def _is_list_of_samples(batch: Batch) -> bool:
-    """Whether the batch itself can be a list of samples: its length is then no dimension of a column."""
+    """True if the batch itself can be a list of samples: its length is then no dimension of a column."""
     return _tensors(batch) and isinstance(batch, list) and all(len(batch) not in item.shape[1:] for item in batch)

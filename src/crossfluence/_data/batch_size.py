@@ -1,4 +1,4 @@
-"""How many samples to take at once, where nobody asked for a number."""
+"""The number of samples to take at once, where none was given."""
 
 from __future__ import annotations
 

@@ -78,12 +78,12 @@ class Batches:
 
     @property
     def fixed(self) -> bool:
-        """Whether the source is tensors, so that batches come in the same order by construction."""
+        """True if the source is tensors, so that batches come in the same order by construction."""
         return isinstance(self.source[0], Tensor)
 
     @property
     def growing(self) -> bool:
-        """Whether larger batches may be chosen, and would be fewer."""
+        """True if larger batches may be chosen, and would be fewer."""
         return self.free and self.fixed and self.samples > self.size
 
     @property
@@ -179,7 +179,7 @@ def _refuse_lists_of_numbers(sample: Any) -> None:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the data was when it was first read.
+    """Lengths and content hashes of the data at their first reading.
 
     Attributes:
         sizes: Samples in each batch.

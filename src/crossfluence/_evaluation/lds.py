@@ -1,4 +1,4 @@
-"""How far scores are from the truth: the linear datamodelling score, beside what noise leaves to find."""
+"""The linear datamodelling score, beside its ceiling: the agreement of one retraining with others."""
 
 from __future__ import annotations
 

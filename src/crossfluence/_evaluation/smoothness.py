@@ -1,4 +1,4 @@
-"""Whether a small change of the data moves the answer in proportion, as every first-order estimate assumes."""
+"""A check that small changes of the data move the answer in proportion, as every first-order estimate assumes."""
 
 from __future__ import annotations
 

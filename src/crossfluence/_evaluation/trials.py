@@ -32,7 +32,7 @@ def tried(
     groups: int,
     advice: str = BETTER,
 ) -> Verdict:
-    """Whether training again moves the questions as the scores predict.
+    """A verdict on scores from a few trainings without groups of samples.
 
     The strongest samples that raise the questions and those that lower them are left out, and random groups of as many,
     in trainings that run together.

@@ -112,7 +112,7 @@ def _share(function: Callable[[Tensor], Tensor], core: Tensor, inside: Tensor, l
 
 
 def _orthonormal(rows: Shaped[Tensor, "k p"], basis: Shaped[Tensor, "r p"]) -> Shaped[Tensor, "k2 p"]:
-    """What is new in some rows, one after the other; rows that are none beside rounding are left out."""
+    """An orthonormal basis of some rows, one after the other; rows that are zero to rounding are left out."""
     sizes, tolerance, before = rows.norm(dim=1), 100 * torch.finfo(rows.dtype).eps, len(basis)
     rest, _ = orthogonalised(rows, basis.unsqueeze(0).expand(len(rows), -1, -1))
     for row, size in zip(rest, sizes, strict=True):

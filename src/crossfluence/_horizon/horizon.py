@@ -226,7 +226,7 @@ def _bent(engine: RootsEngine | DenseEngine) -> str:
 
 
 def _resolved(asked: Tensor, applied: Applied) -> str:
-    """How much of the questions the curvature took back."""
+    """A sentence about the share of the queries that the curvature resolves."""
     left = (asked * applied.vectors).sum(1) / asked.square().sum(1).clamp_min(torch.finfo(asked.dtype).tiny)
     shares = (1 - left).clamp(0, 1)
     return f"The curvature takes back {float(shares.min()):.0%} to {float(shares.max()):.0%} of the questions' reach."

@@ -59,7 +59,7 @@ def batch_moments(
 
 
 def adam_scaling(square: Tensor, mean: Tensor | None, eps: float = 1e-8, eps_root: float = 0.0) -> Tensor:
-    r"""What Adam makes of a small lasting gradient in one step of rate 1: $P \max(0, 1 - \bar g^2 P^2)$.
+    r"""Adam's response to a small lasting gradient in one step of rate 1: $P \max(0, 1 - \bar g^2 P^2)$.
 
     Args:
         square: Second moment of the gradient.

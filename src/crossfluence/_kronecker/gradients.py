@@ -21,7 +21,7 @@ NUMBERS_AT_ONCE = 2**24  # of per-sample gradients written out together: 64 MB i
 @stored("Slot")
 @dataclass(frozen=True)
 class ParameterBlock:
-    """Where a block lies among the parameters: g matrices of r rows and c columns (g > 1 for grouped layers).
+    """The place of a block among the parameters: g matrices of r rows and c columns (g > 1 for grouped layers).
 
     Attributes:
         names: The parameters, side by side in the columns: a weight, then its bias.
@@ -143,7 +143,7 @@ class OuterProducts(AbstractGradients):
 
     @property
     def single(self) -> bool:
-        """Whether every gradient is one outer product."""
+        """True if every gradient is one outer product."""
         return self.left.shape[2] == 1
 
     def __len__(self) -> int:
@@ -238,7 +238,7 @@ class EmbeddingGradients(AbstractGradients):
         return table.index_add_(0, self.rows.flatten(), parts).unsqueeze(0)
 
     def squared(self) -> EmbeddingGradients:
-        """What was read."""
+        """The vectors that were looked up."""
         return EmbeddingGradients(self.rows, self.right.square(), self.height)
 
     def rotated(self, left: Tensor | None, right: Tensor | None) -> EmbeddingGradients:

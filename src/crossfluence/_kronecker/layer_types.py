@@ -194,7 +194,7 @@ def _features(layer: nn.Module, values: Tensor) -> Tensor:
 
 
 def _columns(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a layer multiplies its weight with at each position: `(..., g, c)`."""
+    """The inputs that a layer multiplies its weight with at each position: `(..., g, c)`."""
     if not isinstance(layer, CONVOLUTIONS):
         return inputs if isinstance(layer, nn.MultiheadAttention) else inputs.unsqueeze(-2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -211,7 +211,7 @@ def _columns(layer: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _normalised(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """What a normalisation does before its own scale and shift."""
+    """The output of a normalisation before its own scale and shift."""
     if isinstance(layer, nn.LayerNorm):
         return functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
     if isinstance(layer, nn.RMSNorm):

@@ -278,7 +278,7 @@ def _shared(model: nn.Module, layer_blocks: Sequence[LayerBlock], scalars: Sampl
 
 
 def _explained(found: AbstractGradients, wanted: Tensor, weights: Tensor, precision: float) -> bool:
-    """Whether gradients, added up with random weights for the samples, are those of a backward pass."""
+    """True if gradients, added up with random weights for the samples, are those of a backward pass."""
     # rounding is judged by the terms that are added up, for their sum may be zero; zeros explain nothing
     terms = found.squared().weighted(weights.square()).sum().sqrt()
     gap = (found.weighted(weights) - wanted).norm()

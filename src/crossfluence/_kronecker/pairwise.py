@@ -197,7 +197,7 @@ class PairwiseScores(AbstractPairwise):
             yield pieces
 
     def _preconditioned(self, piece: QueryBatch) -> tuple[int, dict[ParameterBlock, PreconditionedQueries]]:
-        """How many questions, and what their gradients ask of each block."""
+        """The number of queries, and their preconditioned gradients in each block."""
         return len(piece.values), {
             slot: self.inverses[slot].preconditioned(part) for slot, part in piece.gradients.items()
         }

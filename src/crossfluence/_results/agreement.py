@@ -52,7 +52,7 @@ class Estimate(float):
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How well predicted effects agree with achieved ones; each figure with a 95 % bootstrap interval.
+    """Agreement of predicted effects with achieved ones; each figure with a 95 % bootstrap interval.
 
     Attributes:
         pearson: Linear correlation over all samples and objectives.

@@ -28,7 +28,7 @@ FORMAT = "crossfluence.scores/1"
 
 @dataclass(frozen=True)
 class SolveReport:
-    """How an answer was computed, and how far it can be trusted.
+    """The report of an answer: its computation, its residuals and its errors.
 
     Attributes:
         solver: The solver that did the work (what `Auto` chose, for one).
@@ -70,7 +70,7 @@ class SolveReport:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What each training sample did to each objective.
+    """Influence of each training sample on each objective.
 
     Positive: having the sample in the training set raised the objective, by so much, in the objective's own unit.
     Estimates and retraining return this same type, so they can be compared number by number.

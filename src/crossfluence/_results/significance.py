@@ -1,4 +1,4 @@
-"""Which means stand out of their errors: Student's t, with control for the number of tests."""
+"""Means that are significant beside their errors: Student's t, with control for the number of tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def standing_out(
 
 @functools.cache
 def student_limit(level: float, freedom: int) -> float:
-    r"""How many standard errors from zero Student's t is with probability `level`, on both sides together.
+    r"""The standard errors from zero that Student's t exceeds with probability `level`, both sides together.
 
     The $t$ at which the probability of anything further out falls to `level`, found by bisection:
 

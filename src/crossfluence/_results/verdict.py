@@ -1,4 +1,4 @@
-"""Whether an answer can be believed: numbers that were measured beside it go in, a `Verdict` comes out."""
+"""The verdict on an answer, from numbers that were measured beside it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOOSE_SLOPE, LOOSE = (0.2, 5.0), 0.6  # of the same: order
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the sizes of scores can be believed, or only their order, or neither.
+    """A judgement of scores: their sizes can be believed, or only their order, or neither.
 
     Attributes:
         level: "sizes": a score is about the effect that retraining finds. "order": samples with larger scores have
@@ -64,7 +64,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of the answers to m questions.
+    """Measurements beside the answers to m queries.
 
     Attributes:
         drift: How far one more Newton step of training would move each question.
@@ -115,7 +115,7 @@ class Finding:
 
 
 def suspicious(evidence: Evidence) -> bool:
-    """Whether training had not ended, so that it is worth looking for the cause."""
+    """True if training had not ended, so that it is worth looking for the cause."""
     return not evidence.left <= ENDED
 
 

@@ -1,4 +1,4 @@
-"""What every verb and solver needs to know of a trained model."""
+"""The interface of a trained model that every verb and solver works on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RENAMED = {
 
 
 class AbstractRisk(ABC):
-    """What training minimised, and where it ended: `Risk` for any loss, others where a loss has a structure of its own.
+    """The risk that training minimised, and where it ended: `Risk` for any loss, others for losses with a structure.
 
     Attributes:
         model: The trained module; it is never changed.
@@ -94,7 +94,7 @@ class AbstractRisk(ABC):
     @property
     @abstractmethod
     def symmetric(self) -> bool:
-        """Whether the training field is a gradient, so that its Jacobian is symmetric."""
+        """True if the training field is a gradient, so that its Jacobian is symmetric."""
 
     @property
     @abstractmethod
@@ -253,7 +253,7 @@ def signed(**parts: str | float) -> str:
 
 
 def differing(before: str, now: str) -> list[str]:
-    """What differs between two signatures, as words for an error.
+    """Differences between two signatures, as words for an error.
 
     Args:
         before: From `signed`.

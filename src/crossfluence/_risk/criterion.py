@@ -65,7 +65,7 @@ class Bend:
         return lambda directions: _second(slope, point, directions)
 
     def noise(self, direction: Tensor) -> Shaped[Tensor, " b"]:
-        """What rounding does to products with a direction: how far they move with the last digits of the outputs."""
+        """Rounding error of products with a direction: how far they move with the last digits of the outputs."""
         plain, found = self.along(direction), torch.zeros(len(self.z), dtype=self.z.dtype, device=self.z.device)
         for seed in (1, 2):
             moved = self.z * (1 + 4 * self.rough * random_signs(self.z, seed))
@@ -221,7 +221,7 @@ class Rounding:
 
 
 def dims_of_classes(z: Tensor) -> list[int]:
-    """Where classes may stand: last, or after the samples."""
+    """Dimensions that classes may have: the last, or the one after the samples."""
     return [dim for dim in dict.fromkeys((z.ndim - 1, 1)) if 1 <= dim < z.ndim and z.shape[dim] > 1]
 
 

@@ -73,7 +73,7 @@ def _made(risk: Rebuilt, loss: AbstractLoss) -> Rebuilt:
 
 
 def _agree(risk: Rebuilt, made: Rebuilt) -> bool:
-    """Whether the first batch has a loss and a gradient in double precision, and the loss is the same."""
+    """True if the first batch has a loss and a gradient in double precision, and the loss is the same."""
     _, batch, weights = next(risk.passes())
     rough = float(risk.total(risk.theta, risk.theta, batch, weights))
     value = made.total(made.theta, made.theta, batch, weights.double())

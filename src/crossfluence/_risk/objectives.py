@@ -1,4 +1,4 @@
-"""What is asked: objectives as plain callables, and their gradients."""
+"""Objectives as plain callables, and their gradients."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def refuse_independent(theta: Params) -> NoReturn:
 
 
 def questions_at_once(p: int) -> int:
-    """How many questions `each_of` answers together.
+    """Number of queries that `each_of` answers together.
 
     Args:
         p: Number of trained parameters.
@@ -226,9 +226,8 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
         names.append(found)
         return values
 
-    check_question(stacked, model, theta, lambda: names[0])
-    values, gradients = value_and_rows(stacked, theta)
-    return Questions(names[-1], values, Layout.of(theta).flatten(gradients))
+    values, gradients = check_question(stacked, model, theta, lambda: names[0])
+    return Questions(names[-1], values, gradients)
 
 
 def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Questions:
@@ -248,9 +247,11 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
             return each.sum().reshape(1)
 
         if not count:
-            check_question(total, model, theta, lambda: (DEFAULT_NAME,))
-        part, rows = value_and_rows(total, theta)
-        values, gradients = values + part[0], gradients + layout.flatten(rows)[0]
+            part, rows = check_question(total, model, theta, lambda: (DEFAULT_NAME,))
+        else:
+            part, named = value_and_rows(total, theta)
+            rows = layout.flatten(named)
+        values, gradients = values + part[0], gradients + rows[0]
         count += counts[-1]
     if not count:
         raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
@@ -295,7 +296,7 @@ def check_each_question(objective: EachOf, model: nn.Module, theta: Params, batc
 
 
 def _reads(losses: Callable[[Params, Batch], Tensor], theta: Params, batch: Batch, count: int) -> bool:
-    """Whether a part of a batch is a batch of so many samples."""
+    """True if a part of a batch is a batch of so many samples."""
     try:
         return len(evaluated(lambda: losses(theta, batch))) == count
     except Exception:  # whatever the user's code says of a batch that it cannot read

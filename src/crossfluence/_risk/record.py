@@ -1,4 +1,4 @@
-"""How far a training moved its parameters along a lasting gradient: the interface that solvers know of."""
+"""The interface of a training record: how far a lasting gradient moved each parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._types import Params
 
 
 class AbstractRecord(ABC):
-    """What a training did to its parameters, beside the loss that it minimised."""
+    """A record of a training, beside the loss that it minimised."""
 
     @property
     @abstractmethod
@@ -28,7 +28,7 @@ class AbstractRecord(ABC):
 
     @abstractmethod
     def scaling(self, theta: Params) -> Params:
-        """What a small lasting gradient was multiplied by in all steps together, for every parameter."""
+        """The factor by which all steps together multiplied a small lasting gradient, for every parameter."""
 
     @abstractmethod
     def decay(self, theta: Params) -> Params:

@@ -1,4 +1,4 @@
-"""What training minimised, and where it ended."""
+"""The risk that training minimised, and where it ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .record import AbstractRecord, check_record
 
 @dataclass(frozen=True, eq=False)
 class Risk(AbstractBatchedRisk):
-    r"""What training minimised, and where it ended.
+    r"""The risk that training minimised, and where it ended.
 
     The risk is $F(\theta, w) = \frac{1}{n}\sum_i w_i \ell_i(\theta) + \frac{\text{l2}}{2}\lVert\theta\rVert^2$ with
     all weights 1, and training ended where its field $g = \partial F/\partial\theta$ vanished. Losses that couple
@@ -199,7 +199,7 @@ class Risk(AbstractBatchedRisk):
 
     @property
     def symmetric(self) -> bool:
-        """Whether the training field is a gradient, so that its Jacobian is symmetric."""
+        """True if the training field is a gradient, so that its Jacobian is symmetric."""
         return self.kind.symmetric
 
     @cached_property

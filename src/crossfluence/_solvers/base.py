@@ -29,7 +29,7 @@ USELESS = 0.1  # share of the largest score from which on an error makes scores 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What a solve gave.
+    """The result of a solve.
 
     Attributes:
         vectors: Shape `(m, p)`, the solutions.
@@ -225,7 +225,7 @@ class AbstractSolver(ABC):
                 require(value, kind, f"{name}=", f"a {name}", f"{name}={line}")
 
     def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
-        """What a checkpoint holds; the beginning, if there is none."""
+        """The content of a checkpoint; an empty fit, if there is none."""
         if not self.saveable:
             raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
         if not os.path.exists(file):
@@ -251,7 +251,7 @@ class AbstractSolver(ABC):
         return self._invert(risk)
 
     def work(self, risk: AbstractRisk) -> Work:
-        """What inverting and solving will ask for, known without doing any of it.
+        """The cost of inverting and solving, known without doing any of it.
 
         Args:
             risk: The trained model.

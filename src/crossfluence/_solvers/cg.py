@@ -18,6 +18,7 @@ from ..errors import NegativeCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged, within
 from .cost import Work
 from .energy import Energy
+from .settled import Settled
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class CG(AbstractSolver):
         damping: Added to the eigenvalues; a number, or `Relative`.
         rtol: Stops when the residual is this share of the right-hand side, in units of the parameters in which the
             diagonal of the curvature is about one (or in the norm of the preconditioner), and the estimated error of
-            the solution, in the norm of the curvature, is at most a hundred times this share, or a tenth.
+            the solution, in the norm of the curvature, is at most a hundred times this share, or a tenth. So is then
+            the last move of the scores, as a share of them.
         max_steps: Stops here at the latest, with a warning and the residual in the report.
         curvature: A symmetric curvature that is positive once damped.
         preconditioner: A solver whose symmetric positive inverse is close to the wanted one.
@@ -104,18 +106,19 @@ class CGInverse(AbstractInverse):
         start, left = rho.clone(), rho.clone()
         energy, ended, share = Energy.start(rho), Energy.start(rho), torch.zeros_like(rho)
         steps, bent = torch.zeros_like(rows), torch.zeros_like(rho, dtype=torch.bool)
+        settled = Settled.start(self.matrix, len(vectors))
         with tqdm(total=self.settings.max_steps, desc="CG", unit="step", disable=None, leave=False) as bar:
             for step in range(self.settings.max_steps):
-                far = (rho > rtol**2 * start[rows]) | (energy.error(rho) > allowed)
-                far &= rho > 0
+                unsolved = (rho > rtol**2 * start[rows]) | (energy.error(rho) > allowed)
+                far = (unsolved | (settled.share[rows] > allowed)) & (rho > 0)
                 rows, residual, direction, rho, share = _kept(far, rows, residual, direction, rho, share)
                 energy = energy if far.all() else energy.rows(far)
                 if not len(rows):
                     break
-                product = self.matrix.product(direction)
+                product, unsolved = self.matrix.product(direction), unsolved[far]
                 bend = _dots(direction, product)
-                positive = self._positive(step, direction, bend)
-                bent[rows] = ~positive
+                positive = self._positive(step, direction, bend, unsolved)
+                bent[rows] = unsolved & ~positive
                 rows, residual, direction, rho, share, product, bend = _kept(
                     positive, rows, residual, direction, rho, share, product, bend
                 )
@@ -124,6 +127,7 @@ class CGInverse(AbstractInverse):
                     break
                 length = rho / bend
                 _add(x, rows, length.unsqueeze(1), direction)
+                settled.move(rows, length.unsqueeze(1) * (direction @ settled.rows))
                 residual.addcmul_(length.unsqueeze(1), product, value=-1)
                 del product
                 z = self._precondition(residual)
@@ -137,18 +141,19 @@ class CGInverse(AbstractInverse):
                 steps[rows] += 1
                 bar.update()
         del residual, direction
-        return self._solution(x, wanted, ended, (start, left), steps, bent)
+        settled.share[left <= 0] = 0.0
+        return self._solution(x, wanted, ended, (start, left), steps, bent, settled.share)
 
     def _solution(
         self, x: Shaped[Tensor, "m p"], wanted: Shaped[Tensor, "m p"], ended: Energy, squares: tuple[Tensor, Tensor],
-        steps: Tensor, bent: Tensor,
+        steps: Tensor, bent: Tensor, moved: Tensor,
     ) -> Solution:  # fmt: skip
         """The solutions outside, with what a fresh product says about them: the recursion drifts."""
         off = self.matrix.product(x).sub_(wanted)
         start, left = squares
         now = _dots(off, self._precondition(off)).clamp_min(0)
         shares = (now / start.clamp_min(torch.finfo(start.dtype).tiny)).sqrt()
-        errors = ended.error(left, (now - left).double().clamp_min(0))
+        errors = torch.maximum(ended.error(left, (now - left).double().clamp_min(0)), moved)
         failed = (shares.masked_fill(bent, 0), errors.masked_fill(bent, 0))
         warn_unconverged("CG", *failed, self.settings.rtol, int(steps.max()))
         note = f"{int(bent.sum())} of {len(x)} solves ended where they met negative curvature."
@@ -164,12 +169,12 @@ class CGInverse(AbstractInverse):
         return outside(within(self.preconditioner, self.risk, outside(residual), transposed=True))
 
     def _positive(
-        self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"]
+        self, step: int, directions: Shaped[Tensor, "m p"], bend: Shaped[Tensor, " m"], unsolved: Tensor
     ) -> Shaped[Tensor, " m"]:
-        """Which directions have positive curvature; refuses the others unless the solve may end there."""
-        if not bool((bend <= 0).any()) or self.settings.truncate:
+        """Directions with positive curvature; refuses the others unless the solve may end there, or had ended."""
+        if not bool((unsolved & (bend <= 0)).any()) or self.settings.truncate:
             return bend > 0
-        quotient = float((bend / self.matrix.inside(directions).square().sum(1)).min())
+        quotient = float((bend / self.matrix.inside(directions).square().sum(1))[unsolved].min())
         raise NegativeCurvatureError(
             f"CG met negative curvature at step {step}: v'(H + {self.damping:g} I)v / v'v = {quotient:.3g}. "
             f"Raise damping above {self.damping - quotient:.3g}, use curvature=GaussNewton(), or solver GMRES, "

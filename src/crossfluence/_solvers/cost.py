@@ -1,4 +1,4 @@
-"""What a solver will ask for, known before it starts: what `plan` multiplies with the times that it measures."""
+"""The cost of a solver, known before it starts: counts that `plan` multiplies with measured times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._risk.risk import Risk
 
 @dataclass(frozen=True)
 class Work:
-    """What a solver will ask for: what `plan` multiplies with the times that it measures.
+    """The cost of a solver: counts that `plan` multiplies with measured times.
 
     Attributes:
         alone: Products with the curvature before the first question, one after another.
@@ -56,7 +56,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Rehearsal:
-    """What a solver did with a part of the data.
+    """The work of a solver on a part of the data.
 
     Attributes:
         held: Bytes of the inverse, whatever n is.

@@ -1,4 +1,4 @@
-"""How far conjugate gradients are from the solution, in the norm of the matrix, from their own coefficients."""
+"""The error of conjugate gradients in the norm of the matrix, estimated from their own coefficients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Energy:
-    r"""What the steps so far tell of the error $\lVert e\rVert_B$ and of the solution's size $\lVert u\rVert_B$.
+    r"""Estimates of the error $\lVert e\rVert_B$ and of the solution's size $\lVert u\rVert_B$ from the steps so far.
 
     The coefficients of conjugate gradients are the Cholesky factor R of a tridiagonal matrix whose eigenvalues
     approximate those of B; the norm of R's inverse, which grows by one column with each step, gives the smallest.

@@ -80,7 +80,7 @@ class Exact(AbstractSolver):
         matrix.diagonal().add_(damping)
         scale = equilibrating(matrix)
         if symmetric:
-            _refuse_asymmetric(matrix * scale * scale.unsqueeze(1), fine.precision)
+            refuse_asymmetric(matrix * scale * scale.unsqueeze(1), fine.precision)
             matrix = (matrix + matrix.T) / 2
         smallest = _smallest_eigenvalue(matrix, symmetric)
         matrix.mul_(scale).mul_(scale.unsqueeze(1))
@@ -156,7 +156,7 @@ class ExactInverse(AbstractInverse):
 
 
 def _tolerance(risk: AbstractRisk, scale: Float[Tensor, " p"], least: float) -> float:
-    """How much of a question may lie in null directions: rounding, and the tilt of them by what is left of training."""
+    """The share of a query that may lie in null directions: rounding, and their tilt where training has not ended."""
     theta, gradient = (part.to(scale) for part in (risk.layout.flatten(risk.theta), risk.gradient))
     # of a symmetry along t, H t = -g: the direction found is off by |g| / (|t| smallest eigenvalue kept)
     tilt = float((scale * gradient).norm() / ((theta / scale).norm() * least).clamp_min(1e-300))
@@ -232,13 +232,23 @@ def dense(curvature: AbstractCurvature, risk: AbstractRisk) -> Float[Tensor, "p 
     return matrix
 
 
-def _refuse_asymmetric(matrix: Tensor, eps: float) -> None:
+def refuse_asymmetric(matrix: Tensor, eps: float) -> None:
+    """Refuses a matrix of second derivatives that rounding, or a wrong derivative, has made unsymmetric.
+
+    Args:
+        matrix: In units in which its diagonal is about one.
+        eps: Of the arithmetic that made it.
+
+    Raises:
+        SolveError: If it differs from its transpose beyond rounding.
+    """
     share = float((matrix - matrix.T).norm() / matrix.norm().clamp_min(1e-300))
     if share > eps**0.5:
         raise SolveError(
             f"The matrix of second derivatives is not symmetric (by {share:.2g} of its norm), so a layer of the model "
-            f"has wrong second derivatives; weight_norm on the CPU is known for it. Take that layer out, for instance "
-            f"with torch.nn.utils.parametrize.remove_parametrizations, or use curvature=GaussNewton()."
+            f"has wrong second derivatives (weight_norm on the CPU is known for it), or the loss is so flat here that "
+            f"rounding is all that is left of them. Take that layer out, for instance with "
+            f"torch.nn.utils.parametrize.remove_parametrizations, use curvature=GaussNewton(), or give a damping."
         )
 
 

@@ -22,7 +22,7 @@ LANCZOS_STEPS = 30  # products that find the ends of a spectrum
 def orthogonalised(
     vectors: Shaped[Tensor, "m p"], *bases: Shaped[Tensor, "m _ p"]
 ) -> tuple[Shaped[Tensor, "m p"], Shaped[Tensor, "m k"]]:
-    """What is left of each vector outside its basis, and its coordinates inside; Gram-Schmidt twice.
+    """The part of each vector outside its basis, and its coordinates inside; Gram-Schmidt twice.
 
     Args:
         vectors: One in each row.

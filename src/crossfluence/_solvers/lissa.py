@@ -18,6 +18,7 @@ from ..errors import NegativeCurvatureError, UnsupportedError
 from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged
 from .cost import Work
 from .krylov import LANCZOS_STEPS, extreme_eigenvalues
+from .settled import score_sums
 
 MARGIN = 1.1  # Lanczos comes to the largest eigenvalue from below
 
@@ -151,21 +152,24 @@ class LiSSAInverse(AbstractInverse):
         return Solution(self.matrix.inside(x), tuple(steps.tolist()), tuple(shares.tolist()), tuple(errors.tolist()))
 
     def _far(self, x: Tensor, wanted: Tensor, residual: Tensor) -> Shaped[Tensor, " m"]:
-        """Which right-hand sides have a residual or an error above what is asked for."""
+        """Right-hand sides whose residual or error is above the tolerance."""
         rtol = self.settings.rtol
         far = residual.norm(dim=1) > rtol * wanted.norm(dim=1)
         return far | (self._error(x, wanted, residual) > error_allowed(rtol))
 
     def _error(self, x: Tensor, wanted: Tensor, residual: Tensor) -> Shaped[Tensor, " m"]:
-        """Estimated errors in the norm of the matrix, from the smallest eigenvalue that Lanczos found."""
+        """Estimated errors in the norm of the matrix, and of the scores, from the smallest eigenvalue Lanczos found."""
         size = (x * (wanted - residual)).sum(1).clamp_min(0).sqrt() * max(self.least, 1e-300) ** 0.5
         off = residual.norm(dim=1)
-        return torch.where(off > 0, off / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
+        energy = torch.where(off > 0, off / size.clamp_min(torch.finfo(size.dtype).tiny), 0)
+        rows = self.matrix.inside(score_sums(self.matrix.risk)).T
+        sums, left = (x @ rows).norm(dim=1), (residual @ rows).norm(dim=1)
+        return torch.maximum(energy, (left / (sums * max(self.least, 1e-300))).nan_to_num(0.0))
 
     def _round(
         self, residual: Shaped[Tensor, "m p"], scale: float, generator: torch.Generator
     ) -> tuple[Shaped[Tensor, "m p"], int]:
-        """What the series gives for a residual: its first term on all samples, or a pass of drawn batches."""
+        """The series applied to a residual: its first term on all samples, or a pass of drawn batches."""
         change = residual / scale
         if self.settings.batches is None:
             return change, 1

@@ -19,6 +19,7 @@ from .._storage.partial import NOWHERE, Checkpoint
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
+from .exact import refuse_asymmetric
 from .krylov import arnoldi
 
 STEPS_PER_DIRECTION = 2  # twice the rank: of what a Krylov subspace finds, about the larger half has converged
@@ -102,7 +103,9 @@ class LowRank(AbstractSolver):
         """All directions: exact, so they are taken where no parameter's unit matters."""
         like = matrix.scale
         basis, core = arnoldi(matrix.product, like, len(like), self.seed, kept)
-        core = (core + core.T) / 2 if risk.symmetric else core
+        if risk.symmetric:
+            refuse_asymmetric(core, matrix.risk.precision)
+            core = (core + core.T) / 2
         inner = inverse_within(core, 0.0, matrix.risk.precision)
         turned = (basis / matrix.scale).double()
         undamped = turned.T @ core @ turned

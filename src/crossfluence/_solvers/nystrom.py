@@ -107,11 +107,14 @@ def _eigenpairs(
     test: Shaped[Tensor, "r p"], sketch: Shaped[Tensor, "r p"], least: float, damping: float
 ) -> tuple[Shaped[Tensor, "r p"], Shaped[Tensor, " r"]]:
     """Eigenvectors and eigenvalues of the sketched matrix, which is shifted up while its root is taken."""
+    size = float(sketch.abs().max()) or 1.0  # squares are taken of what is about one: a curvature may be 1e200
+    sketch = sketch / size
     core = (test @ sketch.T).double()
     values, vectors = torch.linalg.eigh((core + core.T) / 2)
     shift = torch.finfo(sketch.dtype).eps * float(sketch.norm())
     lowest = float(values[0])
-    if lowest < -least - shift:
+    if lowest < -least / size - shift:
+        lowest *= size
         raise NegativeCurvatureError(
             f"Nystrom met negative curvature: v'(H + {damping:g} I)v / v'v = {lowest + least:.3g}. Raise damping above "
             f"{damping - lowest - least:.3g}, use curvature=GaussNewton(), or LowRank, which does not need it positive."
@@ -119,4 +122,4 @@ def _eigenpairs(
     shift = max(shift, -2 * lowest, torch.finfo(sketch.dtype).tiny)  # a sketch of zeros has zero eigenvalues
     root = (vectors * (values + shift).rsqrt()).to(sketch)  # (r, r)
     _, sizes, basis = torch.linalg.svd(root.T @ (sketch + shift * test), full_matrices=False)
-    return basis, (sizes.square() - shift).clamp_min(0)
+    return basis, (sizes.square() - shift).clamp_min(0) * size

@@ -170,7 +170,7 @@ def _refuse_form(name: str, came: str | None, needed: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class _Stored:
-    """How a class stands in files.
+    """The entry of a class in the registry of files.
 
     Attributes:
         name: Instead of its module, so that it may move and be renamed.

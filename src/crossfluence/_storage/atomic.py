@@ -48,7 +48,7 @@ def write_atomically(path: str | os.PathLike[str], *content: bytes | memoryview)
 
 
 def kept_json(file: Path, make: Callable[[], Made]) -> Made:
-    """What a JSON file holds, or what is made now and written to it.
+    """The content of a JSON file, made and written if it is absent.
 
     Args:
         file: Its name says what decides the content.

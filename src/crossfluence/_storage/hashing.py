@@ -34,7 +34,7 @@ class Named(str):
 
 @dataclass
 class Memo:
-    """What was hashed so far.
+    """Hashes found so far.
 
     Attributes:
         versions: Whether the versions of packages are content, too.
@@ -112,7 +112,7 @@ def _hash(parts: Iterable[bytes]) -> bytes:
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    """What an object consists of."""
+    """The parts of an object."""
     if type(value) in (list, tuple, set, frozenset):
         return value
     if type(value) in (dict, MappingProxyType):
@@ -185,7 +185,7 @@ def _module_parts(module: ModuleType) -> Iterable[Any]:
 
 
 def _imported_part(name: str) -> Any:
-    """What a function imports while it runs: a package by name and version, a user's module by its text."""
+    """The imports inside a function: a package by name and version, a user's module by its text."""
     if _is_package(name):
         return Named(name.partition(".")[0])
     origin = _origin(name)
@@ -198,7 +198,7 @@ def _imports(code: CodeType) -> list[str]:
 
 
 def _is_package(name: str) -> bool:
-    """Whether a name that may not have been imported yet is of Python or of an installed package."""
+    """True if a name that may not have been imported yet is of Python or of an installed package."""
     top = name.partition(".")[0]
     origin = _origin(top)
     return top in sys.stdlib_module_names or top == "crossfluence" or (origin != "" and _in_packages(origin))
@@ -232,7 +232,7 @@ def _imported(source: bytes, package: str) -> list[str]:
 
 
 def _object_parts(value: Any) -> Iterable[Any]:
-    """What pickling would keep."""
+    """The parts that pickling would keep."""
     try:
         reduced = value.__reduce_ex__(2)
     except Exception as error:
@@ -255,7 +255,7 @@ def _names(code: CodeType) -> list[str]:
 
 
 def _installed(module: str | None) -> bool:
-    """Whether a module belongs to Python, an installed package or this library, and is known by its name."""
+    """True if a module belongs to Python, an installed package or this library, and is known by its name."""
     if not module or module == "__main__":
         return False
     if module.partition(".")[0] in {"builtins", "crossfluence"} or module in sys.builtin_module_names:

@@ -26,7 +26,7 @@ def _in_present_units(parts: Parts, form: str) -> Parts:
 @stored("Unfinished", _in_present_units)
 @dataclass(frozen=True, eq=False)
 class Unfinished:
-    """How far a fit has come.
+    """The state of a fit that is not finished.
 
     Attributes:
         solver: `repr` of what makes it.
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def state(self) -> tuple[Any, ...]:
-        """Where to go on from; empty at the beginning."""
+        """The state to go on from; empty at the beginning."""
         return self.found.state
 
     def offer(self, state: Callable[[], tuple[Any, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""What one optimizer did to one parameter, and how that multiplied a lasting gradient."""
+"""The effect of one optimizer on one parameter, as a factor on a lasting gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .optimizers import SGD, AbstractOptimizer, Adam, AdamW
 @stored("ParameterRecord")
 @dataclass(frozen=True, eq=False)
 class ParameterRecord:
-    """What a training did to one parameter tensor.
+    """The record of one parameter tensor.
 
     Attributes:
         digest: Content hash of the tensor at the end; it finds the parameter in a model, whatever its name.

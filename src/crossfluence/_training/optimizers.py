@@ -30,7 +30,7 @@ class AbstractOptimizer(ABC):
 
     @abstractmethod
     def preconditioner(self, theta: Params, state: State, count: int) -> Params:
-        """What, beside the learning rate, a lasting change of the gradient is multiplied by after `count` steps."""
+        """The factor, beside the learning rate, on a lasting change of the gradient after `count` steps."""
 
 
 @dataclass(frozen=True)

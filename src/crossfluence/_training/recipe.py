@@ -135,7 +135,7 @@ class Recipe(AbstractTraining):
 
     @property
     def whole_steps(self) -> bool:
-        """Whether each step takes all samples, in order."""
+        """True if each step takes all samples, in order."""
         return self.order is None and (self.batch_size is None or self.batch_size >= self.n)
 
     @property
@@ -236,7 +236,7 @@ class Recipe(AbstractTraining):
         return replace(self, seed=seed, order=[[exchanged[row] for row in step] for step in self.order])
 
     def risk(self, model: nn.Module, *, ids: Sequence[Id] | None = None, record: TrainingRecord | None = None) -> Risk:
-        """What this recipe minimises, at a model.
+        """The risk that this recipe minimises, at a model.
 
         Args:
             model: Usually what `train` returned.
@@ -252,7 +252,7 @@ class Recipe(AbstractTraining):
         return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids, record=record)
 
     def record(self, *, segments: int = 0) -> TrainingRecord:
-        """What the training does, for `Risk(..., record=)`: it is run once more.
+        """The record of the training, for `Risk(..., record=)`: it is run once more.
 
         Args:
             segments: Equal parts whose ends are kept, too; each holds three numbers for each parameter.
@@ -327,7 +327,7 @@ def _steps(order: Sequence[Sequence[int]], n: int) -> tuple[tuple[int, ...], ...
 
 
 def _columns(data: Any) -> tuple[Any, ...]:
-    """What `batches` takes, of what a recipe takes."""
+    """The data of a recipe in the form that `batches` takes."""
     if isinstance(data, (str, bytes)) or not (isinstance(data, (Tensor, Mapping)) or hasattr(data, "__getitem__")):
         raise DataError(
             f"Got data of type {type(data).__name__}; needed a tensor, a tuple or a mapping of tensors, or a map-style "

@@ -1,4 +1,4 @@
-"""What a training did, as a value: the state of its optimizer at the end, and the sum of its learning rates."""
+"""The record of a training: the state of its optimizer at the end, and the sum of its learning rates."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FORMAT = "crossfluence.record/1"
 @stored("TrainingRecord")
 @dataclass(frozen=True, eq=False)
 class TrainingRecord(AbstractRecord):
-    r"""What a training did: all that `Horizon` needs to know of it beside the model, its loss and its data.
+    r"""The record of a training: all that `Horizon` needs beside the model, its loss and its data.
 
     A small lasting gradient $\delta$ moves a parameter by $-A\delta$ in all steps together. For SGD
     $A = S/(1 - \text{momentum})$ with S the sum of learning rates, each times the factor by which the gradient was
@@ -184,7 +184,7 @@ class TrainingRecord(AbstractRecord):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How the record was made, and what it had to guess."""
+        """Sentences about how the record was made, and about its guesses."""
         rates = sorted({part.rate for part in self.parts if part.rate})
         shown = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
         return (f"The record of the training was {self.origin}; its learning rates add up to {shown}.", *self.unknown)
@@ -273,7 +273,7 @@ class TrainingRecord(AbstractRecord):
         return found
 
     def _places(self, theta: Params) -> dict[str, int]:
-        """Where each parameter's record is; tensors of equal content are taken in order."""
+        """The place of each parameter's record; tensors of equal content are taken in order."""
         free: dict[str, list[int]] = {}
         for place, part in enumerate(self.parts):
             free.setdefault(part.digest, []).append(place)

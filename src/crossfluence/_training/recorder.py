@@ -97,7 +97,7 @@ class Recorder:
             self._end_segment()
 
     def record(self) -> TrainingRecord:
-        """What the training did until now.
+        """The record of the training until now.
 
         Returns:
             A record of the model as it is.

@@ -25,7 +25,7 @@ Field: TypeAlias = Callable[[int, Params, Params, Batch, Tensor], Params]
 
 
 class Point(NamedTuple):
-    """Where training is between two steps; all tensors may share leading dimensions, one for each training.
+    """The state of training between two steps; all tensors may share leading dimensions, one for each training.
 
     Attributes:
         theta: The parameters.
@@ -114,7 +114,7 @@ class Course:
         return _clipped(found, self.clipping, weights.ndim - 1)
 
     def stepped(self, point: Point, step: int, gradient: Params) -> Point:
-        """Where training is after a step along a gradient."""
+        """The state of training after a step along a gradient."""
         theta, state = self.optimizer.step(point.theta, gradient, point.state, step + 1, self.rates[step])
         return Point(theta, state, theta if (step + 1) % self.hold == 0 else point.frozen)
 

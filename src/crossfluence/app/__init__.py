@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
+from typing import Annotated
 
 from ..errors import MissingExtraError, UnreliableWarning
 
@@ -10,19 +12,32 @@ try:
     import typer
 
     from .clusters import clusters, demo
+    from .fair import fair
     from .language import language
     from .options import EXIT_CODES
     from .words import words
 except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-for command in (demo, clusters, words, language):
-    app.command(epilog=EXIT_CODES)(command)
+HELP = {"help_option_names": ["-h", "--help"]}
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP)
+for command in (demo, clusters, words, language, fair):
+    app.command(epilog=EXIT_CODES, context_settings=HELP)(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"crossfluence {version('crossfluence')}")
+        raise typer.Exit
 
 
 @app.callback()
-def describe() -> None:
+def describe(
+    shown: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Which training samples made a model behave as it does, checked by training again."""
     warnings.filterwarnings("ignore", category=UnreliableWarning)  # every command says it in its first sentence
 

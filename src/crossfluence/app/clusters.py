@@ -6,20 +6,47 @@ import csv
 import shlex
 import shutil
 import sys
-from collections.abc import Hashable
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from torch import Tensor
 
-from .options import Check, Force, Out, Plan, Seed, exit_code, plainly, refuse_outputs, stop_unfinished
-from .report.terminal import console, print_clusters
+from .options import (
+    AsJson,
+    Check,
+    Encoding,
+    Force,
+    Header,
+    Out,
+    Plan,
+    Quiet,
+    Sample,
+    Seed,
+    Separator,
+    WriteCleaned,
+    exit_code,
+    plainly,
+    refuse_output,
+    refuse_outputs,
+    stop_unfinished,
+)
+from .output import alone, print_json, quieten, say
+from .report.terminal import console, print_clusters, print_first
 
 if TYPE_CHECKING:
-    from ..clustering.explain import ClusterSettings
+    from ..clustering.explain import ClusterSettings, Explanation
     from .report.page import Samples
+    from .tables import Table
+
+MANY = 20_000
+"""Rows beyond which some are drawn, if nothing else is asked for."""
+
+SOON = 15.0
+"""Seconds within which the verdict comes, so that nothing need be said before it."""
 
 
 def demo(
@@ -28,59 +55,157 @@ def demo(
     seed: Seed = 0,
     check: Check = 100,
     plan: Plan = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
     from ..clustering.digits import SETTINGS, digits
     from .report.page import Samples
 
+    quieten(quiet, as_json)
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, out=out, force=force, plan=plan)
+    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
+    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, run)
 
 
 def clusters(
-    table: Annotated[Path, typer.Argument(help="A .csv or .tsv with a header, a .parquet, or a two-dimensional .npy.")],
-    k: Annotated[int, typer.Option("--k", help="How many clusters.", min=2)],
-    query: Annotated[str, typer.Option(help="The row to explain: its id, or its number from 0 without --id.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="A table: .csv, .tsv, .txt, .xlsx, .parquet, .jsonl, .json, .npy, .npz; also as .gz, .xz, .bz2, .zip."
+        ),
+    ],
+    k: Annotated[int | None, typer.Option("--k", help="How many clusters; default: suggested, with a reason.", min=2)]
+    = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="The row to explain: its id, or its number from 0 without --id; default: auto, a row between "
+                     "two clusters. May be repeated."),
+    ] = None,
     id_column: Annotated[str | None, typer.Option("--id", help="The column that names the rows.")] = None,
     columns: Annotated[
         str | None, typer.Option(help="The columns to use, such as height,weight; default: all that hold quantities.")
     ] = None,
-    header: Annotated[bool, typer.Option(help="Whether the first line of a .csv or .tsv holds column names.")] = True,
-    encoding: Annotated[str, typer.Option(help="Of a .csv or .tsv.")] = "utf-8",
+    exclude: Annotated[str | None, typer.Option(help="Columns not to use, such as year,code.")] = None,
+    categories: Annotated[
+        str, typer.Option(help="Text of few values: drop, or onehot (a column of 0 and 1 for each value).")
+    ] = "drop",
+    missing: Annotated[
+        str, typer.Option(help="Cells without a number: refuse, drop (the rows), or mean (of the column).")
+    ] = "refuse",
+    header: Header = True,
+    encoding: Encoding = None,
+    separator: Separator = None,
+    sample: Sample = None,
     anchor: Annotated[
         float | None,
         typer.Option(help="How firmly clusters are held near their start; 0.03, raised where too weak.", min=1e-3),
     ] = None,
+    remove: Annotated[
+        str | None, typer.Option(help="How many rows to remove together, such as 20 or 5,20,50; default: at most 20.")
+    ] = None,
+    write_cleaned: WriteCleaned = None,
     out: Out = Path("crossfluence-clusters.html"),
     force: Force = False,
     seed: Seed = 0,
     check: Check = 100,
     plan: Plan = False,
-) -> None:
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
     from ..clustering.explain import ClusterSettings
+    from .cleaned import TABLES, refuse_cleaned
     from .report.page import Samples
+    from .suggest import suggested_k
+    from .table_files import HEAD, is_long
     from .tables import TableError, read_table
 
+    quieten(quiet, as_json)
+    reading: dict[str, Any] = {"header": header, "encoding": encoding, "separator": separator}
     with plainly():
-        use = None if columns is None else [name.strip() for name in next(csv.reader([columns]), [])]
-        data = read_table(table, id_column=id_column, use=use, header=header, encoding=encoding)
-        row = data.row(query)
-        if k > len(data.ids):
+        if write_cleaned is not None:
+            refuse_cleaned(write_cleaned, TABLES)
+            refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
+        data = read_table(
+            table, id_column=id_column, use=None if columns is None else _listed(columns),
+            exclude=_listed(exclude or ""), categories=_one_of(categories, "--categories", ("drop", "onehot")),
+            missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")),
+            beginning=plan and is_long(table), **reading,
+        )  # fmt: skip
+        asked = [None if one == "auto" else one for one in query or ["auto"]]
+        if plan and is_long(table):
+            rows_in_all = round(len(data.ids) * table.stat().st_size / HEAD)
+            _foretell(rows_in_all, data, ClusterSettings(k=k or 3, check=check), sample, len(asked), as_json)
+            return
+        keep = [data.row(one) for one in asked if one is not None]
+        data = data.sampled(MANY if sample is None else sample, seed, keep=keep)
+        rows = [None if one is None else data.row(one) for one in asked]
+        if k is not None and k > len(data.ids):
             raise TableError(f"--k {k} is more than the {len(data.ids)} rows of {table.name}.")
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
-    remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used())
+        sizes = _sizes(remove, len(data.ids))
+        k, why = (k, None) if k is not None or plan else suggested_k(data.standardised(), seed)
+    remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used(), *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
+    k = k or 3  # for a forecast, in which it hardly counts
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
     settings = ClusterSettings(k=k, seed=seed, check=check)
     settings = settings if anchor is None else replace(settings, anchor=anchor)
-    _answer(data.standardised(), data.ids, settings, samples, query=row, source=table, out=out, force=force, plan=plan)
+    settings = settings if not sizes else replace(settings, sizes=sizes)
+    cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
+    run = _Run(out, table, force, plan, quiet, as_json, cleaned)
+    _answer(data.standardised(), data.ids, settings, samples, run, rows)
+
+
+def _foretell(
+    n: int, data: Table, settings: ClusterSettings, sample: int | None, questions: int, as_json: bool
+) -> None:
+    """Time and memory for a large table, of which the beginning was read."""
+    from .forecast import forecast_clusters
+
+    most = MANY if sample is None else sample or n
+    if most < n:
+        console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
+    expected = forecast_clusters(min(n, most), len(data.columns), settings, questions=questions)
+    console.print(str(expected))
+    if as_json:
+        print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
+
+
+@dataclass(frozen=True, eq=False)
+class _Cleaned:
+    """The file for the table without the rows that were found."""
+
+    path: Path
+    source: Path
+    table: Table = field(repr=False)
+    reading: dict[str, Any]
+
+    def write(self, gone: Sequence[Hashable]) -> None:
+        from .cleaned import write_table
+
+        of_file = dict(zip(self.table.ids, self.table.rows, strict=True))
+        write_table(self.source, {of_file[label] for label in gone}, self.path, **self.reading)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The files that a command reads and writes, and its printed lines."""
+
+    out: Path
+    source: Path | None = None
+    force: bool = False
+    plan: bool = False
+    quiet: bool = False
+    as_json: bool = False
+    cleaned: _Cleaned | None = None
 
 
 def _answer(
@@ -88,35 +213,120 @@ def _answer(
     ids: tuple[Hashable, ...],
     settings: ClusterSettings,
     samples: Samples,
-    *,
-    query: int | None = None,
-    source: Path | None = None,
-    out: Path,
-    force: bool,
-    plan: bool,
+    run: _Run,
+    rows: Sequence[int | None] = (None,),
 ) -> None:
-    """Foretells, explains, prints the table, writes page and scores; a stopped run goes on when it is started again."""
+    """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
+    from ..clustering.explain import settled
+    from .forecast import forecast_clusters, processes_for
+
+    outs = _outs(run.out, len(rows))
+    unfinished = run.out.with_name(f"{run.out.name}.unfinished")
+    with plainly():
+        for out in outs:
+            refuse_outputs(
+                out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan
+            )
+        expected = forecast_clusters(len(x), x.shape[1], settings, questions=len(rows))
+        console.print(str(expected))
+        if run.plan:
+            if run.as_json:
+                print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
+            return
+        with alone(run.out):
+            try:
+                found = settled(x, ids, settings, store=unfinished)
+                answers = [
+                    _explained(
+                        x,
+                        ids,
+                        settings,
+                        samples,
+                        run,
+                        row,
+                        out,
+                        unfinished,
+                        found,
+                        processes_for(expected),
+                        expected.seconds > SOON,
+                    )
+                    for row, out in zip(rows, outs, strict=True)
+                ]
+            except KeyboardInterrupt:
+                stop_unfinished(unfinished, "computes the scores")
+            if run.cleaned is not None:
+                run.cleaned.write([label for answer in answers for label in _chosen(answer)])
+                console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
+            shutil.rmtree(unfinished, ignore_errors=True)
+    _finish(answers, outs, samples, run)
+
+
+def _explained(
+    x: Tensor, ids: tuple[Hashable, ...], settings: ClusterSettings, samples: Samples, run: _Run, row: int | None,
+    out: Path, store: Path, found: Any, processes: int, long: bool,
+) -> Explanation:  # fmt: skip
+    """One row: its answer, printed and written."""
     from .._storage.atomic import write_atomically
     from ..clustering.explain import explain
-    from .forecast import forecast_clusters
     from .report.page import cluster_page, frame_csv
+
+    answer = explain(
+        x, ids, settings, query=row, store=store, found=found, processes=processes,
+        tell=partial(print_first, ids=ids, noun=samples.noun) if long else None,
+    )  # fmt: skip
+    page = cluster_page(
+        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
+    )
+    write_atomically(out, page.encode())
+    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
+    print_clusters(answer, settings, samples)
+    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
+    return answer
+
+
+def _finish(answers: Sequence[Explanation], outs: Sequence[Path], samples: Samples, run: _Run) -> None:
+    from .report.as_json import of_explanation
     from .report.verdicts import of_clusters
 
-    sheet = out.with_suffix(".csv")
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    with plainly():
-        refuse_outputs(out, sheet, [] if source is None else [source], force or plan)
-        console.print(str(forecast_clusters(x, settings)))
-        if plan:
-            return
-        try:
-            found = explain(x, ids, settings, query=query, store=unfinished)
-        except KeyboardInterrupt:
-            stop_unfinished(unfinished, "trains the clustering and computes the scores")
-        page = cluster_page(found, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}")
-        write_atomically(out, page.encode())
-        write_atomically(sheet, frame_csv(found.scores))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    print_clusters(found, settings, samples)
-    console.print(f"Wrote {out} and {sheet}.")
-    exit_code(of_clusters(found, samples.noun).dependable)
+    verdicts = [of_clusters(answer, samples.noun) for answer in answers]
+    for verdict in verdicts:
+        say(str(verdict), quiet=run.quiet, as_json=run.as_json)
+    if run.as_json:
+        told = [of_explanation(answer, samples, out) for answer, out in zip(answers, outs, strict=True)]
+        print_json(told[0] if len(told) == 1 else told)
+    exit_code(all(verdict.dependable for verdict in verdicts))
+
+
+def _chosen(answer: Explanation) -> tuple[Hashable, ...]:
+    """The smallest group that moves the row to another cluster, or else the largest that was removed."""
+    groups = [one for one in answer.removals if not one.name.startswith("random")]
+    enough = [one for one in groups if answer.margin + one.achieved < 0]
+    return min(enough, key=lambda one: len(one.ids)).ids if enough else max(groups, key=lambda one: len(one.ids)).ids
+
+
+def _outs(out: Path, count: int) -> list[Path]:
+    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([names]), []) if name.strip()]
+
+
+def _one_of(value: str, option: str, known: tuple[str, ...]) -> Any:
+    from .tables import TableError
+
+    if value not in known:
+        raise TableError(f"{option} {value} is none of {', '.join(known)}.")
+    return value
+
+
+def _sizes(remove: str | None, n: int) -> tuple[int, ...]:
+    """Numbers of rows from "20" or "5,20,50"."""
+    from .tables import TableError
+
+    if remove is None:
+        return ()
+    sizes = [part.strip() for part in remove.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= n // 2 for part in sizes):
+        raise TableError(f"--remove {remove} must be numbers from 1 to {n // 2}, half of the rows, such as 5,20.")
+    return tuple(dict.fromkeys(int(part) for part in sizes))

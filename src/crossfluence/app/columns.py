@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,47 +21,64 @@ ENOUGH = 8  # rows from which a column that counts 0, 1, 2, ... is no coincidenc
 FAR = 30.0  # typical distances from the median
 FEW_CELLS, FEW_OF_ALL = 3, 0.1  # far cells and their share, above which they are a group of their own
 FLATTENED = 0.2  # share of its deviation that a column has without its far cells
-DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
 class TableError(CrossfluenceError, ValueError):
     """A table that cannot be used, and what to do about it."""
 
 
-def numbers_of(cells: pd.Series, column: str, ids: Sequence[Id]) -> np.ndarray | None:
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A column as numbers.
+
+    Attributes:
+        numbers: Shape `(n,)`, float64; NaN where a cell is none.
+        faults: What stands in such cells, by row; empty text where nothing does.
+        truths: Whether it holds true and false.
+    """
+
+    numbers: np.ndarray
+    faults: Mapping[int, str]
+    truths: bool = False
+
+
+def numbers_of(cells: pd.Series) -> Column | None:
     """A column as numbers, true and yes as 1, false and no as 0; nothing if it is text or times.
 
     Args:
         cells: As read.
-        column: Its name.
-        ids: Of the rows.
 
     Returns:
-        Shape `(n,)`, float64, or None.
-
-    Raises:
-        TableError: If most cells are numbers, or all are true or false, and one is neither or is empty.
+        The numbers, if all cells but empty ones are numbers, or all true or false, or at least half of them numbers.
     """
     if cells.dtype.kind in "mM":  # times
         return None
-    shown = ["" if pd.isna(cell) else str(cell).strip() for cell in cells]
+    shown = ["" if _empty(cell) else str(cell).strip() for cell in cells]
     truths = _truths(shown)
     text = truths or shown
-    plain = cells if cells.dtype.kind in "fiub" else pd.Series(text)
-    parsed = pd.Series(pd.to_numeric(plain, errors="coerce")).to_numpy(dtype=float, na_value=np.nan)
+    if cells.dtype.kind in "fiub":
+        parsed = cells.to_numpy(dtype=float, na_value=np.nan)
+    else:
+        parsed = np.array([_parsed(cell) for cell in text], dtype=float)
     good = np.isfinite(parsed)
     words = sum(not ok and cell.lower() not in NO_NUMBER for ok, cell in zip(good, text, strict=True))
     if not good.any() or (words and good.mean() < 0.5):
         return None
-    if not good.all():
-        row = int(np.argmin(good))
-        came = f"holds {shown[row]!r}" if shown[row] else "is empty"
-        raise TableError(
-            f"{_place(row, column, ids)} {came}; needed {'true or false' if truths else 'a finite number'}. "
-            f"Fill or drop {int((~good).sum())} such cell(s) of that column, or name the columns to use with --columns."
-        )
-    return parsed
+    faults = {int(row): shown[row] for row in np.flatnonzero(~good)}
+    return Column(np.where(good, parsed, np.nan), faults, truths is not None)
+
+
+def _parsed(cell: str) -> float:
+    """The nearest float64; pandas's own reading may miss it by a bit, and Python's takes 1_000 for a number."""
+    try:
+        return float(cell) if "_" not in cell else np.nan
+    except ValueError:
+        return np.nan
+
+
+def _empty(cell: object) -> bool:
+    missing = pd.isna(cell)  # pyright: ignore[reportCallIssue, reportArgumentType]  # of a list, one for each member
+    return bool(missing) if isinstance(missing, (bool, np.bool_)) else False
 
 
 def _truths(text: Sequence[str]) -> list[str] | None:
@@ -73,45 +90,8 @@ def _truths(text: Sequence[str]) -> list[str] | None:
     return [TRUTH.get(cell, cell) for cell in lowered]
 
 
-def with_decimal_points(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Cells such as "0,126" as "0.126"; for files whose cells are not separated by commas.
-
-    Args:
-        frame: Of text.
-        name: Of the file.
-
-    Returns:
-        The frame, or a changed copy.
-
-    Raises:
-        TableError: If cells such as "1,304" may be 1.304 or 1304, and no other cell of the file tells.
-    """
-    with_comma = {column: _with_comma(frame[column]) for column in frame.columns}
-    found = [cell for cells in with_comma.values() for cell in cells]
-    if found and all(THOUSANDS.fullmatch(cell) for cell in found):
-        raise TableError(
-            f"{name} holds {found[0]!r}, which may be {found[0].replace(',', '.')} or {found[0].replace(',', '')}, and "
-            f"no other cell tells which. Write it without the comma."
-        )
-    changed = {
-        column: frame[column].str.strip().str.replace(",", ".", regex=False)
-        for column, cells in with_comma.items()
-        if cells
-    }
-    return frame.assign(**changed)
-
-
-def _with_comma(cells: pd.Series) -> list[str]:
-    """Cells with a decimal comma of a column that holds nothing but them, whole numbers and empty cells."""
-    held = [cell for cell in cells.str.strip() if cell.lower() not in NO_NUMBER]
-    found = [cell for cell in held if "," in cell]
-    all_numbers = all(DECIMAL_COMMA.fullmatch(cell) or THOUSANDS.fullmatch(cell) or cell.lstrip("+-").isdecimal()
-                      for cell in held)  # fmt: skip
-    return found if all_numbers else []
-
-
 def no_quantity(column: str, numbers: np.ndarray) -> str | None:
-    """What a column holds instead of a quantity: ids, or row numbers.
+    """The content of a column that holds no quantity: ids, or row numbers.
 
     A column is taken for ids by its name ("id", "user_id"), for row numbers by its name ("Unnamed: 0", "index") if no
     number comes twice, or by its content if it counts from 0 or 1; all numbers must be whole.
@@ -165,11 +145,12 @@ def _far_sentence(column: str, numbers: np.ndarray, far: np.ndarray, ids: Sequen
     rows = np.flatnonzero(far)
     more = f" (and {len(rows) - 1} more cells of that column)" if len(rows) > 1 else ""
     return (
-        f"{_place(int(rows[0]), column, ids)} holds {numbers[rows[0]]:g}{more}, so far from all others that they look "
+        f"{place(int(rows[0]), column, ids)} holds {numbers[rows[0]]:g}{more}, so far from all others that they look "
         f"alike beside it: the column has lost its meaning. Mend or drop the cell if it is an error, or leave the "
-        f"column out with --columns."
+        f"column out with --exclude."
     )
 
 
-def _place(row: int, column: str, ids: Sequence[Id]) -> str:
+def place(row: int, column: str, ids: Sequence[Id]) -> str:
+    """A cell by row, id and column."""
     return f"Row {row} (id {ids[row]!r}), column {column!r}"

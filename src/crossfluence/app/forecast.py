@@ -1,19 +1,18 @@
-"""How long explaining a corpus, or clusters, will take here, and how much memory: from short trials."""
+"""Estimates of the time and memory of explaining a corpus, or clusters, from short trials."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from .._attribution.plan import Tally, plan
-from ..clustering.dec import encoder, pretrain
-from ..clustering.explain import ClusterSettings, pretrained, sharpening
+from ..clustering.dec import DEC, encoder
+from ..clustering.explain import ClusterSettings
+from ..clustering.processes import WORTH, processors
+from ..clustering.sharpen import field
 from ..words.corpus.corpus import Corpus
 from ..words.corpus.pairs import Pairs, pair_counts
 from ..words.explain_bias import WordsSettings
@@ -21,7 +20,11 @@ from ..words.skipgram import ExpectedTraining, SkipGram
 from ..words.skipgram.loss import ExpectedLoss
 from ..words.skipgram.risk import NUMBERS_HELD
 
-STEPS = 3  # of each phase of clustering that are tried
+TRIED, TRIAL_SECONDS = 2_000, 0.2  # rows on which steps of clustering are tried, and for how long
+PRETRAINING, HESSIAN = 4.0, 3.0  # steps of sharpening that take as long as one of pre-training; as one row of the
+# curvature
+SOLVED, STARTED = 1e-9, 3.0  # seconds of a dense solve, per cubed parameter; of k-means and the page
+MOST_PROCESSES = 8
 TRIAL = 400  # words whose rows of the pair matrix are tried
 GRADIENTS, BLOCKS = 200, 11  # of training; measured on Wikipedia samples, as the others: benchmarks/words/forecast.py
 PRODUCTS = 28  # for a question, and for a Newton step
@@ -32,7 +35,7 @@ LIBRARIES = 0.7  # GiB of PyTorch, pandas and the like, and of pairs while they 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will need.
+    """The time and memory of a run.
 
     Attributes:
         seconds: On the clock, with the processors as free as they are now.
@@ -51,7 +54,7 @@ class Forecast:
 
 
 def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecast:
-    """How long `explain_words` will take here, and how much memory.
+    """Estimates the time and memory of `explain_words` on this machine.
 
     Args:
         corpus: The sentences.
@@ -83,31 +86,49 @@ def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecas
     return Forecast(size * passes + looked_up, LIBRARIES + (numbers * dtype.itemsize + 40 * counted) / 2**30)
 
 
-def forecast_clusters(x: Float[Tensor, "n f"], settings: ClusterSettings) -> Forecast:
-    """How long `explain` will take here, and how much memory; more, if the anchor has to be raised.
+def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, questions: int = 1) -> Forecast:
+    """Estimates the time and memory of `explain` on this machine; more, if the anchor has to be raised.
 
     Args:
-        x: As for `explain`.
+        n: Rows.
+        features: Columns.
         settings: As for `explain`.
+        questions: Rows that are asked about.
 
     Returns:
-        What a few steps of each phase take, times their number, and the `plan` of the curvature.
+        What a few steps of training on some rows take here and now, times the number of rows, steps and trainings, and
+        the products of the curvature in such steps.
     """
-    short = replace(settings, pretraining=STEPS, steps=STEPS)
-    began = time.perf_counter()
-    start = pretrained(x, short)
-    centres = time.perf_counter() - began
-    network = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
-    recipe = sharpening(start, x, short)
-    count = min(settings.check, len(x)) + settings.draws + 2
-    weights = torch.ones(min(count, recipe.at_once), len(x))
-    with Tally() as tally:
-        models = list(recipe.retrain(weights))
-    solved = plan(recipe.risk(models[0]))
-    first = _seconds(lambda: pretrain(network, x, steps=STEPS)) * settings.pretraining
-    again = _seconds(recipe.train) + _seconds(lambda: list(recipe.retrain(weights))) * count / len(weights)
-    seconds = centres + (first + again * settings.steps) / STEPS + 2 * solved.seconds  # and a Newton step
-    return Forecast(seconds, LIBRARIES + max(solved.memory, tally.peak) / 2**30)
+    m = min(n, TRIED)
+    start = DEC(
+        encoder([features, settings.hidden, settings.embedding], seed=0),
+        torch.zeros(settings.k, settings.embedding, dtype=torch.float64),
+    )
+    theta = {name: tensor.detach() for name, tensor in start.named_parameters()}
+    slope = {name: torch.empty_like(tensor) for name, tensor in theta.items()}
+    x, weights = torch.linspace(-1, 1, m * features, dtype=torch.float64).view(m, features), torch.ones(m).double()
+    with torch.no_grad():
+        step = _seconds(lambda: field(theta, x, weights, slope), least=TRIAL_SECONDS) * n / m
+    p = sum(tensor.numel() for tensor in theta.values())
+    trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
+    once = step * (settings.pretraining * PRETRAINING + settings.steps + p * HESSIAN * (1 + questions))
+    again = step * settings.steps * trainings
+    workers = min(processors(), MOST_PROCESSES) if again > WORTH else 1
+    seconds = STARTED + once + p**3 * SOLVED + again / workers
+    held = n * (features + 4 * settings.hidden + 4 * settings.embedding + 6 * settings.k) + 6 * p**2
+    return Forecast(seconds, LIBRARIES + 8 * held * (1 + workers) / 2**30)
+
+
+def processes_for(expected: Forecast) -> int:
+    """In how many processes to retrain: one, if that takes no longer than to start more.
+
+    Args:
+        expected: From `forecast_clusters`.
+
+    Returns:
+        At most the number of processors.
+    """
+    return min(processors(), MOST_PROCESSES) if expected.seconds > WORTH else 1
 
 
 def _trial(pairs: Pairs, dtype: torch.dtype) -> tuple[ExpectedLoss, int]:
@@ -125,11 +146,19 @@ def _trial(pairs: Pairs, dtype: torch.dtype) -> tuple[ExpectedLoss, int]:
     return loss, max(1, int((counts.of_word > 0).sum()))
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """The shorter of two runs, after one that warms up."""
+def _seconds(work: Callable[[], object], *, least: float = 0.0) -> float:
+    """The shortest of at least two runs, after one that warms up.
+
+    Args:
+        work: What to do.
+        least: Seconds for which it is done again.
+
+    Returns:
+        Seconds on the clock.
+    """
     work()
-    taken = []
-    for _ in range(2):
+    taken, begun = [], time.perf_counter()
+    while len(taken) < 2 or time.perf_counter() - begun < least:
         started = time.perf_counter()
         work()
         taken.append(time.perf_counter() - started)

@@ -126,7 +126,7 @@ def _quietly(load: Any, model: str) -> Loaded:
 
 
 def _forecast(loaded: Loaded, encoded: dict[str, Any], settings: Any, questions: int) -> str:
-    """How long it will take, from one batch."""
+    """Estimates the time from one batch."""
     few = {name: column[: settings.batch_size] for name, column in encoded.items()}
     started = time.perf_counter()
     loaded.loss.losses(loaded.model, few).sum().backward()

@@ -1,4 +1,4 @@
-"""What every command does with what a person typed: options that many share, errors in one sentence, safe outputs."""
+"""Options that commands share, errors in one sentence, outputs that overwrite nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..errors import CrossfluenceError, ResultFileError
+from .advice import as_typed
 
 Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an output that exists already.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Only say how long it will take, and how much memory.")]
 Seed = Annotated[int, typer.Option(help="Of the weights, k-means and random groups.", min=0)]
 Check = Annotated[int, typer.Option(help="Samples to leave out one by one.", min=3)]
-
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the verdict.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of tables.")]
+Header = Annotated[bool, typer.Option(help="Whether the first line of a text file or sheet holds column names.")]
+Encoding = Annotated[str | None, typer.Option(help="Of a text file; default: told from its bytes.")]
+Separator = Annotated[str | None, typer.Option(help="Of cells: ; or | or tab and the like; default: told.")]
+Sample = Annotated[
+    int | None,
+    typer.Option(help="Use this many rows, drawn at random; default: all of up to 20,000 rows. 0: all.", min=0),
+]
+WriteCleaned = Annotated[
+    Path | None, typer.Option(help="Write the data again without what was found, ready to train on.")
+]
 
 EXIT_CODES = "Exit codes: 0 dependable, 3 printed and not dependable, 2 bad input, 130 stopped."
 """The last line of every command's help."""
@@ -32,7 +44,7 @@ def plainly() -> Iterator[None]:
     except KeyboardInterrupt:
         stop("Nothing was written.")
     except (CrossfluenceError, OSError) as error:
-        typer.echo(f"crossfluence: {error}", err=True)
+        typer.echo(f"crossfluence: {as_typed(str(error))}", err=True)
         raise typer.Exit(2) from error
 
 

@@ -1,51 +1,99 @@
-"""Files of tables as frames: text with its separator, encoding and header told or named, Parquet, and arrays."""
+"""Files of tables as frames: text, spreadsheets, Parquet, JSON and arrays, packed or not."""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import itertools
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import io
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .columns import TableError, with_decimal_points
+from ..errors import CorpusError, import_optional
+from ..words.corpus.encodings import told_encoding
+from ..words.corpus.packed import DAMAGE, opened, plain_name
+from .columns import TableError
+from .text_tables import from_text, is_number, listed, refuse_two_of_one_name
 
-READERS = (".csv", ".tsv", ".parquet", ".pq", ".npy")
-SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon"}
-LOOKED_AT = 50  # rows that tell the separator
-CELL_LIMIT = 1 << 27  # characters; Python's own limit is 131,072
+__all__ = ["READERS", "is_number", "listed", "read_frame", "taken_for_names"]
+
+TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat")
+OTHER = (".xlsx", ".xlsm", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".npy", ".npz")
+READERS = (*TEXT, *OTHER)
+ADVICE = {
+    ".xls": "Save it as .xlsx or .csv", ".ods": "Save it as .xlsx or .csv", ".numbers": "Export it as .xlsx or .csv",
+    ".sav": "Export it as .csv", ".dta": "Export it as .csv", ".rds": "Save it with write.csv",
+    ".pkl": "Save it as .parquet; a pickle can run a program", ".feather": "Save it as .parquet",
+}  # fmt: skip
 
 
-def read_frame(path: Path, *, header: bool = True, encoding: str = "utf-8") -> pd.DataFrame:
+HEAD = 1 << 21
+"""Bytes of a large text file that are enough to foretell from."""
+
+
+def is_long(path: Path) -> bool:
+    """True if a table is a text file of more than `HEAD` bytes, unpacked."""
+    return path.suffix.lower() in TEXT and path.is_file() and path.stat().st_size > HEAD
+
+
+def read_frame(
+    path: Path,
+    *,
+    header: bool = True,
+    encoding: str | None = None,
+    separator: str | None = None,
+    beginning: bool = False,
+    twins: bool = False,
+) -> tuple[pd.DataFrame, list[str]]:
     """The table in a file, text as it stands there.
 
     Args:
-        path: `.csv`, `.tsv`, `.parquet`, `.pq` or `.npy`.
-        header: Whether the first line of a text file holds column names; else they are "0", "1", ...
-        encoding: Of a text file.
+        path: A file with one of the endings `READERS`, also packed as .gz, .xz, .bz2 or .zip.
+        header: Whether the first line of a text file or sheet holds column names; else they are "0", "1", ...
+        encoding: Of a text file; default: told.
+        separator: Of the cells of a text file; default: told.
+        beginning: Whether to read only whole lines among the first `HEAD` bytes of a text file.
+        twins: Whether columns of one name in a text file are told apart as pandas does: "age", "age.1".
 
     Returns:
-        A frame with column names that are text and all different.
+        A frame with column names that are text and all different, and sentences about what was guessed.
 
     Raises:
         TableError: If it cannot be read, has rows longer than its header, or two columns of one name.
     """
     try:
-        frame = _frame(path, header, encoding)
+        name = plain_name(path)
+        ending = Path(name).suffix.lower()
+        if ending not in READERS:
+            hint = f" {ADVICE[ending]}." if ending in ADVICE else ""
+            raise TableError(
+                f"Cannot read {path.name}: needed a file that ends in {', '.join(READERS)}, or one of these packed as "
+                f".gz, .xz, .bz2 or .zip.{hint}"
+            )
+        with opened(path) as (file, _):
+            content = file.read(HEAD).rpartition(b"\n")[0] if beginning else file.read()
+        if ending in TEXT:
+            frame, said = from_text(
+                content, path.name, header=header, encoding=encoding, separator=separator, twins=twins
+            )
+        else:
+            frame, said = BINARY[ending](content, path, header), []
     except TableError:
         raise
     except UnicodeDecodeError as error:
         raise TableError(f"Cannot read {path.name}: {error}. Name its encoding, such as --encoding latin-1.") from error
-    except (OSError, ValueError, EOFError, csv.Error) as error:
-        raise TableError(f"Cannot read {path.name}: {str(error).splitlines()[0].rstrip('.')}.") from error
+    except CorpusError as error:
+        raise TableError(str(error)) from error
+    except MemoryError as error:
+        raise TableError(f"{path.name} does not fit into memory. Name fewer rows, or a smaller file.") from error
+    except (*DAMAGE, ValueError, KeyError, csv.Error) as error:
+        raise TableError(f"Cannot read {path.name}: {_first_line(error)}.") from error
     frame.columns = [str(column).strip() for column in frame.columns]
-    _refuse_two_of_one_name(list(frame.columns), path.name)
-    return frame
+    refuse_two_of_one_name(list(frame.columns), path.name)
+    return frame, said
 
 
 def taken_for_names(frame: pd.DataFrame) -> list[str]:
@@ -60,104 +108,109 @@ def taken_for_names(frame: pd.DataFrame) -> list[str]:
     return [name for name in frame.columns if is_number(name)]
 
 
-def is_number(text: object) -> bool:
-    """Whether text is a finite or infinite number."""
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+
+
+def _parquet(content: bytes, path: Path, header: bool) -> pd.DataFrame:
+    table = import_optional("pyarrow.parquet", "Reading Parquet files", "app").read_table(io.BytesIO(content))
+    table.validate(full=True)  # text that is no UTF-8 is noticed here, and not where it is looked at
+    frame = table.to_pandas()
+    return frame.reset_index() if any(frame.index.names) else frame
+
+
+def _sheet(content: bytes, path: Path, header: bool) -> pd.DataFrame:
+    """The only sheet of a workbook that holds something; formulas as their last value."""
+    openpyxl = import_optional("openpyxl", "Reading Excel files", "app")
     try:
-        return not math.isnan(float(str(text)))
-    except ValueError:
-        return False
-
-
-def listed(names: Iterable[object]) -> str:
-    """Up to eight names in quotes."""
-    names = list(names)
-    return ", ".join(repr(str(name)) for name in names[:8]) + (", ..." if len(names) > 8 else "")
-
-
-def _frame(path: Path, header: bool, encoding: str) -> pd.DataFrame:
-    ending = path.suffix.lower()
-    if ending == ".npy":
-        return _from_array(np.load(path, allow_pickle=False), path)
-    if ending in {".parquet", ".pq"}:
-        frame = pd.read_parquet(path)
-        return frame.reset_index() if any(frame.index.names) else frame
-    return _from_text(path, header, encoding)
-
-
-def _from_text(path: Path, header: bool, encoding: str) -> pd.DataFrame:
-    text = path.read_bytes().decode(_known(encoding))
-    if not text.strip():
-        raise TableError(f"{path.name} is empty.")
-    lines = text.split("\n" if "\n" in text else "\r")
-    separator = _separator(lines, "\t" if path.suffix.lower() == ".tsv" else ",")
-    rows = _rows(lines, separator)
-    names = _names(rows[0][1]) if header else [str(place) for place in range(max(len(cells) for _, cells in rows))]
-    _refuse_two_of_one_name(names, path.name)
-    if header and all(is_number(name) for name in names):
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+    except Exception as error:
+        raise TableError(f"Cannot read {path.name}: {_first_line(error)}.") from error
+    sheets = {sheet.title: _cells(sheet) for sheet in book.worksheets}
+    filled = {title: rows for title, rows in sheets.items() if rows}
+    if len(filled) > 1:
         raise TableError(
-            f"The first line of {path.name} must hold column names, but it is all numbers: {listed(names)}. "
-            f"Add a header line, or type --no-header."
+            f"{path.name} holds {len(filled)} sheets: {listed(filled)}. Save the one that is meant as a file."
         )
-    body = [_fitted(line, cells, names, path.name) for line, cells in rows[int(header) :]]
-    frame = pd.DataFrame(body, columns=pd.Index(names), dtype=object)
-    return frame if separator == "," else with_decimal_points(frame, path.name)
+    rows = next(iter(filled.values()), [])
+    if not rows:
+        raise TableError(f"{path.name} is empty.")
+    width = max(map(len, rows))
+    rows = [[*row, *[None] * (width - len(row))] for row in rows]
+    names = [f"Unnamed: {place}" if cell is None else str(cell) for place, cell in enumerate(rows[0])]
+    if header and all(map(is_number, names)):
+        raise TableError(f"The first row of {path.name} holds no column names: {listed(names)}. Type --no-header.")
+    columns = names if header else [str(place) for place in range(width)]
+    return pd.DataFrame(rows[int(header) :], columns=pd.Index(columns), dtype=object)
 
 
-def _known(encoding: str) -> str:
-    try:
-        return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    except LookupError:
-        raise TableError(f"There is no encoding {encoding!r}. Usual ones are utf-8, latin-1, cp1252, utf-16.") from None
-
-
-def _names(cells: Sequence[str]) -> list[str]:
-    """Column names; those that are missing are called as pandas does."""
-    return [cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(cells)]
-
-
-def _rows(lines: Sequence[str], separator: str, *, strict: bool = True) -> list[tuple[int, list[str]]]:
-    """The line at which each row begins, and its cells; blank lines are none."""
-    reader = csv.reader((f"{line}\n" for line in lines), delimiter=separator, skipinitialspace=separator != "\t",
-                        strict=strict)  # fmt: skip
-    rows, begun = [], 1
-    limit = csv.field_size_limit(CELL_LIMIT)
-    try:
-        for cells in reader:
-            if len(cells) > 1 or any(map(str.strip, cells)):
-                rows.append((begun, cells))
-            begun = reader.line_num + 1
-    finally:
-        csv.field_size_limit(limit)  # it is a setting of the whole program
+def _cells(sheet: Any) -> list[list[object]]:
+    """Rows of a sheet without those that are empty, and without empty cells at their ends."""
+    rows = []
+    for row in sheet.iter_rows(values_only=True):
+        cells = list(row)
+        while cells and cells[-1] is None:
+            cells.pop()
+        if cells:
+            rows.append(cells)
     return rows
 
 
-def _separator(lines: Sequence[str], usual: str) -> str:
-    """The one that cuts the first rows into equally many cells, more than one; the usual one if several do or none."""
-    counted = {one: _lengths(lines[:LOOKED_AT], one) for one in [usual, *SEPARATORS]}
-    even = [one for one, lengths in counted.items() if lengths and lengths[0] > 1 and len(set(lengths)) == 1]
-    some = [one for one, lengths in counted.items() if lengths and lengths[0] > 1]
-    return next(iter([*even, *some]), usual)
+def _json(content: bytes, path: Path, header: bool) -> pd.DataFrame:
+    """Objects, one a line or in one list; fields of objects inside are named by their path."""
+    text = content.decode(told_encoding([content])).lstrip("\ufeff").strip()
+    if not text:
+        raise TableError(f"{path.name} is empty.")
+    rows = _parsed(text, path.name, 1) if text.startswith("[") else _json_lines(text, path.name)
+    if isinstance(rows, dict):
+        rows = [rows]
+    wrong = next((row for row in rows if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise TableError(f'{path.name} holds {wrong!r:.40} where an object such as {{"height": 1.8}} was needed.')
+    return pd.DataFrame([_flat(row) for row in rows], dtype=object)
 
 
-def _lengths(lines: Sequence[str], separator: str) -> list[int]:
-    return [len(cells) for _, cells in _rows(lines, separator, strict=False)]
+def _json_lines(text: str, name: str) -> list[Any]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [_parsed(line, name, number) for number, line in lines]
 
 
-def _fitted(line: int, cells: list[str], names: Sequence[str], file: str) -> list[str]:
-    """Cells of one row, empty ones added at its end."""
-    if len(cells) > len(names):
+def _parsed(text: str, name: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = number + getattr(error, "lineno", 1) - 1
         raise TableError(
-            f"Cannot read {file}: line {line} has {len(cells)} cells where the header has {len(names)} column names. "
-            f"Mend that line, or quote cells that hold a separator."
-        )
-    return [*cells, *itertools.repeat("", len(names) - len(cells))]
+            f"Line {line} of {name} is not JSON: {str(error).partition(':')[0]}. Needed one object a line, or one list."
+        ) from None
 
 
-def _refuse_two_of_one_name(names: Sequence[str], file: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        hint = " If the first line holds no names, type --no-header." if is_number(twice[0]) else ""
-        raise TableError(f"{file} has {names.count(twice[0])} columns named {twice[0]!r}; name each otherwise.{hint}")
+def _flat(row: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return found
+
+
+def _array(content: bytes, path: Path, header: bool) -> pd.DataFrame:
+    return _from_array(np.load(io.BytesIO(content), allow_pickle=False), path)
+
+
+def _arrays(content: bytes, path: Path, header: bool) -> pd.DataFrame:
+    """The only array of numbers with two dimensions."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        if not hasattr(file, "files"):
+            return _from_array(file, path)
+        arrays = {name: file[name] for name in file.files}
+    tables = {name: array for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind in "fiub"}
+    if len(tables) != 1:
+        shapes = _shapes(arrays)
+        raise TableError(f"{path.name} holds {len(tables)} arrays of numbers of shape (n, f), of {shapes}; needed one.")
+    return _from_array(next(iter(tables.values())), path)
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:6]) or "none"
 
 
 def _from_array(array: object, path: Path) -> pd.DataFrame:
@@ -168,3 +221,9 @@ def _from_array(array: object, path: Path) -> pd.DataFrame:
             f"{path.name} holds an array of shape {array.shape} and type {array.dtype}; needed numbers of shape (n, f)."
         )
     return pd.DataFrame(array, columns=[str(column) for column in range(array.shape[1])])
+
+
+BINARY: Mapping[str, Callable[[bytes, Path, bool], pd.DataFrame]] = {
+    ".xlsx": _sheet, ".xlsm": _sheet, ".parquet": _parquet, ".pq": _parquet, ".jsonl": _json, ".ndjson": _json,
+    ".json": _json, ".npy": _array, ".npz": _arrays,
+}  # fmt: skip

@@ -1,10 +1,11 @@
-"""A user's table: CSV, Parquet or .npy, read with a sentence for everything that can be wrong with it."""
+"""A user's table, whatever file it is in, read with a sentence for everything that can be wrong with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._types import Id
-from .columns import TableError, far_cells, no_quantity, numbers_of
-from .table_files import READERS, listed, read_frame, taken_for_names
+from ..words.corpus.packed import plain_name
+from .categories import onehot, told, values_of
+from .columns import Column, TableError, far_cells, no_quantity, numbers_of
+from .missing import Missing, completed
+from .oddities import oddities
+from .table_files import TEXT, listed, read_frame, taken_for_names
 
 __all__ = ["Table", "TableError", "read_table"]
 
@@ -32,6 +37,11 @@ class Table:
         ignored: Columns that hold no numbers or only one value.
         left_out: Numeric columns that hold no quantity, and what they hold: "ids" or "row numbers".
         warnings: Sentences about what may be wrong with the table, with row and column.
+        remarks: Sentences about what was done with it.
+        constant: Those ignored columns that hold one value.
+        categorical: Those that hold text of few values.
+        rows: Numbers in the file of the rows that are used.
+        dropped: Ids of the others.
     """
 
     values: Float[Tensor, "n f"] = field(repr=False)
@@ -40,6 +50,11 @@ class Table:
     ignored: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    constant: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    rows: tuple[int, ...] = field(default=(), repr=False)
+    dropped: tuple[str, ...] = field(default=(), repr=False)
 
     def standardised(self) -> Float[Tensor, "n f"]:
         """Every column with mean 0 and standard deviation 1."""
@@ -49,13 +64,41 @@ class Table:
 
     def used(self) -> list[str]:
         """Sentences about which columns are used, and which are not."""
-        said = []
-        if self.ignored:
-            said.append(f"Not used, as they hold text or only one value: {_shown(self.ignored)}.")
+        said = list(self.remarks)
+        if text := [column for column in self.ignored if column not in self.constant]:
+            few = f" To use {_shown(self.categorical)}, type --categories onehot." if self.categorical else ""
+            said.append(f"Not used, as they hold text: {_shown(text)}.{few}")
+        if self.constant:
+            said.append(f"Not used, as they hold only one value: {_shown(self.constant)}.")
         if self.left_out:
             kinds = _shown([f"{column} ({kind})" for column, kind in self.left_out.items()])
             said.append(f"Left out, as they say which row it is: {kinds}. To use them, name columns with --columns.")
         return [*said, f"Columns used: {_shown(self.columns)}."]
+
+    def sampled(self, count: int, seed: int, *, keep: Sequence[int] = ()) -> Table:
+        """The same table with some of its rows, drawn at random, in their order.
+
+        Args:
+            count: How many; all, if there are fewer or it is 0.
+            seed: Of the draw.
+            keep: Rows that stay in any case.
+
+        Returns:
+            A table that says so.
+        """
+        n = len(self.ids)
+        if not 0 < count < n:
+            return self
+        others = np.setdiff1d(np.arange(n), keep)
+        drawn = np.random.default_rng(seed).permutation(others)[: max(0, count - len(set(keep)))]
+        rows = np.sort(np.concatenate([np.unique(np.array(keep, dtype=int)), drawn]))
+        varying = [place for place, column in enumerate(self.values[rows].T) if column.min() < column.max()]
+        said = f"A random {len(rows):,} of {n:,} rows are used, here and in every figure. All rows: --sample 0."
+        return replace(
+            self, values=self.values[rows][:, varying], columns=tuple(self.columns[place] for place in varying),
+            ids=tuple(self.ids[row] for row in rows), remarks=(said, *self.remarks),
+            rows=tuple(self.rows[row] for row in rows),
+        )  # fmt: skip
 
     def row(self, query: str) -> int:
         """The row of an id as it was typed.
@@ -72,6 +115,8 @@ class Table:
         typed = [str(label) for label in self.ids]
         if query in typed:
             return typed.index(query)
+        if query in self.dropped:
+            raise TableError(f"Row {query} was left out, as a cell of it holds no number. Ask for another row.")
         shown = ", ".join(typed[:3])
         raise TableError(f"No row has the id {query!r}; there are {len(typed)} ids: {shown}, ..., {typed[-1]}.")
 
@@ -81,52 +126,74 @@ def read_table(
     *,
     id_column: str | None = None,
     use: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
     header: bool = True,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
+    separator: str | None = None,
+    categories: Literal["drop", "onehot"] = "drop",
+    missing: Missing = "refuse",
+    beginning: bool = False,
 ) -> Table:
     """Reads the quantities of a table.
 
     A column counts as numeric if it holds nothing but numbers and empty cells, if it holds nothing but true and false
-    (or yes and no), or if at least half of its cells are numbers; then all must be. Ids and row numbers are left out.
+    (or yes and no), or if at least half of its cells are numbers. Ids and row numbers are left out.
 
     Args:
-        path: `.csv` or `.tsv`, `.parquet`, or a two-dimensional `.npy` array.
+        path: A file as `read_frame` reads it.
         id_column: The column that names the rows.
         use: The columns to use, whatever they seem to hold; default: all that hold quantities.
+        exclude: Columns not to use.
         header: Whether the first line of a text file holds column names.
-        encoding: Of a text file.
+        encoding: Of a text file; default: told.
+        separator: Of the cells of a text file; default: told.
+        categories: "drop" uses no text; "onehot" makes a column of 0 and 1 of each value of text with few values.
+        missing: "refuse", "drop" or "mean": what becomes of cells without a number in a column of numbers.
+        beginning: Whether to read only the beginning of a large text file.
 
     Returns:
         Values, column names and ids.
 
     Raises:
-        TableError: If the file is missing or unreadable, or holds text or NaN in a numeric column (with row and
-            column), no numeric column, only constant ones, two columns of one name, or ids that repeat.
+        TableError: If the file is missing or unreadable, or holds text or NaN in a numeric column (with all rows and
+            columns), no numeric column, only constant ones, two columns of one name, or ids that repeat.
     """
     if not path.exists():
         raise TableError(f"There is no file {path}.")
-    if path.suffix.lower() not in READERS:
-        raise TableError(f"Cannot read {path.name}: needed a file that ends in {', '.join(READERS)}.")
-    frame = read_frame(path, header=header, encoding=encoding)
+    frame, guessed = read_frame(path, header=header, encoding=encoding, separator=separator, beginning=beginning)
     if not len(frame):
         raise TableError(f"{path.name} holds no rows.")
     ids = _ids(frame, id_column, path)
-    columns = [column for column in frame.columns if column != id_column] if use is None else _known(use, frame, path)
-    numeric = {column: numbers for column in columns if (numbers := numbers_of(frame[column], column, ids)) is not None}
-    if use is not None and (text := [column for column in use if column not in numeric]):
-        raise TableError(f"Column {text[0]!r} of {path.name} holds no numbers. Leave it out of --columns.")
+    named = _known([*(use or frame.columns), *exclude], frame, path)
+    columns = [column for column in named if column not in exclude and (use is not None or column != id_column)]
+    numeric = {column: found for column in columns if (found := numbers_of(frame[column])) is not None}
+    text = [column for column in columns if column not in numeric]
+    made, used = onehot(frame, text) if categories == "onehot" else ({}, {})
+    if use is not None and (unused := [column for column in text if column not in used]):
+        hint = "" if values_of(frame[unused[0]]) is None else " To use its values, type --categories onehot."
+        raise TableError(f"Column {unused[0]!r} of {path.name} holds no numbers. Leave it out of --columns.{hint}")
     left_out = {} if use is not None else _no_quantities(numeric)
-    quantities = {column: numbers for column, numbers in numeric.items() if column not in left_out}
+    quantities = {column: found for column, found in numeric.items() if column not in left_out} | made
     if not quantities:
         raise TableError(_no_numeric_column(path, columns, left_out))
-    varying = {column: numbers for column, numbers in quantities.items() if np.ptp(numbers) > 0}
+    whole = completed(quantities, ids, missing)
+    varying = {name: one.numbers for name, one in whole.columns.items() if np.ptp(one.numbers / 2) > 0}
     if not varying:
         raise TableError(f"{path.name} is constant: every numeric column holds one value; nothing to cluster.")
-    ignored = tuple(column for column in columns if column not in varying and column not in left_out)
-    values = torch.from_numpy(np.stack(list(varying.values()), axis=1))
-    warnings = _header_warning(path, frame, ids) if header and path.suffix.lower() in {".csv", ".tsv"} else []
-    warnings += [found for name, numbers in varying.items() if (found := far_cells(name, numbers, ids))]
-    return Table(values, tuple(varying), ids, ignored, left_out, tuple(warnings))
+    same = {column for column in columns if column in whole.columns and column not in varying}
+    same |= {column for column in text if frame[column].astype(str).nunique() < 2}
+    ignored = tuple(column for column in columns if column not in (*varying, *left_out, *used))
+    stay = tuple(ids[row] for row in whole.rows)
+    warnings = _header_warning(path, frame, ids) if header and plain_name(path).lower().endswith(TEXT) else []
+    far = {name: found for name, numbers in varying.items() if (found := far_cells(name, numbers, stay))}
+    odd = oddities({name: numbers for name, numbers in varying.items() if name not in far})
+    return Table(
+        torch.from_numpy(np.stack(list(varying.values()), axis=1)), tuple(varying), stay, ignored, left_out,
+        warnings=(*warnings, *far.values(), *whole.warnings, *odd), remarks=(*guessed, *told(used), *whole.said),
+        constant=tuple(column for column in ignored if column in same), rows=tuple(whole.rows.tolist()),
+        dropped=tuple(str(ids[row]) for row in set(range(len(ids))) - set(whole.rows.tolist())),
+        categorical=tuple(column for column in ignored if column in text and values_of(frame[column]) is not None),
+    )  # fmt: skip
 
 
 def _known(use: Sequence[str], frame: pd.DataFrame, path: Path) -> list[str]:
@@ -137,9 +204,9 @@ def _known(use: Sequence[str], frame: pd.DataFrame, path: Path) -> list[str]:
     return list(dict.fromkeys(use))
 
 
-def _no_quantities(numeric: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """What columns hold that are no quantities."""
-    found = {column: no_quantity(column, numbers) for column, numbers in numeric.items()}
+def _no_quantities(numeric: Mapping[str, Column]) -> dict[str, str]:
+    """Sentences about columns that hold no quantities."""
+    found = {column: no_quantity(column, one.numbers) for column, one in numeric.items() if not one.faults}
     return {column: kind for column, kind in found.items() if kind is not None}
 
 
@@ -161,7 +228,7 @@ def _header_warning(path: Path, frame: pd.DataFrame, ids: Sequence[Id]) -> list[
     ]
 
 
-def _shown(names: Sequence[str]) -> str:
+def _shown(names: Sequence[str] | tuple[str, ...]) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > MANY else ""
     return ", ".join(names[:MANY]) + more
 

@@ -14,38 +14,64 @@ import typer
 
 from ..errors import CorpusError
 from .options import (
+    AsJson,
+    Encoding,
     Force,
     Out,
     Plan,
+    Quiet,
     Seed,
+    WriteCleaned,
     exit_code,
     plainly,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
 )
+from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_word, print_words
 
 if TYPE_CHECKING:
     from ..words.explain_bias import WordsAnswer
     from ..words.explain_word import WordAnswer
 
+EXAMPLE_LISTS = """\
+Save one of these as lists.json, and type: crossfluence words FILE --weat lists.json
+X and Y are the two groups, A and B what they may stand near; at least 2 words in each, better 8.
+
+{"name": "career", "X": ["he", "him", "his", "man", "men"], "Y": ["she", "her", "hers", "woman", "women"],
+ "A": ["office", "salary", "career", "business"], "B": ["home", "family", "children", "marriage"]}
+
+{"name": "Beruf", "X": ["er", "ihm", "sein", "mann", "männer"], "Y": ["sie", "ihr", "ihre", "frau", "frauen"],
+ "A": ["büro", "gehalt", "karriere", "geschäft"], "B": ["zuhause", "familie", "kinder", "hochzeit"]}
+
+Several at once: a JSON list of such objects. Built in: career, career-terms, math, science, race."""
+
 
 def words(
     corpus: Annotated[
-        Path, typer.Argument(help="Text (.txt, .csv, .tsv, .jsonl, WikiExtractor; also .gz, .xz), or a folder.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="Text (.txt, .csv, .tsv, .jsonl, .xlsx, .parquet, WikiExtractor; also packed), or a folder."
+        ),
+    ] = None,
     weat: Annotated[
         list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
     ] = ["career-terms"],  # noqa: B006  # typer copies it
-    remove: Annotated[str, typer.Option(help="How many sentences to remove together: 0.5%, or a number.")] = "0.5%",
+    remove: Annotated[
+        str, typer.Option(help="How many sentences to remove together: 0.5%, a number, or several: 10,50.")
+    ] = "0.5%",
     column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
     split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
-    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    encoding: Encoding = None,
+    format: Annotated[  # noqa: A002  # the plain word for it
+        str | None, typer.Option(help="text, csv, tsv, jsonl, wikiextractor or wnc; default: told.")
+    ] = None,
     tokenizer: Annotated[str, typer.Option(help="words, whitespace (text cut before) or syntok.")] = "words",
     model: Annotated[
         Path | None, typer.Option(help="Explain this file of gensim's Word2Vec.save: its words, dimensions and window.")
     ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open --model: such a file can run a program.")] = False,
     vocabulary: Annotated[int, typer.Option(help="The most words to keep, most frequent first.", min=2)] = 5_000,
     min_count: Annotated[int, typer.Option(help="Rarer words are left out.", min=1)] = 5,
     dimensions: Annotated[int, typer.Option(help="Length of the vectors.", min=1)] = 50,
@@ -61,9 +87,15 @@ def words(
     save_vectors: Annotated[
         Path | None, typer.Option(help="Write the word vectors too: .txt or .bin (word2vec), .kv (gensim).")
     ] = None,
+    write_cleaned: WriteCleaned = None,
+    example_lists: Annotated[
+        bool, typer.Option("--example-lists", help="Print word lists for --weat to copy, and do nothing else.")
+    ] = False,
     out: Out = Path("crossfluence-words.html"),
     force: Force = False,
     seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
     from ..words.association import weat as test_of
@@ -73,13 +105,23 @@ def words(
     from ..words.pretrained import read_given
     from ..words.skipgram.formats import refuse_ending, write_vectors
     from ..words.word_sets import rows_of, word_sets
+    from .cleaned import CORPORA, refuse_cleaned, write_corpus
     from .forecast import forecast
+    from .given import compared
     from .report import sheet as sheets
+    from .report.as_json import of_cluster_of_word, of_words
     from .report.sheet import own_ids
-    from .report.verdicts import dependable, of_word
+    from .report.verdicts import chosen_of, dependable, first_sentence, of_word
+    from .texts import encoding_of, left_aside, of_scripts
 
+    if example_lists:
+        typer.echo(EXAMPLE_LISTS)
+        return
+    quieten(quiet, as_json)
     sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
     with plainly():
+        if corpus is None:
+            raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
         if word is not None and (model or save_vectors):
             raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
         sources = [path for path in (corpus, model) if path is not None and path.is_file()]
@@ -87,47 +129,77 @@ def words(
         if save_vectors is not None:
             refuse_ending(save_vectors)
             refuse_output(save_vectors, sources, force or plan, "--save-vectors")
-        settings = WordsSettings(dimensions, prior=prior, remove=amount(remove), least=least, seed=seed)
+        if write_cleaned is not None:
+            refuse_cleaned(write_cleaned, CORPORA)
+            refuse_output(write_cleaned, sources, force or plan, "--write-cleaned")
+        amounts = [amount(part.strip()) for part in remove.split(",")]
+        settings = WordsSettings(
+            dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
+        )
         start = None
+        if model is not None and model.is_file() and not trust:
+            raise CorpusError(
+                f"{model.name} is a pickle of Python, and opening it can run a program. If you made it, or trust who "
+                f"did, add --trust."
+            )
         if model is not None:
             start, sampling = read_given(model)
             settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
         settings = replace(settings, window=window or settings.window)
         lists = [one for name in weat for one in word_sets(name)] if word is None else []
         keep = {term for one in lists for term in one.words} | ({word} if word else set())
+        told, remarks = encoding_of(corpus) if encoding is None else (encoding, [])
         text = read_corpus(
-            corpus, column=column, split=split, encoding=encoding, tokenizer=tokenizer, min_count=min_count,
+            corpus, format=format, column=column, split=split, encoding=told, tokenizer=tokenizer, min_count=min_count,
             max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
         )  # fmt: skip
         own = own_ids(text, id_column)
+        for remark in (*remarks, *left_aside(text), *of_scripts(text, tokenizer)):
+            console.print(remark, soft_wrap=True)
         console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
         if word is not None:
             rows_of([word], text.index)  # refused before any time is foretold, as lists are
         settings.group(text.n)
         for one in lists:
             test_of(one, text.index, least=settings.least)
-        console.print(str(forecast(text, max(1, len(lists)), settings)))
+        if start is not None:
+            for sentence in compared(start, text, lists, settings):
+                console.print(sentence, soft_wrap=True)
+        expected = forecast(text, max(1, len(lists)), settings)
+        console.print(str(expected))
         if plan:
+            if as_json:
+                print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
             return
         shown_ids = sheets.shown_ids(text, own)
-        try:
-            if word is None:
-                answer = explain_words(text, lists, settings, start=start, store=unfinished)
-                _write_words(answer, corpus.name, out, sheet, own)
-                if save_vectors is not None:
-                    write_vectors(answer.model, save_vectors)
-                print_words(answer, shown_ids)
-                reliable = dependable(answer)
-            else:
-                moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
-                _write_words(moved, corpus.name, out, sheet, own)
-                print_word(moved, shown_ids)
-                reliable = of_word(moved).dependable
-        except KeyboardInterrupt:
-            stop_unfinished(unfinished, "reads the corpus and computes the scores")
-    shutil.rmtree(unfinished, ignore_errors=True)
+        with alone(out):
+            try:
+                if word is None:
+                    answer = explain_words(text, lists, settings, start=start, store=unfinished)
+                    _write_words(answer, corpus.name, out, sheet, own)
+                    if save_vectors is not None:
+                        write_vectors(answer.model, save_vectors)
+                    print_words(answer, shown_ids)
+                    reliable, told_json = dependable(answer), of_words(answer, shown_ids, out)
+                    verdict = " ".join(first_sentence(answer, one) for one in answer.tests)
+                    gone = {label for one in answer.tests for label in chosen_of(one).ids}
+                else:
+                    moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
+                    _write_words(moved, corpus.name, out, sheet, own)
+                    print_word(moved, shown_ids)
+                    reliable, told_json = of_word(moved).dependable, of_cluster_of_word(moved, shown_ids, out)
+                    verdict, gone = str(of_word(moved)), set(moved.moves[0].ids)
+            except KeyboardInterrupt:
+                stop_unfinished(unfinished, "reads the corpus and computes the scores")
+            if write_cleaned is not None:
+                count = write_corpus(text, gone, write_cleaned)
+                console.print(f"Wrote {write_cleaned}: {count:,} sentences, without the {len(gone):,} found.")
+            shutil.rmtree(unfinished, ignore_errors=True)
     written = [out, sheet, *([save_vectors] if save_vectors else [])]
     console.print(f"Wrote {' and '.join(map(str, written))}.")
+    say(verdict, quiet=quiet, as_json=as_json)
+    if as_json:
+        print_json(told_json)
     exit_code(reliable)
 
 
@@ -156,8 +228,8 @@ def _write_words(
     names = shown_ids(corpus, own)
     command = f"crossfluence {shlex.join(sys.argv[1:])}"
     if isinstance(answer, WordAnswer):
-        page = word_page(answer, texts, names, title=title, command=command)
+        page = word_page(answer, texts, names, title=title, command=command, sheet=sheet.name)
     else:
-        page = words_page(answer, texts, names, title=title, command=command)
+        page = words_page(answer, texts, names, title=title, command=command, sheet=sheet.name)
     write_atomically(out, page.encode())
     write_atomically(sheet, words_csv(answer.scores, corpus, texts, own))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from crossfluence import Adam, FieldLoss, Recipe, cosine
 from crossfluence.errors import import_optional
+from crossfluence.extend import Params
 
 
 class DEC(nn.Module):
@@ -96,15 +98,21 @@ def anchored_target(start: DEC, strength: float) -> FieldLoss:
         Li, Grandvalet and Davoine, "Explicit inductive bias for transfer learning with convolutional networks",
         ICML 2018 (the penalty L2-SP).
     """
-    anchor = {name: tensor.detach().clone() for name, tensor in start.named_parameters()}
+    held = {name: tensor.detach().clone() for name, tensor in start.named_parameters()}
+    return FieldLoss(_Anchored(held, strength))
 
-    def loss(model: nn.Module, frozen: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
-        away = sum(
-            ((tensor - anchor[name]).square().sum() for name, tensor in model.named_parameters()), x.new_zeros(())
-        )
-        return _to_own_target(model, frozen, x, weights) + len(weights) * strength / 2 * away
 
-    return FieldLoss(loss)
+@dataclass(frozen=True, eq=False)
+class _Anchored:
+    """The loss of `anchored_target`; a value, so that it can be sent to another process."""
+
+    anchor: Params
+    strength: float
+
+    def __call__(self, model: nn.Module, frozen: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+        parameters = model.named_parameters()
+        away = sum(((tensor - self.anchor[name]).square().sum() for name, tensor in parameters), x.new_zeros(()))
+        return _to_own_target(model, frozen, x, weights) + len(weights) * self.strength / 2 * away
 
 
 def fixed_target_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,21 +1,39 @@
-"""Why is this sample in its cluster? Train, ask, and check the answer by training again."""
+"""The samples behind a sample's cluster: training, influence, and a check by training again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossfluence import Adam, Agreement, Auto, Recipe, Risk, Scores, compare, cosine, influence, leave_out, unlearn
-from crossfluence.extend import AbstractInverse, Id
+from crossfluence import (
+    GMRES,
+    Adam,
+    Agreement,
+    Auto,
+    Recipe,
+    Risk,
+    Scores,
+    compare,
+    cosine,
+    influence,
+    leave_out,
+    unlearn,
+)
+from crossfluence.extend import AbstractInverse, AbstractRisk, AbstractSolver, AbstractTraining, Id, Work
 
+from .choice import between_clusters, checked_ids, groups_of
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
+from .kept import kept_model
 from .objectives import margin
+from .processes import side_by_side
+from .sharpen import closed_form, one_by_one
 
 KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
 STRONGEST_ANCHOR = 2.0  # by then nothing sharpens any more
@@ -39,6 +57,7 @@ class ClusterSettings:
         check: Samples that are left out one by one.
         group: Samples that are removed together; at most a twentieth of all.
         draws: Random groups that stand beside it.
+        sizes: Samples of further groups of the strongest that are removed together.
         seed: Of the weights, k-means and random groups.
     """
 
@@ -54,6 +73,7 @@ class ClusterSettings:
     check: int = 100
     group: int = 20
     draws: int = 5
+    sizes: tuple[int, ...] = ()
     seed: int = 0
 
 
@@ -150,6 +170,24 @@ def sharpening(start: DEC, x: Float[Tensor, "n f"], settings: ClusterSettings) -
     return Recipe(start, loss, x, optimizer=rate, epochs=settings.steps, schedule=cosine, hold=settings.hold)
 
 
+@dataclass(frozen=True)
+class Known(AbstractSolver):
+    """An inverse that is known already, as a preconditioner: leaving out a few samples changes the curvature little.
+
+    Attributes:
+        inverse: Of the curvature with all samples.
+    """
+
+    inverse: AbstractInverse = field(repr=False)
+
+    def work(self, risk: AbstractRisk) -> Work:
+        """Nothing."""
+        return Work()
+
+    def _invert(self, risk: AbstractRisk) -> AbstractInverse:
+        return self.inverse
+
+
 @dataclass(frozen=True, eq=False)
 class Settled:
     """A clustering whose end is well determined.
@@ -160,16 +198,25 @@ class Settled:
         model: What came out.
         risk: What was minimised.
         inverse: Of the curvature there.
+        seconds: That it took.
     """
 
     settings: ClusterSettings
-    recipe: Recipe
+    recipe: AbstractTraining
     model: DEC
     risk: Risk
     inverse: AbstractInverse
+    seconds: float
+
+    @property
+    def exact(self) -> bool:
+        """True if the curvature was small enough to be written out."""
+        return self.inverse.smallest_eigenvalue is not None
 
 
-def settled(x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings) -> Settled:
+def settled(
+    x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings, *, store: Path | None = None
+) -> Settled:
     """Trains, and doubles the anchor until the end is well determined.
 
     Sharpening feeds on itself: its curvature is negative along some directions, and only the anchor holds it. Where
@@ -181,21 +228,30 @@ def settled(x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSetting
         x: Features of comparable size.
         ids: n labels.
         settings: With the anchor to begin with.
+        store: Keeps what is trained, so that a stopped run goes on.
 
     Returns:
         The trained clustering.
     """
-    start = pretrained(x, settings)
+    began = time.perf_counter()
+    beginning = replace(settings, anchor=0.0, check=0, group=0, draws=0, sizes=())  # the rest does not matter to it
+    start = kept_model(store, (x, beginning), lambda: pretrained(x, settings))
     while True:
         recipe = sharpening(start, x, settings)
-        model = recipe.train()
-        assert isinstance(model, DEC)
+        training = closed_form(recipe, x, settings.anchor)
+        model = kept_model(store, recipe.content, partial(_trained, training))
         risk = recipe.risk(model, ids=ids)
         inverse = Auto().invert(risk)
         smallest = inverse.smallest_eigenvalue
         if smallest is None or smallest >= KEPT * settings.anchor or settings.anchor >= STRONGEST_ANCHOR:
-            return Settled(settings, recipe, model, risk, inverse)
+            return Settled(settings, training, model, risk, inverse, time.perf_counter() - began)
         settings = replace(settings, anchor=2 * settings.anchor)
+
+
+def _trained(training: AbstractTraining) -> DEC:
+    model = next(training.retrain(torch.ones(1, training.n)))
+    assert isinstance(model, DEC)
+    return model
 
 
 def explain(
@@ -205,6 +261,9 @@ def explain(
     *,
     query: int | None = None,
     store: Path | None = None,
+    found: Settled | None = None,
+    processes: int = 1,
+    tell: Callable[[First], object] | None = None,
 ) -> Explanation:
     """Clusters the data, explains one sample's membership and checks the explanation by training again.
 
@@ -213,110 +272,78 @@ def explain(
         ids: n labels.
         settings: Sizes, lengths and the extent of the check.
         query: The row asked about; default: one that lies between two clusters, see `between_clusters`.
-        store: Keeps finished retrainings, so that a stopped run goes on.
+        store: Keeps the trained model and finished retrainings, so that a stopped run goes on.
+        found: What `settled` returned for the same data and settings, for a further question.
+        processes: In which retrainings run side by side, each of one thread; a script that asks for several needs
+            `if __name__ == "__main__":`.
+        tell: Is called with the answer before it is checked.
 
     Returns:
         Scores, their agreement with leave-one-out, and the removal of the strongest group beside random ones.
     """
-    clock = _Clock()
-    found = settled(x, ids, settings)
-    recipe, model = found.recipe, found.model
+    found = found or settled(x, ids, settings, store=store)
+    clock = _Clock({"clustering, and its curvature": found.seconds})
+    model = found.model
     with torch.no_grad():
         q, z = model(x), model.embed(x)
-    clock.lap("clustering, and its curvature")
     row = between_clusters(q) if query is None else query
     first, second = q[row].topk(2).indices.tolist()
     question = margin(x[row], first, second)
     scores = influence(found.risk, question, found.inverse)
+    report = scores.report
+    assert report is not None
     clock.lap("influence of all samples")
-    groups = _groups(scores, tuple(ids), row, settings)
+    if tell is not None:
+        tell(First(row, first, second, report.values[0], scores))
+    groups = groups_of(scores, tuple(ids), row, settings.group, settings.sizes, settings.draws, settings.seed)
     alone = {label: [label] for label in checked_ids(scores, settings.check)}
-    truth = leave_out(recipe, question, alone | groups, ids=tuple(ids), store=store)
-    clock.lap(f"{len(alone) + len(groups) + 1} retrainings")
-    strongest = next(iter(groups.values()))
-    newton = [float(unlearn(found.risk, strongest, watch=question).achieved), *[None] * settings.draws]
+    count = len(alone) + len(groups) + 1
+    with side_by_side(min(processes, count)) as executor:
+        again = one_by_one(found.recipe) if executor or store else found.recipe
+        truth = leave_out(again, question, alone | groups, ids=tuple(ids), store=store, executor=executor)
+    clock.lap(f"{count} retrainings")
+    chosen = [members for (_, name), members in groups.items() if not name.startswith("random")]
+    solver = GMRES(rtol=1e-9, preconditioner=Known(found.inverse)) if found.exact else Auto()
+    steps = [float(unlearn(found.risk, members, solver, watch=question).achieved) for members in chosen]
     clock.lap("one Newton step")
     predicted, achieved = (-table.values[:, 0] for table in (scores.sum_by(groups), truth.select(groups)))
+    newton = [*steps, *[None] * (len(groups) - len(steps))]
     removals = [
         Removal(name, tuple(members), float(change), step, float(truth_change))
         for ((_, name), members), change, step, truth_change in zip(
             groups.items(), predicted, newton, achieved, strict=True
         )
     ]
-    report = scores.report
-    assert report is not None
     return Explanation(
         found.settings, tuple(ids), row, first, second, report.values[0], q, z, model.centres.detach(), scores,
         compare(scores, truth.select(alone)), tuple(removals), report.gradient_norm, clock.laps,
     )  # fmt: skip
 
 
-def between_clusters(q: Float[Tensor, "n k"]) -> int:
-    """A sample that clearly belongs to two clusters: ambiguous, but not on the edge, where any change tips it over.
+@dataclass(frozen=True, eq=False)
+class First:
+    """The answer before it is checked.
 
-    Among the samples with a margin of 0.2 to 0.6 nats between their two most likely clusters, the one that gives
-    these two the most probability; if there is none, the one with the margin nearest to 0.4.
-
-    Args:
-        q: Soft assignments.
-
-    Returns:
-        A row number.
-
-    Example:
-        >>> between_clusters(torch.tensor([[0.9, 0.05, 0.05], [0.55, 0.4, 0.05], [0.4, 0.3, 0.3]]))
-        1
+    Attributes:
+        query: The row asked about.
+        first: Its cluster.
+        second: The cluster it is nearest to otherwise.
+        margin: How much more it belongs to the first, in nats.
+        scores: Of all samples.
     """
-    best = q.topk(2, dim=1).values
-    margins = (best[:, 0] / best[:, 1]).log()
-    inside = (margins >= 0.2) & (margins <= 0.6)
-    if not inside.any():
-        return int((margins - 0.4).abs().argmin())
-    return int(best.sum(1).where(inside, -1.0).argmax())
 
-
-def checked_ids(scores: Scores, count: int) -> list[Id]:
-    """Which samples to leave out: the strongest third of `count`, and the rest evenly spaced down to the weakest.
-
-    Args:
-        scores: Of one objective.
-        count: How many; all, if there are fewer.
-
-    Returns:
-        Ids, strongest first.
-
-    Example:
-        >>> scores = Scores(torch.arange(10.0).unsqueeze(1), range(10), ("m",), "by hand")
-        >>> checked_ids(scores, 6)
-        [9, 8, 7, 5, 2, 0]
-    """
-    order = scores.values[:, 0].abs().argsort(descending=True, stable=True).tolist()
-    strong = min(count // 3, len(order))
-    rest = order[strong:]
-    wanted = min(count - strong, len(rest))
-    spaced = [rest[round(place)] for place in torch.linspace(0, len(rest) - 1, wanted).tolist()] if wanted else []
-    return [scores.ids[row] for row in order[:strong] + spaced]
-
-
-def _groups(
-    scores: Scores, ids: tuple[Id, ...], query: int, settings: ClusterSettings
-) -> dict[tuple[str, str], list[Id]]:
-    others = [label for label in ids if label != ids[query]]
-    size = max(1, min(settings.group, len(ids) // 20))  # first-order effects add up only while a group is small
-    strongest = [label for label, _ in scores.top(size + 1) if label != ids[query]][:size]
-    groups = {("group", f"top {len(strongest)}"): strongest}
-    generator = torch.Generator().manual_seed(settings.seed)
-    for draw in range(1, settings.draws + 1):
-        rows = torch.randperm(len(others), generator=generator)[: len(strongest)].tolist()
-        groups["group", f"random {len(strongest)}, draw {draw}"] = [others[row] for row in rows]
-    return groups
+    query: int
+    first: int
+    second: int
+    margin: float
+    scores: Scores = field(repr=False)
 
 
 class _Clock:
     """Seconds between laps."""
 
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
+    def __init__(self, laps: dict[str, float]) -> None:
+        self.laps = laps
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:

@@ -1,8 +1,9 @@
-"""Why is this sample in that cluster? Questions to any model that gives soft assignments."""
+"""Questions about cluster memberships, to any model that gives soft assignments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def log_assignment(
 def margin(
     x: Tensor, first: int, second: int, *, assign: Callable[[nn.Module, Tensor], Tensor] = assignments
 ) -> Objective:
-    """How much more a sample belongs to one cluster than to another, as a log ratio.
+    """Margin of a sample between two clusters: the log ratio of its assignments.
 
     Args:
         x: One sample `(features,)`.
@@ -63,9 +64,18 @@ def margin(
         >>> round(margin(torch.tensor([1.0]), 0, 1)(dec).item(), 3)
         1.609
     """
+    return _Margin(x, first, second, assign)
 
-    def question(model: nn.Module) -> Tensor:
-        q = assign(model, x.unsqueeze(0))[0].log()
-        return q[first] - q[second]
 
-    return question
+@dataclass(frozen=True, eq=False)
+class _Margin:
+    """The question of `margin`; a value, so that it can be sent to another process."""
+
+    x: Tensor
+    first: int
+    second: int
+    assign: Callable[[nn.Module, Tensor], Tensor]
+
+    def __call__(self, model: nn.Module) -> Tensor:
+        q = self.assign(model, self.x.unsqueeze(0))[0].log()
+        return q[self.first] - q[self.second]

@@ -69,7 +69,7 @@ class Association:
         return effect_size(x, y)
 
     def associations(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """How much nearer to A than to B each text of X and Y is, in cosines.
+        """Difference of each text's mean cosines with A and with B.
 
         Args:
             model: An encoder.
@@ -139,7 +139,7 @@ def effect_size(x: Shaped[Tensor, "... a"], y: Shaped[Tensor, "... b"]) -> Shape
 
 
 def association(test: SentenceSets, *, tokenizer: Any, pooling: Pooling = "mean") -> Association:
-    """How strongly an encoder associates X with A and Y with B: the effect size of the sentence encoder test (SEAT).
+    """Association of X with A and of Y with B in an encoder: the effect size of the sentence encoder test (SEAT).
 
     Args:
         test: What `seat(path)` reads.

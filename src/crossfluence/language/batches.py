@@ -43,7 +43,7 @@ def columns_of(batch: Any) -> Columns:
 
 
 def real_tokens(columns: Columns, pad: int | None) -> Bool[Tensor, "b t"]:
-    """Which places hold tokens: by the attention mask, or else by the id of padding.
+    """Places that hold tokens: by the attention mask, or else by the id of padding.
 
     Args:
         columns: A batch.
@@ -106,7 +106,7 @@ def labels_of(columns: Columns, name: str = "labels") -> Tensor:
 
 
 def labelled(columns: Columns) -> bool:
-    """Whether a batch has labels."""
+    """True if a batch has labels."""
     return any(isinstance(columns.get(column), Tensor) for column in TARGETS)
 
 

@@ -33,7 +33,7 @@ LOSS = "loss of the texts"
 
 @dataclass(frozen=True)
 class LanguageSettings:
-    """How to fine-tune, and what to remove.
+    """Settings of fine-tuning and of removals.
 
     Attributes:
         train: Whether the model is fine-tuned first, so that it can be trained again.
@@ -56,7 +56,7 @@ class LanguageSettings:
     seed: int = 0
 
     def group(self, n: int) -> int:
-        """How many of n texts are removed together.
+        """Number of texts, out of n, that are removed together.
 
         Args:
             n: Of all texts.

@@ -35,12 +35,12 @@ class Loaded:
 
     @property
     def kind(self) -> Kind:
-        """How it gives probabilities to tokens."""
+        """The kind of model: causal, masked or sequence to sequence."""
         return kind_of(self.model)
 
     @property
     def loss(self) -> Any:
-        """What its kind is trained with on plain texts."""
+        """The loss that its kind is trained with on plain texts."""
         if self.kind == "seq2seq":
             raise DataError("An encoder-decoder is not trained on plain texts. Use crossfluence.language in Python.")
         return masked_loss(self.tokenizer) if self.kind == "masked" else causal_loss()

@@ -52,7 +52,7 @@ class Masking:
         return torch.where(hidden, shown, ids), torch.where(hidden, ids, IGNORED)
 
     def hidden(self, ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
-        """Which tokens are hidden.
+        """Places of hidden tokens.
 
         Args:
             ids: Tokens.
@@ -75,7 +75,7 @@ class Masking:
 
 
 def masking_of(tokenizer: Any, share: float, seed: int) -> Masking:
-    """How tokens are hidden, by what a tokenizer knows.
+    """The masking of tokens, by a tokenizer's special tokens.
 
     Args:
         tokenizer: With a mask token.

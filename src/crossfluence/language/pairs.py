@@ -78,7 +78,7 @@ class Template:
 
 
 def pair_preference(pairs: Iterable[Pair | tuple[str, str]], *, tokenizer: Any) -> Question:
-    """How much likelier the first text of each pair is: the mean log-odds, in nats.
+    """Preference for the first text of each pair: the mean log-odds, in nats.
 
     Causal models: of the whole texts. Masked models: the pseudo-log-likelihood of the words that both texts share, as
     CrowS-Pairs defines it. `hard_share` is the published score (0.5: no preference), `soft_share` its smooth kin.
@@ -104,7 +104,7 @@ def pair_preference(pairs: Iterable[Pair | tuple[str, str]], *, tokenizer: Any) 
 
 
 def pronoun_preference(templates: Iterable[Template | tuple[str, str, str] | str], *, tokenizer: Any) -> Question:
-    """How much likelier the first of two words is in its place: the mean log-odds, in nats.
+    """Preference for the first of two words in its place: the mean log-odds, in nats.
 
     Causal models: of the whole texts. Masked models: of the two words behind the mask.
 

@@ -36,7 +36,7 @@ class Recorder:
 
     @property
     def steps(self) -> int:
-        """How many steps were recorded."""
+        """Number of steps recorded."""
         return 0 if self._within is None else self._within.steps
 
     def on_train_begin(self, *_: Any, model: nn.Module, optimizer: Any, **__: Any) -> None:
@@ -65,7 +65,7 @@ class Recorder:
         self._hooks = []
 
     def record(self) -> TrainingRecord:
-        """What the training did.
+        """The record of the training.
 
         Returns:
             For `Risk(..., record=)`.

@@ -110,7 +110,7 @@ def _mask_of(tokenizer: Any) -> int | None:
 
 
 def kind_of(model: nn.Module) -> Kind:
-    """How a model gives probabilities to tokens.
+    """The kind of a model: causal, masked or sequence to sequence.
 
     Args:
         model: Of transformers, or of peft around one.

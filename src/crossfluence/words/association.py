@@ -22,7 +22,7 @@ AT_ONCE = 65_536  # partitions of the permutation test that are held together
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """How often chance alone gives a statistic as large. Made by `WEAT.p_value`.
+    """The share of random divisions whose statistic is as large. Made by `WEAT.p_value`.
 
     Attributes:
         value: The one-sided p-value, in (0, 1].
@@ -155,7 +155,7 @@ def weat(
     lowercase: bool = True,
     least: float = 0.7,
 ) -> WEAT:
-    """How strongly word vectors associate X with A and Y with B: the effect size of Caliskan et al.
+    """Association of X with A and of Y with B in word vectors: the effect size of Caliskan et al.
 
     Args:
         sets: The words, for example `word_sets("career")[0]`.

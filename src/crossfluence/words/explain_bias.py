@@ -1,4 +1,4 @@
-"""Where does this bias in word embeddings come from? Train, rank the sentences, remove them, and look again."""
+"""The sentences behind a bias of word embeddings: trained, ranked, removed, and trained again."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class WordsSettings:
         power: Noise words are drawn in proportion to counts to this power.
         prior: Strength of the l2 term in pairs, see `ExpectedTraining`.
         remove: Share of the sentences that are removed together, or their number if at least 1.
+        further: More such sizes, of groups that raise it most.
         least: Share of each list that the corpus must have.
         seed: Of the initial vectors and the random removal.
     """
@@ -50,16 +51,17 @@ class WordsSettings:
     power: float = 0.75
     prior: float = 5.0
     remove: float = 0.005
+    further: tuple[float, ...] = ()
     least: float = 0.6
     seed: int = 0
 
     @property
     def sampling(self) -> Sampling:
-        """How pairs are drawn from the corpus."""
+        """Settings by which pairs are drawn from the corpus."""
         return Sampling(self.window, self.negatives, self.subsample, self.power)
 
     def group(self, n: int) -> int:
-        """How many of n sentences are removed together.
+        """Number of sentences, out of n, that are removed together.
 
         Args:
             n: Sentences of the corpus.
@@ -70,7 +72,14 @@ class WordsSettings:
         Raises:
             CorpusError: If that is nothing, or more than half of the corpus.
         """
-        count = round(self.remove if self.remove >= 1 else self.remove * n)
+        return self._group(self.remove, n)
+
+    def further_groups(self, n: int) -> tuple[int, ...]:
+        """Number of sentences, out of n, in each further group; see `group`."""
+        return tuple(self._group(size, n) for size in self.further)
+
+    def _group(self, remove: float, n: int) -> int:
+        count = round(remove if remove >= 1 else remove * n)
         if n < 2:
             raise CorpusError(
                 f"The text is {n} sentence, so none can be removed. Put each sentence on a line of its own: without "
@@ -78,7 +87,7 @@ class WordsSettings:
             )
         if not 1 <= count <= n // 2:
             raise CorpusError(
-                f"Removing {self.remove:g} means {count} of {n} sentences; needed at least 1 and at most half of them. "
+                f"Removing {remove:g} means {count} of {n} sentences; needed at least 1 and at most half of them. "
                 f"Give a share such as 1%, or a number."
             )
         return count
@@ -135,13 +144,13 @@ class TestResult:
 
     @property
     def name(self) -> str:
-        """What the test is called."""
+        """The name of the test."""
         return self.test.sets.name
 
 
 @dataclass(frozen=True, eq=False)
 class WordsAnswer:
-    """Where the bias of an embedding comes from.
+    """The sentences behind the bias of an embedding, and the effect of removing them.
 
     Attributes:
         settings: What was asked for.
@@ -214,7 +223,8 @@ def explain_words(
     held = {test.sets.name: test.held_at(model) for test in tests}
     scores = influence(risk, together(held))
     clock.note("scores")
-    groups = {test.sets.name: _groups(scores, test.sets.name, count, settings.seed) for test in tests}
+    further = settings.further_groups(corpus.n)
+    groups = {test.sets.name: _groups(scores, test.sets.name, count, settings.seed, further) for test in tests}
     predicted = _newton(risk, tests, held, groups)
     clock.note("one Newton step for each group")
     retrained = _retrained(training.starting_from(model), tests, held, groups, store)
@@ -250,13 +260,14 @@ def together(questions: Mapping[str, Objective]) -> Callable[[nn.Module], dict[s
     return lambda model: {name: torch.as_tensor(question(model)) for name, question in questions.items()}
 
 
-def _groups(scores: Scores, name: str, count: int, seed: int) -> dict[str, tuple[Id, ...]]:
+def _groups(scores: Scores, name: str, count: int, seed: int, further: Sequence[int] = ()) -> dict[str, tuple[Id, ...]]:
     draw = np.random.default_rng(seed).choice(len(scores.ids), count, replace=False)
     groups = {
         f"the {count} that raise it most": scores.top(count, name),
         f"the {count} that lower it most": scores.top(count, name, effect="lowers"),
         f"{count} random ones": [(scores.ids[row], 0.0) for row in draw],
     }
+    groups |= {f"the {more} that raise it most": scores.top(more, name) for more in further}
     return {group: tuple(label for label, _ in listed) for group, listed in groups.items() if listed}
 
 

@@ -1,4 +1,4 @@
-"""Why is this word in that cluster, and what would move it? Train, cluster, ask, remove and train again."""
+"""The sentences behind a word's cluster: training, clustering, influence, removal, and training again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Move:
 
 @dataclass(frozen=True, eq=False)
 class WordAnswer:
-    """Why a word is in its cluster.
+    """The sentences behind a word's cluster, and the effect of removing them.
 
     Attributes:
         word: As the corpus has it.
@@ -218,7 +218,7 @@ def own_and_next(model: SkipGram, word: str, members: Sequence[Sequence[str]]) -
 
 
 def _refuse_emptying(count: int, word: str, held: np.ndarray) -> int:
-    """How many sentences are removed, unless too few would be left that hold the word."""
+    """Number of sentences to remove; refused if too few would be left that hold the word."""
     if count > len(held) // 2:
         raise CorpusError(
             f"{count} sentences are to be removed together, and {len(held)} hold {word!r}; needed at most half as "

@@ -34,7 +34,7 @@ def analogy_margin(
     rival: str | None = None,
     table: Table = word_vectors,
 ) -> Objective:
-    """How clearly the vectors answer "a is to b as c is to d": positive if d is the first answer.
+    """Margin of the analogy "a is to b as c is to d": positive if d is the first answer.
 
     The cosine of b - a + c with d, less its cosine with a rival, all vectors of length one first. The rival is the
     best other word of the model that is asked, so the sign always says whether the answer is right; where two rivals
@@ -84,7 +84,7 @@ def analogy_margin(
 def distance(
     first: str, second: str, index: Mapping[str, int], *, metric: str = "cosine", table: Table = word_vectors
 ) -> Objective:
-    """How far apart two words are.
+    """Distance between two words.
 
     Args:
         first: A word.
@@ -131,7 +131,7 @@ def cluster_margin(
     length_one: bool = True,
     table: Table = word_vectors,
 ) -> Objective:
-    """How much more a word belongs to one cluster than to another, as a log ratio.
+    """Margin of a word between two clusters, as a log ratio.
 
     Memberships are those of deep embedded clustering, Student's t with one degree of freedom: with z the vector of the
     word, log (1 + |z - second|²) - log (1 + |z - first|²).
@@ -216,7 +216,7 @@ def log_cluster(
 
 
 def moved(word: str, initial_table: Tensor, index: Mapping[str, int], *, table: Table = word_vectors) -> Objective:
-    """How far training moved a word: the squared distance of its vector from where it started.
+    """Squared distance of a word's vector from where training started.
 
     Args:
         word: The word.

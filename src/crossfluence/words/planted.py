@@ -102,7 +102,7 @@ def planted(*, sentences: int = 2_000, culprits: int = 60, seed: int = 0) -> Pla
 
 
 def marked(seed: int, *, dimensions: int = 16) -> dict[str, float]:
-    """How well the culprits of one corpus are found, and what is left of the bias without them.
+    """Recall of the planted sentences of one corpus, and the bias that is left without them.
 
     Args:
         seed: Of the corpus.

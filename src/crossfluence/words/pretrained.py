@@ -34,7 +34,7 @@ class Given:
 
     @classmethod
     def of(cls, test: WEAT, start: SkipGram) -> Given:
-        """What the test says of the model."""
+        """Results of the test on the given model."""
         return cls(float(test(start).detach()), test.p_value(start).value, measured(start))
 
 

@@ -1,4 +1,4 @@
-"""What a change cost: word similarity and analogies, by gensim on the sets that it ships, and the loss held out."""
+"""The cost of a change: word similarity and analogies, by gensim on the sets that it ships, and held-out loss."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def measured(model: SkipGram, *, data: Path | None = None) -> dict[str, float]:
 
 
 def held_out_loss(pairs: Pairs, held: Bool[np.ndarray, " n"]) -> Callable[[SkipGram], float]:
-    """How well a model foresees sentences that it was not trained on.
+    """Mean loss of a pair in sentences that the model was not trained on.
 
     Args:
         pairs: Of all sentences.

@@ -1,4 +1,4 @@
-"""What a stopped run of a command has finished, and where the same command finds it again."""
+"""Finished parts of a stopped command, where the same command finds them again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained_once(training: ExpectedTraining, store: Path | None) -> tuple[SkipGr
 
 
 def _read(file: Path, what: str) -> tuple[torch.Tensor, ...] | None:
-    """What a file holds, or nothing if it is absent, damaged or of another training."""
+    """The content of a file, or nothing if it is absent, damaged or of another training."""
     found = read_if_whole(file, FORMAT, FIRST)
     if found is None or found.texts.get("what") != what:
         return None
@@ -48,7 +48,7 @@ def _read(file: Path, what: str) -> tuple[torch.Tensor, ...] | None:
 
 
 def what_is_kept(store: Path) -> list[str]:
-    """What a folder of an unfinished run holds, in words.
+    """The content of a folder of an unfinished run, in words.
 
     Args:
         store: The folder; it need not exist.
@@ -62,6 +62,8 @@ def what_is_kept(store: Path) -> list[str]:
         found.append("The trained vectors")
     elif (store / ON_THE_WAY).exists():
         found.append("The tables on the way of training")
+    if any(store.glob("*.clustering.safetensors")):
+        found.append("The trained clustering")
     if count:
         found.append(f"{count} finished retraining{'s' if count > 1 else ''}")
     return found

@@ -21,7 +21,7 @@ LISTED, SHOWN = 20, 400  # texts of each kind, and characters of each
 
 
 def reliability_of(answer: LanguageAnswer, explained: Explained) -> Reliability:
-    """Whether the scores for one question can be relied on, by their verdict and by what training again did.
+    """A judgement of the scores for one question, by their verdict and by training again.
 
     Args:
         answer: All of it.
@@ -38,7 +38,7 @@ def reliability_of(answer: LanguageAnswer, explained: Explained) -> Reliability:
 
 
 def dependable(answer: LanguageAnswer) -> bool:
-    """Whether the scores of all questions can be relied on at least in their order."""
+    """True if the scores of all questions can be relied on at least in their order."""
     return all(reliability_of(answer, each).dependable for each in answer.questions)
 
 

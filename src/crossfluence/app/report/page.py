@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
-from plotly import graph_objects as go
-from plotly.io import to_html
-from plotly.offline import get_plotlyjs
+from markupsafe import Markup
 from torch import Tensor
 
 from ..._results.scores import Scores
 from ..._types import Id
-from .verdicts import of_clusters
+from .sheet import no_formula
+from .svg import Picture
+from .verdicts import of_clusters, smallest_that_moves
 
 if TYPE_CHECKING:
     from ...clustering.explain import Explanation
@@ -29,7 +30,7 @@ RAISES, LOWERS = "#c0392b", "#2c5f8a"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """How samples are shown to a person.
+    """The way samples are shown to a person.
 
     Attributes:
         title: What the data is, as a heading.
@@ -48,13 +49,18 @@ class Samples:
     remarks: tuple[str, ...] = ()
 
 
-def cluster_page(explanation: Explanation, samples: Samples, *, command: str) -> str:
+SHOWN = 8  # features of a row
+MOST_ROWS, MOST_BYTES = 2_000, 500_000
+
+
+def cluster_page(explanation: Explanation, samples: Samples, *, command: str, sheet: str = "scores.csv") -> str:
     """One HTML file with everything in it: map, strongest samples, check, settings, versions, seconds.
 
     Args:
         explanation: The answer and its check.
         samples: How to show a sample.
         command: The command line that made it.
+        sheet: Name of the file with all scores.
 
     Returns:
         The text of the page; its script and pictures are inside, it requests nothing from the network.
@@ -62,22 +68,25 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str) ->
     rows = {label: row for row, label in enumerate(explanation.ids)}
 
     def cards(listed: list[tuple[Id, float]]) -> list[dict[str, Any]]:
-        return [{"id": label, "score": value, **_shown(samples, rows[label])} for label, value in listed]
+        return [
+            {"id": label, "score": value, **_shown(samples, rows[label], explanation.query)} for label, value in listed
+        ]
 
     return template("clusters.html").render(
         e=explanation,
         samples=samples,
         command=command,
         verdict=of_clusters(explanation, samples.noun),
-        script=get_plotlyjs(),
+        suffices=smallest_that_moves(explanation, samples.noun),
         query_id=explanation.ids[explanation.query],
         query=_shown(samples, explanation.query),
         own=float(explanation.scores.values[explanation.query, 0]),
         probability=explanation.assignments[explanation.query].tolist(),
         raises=cards(explanation.strongest(20, raises=True)),
         lowers=cards(explanation.strongest(20, raises=False)),
-        map=embedded(_map(explanation)),
-        scatter=embedded(_scatter(explanation)),
+        map=_map(explanation).drawn(),
+        scatter=_scatter(explanation).drawn(),
+        everything=all_samples(_rows(explanation, samples), sheet=sheet, clusters=True),
         settings=asdict(explanation.settings),
         report=explanation.scores.report,
         versions=versions(),
@@ -91,7 +100,7 @@ def template(name: str) -> Template:
 
 
 def versions() -> dict[str, str]:
-    """What a result was made with."""
+    """Versions that a result was made with."""
     return {
         "crossfluence": version("crossfluence"),
         "torch": torch.__version__,
@@ -100,14 +109,36 @@ def versions() -> dict[str, str]:
     }
 
 
-def _shown(samples: Samples, row: int) -> dict[str, Any]:
+def _rows(explanation: Explanation, samples: Samples) -> list[dict[str, Any]]:
+    """All samples, strongest first, with their features as text."""
+    values, cluster = explanation.scores.values[:, 0], explanation.assignments.argmax(1).tolist()
+    order = values.abs().argsort(descending=True, stable=True).tolist()
+    return [
+        {"id": str(explanation.ids[row]), "score": float(values[row]), "cluster": cluster[row],
+         "text": _written(samples, row)} for row in order
+    ]  # fmt: skip
+
+
+def _written(samples: Samples, row: int) -> str:
+    if samples.values is None:
+        return ""
+    return ", ".join(
+        f"{name} {value:.4g}" for name, value in zip(samples.columns, samples.values[row].tolist(), strict=True)
+    )
+
+
+def _shown(samples: Samples, row: int, beside: int | None = None) -> dict[str, Any]:
     if samples.pictures is not None:
         picture = samples.pictures[row]
         return {"cells": [[round(255 * (1 - float(value))) for value in line] for line in picture], "features": []}
     if samples.values is None:
         return {"cells": [], "features": []}
     values = samples.values[row].tolist()
-    return {"cells": [], "features": list(zip(samples.columns, values, strict=True))[:8]}
+    named = list(zip(samples.columns, values, strict=True))
+    if len(named) > SHOWN and beside is not None:  # those that differ most from the question, in their deviations
+        away = ((samples.values[row] - samples.values[beside]).abs() / samples.values.std(0)).nan_to_num()
+        named = [named[place] for place in away.argsort(descending=True, stable=True)[:SHOWN].sort().values.tolist()]
+    return {"cells": [], "features": named[:SHOWN]}
 
 
 def _plane(explanation: Explanation) -> tuple[Tensor, Tensor]:
@@ -119,73 +150,79 @@ def _plane(explanation: Explanation) -> tuple[Tensor, Tensor]:
     return tuple(torch.nn.functional.pad(points, (0, 2 - points.shape[1])) for points in flat)  # pyright: ignore[reportReturnType]
 
 
-def _map(explanation: Explanation) -> go.Figure:
+def _map(explanation: Explanation) -> Picture:
     points, centres = _plane(explanation)
     cluster = explanation.assignments.argmax(1)
-    figure = go.Figure(layout=layout("first principal axis of the embedding", "second principal axis"))
+    picture = Picture(
+        "Map of all samples in their clusters", "first principal axis of the embedding", "second principal axis"
+    )
     for label in range(explanation.settings.k):
         rows = (cluster == label).nonzero().flatten().tolist()
         colour = PALETTE[label % len(PALETTE)]
-        figure.add_scatter(
-            **_dots(points, rows, explanation.ids), mode="markers", name=f"cluster {label}",
-            marker={"size": 5, "color": colour, "opacity": 0.55},
-        )  # fmt: skip
-    figure.add_scatter(
-        x=centres[:, 0].tolist(), y=centres[:, 1].tolist(), mode="markers", name="centres", hoverinfo="skip",
-        marker={"symbol": "x", "size": 9, "color": "#222222"},
-    )  # fmt: skip
+        picture.points(*_dots(points, rows, explanation.ids), name=f"cluster {label}", colour=colour, size=2.5)
+    at = [(x, y) for x, y in centres.tolist()]
+    picture.points(at, [f"centre {label}" for label in range(len(at))], name="centres", colour="#777777", kind="cross")
     rows_of = {label: row for row, label in enumerate(explanation.ids)}
     for raises, colour, name in ((True, RAISES, "pulled it in"), (False, LOWERS, "pushed it out")):
         rows = [rows_of[label] for label, _ in explanation.strongest(20, raises=raises)]
-        figure.add_scatter(
-            **_dots(points, rows, explanation.ids), mode="markers", name=name,
-            marker={"symbol": "circle-open", "size": 11, "color": colour, "line": {"width": 2}},
-        )  # fmt: skip
-    figure.add_scatter(
-        **_dots(points, [explanation.query], explanation.ids), mode="markers", name="the question",
-        marker={"symbol": "star", "size": 18, "color": "#000000", "line": {"width": 1, "color": "#ffffff"}},
-    )  # fmt: skip
-    return figure
+        picture.points(*_dots(points, rows, explanation.ids), name=name, colour=colour, size=6, kind="ring")
+    asked = _dots(points, [explanation.query], explanation.ids)
+    picture.points(*asked, name="the question", colour="currentColor", size=11, kind="star")
+    return picture
 
 
-def _scatter(explanation: Explanation) -> go.Figure:
+def _scatter(explanation: Explanation) -> Picture:
     found = explanation.agreement
-    ends = [
-        float(min(found.predicted.min(), found.actual.min())),
-        float(max(found.predicted.max(), found.actual.max())),
-    ]
-    figure = go.Figure(layout=layout("predicted effect on the margin (nats)", "effect found by retraining (nats)"))
-    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
-    figure.add_scatter(
-        x=found.predicted[:, 0].tolist(), y=found.actual[:, 0].tolist(), mode="markers", name="left out one by one",
-        text=[str(label) for label in found.ids], hovertemplate="%{text}: %{x:.4g} predicted, %{y:.4g} found",
-        marker={"size": 6, "color": PALETTE[0]},
+    picture = Picture(
+        "Predicted beside trained again",
+        "predicted effect on the margin (nats)",
+        "effect found by training again (nats)",
+    )
+    picture.diagonal(
+        float(min(found.predicted.min(), found.actual.min())), float(max(found.predicted.max(), found.actual.max())),
+        "equal",
     )  # fmt: skip
-    return figure
+    pairs = [(float(x), float(y)) for x, y in zip(found.predicted[:, 0], found.actual[:, 0], strict=True)]
+    names = [f"{label}: {x:.4g} predicted, {y:.4g} found" for label, (x, y) in zip(found.ids, pairs, strict=True)]
+    picture.points(pairs, names, name="left out one by one", colour=PALETTE[0])
+    return picture
 
 
-def _dots(points: Tensor, rows: Sequence[int], ids: tuple[Id, ...]) -> dict[str, Any]:
-    chosen = points[list(rows)]
-    text = [str(ids[row]) for row in rows]
-    return {"x": chosen[:, 0].tolist(), "y": chosen[:, 1].tolist(), "text": text, "hoverinfo": "text"}
+def _dots(points: Tensor, rows: Sequence[int], ids: tuple[Id, ...]) -> tuple[list[tuple[float, float]], list[str]]:
+    return [(x, y) for x, y in points[list(rows)].tolist()], [str(ids[row]) for row in rows]
 
 
-def layout(x: str, y: str) -> go.Layout:
-    """The look of all pictures."""
-    return go.Layout(
-        template="plotly_white", xaxis_title=x, yaxis_title=y, height=520, margin={"l": 60, "r": 10, "t": 20, "b": 50},
-        legend={"itemsizing": "constant"}, font={"family": "system-ui, sans-serif"},
-    )  # fmt: skip
+def all_samples(
+    rows: Sequence[dict[str, Any]], *, sheet: str, clusters: bool = False, sources: bool = False
+) -> dict[str, Any]:
+    """The strongest samples with their full texts, as the script of a page searches, sorts and pages through them.
 
+    Args:
+        rows: Strongest first: "id", "score", "text" and, where there are some, "cluster" and "source".
+        sheet: Name of the file with all scores.
+        clusters: Whether rows have a cluster.
+        sources: Whether rows have a source.
 
-def embedded(figure: go.Figure) -> str:
-    """A picture as part of a page that holds the script."""
-    config = {"displaylogo": False, "responsive": True}
-    return to_html(figure, full_html=False, include_plotlyjs=False, config=config)
+    Returns:
+        What the template `samples.html` needs; at most 2,000 rows and 600,000 characters.
+    """
+    held, size = list[dict[str, Any]](), 0
+    for row in rows[:MOST_ROWS]:
+        size += len(json.dumps(row, ensure_ascii=False).encode())
+        if size > MOST_BYTES and held:
+            break
+        held.append(row)
+    data = json.dumps(held, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    return {
+        "data": Markup(data), "shown": len(held), "count": len(rows), "sheet": sheet, "clusters": clusters,
+        "sources": sources,
+    }  # fmt: skip
 
 
 def frame_csv(scores: Scores) -> bytes:
     """The scores as CSV, strongest first."""
     frame = scores.to_frame()
     order = frame.iloc[:, 0].abs().sort_values(ascending=False, kind="stable").index
-    return frame.loc[order].to_csv(lineterminator="\n").encode()
+    strongest = frame.loc[order]
+    strongest.index = strongest.index.map(no_formula)
+    return strongest.to_csv(lineterminator="\n").encode()

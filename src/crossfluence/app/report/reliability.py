@@ -50,7 +50,7 @@ NO_EFFECT = 0.05  # one-sided p-value, in either direction
 
 
 class HasVerdict(Protocol):
-    """What a verdict from elsewhere must have, such as that of `Scores`."""
+    """The interface of a verdict from elsewhere, such as that of `Scores`."""
 
     @property
     def level(self) -> Level:
@@ -59,12 +59,12 @@ class HasVerdict(Protocol):
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why, in words."""
+        """The reasons, in words."""
         ...
 
     @property
     def advice(self) -> Sequence[str]:
-        """What to type next."""
+        """The line to type next."""
         ...
 
 
@@ -94,7 +94,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far scores can be relied on.
+    """A judgement of how far scores can be relied on.
 
     Attributes:
         level: "sizes", "order" or "unreliable".
@@ -112,7 +112,7 @@ class Reliability:
 
     @property
     def dependable(self) -> bool:
-        """Whether at least their order can be relied on."""
+        """True if at least their order can be relied on."""
         return self.level != "unreliable"
 
     def __str__(self) -> str:
@@ -146,7 +146,7 @@ def judged(found: Iterable[Finding], *, advice: Sequence[str] = (), verdict: Has
 
 
 def left_out_alone(found: Agreement, noun: str) -> list[Finding]:
-    """What leaving out samples one by one says.
+    """A judgement by leaving out samples one by one.
 
     Args:
         found: Predicted beside achieved.
@@ -171,7 +171,7 @@ def _correlation(found: Agreement) -> float:
 
 
 def removed_together(groups: Sequence[Removed], question: str, unit: str) -> list[Finding]:
-    """What removing groups says: each chosen one beside its prediction, and beside the noise of random ones.
+    """A judgement by removing groups: each chosen one beside its prediction, and beside the noise of random ones.
 
     Args:
         groups: Chosen and random ones.
@@ -213,7 +213,7 @@ def _noise(group: Removed, most: float) -> Level:
 
 
 def left_of_training(drift: float, groups: Sequence[Removed], question: str, unit: str) -> list[Finding]:
-    """What is left of training, beside the changes that are explained.
+    """A judgement by the rest of training, beside the changes that are explained.
 
     Args:
         drift: How much one more Newton step of training would move the question.
@@ -241,7 +241,7 @@ def _ratio(achieved: float, predicted: float) -> float:
 
 
 def effect_in(p_value: float, partitions: int) -> Literal["as asked", "opposite", "none"]:
-    """Whether an association test found an effect, and in which direction.
+    """A sentence about the effect that an association test found, and its direction.
 
     Args:
         p_value: One-sided: the share of partitions with a statistic at least as large, the observed one counted.

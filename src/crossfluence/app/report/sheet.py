@@ -35,7 +35,7 @@ def own_ids(corpus: Corpus, column: str | None = None) -> tuple[str, ...] | None
 
 
 def shown_ids(corpus: Corpus, own: Sequence[str] | None) -> dict[Id, str]:
-    """What a person is shown for each sentence: its own id, with the line where several share it, or the line.
+    """The label of each sentence for a person: its own id, with the line where several share it, or the line.
 
     Args:
         corpus: The sentences.
@@ -80,13 +80,36 @@ def words_csv(scores: Scores, corpus: Corpus, texts: Mapping[Id, str], own: Sequ
         if not (name == "id" and tuple(values) == own):
             named[_free(name, named)] = values
     if SOURCE not in named:
-        named[SOURCE] = [_source(corpus, row) for row in range(corpus.n)]
+        named[SOURCE] = [source_of(corpus, row) for row in range(corpus.n)]
+    named = {name: [no_formula(cell) for cell in cells] for name, cells in named.items()}
     frame = pd.DataFrame(named)
     order = frame[scores.objectives[0]].abs().sort_values(ascending=False, kind="stable").index
     return frame.loc[order].to_csv(index=False, lineterminator="\n").encode()
 
 
-def _source(corpus: Corpus, row: int) -> str:
+def no_formula(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it.
+
+    Args:
+        cell: Text, or a number, which stays.
+
+    Returns:
+        The cell.
+
+    Example:
+        >>> [no_formula(cell) for cell in ("=1+1", "-5", "- no", 3.5)]
+        ["'=1+1", '-5', "'- no", 3.5]
+    """
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def source_of(corpus: Corpus, row: int) -> str:
     """The article of a sentence, or its file."""
     document = corpus.documents[corpus.document[row]]
     if not corpus.ids[row].startswith(document):

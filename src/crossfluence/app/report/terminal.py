@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from ..._types import Id
-from .verdicts import empty_clusters, first_sentence, no_sample_in, of_clusters, of_word
+from .verdicts import (
+    empty_clusters,
+    first_sentence,
+    limits_of,
+    no_sample_in,
+    of_clusters,
+    of_word,
+    smallest_that_moves,
+    smallest_that_suffices,
+)
 
 if TYPE_CHECKING:
-    from ...clustering.explain import ClusterSettings, Explanation
+    from ...clustering.explain import ClusterSettings, Explanation, First
     from ...words.explain_bias import WordsAnswer
     from ...words.explain_word import WordAnswer
     from .page import Samples
@@ -21,8 +30,17 @@ EFFECTS: tuple[tuple[Literal["raises", "lowers"], str], ...] = (("raises", "Rais
 console = Console(markup=False, highlight=False)  # the user's names are printed as they are
 
 
+def print_first(first: First, ids: Sequence[Id], noun: str) -> None:
+    """The answer before it is checked."""
+    console.print(
+        f"{noun.capitalize()} {ids[first.query]} is in cluster {first.first}, next to cluster {first.second}. "
+        f"Now training again without some {noun}s, to see whether the scores can be relied on.",
+        soft_wrap=True,
+    )
+
+
 def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
-    """How far the scores can be relied on; margin, strongest samples, agreement with retraining, groups removed."""
+    """Prints the verdict, margin, strongest samples, agreement with retraining and groups removed."""
     label = found.ids[found.query]
     verdict = of_clusters(found, samples.noun)
     console.print(f"\n{verdict}", soft_wrap=True)
@@ -56,10 +74,11 @@ def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples)
         newton = "" if group.newton is None else f"{group.newton:+.4f}"
         removal.add_row(group.name, f"{group.predicted:+.4f}", newton, f"{group.achieved:+.4f}")
     console.print(removal)
+    console.print(smallest_that_moves(found, samples.noun), soft_wrap=True)
 
 
 def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
-    """How far the scores can be relied on; one table for each test, with the strongest sentences below."""
+    """Prints the verdict, and one table for each test with the strongest sentences below."""
     for result in answer.tests:
         named = f"{result.name}: " if len(answer.tests) > 1 else ""
         console.print(f"{named}{first_sentence(answer, result)}", soft_wrap=True)
@@ -85,6 +104,10 @@ def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
                 *[f"{removal.quality[name]:.3f}" if name in removal.quality else "" for name in measures],
             )  # fmt: skip
         console.print(shown)
+        if sentence := limits_of(result):
+            console.print(sentence, soft_wrap=True)
+        if sentence := smallest_that_suffices(result):
+            console.print(sentence, soft_wrap=True)
         missing = [word for words in result.test.missing.values() for word in words]
         if missing:
             console.print(f"Not in the corpus: {', '.join(missing)}.")
@@ -95,7 +118,7 @@ def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
 
 
 def print_word(answer: WordAnswer, shown_ids: Mapping[Id, str]) -> None:
-    """How far the scores can be relied on; the clusters, the margin, and the groups removed."""
+    """Prints the verdict, the clusters, the margin and the groups removed."""
     console.print(str(of_word(answer)), soft_wrap=True)
     for number, members in enumerate(answer.clusters):
         console.print(f"Cluster {number}: {', '.join(members[:8])}.")

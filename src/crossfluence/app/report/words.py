@@ -7,23 +7,30 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-import plotly.graph_objects as go
 from markupsafe import Markup, escape
-from plotly.offline import get_plotlyjs
 
 from ..._results.scores import Scores
 from ..._types import Id
-from .page import LOWERS, PALETTE, RAISES, embedded, layout, template, versions
-from .verdicts import first_sentence, of_test, title_of
+from .page import LOWERS, PALETTE, RAISES, all_samples, template, versions
+from .sheet import source_of
+from .svg import Picture
+from .verdicts import first_sentence, limits_of, of_test, smallest_that_suffices, title_of
 
 if TYPE_CHECKING:
+    from ...words.corpus.corpus import Corpus
     from ...words.explain_bias import TestResult, WordsAnswer
 
 LISTED, SHOWN = 20, 400  # sentences of each kind, and characters of each
 
 
 def words_page(
-    answer: WordsAnswer, texts: Mapping[Id, str], shown_ids: Mapping[Id, str], *, title: str, command: str
+    answer: WordsAnswer,
+    texts: Mapping[Id, str],
+    shown_ids: Mapping[Id, str],
+    *,
+    title: str,
+    command: str,
+    sheet: str = "scores.csv",
 ) -> str:
     """One HTML file with everything in it; its script is inside, it requests nothing from the network.
 
@@ -33,6 +40,7 @@ def words_page(
         shown_ids: What a person is shown for each sentence.
         title: What the corpus is called.
         command: The command line that made it.
+        sheet: Name of the file with all scores.
 
     Returns:
         The text of the page.
@@ -41,13 +49,37 @@ def words_page(
         a=answer,
         title=title,
         command=command,
-        script=get_plotlyjs(),
         heading=title_of(answer),
         tests=[_test(answer, result, texts, shown_ids) for result in answer.tests],
-        scatter=embedded(_scatter(answer)),
+        scatter=_scatter(answer).drawn(),
+        everything=all_samples(
+            rows_of_corpus(answer.scores, answer.corpus, texts, shown_ids), sheet=sheet, sources=True
+        ),
         settings=asdict(answer.settings),
         versions=versions(),
     )
+
+
+def rows_of_corpus(
+    scores: Scores, corpus: Corpus, texts: Mapping[Id, str], shown_ids: Mapping[Id, str]
+) -> list[dict[str, Any]]:
+    """All sentences, those with the strongest score of the first question first, with full text and source.
+
+    Args:
+        scores: Of all sentences.
+        corpus: The sentences.
+        texts: Their text.
+        shown_ids: What a person is shown for each.
+
+    Returns:
+        One entry for each sentence.
+    """
+    values = scores.values[:, 0]
+    return [
+        {"id": shown_ids[corpus.ids[row]], "score": float(values[row]), "source": source_of(corpus, row),
+         "text": texts[corpus.ids[row]]}
+        for row in values.abs().argsort(descending=True, stable=True).tolist()
+    ]  # fmt: skip
 
 
 def marked(text: str, kinds: Mapping[str, Collection[str]]) -> Markup:
@@ -91,38 +123,43 @@ def strongest(
 ) -> list[dict[str, Any]]:
     """The sentences that raise or lower a question most, as the template `sentences.html` shows them."""
     top = scores.top(LISTED, objective, effect=effect)
-    return [{"id": shown_ids[label], "score": value, "text": marked(texts[label], kinds)} for label, value in top]
+    return [
+        {"id": shown_ids[label], "score": value, "text": marked(texts[label], kinds),
+         "whole": texts[label] if len(texts[label]) > SHOWN else ""} for label, value in top
+    ]  # fmt: skip
 
 
 def _test(
     answer: WordsAnswer, result: TestResult, texts: Mapping[Id, str], shown_ids: Mapping[Id, str]
 ) -> dict[str, Any]:
     sets, missing = result.test.sets, result.test.missing
-    kinds = {"target": sets.X + sets.Y, "attribute": sets.A + sets.B}
+    kinds = {"target": sets.X, "other": sets.Y, "attribute": sets.A, "counter": sets.B}
     named = zip(sets.categories, (sets.X, sets.Y, sets.A, sets.B), ("X", "Y", "A", "B"), strict=True)
     return {
         "result": result,
         "first": first_sentence(answer, result),
         "level": of_test(answer, result).level,
+        "suffices": smallest_that_suffices(result),
+        "limits": limits_of(result),
         "sets": [{"name": name, "words": words, "missing": missing[key]} for name, words, key in named],
         "raises": strongest(answer.scores, texts, shown_ids, kinds, objective=result.name, effect="raises"),
         "lowers": strongest(answer.scores, texts, shown_ids, kinds, objective=result.name, effect="lowers"),
-        "bars": embedded(_bars(result)),
+        "bars": _bars(result).drawn(),
     }
 
 
-def _bars(result: TestResult) -> go.Figure:
+def _bars(result: TestResult) -> Picture:
     words = list(result.associations)
-    figure = go.Figure(layout=layout("", "association with the first attribute (cosines)"))
-    figure.add_bar(x=words, y=list(result.associations.values()), name="whole corpus", marker={"color": RAISES})
+    picture = Picture(f"{result.name}: each word before and after", "", "nearer to the first attribute", height=360)
+    picture.bars(words, list(result.associations.values()), name="whole corpus", colour=RAISES)
     if result.removals:
         removal = result.removals[0]
         after = [removal.associations[word] for word in words]
-        figure.add_bar(x=words, y=after, name=f"without {removal.name}", marker={"color": LOWERS})
-    return figure.update_layout(barmode="group", height=360)
+        picture.bars(words, after, name=f"without {removal.name}", colour=LOWERS)
+    return picture
 
 
-def _scatter(answer: WordsAnswer) -> go.Figure:
+def _scatter(answer: WordsAnswer) -> Picture:
     points = [
         (result.name, removal.name, removal.predicted, removal.retrained)
         for result in answer.tests
@@ -130,14 +167,13 @@ def _scatter(answer: WordsAnswer) -> go.Figure:
         if removal.predicted == removal.predicted  # NaN: no step was possible
     ]
     seen = [value for point in points for value in point[2:]] or [0.0]
-    ends = [min(seen), max(seen)]
-    figure = go.Figure(layout=layout("effect size, predicted by one Newton step", "effect size, trained again"))
-    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line={"dash": "dot", "color": "#888888"})
+    picture = Picture(
+        "Predicted beside trained again", "effect size, predicted by one Newton step", "effect size, trained again"
+    )
+    picture.diagonal(min(seen), max(seen), "equal")
     for number, name in enumerate(dict.fromkeys(point[0] for point in points)):
         chosen = [point for point in points if point[0] == name]
-        figure.add_scatter(
-            x=[point[2] for point in chosen], y=[point[3] for point in chosen], text=[point[1] for point in chosen],
-            mode="markers", name=name, hovertemplate="without %{text}: %{x:.3f} predicted, %{y:.3f} found",
-            marker={"size": 10, "color": PALETTE[number % len(PALETTE)]},
-        )  # fmt: skip
-    return figure
+        names = [f"without {what}: {x:.3f} predicted, {y:.3f} found" for _, what, x, y in chosen]
+        colour = PALETTE[number % len(PALETTE)]
+        picture.points([point[2:] for point in chosen], names, name=name, colour=colour, size=6)
+    return picture

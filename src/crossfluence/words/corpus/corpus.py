@@ -207,7 +207,7 @@ class Corpus:
                     name: tuple(map(labels.__getitem__, codes)) for name, (labels, codes) in texts["fields"].items()
                 },
                 dropped=texts["dropped"],
-                source=Source(**{**known, "files": tuple(File(**file) for file in known["files"])}) if known else None,
+                source=_source(known) if known else None,
                 **arrays,
             )
 
@@ -237,6 +237,12 @@ def _first(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.n
     if kind != FIRST:
         raise ResultFileError(f"{os.fspath(path)} is a {kind!r}; needed a corpus. Make it again.")
     return texts, arrays
+
+
+def _source(known: Mapping[str, Any]) -> Source:
+    """Files and how to read them; the first files of a corpus have no list of those left aside."""
+    files = tuple(File(**file) for file in known["files"])
+    return Source(**{**known, "files": files, "skipped": tuple(known.get("skipped", ()))})
 
 
 def _coded(labels: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -1,4 +1,4 @@
-"""Records of files: plain text, CSV, TSV, JSONL, WikiExtractor output and the Wiki Neutrality Corpus."""
+"""Records of files: plain text, tables, JSONL, WikiExtractor output and the Wiki Neutrality Corpus."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from crossfluence.errors import CorpusError
 
-from .text import lines, plain_name
+from .binary import binary_rows
+from .packed import plain_name
+from .text import lines
 
-FORMATS = ("text", "csv", "tsv", "jsonl", "wikiextractor", "wnc")
+FORMATS = ("text", "csv", "tsv", "jsonl", "wikiextractor", "wnc", "xlsx", "parquet")
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 TEXT_COLUMNS = {
     "text", "sentence", "description", "plot", "content", "body", "paragraph", "document", "abstract", "summary",
@@ -110,7 +112,10 @@ def records(
     Raises:
         CorpusError: If there is no such column, or a record is malformed; with the line.
     """
-    text, name = lines(path, encoding, advance), path.name
+    name = path.name
+    if format in {"xlsx", "parquet"}:
+        return _texts(binary_rows(path, format), column, name)
+    text = lines(path, encoding, advance)
     if format in {"text", "wikiextractor"} and column is not None:
         raise CorpusError(
             f"Got column={column!r}, but {name} is read as {format}, which has no columns. "

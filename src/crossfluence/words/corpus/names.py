@@ -20,7 +20,7 @@ UNNAMED = re.compile(r"unnamed(: ?\d+.*)?|level_\d+|__index_level_\d+__")
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a column's name says that it holds ids.
+    """True if a column's name says that it holds ids.
 
     Args:
         name: As in the file.
@@ -36,7 +36,7 @@ def is_identifier(name: str) -> bool:
 
 
 def counts_rows(name: str) -> bool:
-    """Whether a column's name says that it numbers the rows.
+    """True if a column's name says that it numbers the rows.
 
     Args:
         name: As in the file; empty where a saved table had an index without a name.

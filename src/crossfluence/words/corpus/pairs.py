@@ -20,7 +20,7 @@ PAIRS_AT_ONCE = 4_000_000  # about 200 MB while they are sorted
 
 @dataclass(frozen=True)
 class Sampling:
-    """How word2vec draws its training pairs; the same settings serve training by samples and in expectation.
+    """Settings of word2vec's training pairs, for training by samples and in expectation.
 
     Attributes:
         window: Words on each side; a neighbour at distance t is used with probability (window - t + 1) / window.
@@ -52,7 +52,7 @@ class Sampling:
 
     @classmethod
     def from_gensim(cls, model: Any) -> Sampling:
-        """How gensim drew the pairs that a model was trained on, but for the gaps that thinned words leave.
+        """The settings by which gensim drew a model's pairs, but for the gaps that thinned words leave.
 
         Args:
             model: A `gensim.models.Word2Vec`.
@@ -106,7 +106,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class PairCounts:
-    """How often each word stands beside each other one, in expectation: a sparse symmetric matrix, row by row.
+    """Expected counts of each word beside each other one: a sparse symmetric matrix, row by row.
 
     Attributes:
         size: V, the number of words.

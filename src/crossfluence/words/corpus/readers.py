@@ -12,8 +12,10 @@ from tqdm.auto import tqdm
 
 from crossfluence.errors import CorpusError, IdError, StaleError
 
+from .binary import binary_format, is_text
 from .formats import FORMATS, Record, guess, records
-from .text import Splitter, head, plain_name, splitter
+from .packed import plain_name
+from .text import Splitter, head, splitter
 
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 """A file, a folder, or several of them."""
@@ -72,12 +74,14 @@ class Source:
         column: The column that holds the text, or None to tell by its name.
         split: How the text of a record becomes sentences.
         encoding: Of all files.
+        skipped: Names of files of a folder that are no text or table, and are not read.
     """
 
     files: tuple[File, ...]
     column: str | None = None
     split: str | Splitter = "lines"
     encoding: str = "utf-8"
+    skipped: tuple[str, ...] = ()
 
     def sentences(self, *, progress: bool = False) -> Iterator[Sentence]:
         """Reads all files, one record in memory at a time.
@@ -148,8 +152,8 @@ def open_source(
     """Files that were found and looked at, without reading more than the first record of each.
 
     Args:
-        source: A file; a folder, which stands for all files below it in sorted order, except those whose name begins
-            with "." or "_"; or several. Files may be packed by gzip, xz or bzip2.
+        source: A file; a folder, which stands for all files of text below it in sorted order, except those whose name
+            begins with "." or "_" (see `Source.skipped`); or several. Files may be packed by gzip, xz, bzip2 or zip.
         format: "text" (a sentence or paragraph a line), "csv", "tsv" (no quoting), "jsonl", "wikiextractor", or "wnc"
             (files of the Wiki Neutrality Corpus's release). By default told from name and content of each file.
         column: Column of CSV, TSV or JSONL that holds the text. By default the one with a usual name, such as "text"
@@ -166,14 +170,14 @@ def open_source(
     if format is not None and format not in FORMATS:
         raise CorpusError(f"Got format={format!r}; needed one of {', '.join(map(repr, FORMATS))}.")
     splitter(split)
-    paths = _paths(source)
+    paths, skipped = _paths(source)
     names = _names(paths)
     files = []
     for path, name in zip(paths, names, strict=True):
-        told = guess(path, head(path, encoding))
+        told = binary_format(path) or guess(path, head(path, encoding))
         files.append(File(str(path), name, format or told, _size(path)))
         next(records(path, files[-1].format, column, encoding), None)
-    return Source(tuple(files), column, split, encoding)
+    return Source(tuple(files), column, split, encoding, skipped)
 
 
 def read_sentences(
@@ -240,7 +244,7 @@ def find_sentences(
 
 
 def place(file: str, line: int) -> str:
-    """What ids and documents call a record: its line, after the file's name if there are several."""
+    """The name of a record in ids and documents: its line, after the file's name if there are several."""
     return f"{file}:{line}" if file else str(line)
 
 
@@ -257,25 +261,43 @@ def _cut(record: Record, file: File, cut: Splitter) -> Iterator[Sentence]:
             yield Sentence(piece, document, record.line, part, file.name, fields)
 
 
-def _paths(source: Paths) -> list[Path]:
-    """All files of a source, absolute; those of a folder in sorted order."""
+def found_files(source: Paths) -> list[Path]:
+    """The files of a source that are read.
+
+    Args:
+        source: A file, a folder or several.
+
+    Returns:
+        Absolute paths; those of a folder in sorted order.
+
+    Raises:
+        CorpusError: If there is none.
+    """
+    return _paths(source)[0]
+
+
+def _paths(source: Paths) -> tuple[list[Path], tuple[str, ...]]:
+    """All files of a source, absolute, those of a folder in sorted order; and the names of those left aside."""
     given = [Path(source)] if isinstance(source, (str, os.PathLike)) else [Path(path) for path in source]
     if not given:
         raise CorpusError("Got no files; needed the path of a file or folder, or several.")
-    found: list[Path] = []
+    found, aside = list[Path](), list[str]()
     for path in given:
         if not path.exists():
             raise CorpusError(f"There is no file or folder {path}; the working folder is {Path.cwd()}.")
         inside = _inside(path) if path.is_dir() else [path]
-        if not inside:
+        texts = [file for file in inside if not path.is_dir() or is_text(file)]
+        aside.extend(file.relative_to(path).as_posix() for file in inside if file not in texts)
+        if not texts:
+            held = f"; it holds {', '.join(aside[:3])}, which are no text" if aside else ""
             raise CorpusError(
-                f"The folder {path} holds no files to read; those that begin with '.' or '_' do not count."
+                f"The folder {path} holds no files to read{held}; those that begin with '.' or '_' do not count."
             )
-        found.extend(file.absolute() for file in inside)
+        found.extend(file.absolute() for file in texts)
     twice = next((path for row, path in enumerate(found) if path in found[:row]), None)
     if twice is not None:
         raise CorpusError(f"{twice} is given twice; each of its sentences would count twice. Name it once.")
-    return found
+    return found, tuple(aside)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import functools
-import gzip
 import io
-import lzma
 import re
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from crossfluence.errors import CorpusError, import_optional
+
+from .packed import DAMAGE, ENDINGS, opened
 
 Tokenizer: TypeAlias = Callable[[str], list[str]]
 """A sentence to its words."""
@@ -24,29 +21,12 @@ Tokenizer: TypeAlias = Callable[[str], list[str]]
 Splitter: TypeAlias = Callable[[str], list[str]]
 """The text of one record to its sentences."""
 
-COMPRESSED = {".gz": (b"\x1f\x8b", gzip.open), ".xz": (b"\xfd7zXZ\x00", lzma.open), ".bz2": (b"BZh", bz2.open)}
 WIDE = ("utf-16", "utf-32")
 HEAD = 1 << 16
 """Bytes that are looked at before a file is read."""
 
 POSSESSIVE = re.compile(r"'s\b")
 ASCII_WORD = re.compile("[a-z]+(?:'[a-z]+)*")
-
-
-def plain_name(path: Path) -> str:
-    """The name of a file without the ending of its compression.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Such as `plots.csv` for `plots.csv.gz`.
-
-    Example:
-        >>> plain_name(Path("plots.csv.gz"))
-        'plots.csv'
-    """
-    return path.stem if path.suffix.lower() in COMPRESSED else path.name
 
 
 def head(path: Path, encoding: str = "utf-8") -> str:
@@ -66,10 +46,10 @@ def head(path: Path, encoding: str = "utf-8") -> str:
         wide = codecs.lookup(encoding).name.startswith(WIDE)
     except LookupError:
         raise CorpusError(f"There is no encoding {encoding!r}. Usual ones are 'utf-8', 'latin-1', 'utf-16'.") from None
-    with _opened(path) as (file, _):
+    with opened(path) as (file, _):
         try:
             start = file.read(HEAD)
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except DAMAGE as error:
             raise CorpusError(_damage(path, 1, error)) from error
     if not start:
         raise CorpusError(f"{path.name} is empty; needed text.")
@@ -78,7 +58,7 @@ def head(path: Path, encoding: str = "utf-8") -> str:
     if not wide and b"\0" in start:
         raise CorpusError(
             f"{path.name} holds zero bytes, so it is not text; needed plain text, CSV, TSV, JSONL or WikiExtractor "
-            f"output, as it is or packed as {', '.join(COMPRESSED)}. If it is UTF-16, pass encoding='utf-16'."
+            f"output, as it is or packed as {', '.join(ENDINGS)}. If it is UTF-16, pass encoding='utf-16'."
         )
     return start.decode(_signed(encoding), errors="ignore")
 
@@ -87,7 +67,7 @@ def lines(path: Path, encoding: str = "utf-8", advance: Callable[[int], Any] | N
     r"""The lines of a text file one after the other, each with its end; only `\n` ends a line.
 
     Args:
-        path: The file, as it is or packed by gzip, xz or bzip2, which is told by its first bytes.
+        path: The file, as it is or packed by gzip, xz, bzip2 or zip, which is told by its first bytes.
         encoding: Of its text; a mark at the beginning of UTF-8 is left out.
         advance: Is called now and then with the number of bytes read since its last call, before unpacking.
 
@@ -98,7 +78,7 @@ def lines(path: Path, encoding: str = "utf-8", advance: Callable[[int], Any] | N
         CorpusError: If the file breaks off, or holds something that is not text in this encoding; with the line.
     """
     number, told = 0, 0
-    with _opened(path) as (file, raw), io.TextIOWrapper(file, encoding=_signed(encoding), newline="\n") as text:
+    with opened(path) as (file, raw), io.TextIOWrapper(file, encoding=_signed(encoding), newline="\n") as text:
         try:
             for number, line in enumerate(text, 1):
                 if "\0" in line:
@@ -109,30 +89,10 @@ def lines(path: Path, encoding: str = "utf-8", advance: Callable[[int], Any] | N
                     told = raw.tell()
         except UnicodeDecodeError as error:
             raise CorpusError(_misfit(path, encoding, number, error)) from None
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        except DAMAGE as error:
             raise CorpusError(_damage(path, number + 1, error)) from error
         if advance:
             advance(raw.tell() - told)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """A file to read bytes from, unpacked, with the file on disk below it."""
-    try:
-        raw = open(path, "rb")  # noqa: SIM115  # what stands in `with` below
-    except OSError as error:
-        raise CorpusError(f"Cannot read {path}: {error.strerror}.") from error
-    with raw:
-        start = raw.peek(6)[:6]
-        unpack = next((opener for mark, opener in COMPRESSED.values() if start.startswith(mark)), None)
-        ending = path.suffix.lower()
-        if start and ending in COMPRESSED and not unpack:
-            raise CorpusError(
-                f"{path.name} ends in {ending} but does not hold such data. "
-                f"If it is plain text, drop {ending} from its name; if not, fetch the file again."
-            )
-        with cast(IO[bytes], unpack(raw, "rb") if unpack else raw) as file:
-            yield file, raw
 
 
 def _signed(encoding: str) -> str:
@@ -148,7 +108,7 @@ def _misfit(path: Path, encoding: str, read: int, error: UnicodeDecodeError) -> 
     """Says where; text is decoded in pieces, so the line is looked up again in bytes."""
     found = None
     if not codecs.lookup(encoding).name.startswith(WIDE):
-        with _opened(path) as (file, _):
+        with opened(path) as (file, _):
             found = next(((row, flaw) for row, line in enumerate(file, 1) if (flaw := _flaw(line, encoding))), None)
     place = f"line {found[0]}, byte {found[1].start + 1}" if found else f"something after line {read}"
     flaw = found[1] if found else error

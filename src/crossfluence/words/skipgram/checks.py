@@ -1,4 +1,4 @@
-"""What is refused before anything is computed: weights that are none, and models that do not fit their corpus."""
+"""Checks before anything is computed: weights that are none, and models that do not fit their corpus."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SHRINK, ENOUGH = 0.1, 1e-4  # smallest cut of a step that was too long; share of
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """Where a minimisation ended.
+    """The end of a minimisation.
 
     Attributes:
         point: Shape `(p,)`.

@@ -141,7 +141,7 @@ class ExpectedTraining:
         return SkipGram(self.pairs.corpus.words, words.clone(), contexts.clone()), ended
 
     def risk(self, model: SkipGram) -> SkipGramRisk:
-        """What this training minimised, at a model that it ended at."""
+        """The risk that this training minimised, at a model that it ended at."""
         return SkipGramRisk(model, self.pairs, self.l2)
 
     def starting_from(self, model: SkipGram) -> ExpectedTraining:

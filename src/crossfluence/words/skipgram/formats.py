@@ -17,7 +17,7 @@ VECTORS = (".txt", ".bin", ".kv")
 
 
 def load_word2vec(path: str | os.PathLike[str]) -> Any:
-    """What gensim's `Word2Vec.save` wrote; `SkipGram.from_gensim` and `Sampling.from_gensim` take it.
+    """A model that gensim's `Word2Vec.save` wrote, for `SkipGram.from_gensim` and `Sampling.from_gensim`.
 
     Such a file is a Python pickle: opening it runs what is in it. Open files of your own, or of people you trust.
 

@@ -129,7 +129,7 @@ class ExpectedLoss:
         return found, of_words / self.total + self.l2 * words, of_contexts / self.total + self.l2 * contexts
 
     def bends(self, words: Float[Tensor, "V d"], contexts: Float[Tensor, "V d"]) -> Iterator[Bend]:
-        """What every product with a second derivative at one point shares, some rows of the pair matrix at a time.
+        """Terms that all products with a second derivative at one point share, some rows of the pair matrix at a time.
 
         Args:
             words: W.
@@ -219,7 +219,7 @@ class ExpectedLoss:
     def pair_changes(
         self, rows: Int[Tensor, " r"], tables: Float[Tensor, "2 V d"], along: Float[Tensor, "2 V d"]
     ) -> Float[Tensor, "r V"]:
-        """How the loss of one pair of words, with its noise words in expectation, changes along a direction.
+        """Derivatives along a direction of the loss of one pair of words, with its noise words in expectation.
 
         Args:
             rows: Words, whose pairs with every other word are asked about; they need not stand in the counts.

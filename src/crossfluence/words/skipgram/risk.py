@@ -41,7 +41,7 @@ NUMBERS_HELD = 60_000_000  # of the pair matrix, shared by all products: vocabul
 
 @dataclass(frozen=True, eq=False)
 class SkipGramRisk(AbstractRisk):
-    r"""What skip-gram minimised, and where it ended; offers what `Risk` offers, so that every verb works on it.
+    r"""The risk that skip-gram minimised, and where it ended; every verb works on it as on `Risk`.
 
     $$F(\theta, w) = \frac{1}{T}\sum_s w_s \sum_{(a,b) \in s}
     \Big[\zeta(-s_{ab}) + k\,\mathbb{E}_{c \sim q}\,\zeta(s_{ac})\Big] + \frac{\text{l2}}{2}\lVert\theta\rVert^2$$
@@ -152,7 +152,7 @@ class SkipGramRisk(AbstractRisk):
         return self.rotations.taken_out(self._shaped(vectors)).flatten(1)
 
     def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
-        """How the gradient along each direction depends on each sentence's weight.
+        """Derivatives by each sentence's weight of the gradient along each direction.
 
         Args:
             directions: One in each row.
@@ -209,7 +209,7 @@ class SkipGramRisk(AbstractRisk):
 
     @cached_property
     def _held(self) -> tuple[Bend, ...]:
-        """What all products share, if it is small."""
+        """Terms that all products share, if they are small."""
         small = 2 * len(self.model.words) ** 2 <= NUMBERS_HELD
         return tuple(self.expected.bends(*self._tables)) if small else ()
 

@@ -43,7 +43,7 @@ class Rotations:
         return cls(vectors[:rows], axes.T, sizes[:, None] / both)
 
     def taken_out(self, along: Float[Tensor, "m 2 V d"]) -> Float[Tensor, "m 2 V d"]:
-        """What is left of directions after their nearest rotations are subtracted: an orthogonal projection.
+        """Directions without their nearest rotations: an orthogonal projection.
 
         Args:
             along: The directions' parts in W and C.

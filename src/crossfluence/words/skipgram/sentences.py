@@ -1,4 +1,4 @@
-"""How every sentence's loss changes along directions, from one number for each pair of words."""
+"""Derivatives of every sentence's loss along directions, from one number for each pair of words."""
 
 from __future__ import annotations
 

@@ -1,0 +1,41 @@
+"""The library's advice in the words of the command line: `min_count=5` becomes `--min-count 5`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+OPTIONS = {
+    "min_count": "--min-count", "max_words": "--vocabulary", "encoding": "--encoding", "column": "--column",
+    "tokenizer": "--tokenizer", "split": "--split", "format": "--format", "dimensions": "--dimensions",
+    "window": "--window", "prior": "--prior", "least": "--least", "remove": "--remove", "seed": "--seed",
+}  # fmt: skip
+"""Options by the name of the argument that they set."""
+
+ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=('[^']*'|\"[^\"]*\"|[^\s,;()]*[^\s,;().])")
+TWICE = re.compile(r"(--[\w-]+ (?:'[^']*'|[^\s,]+))(?:, or \1 on the command line| \(\1\))")
+PHRASES = {"lower least.": "lower --least.", "a lower minimum count": "a lower --min-count", "min_count": "--min-count"}
+
+
+def as_typed(sentence: str) -> str:
+    """A sentence of the library with every argument as the option that a person types.
+
+    Args:
+        sentence: Of an error.
+
+    Returns:
+        The same, with options.
+
+    Example:
+        >>> as_typed("Lower min_count=5, or pass encoding='utf-16'.")
+        'Lower --min-count 5, or pass --encoding utf-16.'
+    """
+    shown = ARGUMENT.sub(lambda found: f"{OPTIONS[found[1]]} {_typed(found[2])}", sentence)
+    for phrase, typed in PHRASES.items():
+        shown = shown.replace(phrase, typed)
+    return TWICE.sub(r"\1", shown)
+
+
+def _typed(value: str) -> str:
+    quoted = value[0] in "'\"" and value[-1] == value[0] and len(value) > 1
+    return shlex.quote(value[1:-1]) if quoted and value[1:-1] not in {"", "..."} else value.strip("'\"") or value

@@ -1,0 +1,113 @@
+"""A corpus before it is read and after: its encoding, files that were left aside, scripts without blanks."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import CorpusError
+from ..words.corpus.corpus import Corpus
+from ..words.corpus.encodings import pieces_of, told_aloud, told_encoding
+from ..words.corpus.readers import found_files
+
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+"""How Unicode's names of letters begin in scripts that set no blanks between words."""
+
+MOST = 0.3  # share of a vocabulary's words in such a script
+LONG = 4.0  # letters of such a word in the mean, above which text was hardly cut into words
+
+
+def encoding_of(source: Path) -> tuple[str, list[str]]:
+    """The encoding of all text files of a corpus.
+
+    Args:
+        source: A file or folder.
+
+    Returns:
+        The encoding, and a sentence if it was guessed.
+
+    Raises:
+        CorpusError: If files have different ones.
+    """
+    paths = [path for path in found_files(source) if path.suffix.lower() not in {".parquet", ".pq", ".xlsx", ".xlsm"}]
+    told = {path: _told(path) for path in paths}
+    names = set(told.values()) - {"utf-8", "utf-8-sig"}
+    if not names:
+        return "utf-8", []
+    if len(set(told.values())) > 1:
+        other = next(path for path in paths if told[path] in names)
+        first = next(path for path in paths if told[path] != told[other])
+        raise CorpusError(
+            f"{first.name} is {told[first]}, but {other.name} is {told[other]}; needed one encoding for all. Save "
+            f"them as UTF-8."
+        )
+    encoding = names.pop()
+    guessed = told_aloud(encoding, source.name)
+    return encoding, [guessed] if guessed else []
+
+
+def _told(path: Path) -> str:
+    from ..words.corpus.packed import DAMAGE
+
+    try:
+        return told_encoding(pieces_of(path))
+    except DAMAGE:
+        return "utf-8"  # the reader says where it is damaged
+
+
+def left_aside(corpus: Corpus) -> list[str]:
+    """A sentence about files of a folder that are no text, and were not read.
+
+    Args:
+        corpus: As read.
+
+    Returns:
+        At most one sentence.
+    """
+    names = corpus.source.skipped if corpus.source else ()
+    if not names:
+        return []
+    more = f", ... ({len(names)} in all)" if len(names) > 5 else ""
+    return [f"Not read, as they are no text or table: {', '.join(names[:5])}{more}."]
+
+
+def of_scripts(corpus: Corpus, tokenizer: str) -> list[str]:
+    """Refuses text of a script without blanks between words that nothing has cut.
+
+    Args:
+        corpus: As read.
+        tokenizer: As named.
+
+    Returns:
+        Nothing to say.
+
+    Raises:
+        CorpusError: If most words are runs of such letters, too long for words.
+    """
+    counts: Mapping[str, int] = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
+    unspaced = {word: count for word, count in counts.items() if is_unspaced(word)}
+    total, those = sum(counts.values()), sum(unspaced.values())
+    if those <= MOST * total or sum(map(len, unspaced)) <= LONG * len(unspaced):
+        return []
+    longest = max(unspaced, key=len)
+    raise CorpusError(
+        f"This text sets no blanks between words, so that {longest[:12]!r} was taken for one. Cut it into words first, "
+        f"such as with jieba, MeCab or PyThaiNLP, with a blank between them, and type --tokenizer whitespace."
+    )
+
+
+def is_unspaced(word: str) -> bool:
+    """True if a word begins with a letter of a script without blanks between words.
+
+    Args:
+        word: Of a vocabulary.
+
+    Returns:
+        True for Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan.
+
+    Example:
+        >>> is_unspaced("我们"), is_unspaced("한국어"), is_unspaced("we")
+        (True, False, False)
+    """
+    return unicodedata.name(word[:1] or " ", "").startswith(UNSPACED)

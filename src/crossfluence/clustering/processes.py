@@ -1,0 +1,56 @@
+"""Processes of one thread each for retraining: threads of several busy processes wait for each other, these do not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+WORTH = 20.0  # seconds of work, below which starting processes takes longer than it saves
+
+
+def processors() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def side_by_side(count: int) -> Iterator[ProcessPoolExecutor | None]:
+    """An executor of several processes, or nothing for one.
+
+    Its processes leave Ctrl-C to the one that started them, and end when that one ends, however it does.
+
+    Args:
+        count: Of processes.
+
+    Yields:
+        The executor.
+    """
+    if count < 2:
+        yield None
+        return
+    spawned = multiprocessing.get_context("spawn")  # a copy of a process with threads would hang
+    pool = ProcessPoolExecutor(count, mp_context=spawned, initializer=_begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin() -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
