@@ -129,7 +129,8 @@ class Transformer(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits of the next word at every place."""
         mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
-        return self.head(self.layers(self.words(ids) + self.places.weight[: ids.shape[1]], mask=mask))
+        places = self.places(torch.arange(ids.shape[1]))
+        return self.head(self.layers(self.words(ids) + places, mask=mask))
 
 
 def next_words(model: nn.Module, ids: Tensor) -> Tensor:

@@ -19,16 +19,17 @@ from ..errors import SolveError, UnsupportedError
 from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
 from .moments import adam_scaling, batch_moments
 from .pilot import pilots
-from .root_rows import root_rows
+from .root_rows import root_rows, together
 
 GUESSED_RATE, GUESSED_BATCH = 0.1, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
-PER_TRAINED, ENOUGH = 16, 4  # roots for each direction with an exponent above 1: wanted, and at least
-PLENTY = 16  # roots for each sample, at most
-MOST = 2_048  # roots that are factorised
+PER_TRAINED, ENOUGH = 4, 2  # roots for each direction with an exponent above 1: wanted, and at least
+PLENTY = 4  # roots for each sample, at most
+MOST = 1_024  # roots that are factorised
 ROOM = 2**28  # numbers in them
 DENSE = 2_048  # parameters up to which X is written out
 EXACT_WORK = 5e9  # multiplications of all columns of all roots, up to which nothing is left to chance
-PILOT, STEPS, RTOL = 320, 20, 0.02  # samples, products for each question, and where they end
+PILOT, FEWEST = 320, 80  # samples for products; of less data half, but as many as the latter
+STEPS, RTOL = 20, 0.02  # products for each question, and where they end
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Horizon(AbstractSolver):
     an unknown unit, and the verdict says "order".
 
     Attributes:
-        roots: How many; default: sixteen for each direction with an exponent above 1, at least one for each sample, at
-            most 2,048.
-        pilot: Samples for products; if given, products are taken. Default: 320 where they are.
+        roots: How many; default: four for each direction with an exponent above 1, at least one and at most four for
+            each sample, at most 1,024.
+        pilot: Samples for products; if given, products are taken. Default: 320 where they are, or half of less data.
         steps: Products for each question, at most.
         seed: Of signs and samples.
 
@@ -64,7 +65,7 @@ class Horizon(AbstractSolver):
         For SGD: Bae, Lin, Lorraine and Grosse, "Training data attribution via approximate unrolled differentiation",
         NeurIPS 2024. AdamW followed step by step: Deng et al., 2026, arXiv 2605.18814. Adam's preconditioner on
         gradients alone: Xia et al., "LESS", ICML 2024. From a finished model and its settings, with curvature that
-        couples the layers: docs/sizes.md.
+        couples the layers: docs/tasks/sizes.md.
     """
 
     roots: int | None = None
@@ -121,7 +122,7 @@ class Horizon(AbstractSolver):
             return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
         if risk.p <= DENSE:
             count = self.roots or max(ENOUGH * risk.n, ENOUGH * risk.p)
-            dense = DenseEngine.of(self._rows(risk, pace, count), whole, chance=True)
+            dense = DenseEngine.of(self._rows(risk, pace, count, self.seed), whole, chance=True)
             return dense, f"X was written out, from {count} roots; {_bent(dense)}."
         return self._from_roots(risk, pace, outside, whole)
 
@@ -131,17 +132,21 @@ class Horizon(AbstractSolver):
         """Roots, if they are enough; else products."""
         most = self.roots or min(MOST, PLENTY * risk.n, ROOM // risk.p)
         if most < PLENTY:
-            return self._products(risk, pace, outside, PILOT)
-        count = self.roots or min(risk.n, most // 2)
-        engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, count))), whole, self.seed)
-        wanted = most if self.roots else min(most, max(PER_TRAINED * engine.trained, count))
-        if wanted > 1.5 * count:
-            engine = RootsEngine.of(torch.cat(list(self._rows(risk, pace, wanted))), whole, self.seed)
+            return self._products(risk, pace, outside, _pilot(risk))
+        rows = self._drawn(risk, pace, self.roots or min(risk.n, most), self.seed)
+        engine = RootsEngine.of(rows, whole, self.seed)
+        wanted = min(PER_TRAINED * engine.trained, most)
+        if not self.roots and wanted > 1.5 * len(rows):
+            more = self._drawn(risk, pace, wanted - len(rows), self.seed + 1)
+            engine = RootsEngine.of(together(rows, more), whole, self.seed)
         told = f"X has {len(engine.roots)} roots; {_bent(engine)}."
         if self.roots or ENOUGH * engine.trained <= len(engine.roots):
             return engine, told
-        found, instead = self._products(risk, pace, outside, PILOT)
+        found, instead = self._products(risk, pace, outside, _pilot(risk))
         return found, f"{told} That is too many for roots. {instead}"
+
+    def _drawn(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Shaped[Tensor, "k p"]:
+        return torch.cat(list(self._rows(risk, pace, count, seed)))
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
         parts = pilots(risk, pilot, self.seed, 2)
@@ -150,11 +155,11 @@ class Horizon(AbstractSolver):
         told = f"Products with {count} of {risk.n} samples, at most {self.steps} for each question."
         return ProductsEngine(parts, share, pace, outside, self.steps, RTOL), told
 
-    def _rows(self, risk: Risk, pace: Tensor, count: int) -> Iterator[Shaped[Tensor, "b p"]]:
+    def _rows(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Iterator[Shaped[Tensor, "b p"]]:
         draws = -(-count // risk.n)
-        (part,) = pilots(risk, count, self.seed) if count < risk.n else (risk,)
+        (part,) = pilots(risk, count, seed) if count < risk.n else (risk,)
         share = float(risk.weights.sum() / risk.n) if part is not risk else 1.0
-        return root_rows(part, pace * share**0.5, draws, self.seed)
+        return root_rows(part, pace * share**0.5, draws, seed)
 
 
 @stored("HorizonInverse")
@@ -219,6 +224,10 @@ def _columns(risk: Risk) -> int:
     """Numbers in the outputs of one sample."""
     _, batch, _ = next(risk.passes())
     return risk.on_outputs("Horizon", "").outputs(risk.model, batch)[0].numel()
+
+
+def _pilot(risk: Risk) -> int:
+    return min(PILOT, max(FEWEST, risk.n // 2))
 
 
 def _bent(engine: RootsEngine | DenseEngine) -> str:

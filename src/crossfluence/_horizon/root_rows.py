@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -52,3 +53,16 @@ def written(risk: Risk, gradients: dict[ParameterBlock, AbstractGradients], b: i
         found |= slot.scatter(part.dense().movedim(0, 1))
     zero = {name: risk.weights.new_zeros(b, *part.shape) for name, part in risk.theta.items() if name not in found}
     return risk.layout.flatten({name: (found | zero)[name].to(risk.weights) for name in risk.theta})
+
+
+def together(*parts: Shaped[Tensor, "_ p"]) -> Shaped[Tensor, "k p"]:
+    r"""Independent sets of roots of one matrix as one set, each with the weight of its number.
+
+    Args:
+        parts: Rows of which the sum of outer products is the matrix, on average.
+
+    Returns:
+        Rows of which the same is true.
+    """
+    count = sum(map(len, parts))
+    return torch.cat([(len(part) / count) ** 0.5 * part for part in parts])
