@@ -67,7 +67,7 @@ class BlockCoordinates:
         return values.flatten() if self.of_all else values.flatten()[self.kept]
 
     def of_samples(self, gradients: AbstractGradients) -> tuple[Shaped[Tensor, "b k"], Shaped[Tensor, " b"]]:
-        """What is stored of some samples' gradients, and the sum over the whole block of W g²."""
+        """Stored numbers of some samples' gradients, and the sum over the whole block of W g²."""
         stored, norms = [], []
         for piece in self._along(gradients):
             flat = piece.flatten(1)
@@ -78,10 +78,11 @@ class BlockCoordinates:
     def of_questions(
         self, gradients: AbstractGradients, newton: Shaped[Tensor, "g r c"]
     ) -> tuple[Shaped[Tensor, "m k"], Shaped[Tensor, "5 m"]]:
-        """What questions ask of the stored numbers; and sums over the whole block.
+        """Factors of the stored numbers for each question, and sums over the whole block.
 
-        These are, for each question: drift; the expected square of a score, of all and of what is stored; the squared
-        length of the solution, and its product with the question.
+        Returns:
+            The factors; and for each question: drift; the expected square of a score, of all and of the stored part;
+            the squared length of the solution, and its product with the question.
         """
         asked, sums = [], []
         for piece in self._along(gradients):
