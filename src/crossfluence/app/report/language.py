@@ -106,8 +106,13 @@ def language_page(answer: LanguageAnswer, *, title: str, command: str) -> str:
 
 
 def _listed(answer: LanguageAnswer, each: Explained, effect: Literal["raises", "lowers"]) -> list[dict[str, Any]]:
-    rows = _top(answer, each, effect, LISTED)
-    return [{"id": f"text {row + 1}", "score": value, "text": _shaded(answer, each, row)} for row, value in rows]
+    return [
+        {
+            "id": f"text {row + 1}", "score": value, "text": _shaded(answer, each, row),
+            "whole": answer.texts[row] if len(answer.texts[row]) > SHOWN else "",
+        }
+        for row, value in _top(answer, each, effect, LISTED)
+    ]  # fmt: skip
 
 
 def _shaded(answer: LanguageAnswer, each: Explained, row: int) -> Markup | str:
