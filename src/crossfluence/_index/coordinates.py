@@ -80,8 +80,13 @@ class BlockCoordinates:
     ) -> tuple[Shaped[Tensor, "m k"], Shaped[Tensor, "5 m"]]:
         """What questions ask of the stored numbers; and sums over the whole block.
 
-        These are, for each question: drift; the expected square of a score, of all and of what is stored; the squared
-        length of the solution, and its product with the question.
+        Args:
+            gradients: Of the questions.
+            newton: W times the gradient of the risk.
+
+        Returns:
+            Both. The sums are, for each question: drift; the expected square of a score, of all and of what is stored;
+            the squared length of the solution, and its product with the question.
         """
         asked, sums = [], []
         for piece in self._along(gradients):
@@ -95,6 +100,10 @@ class BlockCoordinates:
             ]))  # fmt: skip
             asked.append(self._few(flat) * self.question_factors)
         return torch.cat(asked), torch.cat(sums, 1)
+
+    def flat(self, gradients: AbstractGradients) -> Shaped[Tensor, "b k"]:
+        """All components along the eigenvectors."""
+        return torch.cat([piece.flatten(1) for piece in self._along(gradients)])
 
     def _few(self, flat: Tensor) -> Tensor:
         return flat if self.of_all else flat[:, self.kept]
