@@ -18,23 +18,24 @@ from .._autodiff.params import fingerprint, trained_parameters
 from .._kronecker.factors import largest_batch
 from .._kronecker.gradients import ByBlock
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
-from .._require import described
 from .._risk.base import training_modes
 from .._risk.risk import Risk
 from .._solvers.base import inverse_of, load_inverse
 from .._storage.archive import fitting, read_tensors, write_tensors
 from .._storage.hashing import content_hash
 from .._types import Batch, Id
-from ..errors import NonFiniteError, StaleError, UnsupportedError
+from ..errors import NonFiniteError, StaleError
 from .codes import CODES, AbstractCode, Parts
 from .coordinates import Coordinates, strongest
 from .gradients import Trained, cpu
 from .manifest import FILE, Block, Listed, Manifest, Part, read_manifest
-from .shards import ShardWriter, named, rows_in_shard
+from .row_code import RowCode
+from .shards import ShardWriter, rows_in_shard
 
 FIT, START = "fit.safetensors", "start.safetensors"
 FORM = "crossfluence.index-start/1"
 OURS = re.compile(r"\.?(manifest\.json|(fit|start|sketch|rows-\d+)\.safetensors|building\.lock)(\..*)?")
+ZEROS = 0.1  # share of zeros in a block, from which on signs say which numbers are
 COMPARED = 64  # samples among which scores from stored and from full gradients are compared
 
 
@@ -50,7 +51,7 @@ class Opened:
 
     coordinates: Coordinates
     newton: tuple[Tensor, ...]
-    code: AbstractCode
+    code: RowCode
 
     @property
     def energies(self) -> list[Tensor]:
@@ -60,7 +61,7 @@ class Opened:
     def coded(self, gradients: ByBlock, b: int, n: int) -> Parts:
         """What a file holds of b samples."""
         rows, norms = self.coordinates.of_samples(gradients, b)
-        return {**named(rows, self.energies, self.code), "own": (-norms / n).float().cpu()}
+        return {**self.code.encoded(rows, self.energies), "own": (-norms / n).float().cpu()}
 
 
 def build(
@@ -98,8 +99,8 @@ def build(
     for left in folder.glob(".*.safetensors.*"):
         left.unlink(missing_ok=True)
     opened = opened_from(folder, manifest, risk.weights.device)
-    writer = ShardWriter(folder, manifest, code, rows_in_shard(code, opened.coordinates.lengths), risk.labels)
-    return _written(writer, opened, _gradients(risk, opened), risk.n, _batches(risk))
+    writer = ShardWriter(folder, manifest, rows_in_shard(opened.code), risk.labels)
+    return _written(writer, opened, _gradients(risk, opened.coordinates), risk.n, _batches(risk))
 
 
 def append(
@@ -129,7 +130,7 @@ def append(
     manifest = manifest if under_way else _with_part(manifest, digest)
     opened = opened_from(folder, manifest, next(iter(trained.theta.values())).device)
     largest = max(data, key=lambda each: each[1])[0]
-    writer = ShardWriter(folder, manifest, opened.code, rows_in_shard(opened.code, opened.coordinates.lengths), ids)
+    writer = ShardWriter(folder, manifest, rows_in_shard(opened.code), ids)
     blame = "Batch {} of the new data gives a NaN or an infinity. Clean or drop it.".format
     batches = ((batch, size, partial(blame, index)) for index, (batch, size) in enumerate(data))
     return _written(writer, opened, trained.sample_gradients(losses, largest), manifest.n, batches)
@@ -147,14 +148,8 @@ def trained_of(model: nn.Module, manifest: Manifest, inverse: EKFACInverse) -> T
         What gradients are made from.
 
     Raises:
-        UnsupportedError: If it is no module.
         StaleError: If it is another model, or has other weights.
     """
-    if not isinstance(model, nn.Module):
-        raise UnsupportedError(
-            f"Got {described(model)} for the model of an index; needed the trained torch.nn.Module. "
-            f"Type: crossfluence.Index.open(folder, model)."
-        )
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     wrong = [
         f"{name} {tuple(shape)} (the model has {tuple(shapes[name]) if name in shapes else 'none'})"
@@ -200,10 +195,11 @@ def opened_from(folder: Path, manifest: Manifest, device: torch.device) -> Opene
     with fitting(path):
         assert isinstance(inverse, EKFACInverse)
         found = read_tensors(path, FORM, device=device).tensors
-        numbers, code = range(len(inverse.blocks)), _code(manifest.dtype)
+        numbers = range(len(inverse.blocks))
         kept = [found[f"{number}.kept"].long() for number in numbers]
-        coordinates = Coordinates.of(inverse, kept, equalised=not code.exact)
-        return Opened(coordinates, tuple(found[f"{number}.newton"] for number in numbers), code)
+        coordinates = Coordinates.of(inverse, kept, equalised=not _code(manifest.dtype).exact)
+        newton = tuple(found[f"{number}.newton"] for number in numbers)
+        return Opened(coordinates, newton, RowCode.of(manifest.dtype, manifest.blocks))
 
 
 def ours(name: str) -> bool:
@@ -228,15 +224,20 @@ def _begun(
     tensors = {f"{number}.kept": own.to(torch.int32) for number, own in enumerate(kept)}
     tensors |= {f"{number}.newton": own for number, own in enumerate(newton)}
     write_tensors(folder / START, FORM, tensors)
-    opened = Opened(coordinates, tuple(newton), code)
+    first = _FirstSamples.of(risk, coordinates, newton)
+    blocks = tuple(
+        Block(one.slot.names, one.slot.form, len(own), zeros)
+        for one, own, zeros in zip(inverse.blocks, kept, first.zeros, strict=True)
+    )
     step = inverse.solve(risk.gradient.unsqueeze(0)).vectors[0]
-    blocks = zip(inverse.blocks, kept, strict=True)
     manifest = Manifest(
         solver=inverse.solver, signature=risk.signature, dtype=code.name, tolerance=tolerance, n=risk.n,
-        damping=inverse.damping, blocks=tuple(Block(one.slot.names, one.slot.form, len(own)) for one, own in blocks),
+        damping=inverse.damping, blocks=blocks,
         modes=risk.modes, decays=risk.decays if len(set(risk.decays.values())) > 1 else {},
         precision=risk.precision, coverage=risk.coverage, gradient_norm=float(risk.gradient.norm()),
-        remainder=float(step @ risk.gradient), kinks=kinks(risk), notes=risk.notes, agreement=_agreement(risk, opened),
+        smallest_eigenvalue=inverse.smallest_eigenvalue,
+        remainder=float(step @ risk.gradient), kinks=kinks(risk), notes=risk.notes,
+        agreement=first.agreement(RowCode.of(code.name, blocks)),
         fit=Listed.of(folder / FIT), start=Listed.of(folder / START),
     )  # fmt: skip
     return _with_part(manifest, content_hash(risk.reading.digests, risk.labels, versions=False)).written(folder)
@@ -256,8 +257,8 @@ def _with_part(manifest: Manifest, digest: str) -> Manifest:
     return replace(manifest, unfinished=Part(digest))
 
 
-def _gradients(risk: Risk, opened: Opened) -> Callable[[Batch], ByBlock]:
-    slots = [block.block.slot for block in opened.coordinates.blocks]
+def _gradients(risk: Risk, coordinates: Coordinates) -> Callable[[Batch], ByBlock]:
+    slots = [block.block.slot for block in coordinates.blocks]
     decays = risk.decays if len(set(risk.decays.values())) > 1 else {}
     trained = Trained(risk.model, risk.theta, risk.precision, decays, slots)
     largest = next(islice(risk.data, largest_batch(risk), None))
@@ -291,24 +292,48 @@ def _written(
     return writer.close()
 
 
-def _agreement(risk: Risk, opened: Opened) -> float | None:
-    """Correlation of scores from stored and from full gradients, among some samples' own losses, pairs of two."""
-    _, batch, weights = next(iter(risk.passes()))
-    found = _gradients(risk, opened)(batch)
-    b = min(COMPARED, len(weights))
-    few = {slot: part[:b] for slot, part in found.items()}
-    full = few_scores = torch.zeros(())
-    coordinates, code = opened.coordinates, opened.code
-    asked, _ = coordinates.of_questions(few, opened.newton, b)
-    rows, _ = coordinates.of_samples(few, b)
-    for number, block in enumerate(coordinates.blocks):
-        if block.block.slot in few:
-            flat = few[block.block.slot].rotated(block.block.left, block.block.right).dense().movedim(1, 0).flatten(1)
-            full = full + (flat * block.inverse_eigenvalues.flatten()) @ flat.T
-        if len(block.kept):
-            parts = {name: part.cpu() for name, part in code.encoded(rows[number], block.energy).items()}
-            few_scores = few_scores + code.products(parts, code.prepared(*cpu([asked[number]])))
-    return _correlation(full.cpu().double(), few_scores.double()) if full.ndim and few_scores.ndim else None
+@dataclass(frozen=True, eq=False)
+class _FirstSamples:
+    """Some samples, to look at what is stored.
+
+    Attributes:
+        coordinates: Of samples and questions.
+        rows: What is to be stored, by block.
+        asked: What the same samples' losses ask, by block.
+        full: Scores from full gradients, times -n, shape `(b, b)`; nothing where no block is reached.
+    """
+
+    coordinates: Coordinates
+    rows: list[Tensor]
+    asked: list[Tensor]
+    full: Tensor
+
+    @classmethod
+    def of(cls, risk: Risk, coordinates: Coordinates, newton: Sequence[Tensor]) -> _FirstSamples:
+        """At most 64 of the first batch."""
+        _, batch, weights = next(iter(risk.passes()))
+        b = min(COMPARED, len(weights))
+        few = {slot: part[:b] for slot, part in _gradients(risk, coordinates)(batch).items()}
+        full = torch.zeros(())
+        for block in coordinates.blocks:
+            if block.block.slot in few:
+                flat = block.flat(few[block.block.slot])
+                full = full + (flat * block.inverse_eigenvalues.flatten()) @ flat.T
+        asked, _ = coordinates.of_questions(few, newton, b)
+        return cls(coordinates, coordinates.of_samples(few, b)[0], asked, full)
+
+    @property
+    def zeros(self) -> list[bool]:
+        """Of which blocks many numbers are zero."""
+        return [bool(len(part.T)) and float((part == 0).double().mean()) > ZEROS for part in self.rows]
+
+    def agreement(self, code: RowCode) -> float | None:
+        """Correlation of scores from stored and from full gradients, among the samples, pairs of two."""
+        if not self.full.ndim or not any(code.lengths):
+            return None
+        tensors = code.encoded(self.rows, [block.energy for block in self.coordinates.blocks])
+        found = code.question(cpu(self.asked)).products(tensors)
+        return _correlation(self.full.cpu().double(), found.double())
 
 
 def _correlation(first: Tensor, second: Tensor) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -31,6 +31,11 @@ class AbstractCode(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool]
     tolerance: ClassVar[float]
+
+    @property
+    def of_zeros(self) -> AbstractCode:
+        """The code of blocks in which many numbers are zero, as in a table of which a sample reads few rows."""
+        return self
 
     @abstractmethod
     def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
@@ -121,8 +126,8 @@ class Planes:
         shares = questions / unit
         coarse = shares.round()
         fine = ((shares - coarse) * FINER).round()
-        coarse, fine = (plane.to(torch.int8).T.contiguous() for plane in (coarse, fine))
-        return cls(coarse, fine, unit.squeeze(1).float())
+        first, second = (plane.to(torch.int8).T.contiguous() for plane in (coarse, fine))
+        return cls(first, second, unit.squeeze(1).float())
 
     def times(self, rows: Int[Tensor, "b k"]) -> Shaped[Tensor, "b m"]:
         """Products with rows of whole numbers."""
@@ -167,7 +172,6 @@ class Signs(AbstractCode):
 
     A row $c$ is read as $s \operatorname{sign}(c)$ with $s = \sum_j e_j c_j^2 / \sum_j e_j |c_j|$, e the energy: for
     normal numbers it is $\pi/2$ times their mean size, which makes up for what signs lose of a correlated question.
-    Bit i of byte j is the sign of coordinate i B + j, B bytes in a row.
 
     References:
         Gao and Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error bound for approximate
@@ -178,20 +182,18 @@ class Signs(AbstractCode):
     exact: ClassVar[bool] = False
     tolerance: ClassVar[float] = 0.05
 
+    @property
+    def of_zeros(self) -> AbstractCode:
+        """Signs of which some are zero."""
+        return SomeSigns()
+
     def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
         """Eight signs in a byte."""
-        sizes = rows.abs()
-        whole = (sizes @ energy).clamp_min(torch.finfo(rows.dtype).tiny)
-        bits = torch.nn.functional.pad((rows > 0).to(torch.uint8), (0, -rows.shape[1] % 8)).unflatten(1, (8, -1))
-        places = torch.arange(8, dtype=torch.uint8, device=rows.device)
-        packed = (bits << places[:, None]).sum(1, dtype=torch.uint8)
-        return {"bits": packed, "scales": (sizes.square() @ energy / whole).float()}
+        return {"bits": _packed(rows > 0), "scales": _scales(rows, energy)}
 
     def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
         """Signs times their scale."""
-        places = torch.arange(8, dtype=torch.uint8)
-        bits = (parts["bits"].unsqueeze(1) >> places[:, None]) & 1
-        return (2 * bits.flatten(1)[:, :k].float() - 1) * parts["scales"].unsqueeze(1)
+        return (2 * _unpacked(parts["bits"], k) - 1) * parts["scales"].unsqueeze(1)
 
     def prepared(self, questions: Shaped[Tensor, "m k"]) -> tuple[list[Planes], Tensor]:
         """Whole numbers, in eight parts of which each belongs to one bit; and their sums."""
@@ -201,23 +203,73 @@ class Signs(AbstractCode):
     def products(self, parts: Parts, prepared: tuple[list[Planes], Tensor]) -> Shaped[Tensor, "b m"]:
         """Twice the sum where the bit is set, less the sum of all."""
         planes, total = prepared
-        found = -total.expand(len(parts["bits"]), -1)
-        for place, own in enumerate(planes):
-            masked = (parts["bits"] & (1 << place)).view(torch.int8)  # the eighth bit is that of -128
-            found = found + own.times(masked) * (2 / (1 << place if place < 7 else -128))
-        return found * parts["scales"].unsqueeze(1)
+        return (2 * _sums(parts["bits"], planes) - total) * parts["scales"].unsqueeze(1)
 
     def bytes_of(self, k: int) -> int:
         """An eighth each, and the scale."""
         return -(-k // 8) + 4
 
 
+@dataclass(frozen=True)
+class SomeSigns(Signs):
+    """As `Signs`, where many numbers are zero: one bit says which are above it, and one which are below."""
+
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """Eight numbers in two bytes."""
+        return {"above": _packed(rows > 0), "below": _packed(rows < 0), "scales": _scales(rows, energy)}
+
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Signs times their scale."""
+        return (_unpacked(parts["above"], k) - _unpacked(parts["below"], k)) * parts["scales"].unsqueeze(1)
+
+    def products(self, parts: Parts, prepared: tuple[list[Planes], Tensor]) -> Shaped[Tensor, "b m"]:
+        """The sum where the first bit is set, less that where the second is."""
+        planes, _ = prepared
+        return (_sums(parts["above"], planes) - _sums(parts["below"], planes)) * parts["scales"].unsqueeze(1)
+
+    def bytes_of(self, k: int) -> int:
+        """A quarter each, and the scale."""
+        return 2 * -(-k // 8) + 4
+
+
 CODES: Mapping[str, AbstractCode] = {code.name: code for code in (Single(), Half(), Whole(), Signs())}
+
+
+def _packed(bits: Shaped[Tensor, "b k"]) -> Shaped[Tensor, "b B"]:
+    """Bit i of byte j is that of coordinate i B + j."""
+    padded = torch.nn.functional.pad(bits.to(torch.uint8), (0, -bits.shape[1] % 8)).unflatten(1, (8, -1))
+    places = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (padded << places[:, None]).sum(1, dtype=torch.uint8)
+
+
+def _unpacked(packed: Shaped[Tensor, "b B"], k: int) -> Shaped[Tensor, "b k"]:
+    """Zeros and ones, the inverse of `_packed`."""
+    places = torch.arange(8, dtype=torch.uint8)
+    return ((packed.unsqueeze(1) >> places[:, None]) & 1).flatten(1)[:, :k].float()
+
+
+def _scales(rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Shaped[Tensor, " b"]:
+    sizes = rows.abs()
+    return (sizes.square() @ energy / (sizes @ energy).clamp_min(torch.finfo(rows.dtype).tiny)).float()
+
+
+def _sums(packed: Shaped[Tensor, "b B"], planes: Sequence[Planes]) -> Shaped[Tensor, "b m"]:
+    """Of questions where bits are set."""
+    found = torch.zeros(())
+    for place, own in enumerate(planes):
+        masked = (packed & (1 << place)).view(torch.int8)  # the eighth bit is that of -128
+        found = found + own.times(masked) / (1 << place if place < 7 else -128)
+    return found
 
 
 def _whole(rows: Int[Tensor, "b k"], columns: Int[Tensor, "k m"]) -> Shaped[Tensor, "b m"]:
     """A product of whole numbers, which is exact; few columns are quicker one by one."""
     multiplied: Callable[[Tensor, Tensor], Tensor] = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
     if columns.shape[1] <= 3:
-        return torch.cat([multiplied(rows, one.contiguous()) for one in columns.split(1, 1)], 1).float()
-    return multiplied(rows, columns).float()
+        return torch.cat([multiplied(_plain(rows), _plain(one)) for one in columns.split(1, 1)], 1).float()
+    return multiplied(_plain(rows), _plain(columns)).float()
+
+
+def _plain(matrix: Int[Tensor, "r c"]) -> Int[Tensor, "r c"]:
+    """With the strides of its shape, also where a side is 1: the product reads those, whatever they mean."""
+    return matrix.contiguous().flatten().view(matrix.shape)

@@ -67,7 +67,7 @@ class BlockCoordinates:
         return values.flatten() if self.of_all else values.flatten()[self.kept]
 
     def of_samples(self, gradients: AbstractGradients) -> tuple[Shaped[Tensor, "b k"], Shaped[Tensor, " b"]]:
-        """Stored numbers of some samples' gradients, and the sum over the whole block of W g²."""
+        """What is stored of some samples' gradients, and the sum over the whole block of W g²."""
         stored, norms = [], []
         for piece in self._along(gradients):
             flat = piece.flatten(1)
@@ -78,10 +78,14 @@ class BlockCoordinates:
     def of_questions(
         self, gradients: AbstractGradients, newton: Shaped[Tensor, "g r c"]
     ) -> tuple[Shaped[Tensor, "m k"], Shaped[Tensor, "5 m"]]:
-        """Factors of the stored numbers for each question, and sums over the whole block.
+        """What questions ask of the stored numbers; and sums over the whole block.
+
+        Args:
+            gradients: Of the questions.
+            newton: W times the gradient of the risk.
 
         Returns:
-            The factors; and for each question: drift; the expected square of a score, of all and of the stored part;
+            Both. The sums are, for each question: drift; the expected square of a score, of all and of what is stored;
             the squared length of the solution, and its product with the question.
         """
         asked, sums = [], []
@@ -96,6 +100,10 @@ class BlockCoordinates:
             ]))  # fmt: skip
             asked.append(self._few(flat) * self.question_factors)
         return torch.cat(asked), torch.cat(sums, 1)
+
+    def flat(self, gradients: AbstractGradients) -> Shaped[Tensor, "b k"]:
+        """All components along the eigenvectors."""
+        return torch.cat([piece.flatten(1) for piece in self._along(gradients)])
 
     def _few(self, flat: Tensor) -> Tensor:
         return flat if self.of_all else flat[:, self.kept]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,50 +16,21 @@ from .._autodiff.functional import undisturbed
 from .._data.batches import probe
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
 from .._losses import AbstractLoss, as_loss
-from .._require import labelled, require, require_question, require_risk
+from .._require import described, labelled, require, require_question, require_risk
 from .._results.ids import numbered
-from .._results.scores import Scores, SolveReport
-from .._results.verdict import ENDED, Evidence, Verdict, announce, of_influence
+from .._results.scores import Scores
 from .._risk.risk import Risk
 from .._storage.hashing import content_hash
 from .._types import Batch, Id, Objective, SampleLoss
-from ..errors import DataError, ParameterError, StaleError, UnsupportedError
+from ..errors import DataError, StaleError, UnsupportedError
+from .answers import Chunk, answer, chunk_of, own_losses
 from .build import Opened, append, build, opened_from, ours, trained_of
-from .codes import CODES
-from .gradients import Asked, Trained, cpu
+from .gradients import Trained
 from .manifest import Manifest, read_manifest
-from .scan import Strongest, picked, prepared, scanned
-from .shards import ShardReader, building, bytes_of_row, made
+from .row_code import RowCode
+from .scan import Strongest, picked, scanned
+from .shards import ShardReader, building, made
 from .sketch import Sketch
-
-MISSED = 0.9  # share of a question's scores, in root mean square, beyond which what is stored does not answer it
-LOOSE, FIRM = 0.6, 0.99  # correlation with scores from full gradients: unreliable below, no note above
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Some questions, as rows are multiplied with them.
-
-    Attributes:
-        names: m labels.
-        values: At the trained parameters.
-        drift: How far one more Newton step would move each.
-        damped: Share of what was solved that is damping.
-        blocks: `(m, k)` for each block.
-        notes: Sentences for the report.
-    """
-
-    names: tuple[str, ...]
-    values: Tensor
-    drift: Tensor
-    damped: Tensor
-    blocks: list[Tensor]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def m(self) -> int:
-        """How many."""
-        return len(self.names)
 
 
 class Index:
@@ -147,6 +117,7 @@ class Index:
             ResultFileError: If the folder holds no index, or one that is damaged.
             DataError: If it is not finished.
             StaleError: If the model is another one, or has other weights.
+            UnsupportedError: If it is no module.
         """
         place = Path(folder)
         manifest = read_manifest(place)
@@ -157,6 +128,11 @@ class Index:
                 f"crossfluence.Index.build(...) again; it goes on from there."
             )
         index = cls(place, manifest, model, None)
+        if model is not None and not isinstance(model, nn.Module):
+            raise UnsupportedError(
+                f"Got {described(model)} for the model of an index; needed the trained torch.nn.Module. "
+                f"Type: crossfluence.Index.open(folder, model)."
+            )
         if model is not None:
             with undisturbed():
                 _ = index._trained
@@ -175,12 +151,12 @@ class Index:
             scores from stored and from full gradients, measured at building among some samples), coordinates and
             parameters, bytes a sample, bytes in all, signature, library and the folder.
         """
-        own, lengths = self._manifest, [block.kept for block in self._manifest.blocks]
-        form = [groups * rows * columns for groups, rows, columns in (block.form for block in own.blocks)]
+        own = self._manifest
         return {
             "folder": str(self.folder), "samples": own.rows, "n": own.n, "solver": own.solver, "damping": own.damping,
-            "dtype": own.dtype, "tolerance": own.tolerance, "agreement": own.agreement, "coordinates": sum(lengths),
-            "parameters": sum(form), "bytes a sample": bytes_of_row(CODES[own.dtype], lengths),
+            "dtype": own.dtype, "tolerance": own.tolerance, "agreement": own.agreement,
+            "coordinates": own.coordinates, "parameters": own.parameters,
+            "bytes a sample": RowCode.of(own.dtype, own.blocks).bytes,
             "bytes": sum(each.bytes for each in (*own.shards, own.fit, own.start)), "files": len(own.shards),
             "signature": own.signature, "library": own.library,
         }  # fmt: skip
@@ -211,13 +187,14 @@ class Index:
         answers, columns = [], []
         with undisturbed():
             for chunk in self._asked(objective, "Index.scores"):
-                question, values = prepared(self._opened.code, chunk.blocks), torch.empty(self._manifest.rows, chunk.m)
+                question = self._opened.code.question(chunk.blocks)
+                values = torch.empty(self._manifest.rows, chunk.m)
                 for start, part in scanned(self._reader, shards, question):
                     values[start : start + len(part)] = part / -self._manifest.n
                 answers.append(chunk)
                 columns.append(values)
         whole = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
-        return self._scores(whole, self.ids, answers, started)
+        return answer(self._manifest, whole, self.ids, answers, started)
 
     def search(self, objective: Objective, k: int = 10, *, share: float = 1.0) -> Scores:
         """The samples that raised and that lowered each question most.
@@ -250,21 +227,21 @@ class Index:
             rows = torch.cat([each.rows for each in found]).unique()
             values = self._values(rows, answers) if len(found) > 1 else found[0].values
         ids = self.ids
-        return self._scores(values, tuple(ids[row] for row in rows.tolist()), answers, started)
+        return answer(self._manifest, values, tuple(ids[row] for row in rows.tolist()), answers, started)
 
     def _found(self, chunk: Chunk, k: int, share: float) -> Iterator[Strongest]:
         """The strongest rows of some questions; in order of rows."""
         shards, count = self._manifest.shards, self._manifest.rows
         if share == 1:
             best = Strongest.of(k, chunk.m)
-            for start, part in scanned(self._reader, shards, prepared(self._opened.code, chunk.blocks)):
+            for start, part in scanned(self._reader, shards, self._opened.code.question(chunk.blocks)):
                 best.add(torch.arange(start, start + len(part)), part / -self._manifest.n)
             yield best
             return
         number = max(k, round(share * count))
         for at, rows in self._sketch.strongest(chunk.blocks, number, self._opened):
             best = Strongest.of(k, len(range(chunk.m)[at]))
-            question = prepared(self._opened.code, [part[at] for part in chunk.blocks])
+            question = self._opened.code.question([part[at] for part in chunk.blocks])
             for own, part in picked(self._reader, shards, question, rows):
                 best.add(own, part / -self._manifest.n)
             yield best
@@ -273,7 +250,7 @@ class Index:
         """Scores of some rows for all questions."""
         columns = []
         for chunk in answers:
-            question = prepared(self._opened.code, chunk.blocks)
+            question = self._opened.code.question(chunk.blocks)
             parts = [part for _, part in picked(self._reader, self._manifest.shards, question, rows)]
             columns.append(torch.cat(parts) / -self._manifest.n)
         return torch.cat(columns, 1)
@@ -289,13 +266,7 @@ class Index:
         """
         started, own = time.perf_counter(), self._manifest
         values = torch.cat([shard.own.clone() for shard in self._reader.all(own.shards)]).unsqueeze(1)
-        whole = float(values.abs().sum() / own.n) ** 0.5
-        evidence = replace(self._evidence, drift=(abs(own.remainder) ** 0.5,), strongest=(whole,))
-        report = self._report(started, (), (), ())
-        verdict = announce(of_influence(evidence))
-        return Scores(
-            values, self.ids, ("own loss",), own.solver, replace(report, verdict=str(verdict)), verdict=verdict
-        )
+        return own_losses(own, values, self.ids, started)
 
     def append(
         self,
@@ -386,88 +357,7 @@ class Index:
         require_question(objective, verb)
         trained, opened = self._trained, self._opened
         for asked in trained.questions(objective):
-            yield _chunk(asked, opened)
-
-    @property
-    def _evidence(self) -> Evidence:
-        own = self._manifest
-        lowest = None  # eigenvalues of a Fisher matrix are not negative
-        notes = tuple(note for note in own.notes if "sizes" in note)
-        return Evidence(
-            kinks=own.kinks, lowest=lowest, approximation=EKFACInverse.approximation, notes=notes
-        )  # fmt: skip
-
-    def _report(
-        self, started: float, values: Sequence[float], drift: Sequence[float], notes: Sequence[str]
-    ) -> SolveReport:
-        own = self._manifest
-        known = "" if own.agreement is None else (
-            f" Among some samples, scores from it and from full gradients had a correlation of {own.agreement:.4f}."
-        )  # fmt: skip
-        stored, whole = self.info()["coordinates"], self.info()["parameters"]
-        about = f"From an index of {own.rows:,} samples: {stored:,} of {whole:,} coordinates as {own.dtype}.{known}"
-        return SolveReport(
-            solver=own.solver, damping=own.damping, values=tuple(values), drift=tuple(drift),
-            gradient_norm=own.gradient_norm, coverage=own.coverage, seconds=time.perf_counter() - started,
-            fingerprint=own.fingerprint, notes=(about, *notes, *own.notes),
-        )  # fmt: skip
-
-    def _scores(self, values: Tensor, ids: tuple[Id, ...], answers: Sequence[Chunk], started: float) -> Scores:
-        """Values with report and verdict."""
-        drift = tuple(each for chunk in answers for each in chunk.drift.tolist())
-        known = [each for chunk in answers for each in chunk.values.tolist()]
-        damped = tuple(each for chunk in answers for each in chunk.damped.tolist())
-        strongest = tuple(values.abs().amax(0).tolist())
-        evidence = replace(self._evidence, drift=drift, strongest=strongest, damped=damped)
-        if evidence.left <= ENDED:
-            evidence = replace(evidence, kinks=0.0)
-        verdict = announce(self._coded(of_influence(evidence)), depth=4)
-        report = self._report(started, known, drift, [note for chunk in answers for note in chunk.notes])
-        names = tuple(name for chunk in answers for name in chunk.names)
-        return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=verdict)
-
-    def _coded(self, verdict: Verdict) -> Verdict:
-        """The verdict, with what the code of the rows costs."""
-        r = self._manifest.agreement
-        if r is None or r >= FIRM:
-            return verdict
-        reason = f"what the index stores gives scores with a correlation of {r:.2g} with those of full gradients"
-        advice = ("Build it with a lower tolerance, or as float16.",)
-        level = "unreliable" if r < LOOSE else verdict.level
-        return Verdict(level, (reason, *verdict.reasons), (*advice, *verdict.advice))
-
-
-def _chunk(asked: Asked, opened: Opened) -> Chunk:
-    """Questions in the coordinates of an index.
-
-    Returns:
-        As rows are multiplied with them.
-
-    Raises:
-        ParameterError: If most of one is about what is not stored.
-    """
-    blocks, (drift, whole, kept, length, energy) = opened.coordinates.of_questions(
-        asked.gradients, opened.newton, len(asked.names)
-    )
-    missed = (1 - kept / whole).clamp(0, 1).sqrt().nan_to_num(0.0)  # no score at all is none that is left out
-    damped = (opened.coordinates.inverse.damping * length / energy).nan_to_num(1.0, 1.0).clamp(max=1.0)
-    worst, at = missed.max(0)
-    name = asked.names[int(at)]
-    if float(worst) > MISSED:
-        raise ParameterError(
-            f"The question {name!r} is about parameters that the index left out: {float(worst):.0%} of its scores, in "
-            f"root mean square, are of these. It stores {_stored(opened)}. Ask influence(risk, question, inverse), or "
-            f"build the index with a lower tolerance, or of a risk with these parameters."
-        )
-    note = (f"What is left out of the index holds {float(worst):.2g} of the scores of {name!r}, in root mean square.",)
-    return Chunk(
-        asked.names, asked.values.cpu(), drift.cpu(), damped.cpu(), cpu(blocks), note if float(worst) > 1e-3 else ()
-    )  # fmt: skip
-
-
-def _stored(opened: Opened) -> str:
-    names = [name for block in opened.coordinates.blocks if len(block.kept) for name in block.block.slot.names]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
+            yield chunk_of(asked, opened)
 
 
 def _refuse_known(new: Sequence[Id], known: Sequence[Id]) -> None:

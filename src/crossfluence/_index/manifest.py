@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -93,11 +93,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of parameters, and how many of its coordinates are stored."""
+    """A block of parameters, and what of it is stored.
+
+    Attributes:
+        names: Of the parameters.
+        form: `(g, r, c)`.
+        kept: How many coordinates.
+        zeros: Whether many of these are zero in a sample, so that signs need a code that knows of zero.
+    """
 
     names: tuple[str, ...]
     form: tuple[int, int, int]
     kept: int
+    zeros: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ class Manifest:
         precision: Relative rounding error of the losses.
         coverage: Share of the model's parameters that count as trained.
         gradient_norm: At the trained parameters.
+        smallest_eigenvalue: Of the curvature, before damping.
         remainder: What one more Newton step would gain, squared, in units of the loss.
         kinks: Jumps of the samples' slopes, as a share.
         notes: Of the risk.
@@ -141,6 +150,7 @@ class Manifest:
     precision: float
     coverage: float
     gradient_norm: float
+    smallest_eigenvalue: float | None
     remainder: float
     kinks: float
     notes: tuple[str, ...]
@@ -160,6 +170,16 @@ class Manifest:
     def rows(self) -> int:
         """How many samples."""
         return sum(part.rows for part in self.parts)
+
+    @property
+    def coordinates(self) -> int:
+        """How many numbers are stored of a sample."""
+        return sum(block.kept for block in self.blocks)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the blocks have."""
+        return sum(groups * rows * columns for groups, rows, columns in (block.form for block in self.blocks))
 
     @property
     def fingerprint(self) -> str:
@@ -251,7 +271,7 @@ def _refuse_form(file: Path, form: Any) -> None:
 def _made(content: Mapping[str, Any]) -> Manifest:
     known = {item.name for item in fields(Manifest)}
     given = {name: value for name, value in content.items() if name in known}
-    given["blocks"] = tuple(Block(tuple(one["names"]), _form(one["form"]), one["kept"]) for one in content["blocks"])
+    given["blocks"] = tuple(map(_block, content["blocks"]))
     given |= {name: tuple(content[name]) for name in ("modes", "notes")}
     given |= {name: Listed(**content[name]) for name in ("fit", "start")}
     given["parts"] = tuple(map(_part, content["parts"]))
@@ -259,9 +279,9 @@ def _made(content: Mapping[str, Any]) -> Manifest:
     return Manifest(**given)
 
 
-def _form(numbers: Sequence[int]) -> tuple[int, int, int]:
-    groups, rows, columns = numbers
-    return groups, rows, columns
+def _block(content: Mapping[str, Any]) -> Block:
+    groups, rows, columns = content["form"]
+    return Block(tuple(content["names"]), (groups, rows, columns), content["kept"], content["zeros"])
 
 
 def _part(content: Mapping[str, Any]) -> Part:

@@ -4,49 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from .codes import AbstractCode
 from .manifest import Listed
-from .shards import Shard, ShardReader, chunks
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """Questions as the code of the rows takes them.
-
-    Attributes:
-        code: Of the rows.
-        lengths: Numbers in each block.
-        blocks: By the number of the block, for blocks of which something is stored.
-    """
-
-    code: AbstractCode
-    lengths: tuple[int, ...]
-    blocks: dict[int, Any]
-
-    def products(self, shard: Shard, at: slice | Int[Tensor, " b"]) -> Shaped[Tensor, "b m"]:
-        """Inner products with some rows of a file."""
-        parts = (self.code.products(shard.block(number, at), own) for number, own in self.blocks.items())
-        return torch.stack(list(parts)).sum(0)
-
-
-def prepared(code: AbstractCode, asked: Sequence[Tensor]) -> Question:
-    """Questions as the code of the rows takes them.
-
-    Args:
-        code: Of the rows.
-        asked: `(m, k)` for each block.
-
-    Returns:
-        All of them.
-    """
-    blocks = {number: code.prepared(part.float()) for number, part in enumerate(asked) if part.shape[1]}
-    return Question(code, tuple(part.shape[1] for part in asked), blocks)
+from .row_code import Question
+from .shards import ShardReader
 
 
 def scanned(
@@ -64,8 +29,8 @@ def scanned(
     """
     start = 0
     for shard in reader.all(shards):
-        for at in chunks(shard.rows, question.code, question.lengths):
-            yield start + at.start, question.products(shard, at)
+        for at in question.code.chunks(shard.rows):
+            yield start + at.start, question.products(shard.at(at))
         start += shard.rows
 
 
@@ -88,8 +53,8 @@ def picked(
         first, last = torch.searchsorted(rows, torch.tensor([start, start + listed.rows])).tolist()
         if last > first:
             shard, own = reader.open(listed), rows[first:last]
-            for at in chunks(len(own), question.code, question.lengths):
-                yield own[at], question.products(shard, own[at] - start)
+            for at in question.code.chunks(len(own)):
+                yield own[at], question.products(shard.at(own[at] - start))
         start += listed.rows
 
 

@@ -18,13 +18,13 @@ from .._results.ids import label_from_json, label_to_json
 from .._storage.archive import fitting, read_tensors, write_tensors
 from .._types import Id
 from ..errors import ResultFileError
-from .codes import AbstractCode, Parts
+from .codes import Parts
 from .manifest import FILE, Listed, Manifest
+from .row_code import RowCode
 
 FORM = "crossfluence.index-rows/1"
 LOCK = "building.lock"
 SHARD_BYTES = 2**26  # of one file of rows: what a scan holds in memory, and what is lost when a build is stopped
-CHUNK_BYTES = 2**21  # of rows that are multiplied together: they stay in the processor's cache
 
 
 @contextmanager
@@ -54,22 +54,16 @@ def building(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def rows_in_shard(code: AbstractCode, lengths: Sequence[int]) -> int:
+def rows_in_shard(code: RowCode) -> int:
     """How many samples one file holds.
 
     Args:
         code: Of the rows.
-        lengths: Numbers in each block.
 
     Returns:
         At least one.
     """
-    return max(1, SHARD_BYTES // bytes_of_row(code, lengths))
-
-
-def bytes_of_row(code: AbstractCode, lengths: Sequence[int]) -> int:
-    """Bytes that a sample takes: its code in every block, and its score for its own loss."""
-    return sum(code.bytes_of(k) for k in lengths if k) + 4
+    return max(1, SHARD_BYTES // code.bytes)
 
 
 @dataclass(eq=False)
@@ -79,7 +73,6 @@ class ShardWriter:
     Attributes:
         folder: Of the index.
         manifest: With the part that is being written.
-        code: Of the rows.
         size: Samples in a file.
         ids: Of all samples of the part.
         waiting: Rows that are in no file yet, by name of the tensor.
@@ -87,7 +80,6 @@ class ShardWriter:
 
     folder: Path
     manifest: Manifest
-    code: AbstractCode
     size: int
     ids: Sequence[Id]
     waiting: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -163,10 +155,9 @@ class Shard:
     tensors: Mapping[str, Tensor]
     ids: tuple[Id, ...]
 
-    def block(self, number: int, at: slice | Int[Tensor, " b"]) -> Parts:
-        """Some rows of a block."""
-        start = f"{number}."
-        return {name.removeprefix(start): part[at] for name, part in self.tensors.items() if name.startswith(start)}
+    def at(self, rows: slice | Int[Tensor, " b"]) -> Parts:
+        """Some rows."""
+        return {name: part[rows] for name, part in self.tensors.items()}
 
     @property
     def own(self) -> Shaped[Tensor, " b"]:
@@ -208,32 +199,6 @@ class ShardReader:
         """One file after another."""
         for listed in shards:
             yield self.open(listed)
-
-
-def named(rows: Sequence[Tensor], energies: Sequence[Tensor], code: AbstractCode) -> Parts:
-    """The code of some samples as tensors of a file.
-
-    Args:
-        rows: By block.
-        energies: Of each block's coordinates.
-        code: Of the rows.
-
-    Returns:
-        By name: the number of the block, and the part of the code.
-    """
-    found: Parts = {}
-    for number, (part, energy) in enumerate(zip(rows, energies, strict=True)):
-        if part.shape[1]:
-            coded = code.encoded(part, energy)
-            found |= {f"{number}.{name}": tensor.cpu() for name, tensor in coded.items()}
-    return found
-
-
-def chunks(rows: int, code: AbstractCode, lengths: Sequence[int]) -> Iterator[slice]:
-    """Pieces of a file that are multiplied together."""
-    step = max(64, CHUNK_BYTES // max(map(code.bytes_of, lengths)))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
 
 
 def made(folder: Path, ours: Callable[[str], bool]) -> Path:

@@ -16,7 +16,7 @@ from .build import Opened
 from .codes import Whole
 from .coordinates import Coordinates
 from .manifest import Listed
-from .scan import prepared, scanned
+from .scan import scanned
 from .shards import Shard, ShardReader
 
 FILE, FORM = "sketch.safetensors", "crossfluence.index-sketch/1"
@@ -84,7 +84,7 @@ class Sketch:
         for shard, at in _spread(shards, count, reader):
             for number, k in enumerate(lengths):
                 if k:
-                    whole[number].append(opened.code.decoded(shard.block(number, at), k) * roots[number])
+                    whole[number].append(opened.code.decoded(shard.at(at), number) * roots[number])
         rows = [torch.cat(parts) if parts else torch.zeros(0, 0) for parts in whole]
         gram = sum((part @ part.T for part in rows if len(part)), torch.zeros(()))
         values, vectors = torch.linalg.eigh(gram.double())
@@ -97,7 +97,7 @@ class Sketch:
         """More rows: their products with the directions, as if these were questions."""
         roots = _roots(opened.coordinates)
         asked = [part.float().T * root for part, root in zip(self.directions, roots, strict=True)]
-        coded = [ROWS.encoded(part, part) for _, part in scanned(reader, shards, prepared(opened.code, asked))]
+        coded = [ROWS.encoded(part, part[0]) for _, part in scanned(reader, shards, opened.code.question(asked))]
         rows, scales = (torch.cat([one[name] for one in coded]) for name in ("rows", "scales"))
         return Sketch(self.directions, torch.cat([self.rows, rows]), torch.cat([self.scales, scales]))
 
