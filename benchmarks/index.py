@@ -37,20 +37,36 @@ from crossfluence._index.manifest import Listed, read_manifest
 from crossfluence._storage.archive import read_tensors, write_tensors
 
 CODES = (
-    ("float32", 0.0), ("float16", 0.0), ("int8", 0.0), ("int8", 0.1), ("int8", 0.2), ("int8", 0.3),
-    ("int8", 0.4), ("int8", 0.5), ("sign", 0.0), ("sign", 0.1), ("sign", 0.2), ("sign", 0.3), ("sign", 0.5),
-)  # fmt: skip
+    ("float32", 0.0),
+    ("float16", 0.0),
+    ("int8", 0.0),
+    ("int8", 0.1),
+    ("int8", 0.2),
+    ("int8", 0.3),
+    ("int8", 0.4),
+    ("int8", 0.5),
+    ("sign", 0.0),
+    ("sign", 0.1),
+    ("sign", 0.2),
+    ("sign", 0.3),
+    ("sign", 0.5),
+)
 ROWS = (("int8", 0.1), ("sign", 0.0), ("float16", 0.1))
-SMALL = Training(lambda: perceptron(784, 32, 10, activation=nn.ReLU), lambda n, m: (mnist("train", n), mnist("test", m)),
-                 10_000, 50, 256, 3, 0.1)  # fmt: skip
+SMALL = Training(
+    lambda: perceptron(784, 32, 10, activation=nn.ReLU),
+    lambda n, m: (mnist("train", n), mnist("test", m)),
+    10_000,
+    50,
+    256,
+    3,
+    0.1,
+)
 PIECE, SHARE = 2**22, 0.04
 
 
 def risk_of(model: nn.Module, train: Pair, size: int) -> cf.Risk:
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return cf.Risk(
-        model, classification, cf.batches(*train, size=size), params=[f"{name}.*" for name in layers]
-    )  # fmt: skip
+    return cf.Risk(model, classification, cf.batches(*train, size=size), params=[f"{name}.*" for name in layers])
 
 
 def correlation(first: Tensor, second: Tensor) -> float:
@@ -78,12 +94,20 @@ def codes(folder: Path) -> Iterator[dict[str, Any]]:
         asked, scores = timed(lambda: index.scores(each(test)).values)
         info = index.info()
         yield {
-            "dtype": dtype, "tolerance": tolerance, "coordinates": info["coordinates"], "parameters": info["parameters"],
-            "bytes a sample": info["bytes a sample"], "correlation": f"{correlation(scores, exact):.4f}",
-            "told at building": info["agreement"], "build, s": f"{built:.1f}", "rows a second": f"{len(scores) / built:.0f}",
-            "100 questions, s": f"{asked:.2f}", "without index, s": f"{pairs:.2f}", "fit, s": f"{fit:.1f}",
+            "dtype": dtype,
+            "tolerance": tolerance,
+            "coordinates": info["coordinates"],
+            "parameters": info["parameters"],
+            "bytes a sample": info["bytes a sample"],
+            "correlation": f"{correlation(scores, exact):.4f}",
+            "told at building": info["agreement"],
+            "build, s": f"{built:.1f}",
+            "rows a second": f"{len(scores) / built:.0f}",
+            "100 questions, s": f"{asked:.2f}",
+            "without index, s": f"{pairs:.2f}",
+            "fit, s": f"{fit:.1f}",
             "epoch, s": f"{epoch:.2f}",
-        }  # fmt: skip
+        }
 
 
 def repeated(source: Path, target: Path, times: int) -> None:
@@ -122,9 +146,14 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
                 repeated(place, own, times)
             done = json.loads(last_line(run_module("benchmarks.index", "--ask", str(own), OMP_NUM_THREADS="1")))
             yield {
-                "dtype": dtype, "tolerance": tolerance, "rows": SMALL.n * times, "bytes a sample": index.info()["bytes a sample"],
-                "correlation": f"{r:.4f}", "rows a second": f"{SMALL.n / built:.0f}", **done,
-            }  # fmt: skip
+                "dtype": dtype,
+                "tolerance": tolerance,
+                "rows": SMALL.n * times,
+                "bytes a sample": index.info()["bytes a sample"],
+                "correlation": f"{r:.4f}",
+                "rows a second": f"{SMALL.n / built:.0f}",
+                **done,
+            }
         shutil.rmtree(folder / "repeated", ignore_errors=True)
 
 
@@ -151,10 +180,16 @@ def ask(folder: Path) -> dict[str, str]:
     making = seconds(lambda: index.search(one, k, share=SHARE))
     two = min(seconds(lambda: index.search(one, k, share=SHARE)) for _ in range(3))
     found = {
-        "reading, s": f"{reading:.3f}", "first question, s": f"{first:.3f}", "a question, s": f"{full:.3f}",
-        "times reading": f"{full / reading:.2f}", "top 1 %, s": f"{exact:.3f}", "memory, GB": f"{memory:.2f}",
-        "sketch made, s": f"{making:.1f}", "two stages, s": f"{two:.3f}", "share of exact": f"{two / exact:.3f}",
-    }  # fmt: skip
+        "reading, s": f"{reading:.3f}",
+        "first question, s": f"{first:.3f}",
+        "a question, s": f"{full:.3f}",
+        "times reading": f"{full / reading:.2f}",
+        "top 1 %, s": f"{exact:.3f}",
+        "memory, GB": f"{memory:.2f}",
+        "sketch made, s": f"{making:.1f}",
+        "two stages, s": f"{two:.3f}",
+        "share of exact": f"{two / exact:.3f}",
+    }
     return {**found, "recall": recall(index, test, k) if k == SMALL.n // 100 else ""}
 
 

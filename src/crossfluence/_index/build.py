@@ -59,7 +59,7 @@ class Opened:
         return [block.energy for block in self.coordinates.blocks]
 
     def coded(self, gradients: ByBlock, b: int, n: int) -> Parts:
-        """What a file holds of b samples."""
+        """Tensors of one file, for b samples."""
         rows, norms = self.coordinates.of_samples(gradients, b)
         return {**self.code.encoded(rows, self.energies), "own": (-norms / n).float().cpu()}
 

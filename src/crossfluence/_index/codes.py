@@ -1,4 +1,4 @@
-"""How one row of numbers is written: in single or half precision, as whole numbers, or as signs."""
+"""Codes of one row of numbers: in single or half precision, as whole numbers, or as signs."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class BlockCoordinates:
 
     @property
     def of_all(self) -> bool:
-        """Whether every coordinate is stored."""
+        """True if every coordinate is stored."""
         return len(self.kept) == self.inverse_eigenvalues.numel()
 
     @cached_property
@@ -67,7 +67,7 @@ class BlockCoordinates:
         return values.flatten() if self.of_all else values.flatten()[self.kept]
 
     def of_samples(self, gradients: AbstractGradients) -> tuple[Shaped[Tensor, "b k"], Shaped[Tensor, " b"]]:
-        """What is stored of some samples' gradients, and the sum over the whole block of W g²."""
+        """Stored numbers of some samples' gradients, and the sum over the whole block of W g²."""
         stored, norms = [], []
         for piece in self._along(gradients):
             flat = piece.flatten(1)
@@ -78,7 +78,7 @@ class BlockCoordinates:
     def of_questions(
         self, gradients: AbstractGradients, newton: Shaped[Tensor, "g r c"]
     ) -> tuple[Shaped[Tensor, "m k"], Shaped[Tensor, "5 m"]]:
-        """What questions ask of the stored numbers; and sums over the whole block.
+        """Factors of the stored numbers for each question; and sums over the whole block.
 
         Args:
             gradients: Of the questions.
@@ -134,11 +134,11 @@ class Coordinates:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """How many numbers are stored of each block."""
+        """Number of numbers stored of each block."""
         return tuple(len(block.kept) for block in self.blocks)
 
     def of_samples(self, found: ByBlock, b: int) -> tuple[list[Tensor], Shaped[Tensor, " b"]]:
-        """What is stored of b samples by block; and each one's score for its own loss, times -n."""
+        """Stored numbers of b samples by block; and each one's score for its own loss, times -n."""
         stored, own = [], torch.zeros(())
         for block in self.blocks:
             gradients = found.get(block.block.slot)
@@ -148,7 +148,7 @@ class Coordinates:
         return stored, own
 
     def of_questions(self, found: ByBlock, newton: Sequence[Tensor], m: int) -> tuple[list[Tensor], Tensor]:
-        """What m questions ask, by block; and the sums of `BlockCoordinates.of_questions`, over all blocks."""
+        """Factors for m questions, by block; and the sums of `BlockCoordinates.of_questions`, over all blocks."""
         asked, sums = [], torch.zeros(())
         for block, step in zip(self.blocks, newton, strict=True):
             gradients = found.get(block.block.slot)
@@ -174,7 +174,7 @@ class Coordinates:
 
 
 def strongest(inverse: EKFACInverse, tolerance: float, *, equalised: bool) -> list[Int[Tensor, " k"]]:
-    r"""Which coordinates to keep: the expected square of one in a score is $(\lambda_j W_j)^2$.
+    r"""Coordinates to keep: the expected square of one in a score is $(\lambda_j W_j)^2$.
 
     Args:
         inverse: The fit.

@@ -46,7 +46,7 @@ class Trained:
     slots: Sequence[ParameterBlock]
 
     def sample_gradients(self, losses: SampleLoss, largest: Batch) -> Callable[[Batch], ByBlock]:
-        """How to differentiate the losses of a batch by block.
+        """A function that differentiates the losses of a batch by block.
 
         Args:
             losses: `(model, batch) -> (b,)`.

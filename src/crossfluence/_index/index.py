@@ -44,6 +44,16 @@ class Index:
         manifest: Their list.
         model: The trained module; `None` where nothing is asked.
         loss: Of single samples, for `append`.
+
+    Example:
+        >>> import tempfile
+        >>> from crossfluence import EKFAC, Risk, batches
+        >>> net, x = nn.Linear(2, 1), torch.eye(2).repeat(3, 1)
+        >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Index.build(risk, EKFAC(damping=0.1), f"{folder}/net.index", dtype="float32")
+        ...     Index.open(f"{folder}/net.index", risk.model).scores(lambda model: model.weight.sum()).values.shape
+        torch.Size([6, 1])
     """
 
     def __init__(self, folder: Path, manifest: Manifest, model: nn.Module | None, loss: AbstractLoss | None) -> None:
@@ -144,7 +154,7 @@ class Index:
         return tuple(label for shard in self._reader.all(self._manifest.shards) for label in shard.ids)
 
     def info(self) -> dict[str, Any]:
-        """What the index is of, and how large it is.
+        """Contents and sizes of the index.
 
         Returns:
             Numbers and sentences by name: samples, n of the fit, solver, dtype, tolerance, agreement (correlation of
@@ -166,7 +176,7 @@ class Index:
         return f"Index({str(self.folder)!r}: {own.rows:,} samples as {own.dtype}, {own.solver})"
 
     def scores(self, objective: Objective) -> Scores:
-        """What each sample did to each objective, as `influence` says it with the same fit.
+        """Influence of each sample on each objective, as `influence` gives it with the same fit.
 
         Args:
             objective: As in `influence`; at most 256 questions are answered in one pass over the index.
@@ -256,7 +266,7 @@ class Index:
         return torch.cat(columns, 1)
 
     def self_influence(self) -> Scores:
-        """What each sample did to its own loss; needs neither model nor data.
+        """Influence of each sample on its own loss; needs neither model nor data.
 
         Returns:
             Shape `(n, 1)`, in units of the loss, from full gradients whatever the dtype.

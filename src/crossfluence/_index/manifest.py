@@ -87,7 +87,7 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return sum(shard.rows for shard in self.shards)
 
 
@@ -110,7 +110,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an index is of, and where.
+    """The contents of an index, and their files.
 
     Attributes:
         solver: `repr` of what made the fit.
@@ -168,17 +168,17 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return sum(part.rows for part in self.parts)
 
     @property
     def coordinates(self) -> int:
-        """How many numbers are stored of a sample."""
+        """Number of numbers stored of a sample."""
         return sum(block.kept for block in self.blocks)
 
     @property
     def parameters(self) -> int:
-        """How many parameters the blocks have."""
+        """Number of parameters in the blocks."""
         return sum(groups * rows * columns for groups, rows, columns in (block.form for block in self.blocks))
 
     @property
@@ -234,7 +234,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder's list of files says.
+    """Reads a folder's list of files.
 
     Args:
         folder: Of an index.

@@ -19,7 +19,7 @@ FEWEST_ROWS = 64  # in such a piece
 
 @dataclass(frozen=True)
 class RowCode:
-    """How the blocks of a row are written.
+    """The code of a row's blocks.
 
     Attributes:
         codes: Of each block.

@@ -55,7 +55,7 @@ def building(folder: Path) -> Iterator[None]:
 
 
 def rows_in_shard(code: RowCode) -> int:
-    """How many samples one file holds.
+    """Number of samples in one file.
 
     Args:
         code: Of the rows.

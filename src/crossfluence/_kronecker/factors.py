@@ -270,7 +270,7 @@ def layers_at(risk: Risk, outputs: SampleLoss, batch: Batch) -> Layers:
 
 
 def _reads(outputs: SampleLoss, model: nn.Module, batch: Batch, count: int) -> bool:
-    """Whether a part of a batch is a batch of so many samples."""
+    """True if a part of a batch is a batch of so many samples."""
     try:
         return len(evaluated(lambda: outputs(model, batch))) == count
     except Exception:  # whatever the user's code says of a batch that it cannot read

@@ -80,7 +80,7 @@ def _owners(model: nn.Module, names: Mapping[int, str]) -> dict[nn.Module, dict[
 
 
 def _is_own(module: nn.Module) -> bool:
-    """Whether a module is of a class of its own, or has a forward of its own."""
+    """True if a module is of a class of its own, or has a forward of its own."""
     if isinstance(_kind(module), Alone):
         return True
     plain = next((kind for kind in NORMALISATIONS if isinstance(module, kind)), None)

@@ -89,7 +89,7 @@ class AbstractKind(ABC, Generic[Seen]):
 
 @dataclass(frozen=True, eq=False)
 class SeenCall:
-    """What a kind recorded of a call, and whose it is."""
+    """The record of a call by a kind of layer."""
 
     layer: nn.Module
     kind: AbstractKind[Any]

@@ -65,7 +65,7 @@ class Table(AbstractKind[Rows]):
     """
 
     def record(self, call: ModuleCall) -> list[Rows]:
-        """Which rows were read, and the gradients that came back to them."""
+        """Rows that were read, and the gradients by them."""
         module = call.module
         assert isinstance(module, nn.Embedding)
         numbers = torch.arange(1, module.num_embeddings + 1, dtype=torch.float64, device=module.weight.device)
@@ -129,11 +129,11 @@ class Registered(AbstractKind[ByPosition]):
 
     @staticmethod
     def has(module: nn.Module) -> bool:
-        """Whether there is one for a module."""
+        """True if there is one for a module."""
         return layer_gradients.dispatch(type(module)) is not layer_gradients.dispatch(object)
 
     def record(self, call: ModuleCall) -> list[ByPosition]:
-        """What the function makes of it."""
+        """The result of the registered function."""
         return [layer_gradients(call.module, wide(call.first), wide(call.gradient))]
 
     def gradients(self, layer_block: LayerBlock, seen: ByPosition, b: int) -> AbstractGradients:
@@ -290,7 +290,7 @@ class Scales(AbstractKind[Factors]):
 
 
 def _factors(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Params]:
-    """What comes out if all own parameters are zero, and what each of them is multiplied with."""
+    """The output with all own parameters zero, and the factor of each of them."""
     own = _own_parameters(module)
     zeros, found = {name: torch.zeros_like(part) for name, part in own.items()}, {}
     with torch.no_grad():
