@@ -74,7 +74,12 @@ class Architecture:
 
         torch.manual_seed(0)
         config = getattr(transformers, f"{self.name}Config")(**self.settings)
-        model = getattr(transformers, self.head if self.name in self.head or self.name.removesuffix("Text") in self.head else f"{self.name}{self.head}")(config).eval()
+        model = getattr(
+            transformers,
+            self.head
+            if self.name in self.head or self.name.removesuffix("Text") in self.head
+            else f"{self.name}{self.head}",
+        )(config).eval()
         for name, part in model.named_parameters():
             if not name.endswith("A_log"):
                 nn.init.normal_(part, std=0.2) if part.ndim > 1 else part.data.add_(0.1 * torch.randn_like(part))

@@ -225,6 +225,8 @@ def apply_eigenfunction(
         One in each row, in the precision of the given ones.
     """
     params, found = layout.split(vectors), {}
+    if sum(block.slot.size for block in blocks) < layout.size:  # some layers were left out
+        found = {name: torch.zeros_like(part) for name, part in params.items()}
     for block, each in zip(blocks, values, strict=True):
         found |= block.slot.scatter(block.apply_eigenfunction(block.slot.gather(params), each))
     return layout.flatten(found).to(vectors)
