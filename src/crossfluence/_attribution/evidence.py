@@ -22,7 +22,7 @@ from .._types import Batch, Params
 from ..errors import CrossfluenceError, NotConvergedWarning
 
 ROUNDED = 64  # rounding errors of a loss that a jump may hold
-LOOKED_AT = 1024  # samples whose losses are searched for kinks
+LOOKED_AT = 128  # samples whose losses are searched for kinks
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
 
