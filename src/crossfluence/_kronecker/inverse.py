@@ -26,6 +26,7 @@ from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Objective, Params
 from ..errors import NonFiniteError, ParameterError, SolveError, UnsupportedError
+from .coupled import CoupledRows
 from .factors import Eigenblock, KroneckerFit, apply_eigenfunction, layers_of_risk
 from .gradients import ParameterBlock
 from .layers import Layers
@@ -92,7 +93,13 @@ class AbstractBlockSolver(AbstractSolver):
         fit = KroneckerFit.of(
             risk, self._curvature(risk), by_factors=self.by_factors, by_squares=self.by_squares, in_full=self.in_full
         )
-        return fit if self.layers == "*" else replace(fit, layers=fit.layers.only(self._wanted(fit.layers)))
+        if self.layers != "*" and isinstance(fit.layers, CoupledRows):
+            raise UnsupportedError("layers= needs a gradient for each sample alone. Choose with Risk(params=...).")
+        return (
+            fit
+            if isinstance(fit.layers, CoupledRows) or self.layers == "*"
+            else replace(fit, layers=fit.layers.only(self._wanted(fit.layers)))
+        )
 
     def _wanted(self, layers: Layers) -> set[ParameterBlock]:
         """Blocks of layers that a glob names."""
@@ -161,10 +168,16 @@ class AbstractBlockSolver(AbstractSolver):
                 f"{type(risk).__name__} has a structure of its own. Use Auto(), which takes the solver that was "
                 f"made for it."
             )
-        if not risk.kind.per_sample:
+        if not risk.symmetric:
             raise UnsupportedError(
                 f"{type(self).__name__} needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. "
-                f"Use CG(damping) where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+                f"Use GMRES(damping) for a FieldLoss, or Auto()."
+            )
+        if not risk.kind.per_sample and (isinstance(self.curvature, Fisher) or self.pilot is not None):
+            raise UnsupportedError(
+                f"A {type(risk.kind).__name__} couples samples: its blocks are made of samples' rows, each taken "
+                f"through its whole batch, and have no {'pilot' if self.pilot else 'Fisher matrix of outputs'}. Type "
+                f"{type(self).__name__}()."
             )
         return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
 
@@ -235,7 +248,7 @@ class EKFACInverse(AbstractInverse):
             queries = EachOf(part.data, part.kind.losses)
             return pairwise_scores(part, queries, inverses, self._step_of)
 
-        pairs = start() if m > 1 else None
+        pairs = start() if m > 1 and part.kind.per_sample else None
         return () if pairs is None else (Stage(start), *pairs.rehearse(m))
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
@@ -269,6 +282,8 @@ class EKFACInverse(AbstractInverse):
             Scores, batch by batch; `None` where gradients have to be written out.
         """
         assert isinstance(risk, Risk)
+        if not risk.kind.per_sample:
+            return None
         layers = layers_of_risk(risk).only({block.slot for block in self.blocks})
         inverses = {block.slot: (block, values) for block, values in zip(self.blocks, self.responses, strict=True)}
         return self._squares(risk, layers, inverses) if set(layers.slots) == set(inverses) else None
@@ -302,7 +317,7 @@ def _inverse_eigenvalues(block: Eigenblock, shift: float) -> Tensor:
     return torch.where(known, 1 / damped, 0)
 
 
-def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
+def _shares(risk: Risk, layers: Layers | CoupledRows, blocks: Iterable[Eigenblock]) -> str:
     """A sentence about which parameters have which kind of block."""
     inside, sizes = {layer_block.slot for layer_block in layers.layer_blocks}, Counter[str]()
     names: dict[str, list[str]] = {}
@@ -314,8 +329,10 @@ def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
     return f"Parameters by kind of block: {'; '.join(parts)}.{_outside(risk, layers)}"
 
 
-def _outside(risk: Risk, layers: Layers) -> str:
+def _outside(risk: Risk, layers: Layers | CoupledRows) -> str:
     """Sentences about parameters whose gradients cost more than others, and how much."""
+    if isinstance(layers, CoupledRows):
+        return " Each sample's row is taken through its whole batch: as many backward passes as there are samples."
     alone = {name for each in layers.layer_blocks if isinstance(each.kind, Alone) for name in each.slot.names}
     told = (
         (alone, "belong to modules that are run once more on each sample alone"),

@@ -12,11 +12,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .._data.batches import probe
 from .._data.samples import cut
+from .._results.ids import numbered
 from .._risk.risk import Risk
 from .._types import Batch
 from ..errors import UnsupportedError
 from .factors import Eigenblock, KroneckerFit, Moments
 from .gradients import ByBlock
+from .layers import Layers
 from .pairwise import BlockInverse
 
 FIRST = 100  # samples that "auto" begins with
@@ -115,6 +117,7 @@ def _mean(one: Moments, other: Moments, share: float) -> Moments:
 def _agreement(fit: KroneckerFit, places: Tensor, ends: Sequence[Sequence[BlockInverse]]) -> float:
     """The root of the correlation of two fits' scores over pairs of different samples: a half's with the exact fit."""
     part = part_of(fit.risk, places)
+    assert isinstance(fit.layers, Layers)
     gradients = [fit.layers.gradients(part.kind.losses, batch) for _, batch, _ in part.passes()]
     tables = torch.stack([_scores(gradients, inverses).double() for inverses in ends])
     off = ~torch.eye(tables.shape[1], dtype=torch.bool, device=tables.device)
@@ -134,12 +137,11 @@ def _scores(gradients: Sequence[ByBlock], inverses: Sequence[BlockInverse]) -> S
 
 
 def _note(made: int, fresh: int, read: int, agreement: float | None, risk: Risk) -> str:
-    agrees = "" if agreement is None else (
-        f" The scores of a fit of half of them are estimated to correlate by {agreement:.3f} with those of the exact fit."
-    )  # fmt: skip
+    estimated = f" The scores of a fit of half of them are estimated to correlate by {agreement or 0:.3f} with the"
+    estimated = "" if agreement is None else f"{estimated} exact fit's."
     return (
         f"Fitted to a pilot: eigenvectors of {made} random samples, eigenvalues of {fresh} others, {read} samples read "
-        f"where a fit of all {risk.n} reads {2 * risk.n}.{agrees} EKFAC(pilot=None) fits all."
+        f"where a fit of all {risk.n} reads {2 * risk.n}.{estimated} EKFAC(pilot=None) fits all."
     )
 
 
@@ -176,9 +178,8 @@ def part_of(risk: Risk, places: Tensor) -> Risk:
     data = list(_merged(pieces, max(risk.reading.sizes)))
     part = risk._changed(data=[batch for batch, _ in data])
     part._read(probe(part.data, n=[count for _, count in data]))
-    part._set(
-        weights=risk.weights[wanted.to(risk.weights.device)], ids=tuple(risk.ids[place] for place in wanted.tolist())
-    )
+    ids = tuple(risk.labels[place] for place in wanted.tolist())
+    part._set(weights=risk.weights[wanted.to(risk.weights.device)], ids=ids, rows=numbered(ids))
     return part
 
 

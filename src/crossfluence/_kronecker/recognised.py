@@ -93,7 +93,7 @@ class Table(AbstractKind[Rows]):
 
 
 @singledispatch
-def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPosition:
+def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPosition:  # noqa: DOC202
     """Gradients of the parameters of a layer of one's own, at each position; register a function of a class.
 
     A layer of any class is recognised if it multiplies by a matrix or reads a table, and is otherwise differentiated

@@ -61,7 +61,7 @@ class Separately:
     def cost(self) -> str:
         """A clause for the report."""
         how = {
-            "vectorised": "one more vectorised run of the whole model, forwards and backwards, in each pass over the data",
+            "vectorised": "one more vectorised run of the whole model in each pass over the data",
             "one by one": "one more run of the whole model for each sample alone in each pass over the data",
             "together": "a backward pass of the whole batch for each of its samples: smaller batches make it cheaper",
         }
