@@ -1,7 +1,10 @@
 """Tiny models of `transformers`, one for each architecture, with what each reads."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +64,6 @@ class Architecture:
         head: `NameHead` is the model.
         settings: Of the configuration.
         data: Makes a batch.
-        outside: Share of the parameters that no layer explains.
     """
 
     name: str
@@ -90,6 +92,33 @@ def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Of fixed labels: what is measured is cost, and gradients."""
     z = model(**batch).logits.flatten(1).float()
     return F.cross_entropy(z, torch.ones(len(z), dtype=torch.long), reduction="none")
+
+
+def by_sample(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients `(b, ...)` by each parameter, of one sample after another."""
+    rows = []
+    for number in range(len(next(iter(batch.values())))):
+        one = {name: part[number : number + 1] for name, part in batch.items()}
+        with torch.enable_grad():
+            named = dict(model.named_parameters())
+            found = torch.autograd.grad(losses(model, one).sum(), list(named.values()), allow_unused=True,
+                                        materialize_grads=True)  # fmt: skip
+        rows.append(dict(zip(named, found, strict=True)))
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def epoch(model: nn.Module, data: list[dict[str, Tensor]]) -> None:
+    """Forwards and backwards."""
+    for batch in data:
+        losses(model, batch).sum().backward()
+    model.zero_grad()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 LM, CLASSES = "ForCausalLM", "ForSequenceClassification"
@@ -142,6 +171,6 @@ OTHERS = [
     Architecture("ResNet", "ForImageClassification", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 5}, images),
     Architecture("Wav2Vec2", CLASSES, SPEECH, sounds),
     Architecture("Hubert", CLASSES, SPEECH, sounds),
-    Architecture("Mamba2", LM, {"vocab_size": TOKENS, "hidden_size": WIDTH, "num_hidden_layers": 2, "state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 8}),
+    Architecture("Mamba2", LM, {"vocab_size": TOKENS, "hidden_size": WIDTH, "num_hidden_layers": 2, "state_size": 4, "num_heads": 4, "head_dim": 24, "n_groups": 1, "chunk_size": 8}),
     Architecture("FalconMamba", LM, {"vocab_size": TOKENS, "hidden_size": WIDTH, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4}),
 ]  # fmt: skip

@@ -22,7 +22,8 @@ class EKFAC(AbstractBlockSolver):
     Blocks: weight and bias of each linear layer, convolution and embedding (a table's rows keep their own
     coordinates) have Kronecker factors; scales and shifts of normalisations, biases beside a shared weight, and other
     parameters of at most 1,024 numbers are exact; larger ones outside of these layers have the factors of
-    their own gradients. A side of more than 8,192 keeps its own coordinates. The report gives the shares.
+    their own gradients. A side of more than 8,192 keeps its own coordinates. The report gives the shares. Where a
+    `WeightedLoss` couples samples, each sample's row, taken through its whole batch, stands for its gradient.
 
     Attributes:
         damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.

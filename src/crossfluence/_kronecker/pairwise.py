@@ -67,6 +67,10 @@ class BlockInverse:
             self.inverse_eigenvalues
         )
 
+    def applied(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
+        """Directions, multiplied by this block of the inverse."""
+        return self.block.apply_eigenfunction(directions, self.inverse_eigenvalues)
+
     def preconditioned(self, gradients: AbstractGradients) -> PreconditionedQueries:
         """The queries' gradients, multiplied by this block of the inverse."""
         if not isinstance(gradients, OuterProducts) or not gradients.single or self.terms is None:
@@ -78,15 +82,31 @@ class BlockInverse:
         )
 
 
+@dataclass(frozen=True, eq=False)
 class SameBlock:
-    """No curvature: questions stay as they are."""
+    """No curvature: questions stay as they are, or are multiplied parameter by parameter.
+
+    Attributes:
+        scale: Shape `(g, r, c)`.
+    """
+
+    scale: Shaped[Tensor, "g r c"] | None = None
 
     def preconditioned(self, gradients: AbstractGradients) -> PreconditionedQueries:
-        """Themselves."""
+        """Themselves, or multiplied."""
         short = None
-        if isinstance(gradients, OuterProducts) and gradients.single and len(gradients.left) == 1:
+        if (
+            self.scale is None
+            and isinstance(gradients, OuterProducts)
+            and gradients.single
+            and len(gradients.left) == 1
+        ):
             short = gradients.left[:, :, 0], gradients.right[:, :, 0]
-        return PreconditionedQueries(None, gradients, short)
+        return PreconditionedQueries(self, gradients, short)
+
+    def applied(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
+        """Directions, or multiplied."""
+        return directions if self.scale is None else directions * self.scale.to(directions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +114,19 @@ class PreconditionedQueries:
     """Gradients of m questions by one block, multiplied by its inverse.
 
     Attributes:
-        inverse: Of the block; `None` for no curvature.
+        inverse: Of the block.
         gradients: Of the questions.
         short: The short sum's vectors, `(s, m, r)` and `(s, m, c)`, if it is the cheaper way.
     """
 
-    inverse: BlockInverse | None
+    inverse: BlockInverse | SameBlock
     gradients: AbstractGradients
     short: tuple[Shaped[Tensor, "s m r"], Shaped[Tensor, "s m c"]] | None = field(default=None, repr=False)
 
     @cached_property
     def directions(self) -> Shaped[Tensor, "m g r c"]:
         """Written out."""
-        written = self.gradients.dense().movedim(0, 1)
-        if self.inverse is None:
-            return written
-        return self.inverse.block.apply_eigenfunction(written, self.inverse.inverse_eigenvalues)
+        return self.inverse.applied(self.gradients.dense().movedim(0, 1))
 
     def scores_with(self, samples: AbstractGradients) -> Shaped[Tensor, "b m"]:
         """Inner products with samples' gradients."""
@@ -290,7 +307,11 @@ class PairwiseScores(AbstractPairwise):
 
 
 def pairwise_scores(
-    risk: Risk, objective: EachOf, inverses: Sequence[BlockInverse] | None, solve: Callable[[Tensor], Params]
+    risk: Risk,
+    objective: EachOf,
+    inverses: Sequence[BlockInverse] | None,
+    solve: Callable[[Tensor], Params],
+    scaling: Params | None = None,
 ) -> PairwiseScores | None:
     """All pairs, if samples and questions have the inverse's own blocks.
 
@@ -299,6 +320,7 @@ def pairwise_scores(
         objective: One question for each test sample.
         inverses: The inverse, block by block; `None` for no curvature.
         solve: Gives $J^{-1} v$ for a vector.
+        scaling: Without curvature, what questions are multiplied with.
 
     Returns:
         PairwiseScores, or `None` where gradients would have to be written out one by one.
@@ -310,7 +332,7 @@ def pairwise_scores(
     samples = layers_of_risk(risk)
     own = objective.loss in (risk.loss, risk.kind.losses)  # asked about as it was trained: looked at already
     queries = samples if own else layers_at(risk, objective.losses, asked)
-    same = dict.fromkeys(samples.slots, SameBlock())
+    same = {slot: SameBlock(None if scaling is None else slot.gather(scaling)) for slot in samples.slots}
     by_slot = same if inverses is None else {part.block.slot: part for part in inverses}
     queries, samples = queries.only(by_slot), samples.only(by_slot)
     if any(set(layers.slots) != set(by_slot) for layers in (queries, samples)):

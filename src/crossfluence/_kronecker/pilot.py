@@ -80,7 +80,7 @@ def pilot_fit(fit: KroneckerFit, size: int | str, inverses: Inverses) -> PilotFi
             read += 2 * fresh
             agreement = _agreement(fit, order[:SAMPLES], [inverses(blocks) for blocks in ends])
         if agreement is None or agreement >= ENOUGH:
-            blocks = _damped_fit(fit, fresh_fit, _mean(*halves, 0.5))
+            blocks = _damped_fit(fit, fresh_fit, _mean(halves[0], halves[1], 0.5))
             read += fresh
             return PilotFit(blocks, _note(made, fresh, read, agreement, risk))
         start, made = made, 2 * made

@@ -93,21 +93,18 @@ class Table(AbstractKind[Rows]):
 
 
 @singledispatch
-def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPosition:  # noqa: DOC202
+def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPosition:
     """Gradients of the parameters of a layer of one's own, at each position; register a function of a class.
 
     A layer of any class is recognised if it multiplies by a matrix or reads a table, and is otherwise differentiated
     by itself, sample by sample. A registered function is faster, and gives a matrix the Kronecker factors of its own
-    inputs. Its gradients are compared with plain ones before they are used.
+    inputs. Its gradients are compared with plain ones before they are used. It returns, by the name of each parameter,
+    two tensors whose outer product at each position is the parameter's gradient there, or that gradient itself.
 
     Args:
         layer: The module.
         inputs: Its first argument, shape `(b, ..., c)`.
         gradient: Of the sum of losses by its (first) output.
-
-    Returns:
-        By the name of each parameter: two tensors, of which the parameter's gradient is the outer product at each
-        position, or the gradient itself at each position.
 
     Raises:
         UnsupportedError: If nothing is registered for its class.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class StreamedPass:
     """
 
     layers: Layers
-    asked: list[Mapping[ParameterBlock, Scoring]]
+    asked: Sequence[Mapping[ParameterBlock, Scoring]]
     weights: Tensor | None = None
     sums: dict[ParameterBlock, Tensor] = field(default_factory=dict)
 
