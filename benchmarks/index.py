@@ -4,7 +4,7 @@ Usage: CROSSFLUENCE_DATA=<folder> python -m benchmarks.index [--parts codes rows
 
 `codes`: the character transformer of four layers of `benchmarks.peers.ekfac`, 2,000 samples, 100 new questions. The fit
 is made once; each index is built from it, and its scores are compared with `influence` by the same fit, in full.
-`rows`: a perceptron 784-32-10 on 10,000 MNIST images, with new images as questions. Indices of 10^5 and 10^6 rows repeat
+`rows`: a perceptron 784-32-10 on 10,000 MNIST images, with new images as questions. Those of 10^5 and 10^6 rows repeat
 those of 10,000 under other ids; reading is a plain read of all files of rows, in pieces of 4 MB. Each is asked in
 a process of its own, whose peak memory is told less that of the process before it opened the index. The recall is
 that of the top 1 % of 50 questions against the exact scan, where rows differ. All on one thread, in CPU seconds.
