@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from crossfluence._solvers.identity import Identity
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -22,7 +23,6 @@ from crossfluence._results.agreement import Agreement, compare
 from crossfluence._results.scores import Scores
 from crossfluence._risk.risk import Risk
 from crossfluence._solvers.exact import Exact
-from crossfluence._solvers.identity import Identity
 from crossfluence._storage.atomic import write_atomically
 from crossfluence._training.optimizers import Adam
 from crossfluence._training.recipe import Recipe

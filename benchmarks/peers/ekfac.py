@@ -7,8 +7,10 @@ Usage: CROSSFLUENCE_DATA=<folder> python -m benchmarks.peers.ekfac --peer-python
 Three problems, each trained once: a perceptron 784-512-256-10 and a small convolutional network on MNIST, a character
 transformer of four layers on Shakespeare (sequences of 64). Then each library runs in its own process, on one thread,
 in turns: factors of the empirical Fisher matrix for every linear layer and convolution, corrected eigenvalues, damping
-of 0.1 mean eigenvalues, all scores. The time is the process's CPU time after the imports. dattri knows linear layers
-only, and has one damping for all layers, 0.1 of the mean of them all: its scores are compared with ours damped alike.
+of 0.1 mean eigenvalues, all scores; ours also with a pilot, and kronfluence fitted to as many samples as a pilot of 100
+takes (140, 40 of them for eigenvalues). An epoch is forwards and backwards over all samples. The time is the process's
+CPU time after the imports. dattri knows linear layers only, and has one damping for all layers, 0.1 of the mean of them
+all: its scores are compared with ours damped alike.
 """
 
 from __future__ import annotations
@@ -26,12 +28,16 @@ from benchmarks.common.models import Transformer, convolutions, perceptron
 from benchmarks.common.options import options
 from benchmarks.common.process import ROOT
 from benchmarks.common.results import save
+from benchmarks.common.timing import epoch, seconds
 from benchmarks.data.mnist import mnist
 from benchmarks.data.shakespeare import shakespeare
 
 from .libraries import Problem, ask
 
-LIBRARIES = ("crossfluence", "kronfluence", "dattri")
+LIBRARIES = (
+    "crossfluence", "crossfluence, pilot of 100", "crossfluence, pilot of 200", "crossfluence, pilot auto",
+    "kronfluence", "kronfluence, 140 samples", "dattri",
+)  # fmt: skip
 
 
 def images(n: int, questions: int) -> tuple[Pair, Pair]:
@@ -96,11 +102,16 @@ def side_by_side(libraries: Sequence[str], peer_python: str, name: str, n: int) 
     train, test = training.data(n, training.questions)
     model = trained(training, *train)
     problem = Problem(model, "cross entropy", train, test, batch=training.batch, queries=training.questions)
+    torch.set_num_threads(1)
+    batches = list(zip(*(part.split(training.batch) for part in train), strict=True))
+    epoch(model, batches)
+    pace = seconds(lambda: epoch(model, batches))
     ours = ask(sys.executable, "crossfluence", problem)
     if ours is None:
         raise SystemExit(1)
     for library in libraries:
-        found = ours if library == "crossfluence" else ask(peer_python, library, problem)
+        python = sys.executable if library.startswith("crossfluence") else peer_python
+        found = ours if library == "crossfluence" else ask(python, library, problem)
         alike = ask(sys.executable, "crossfluence, one damping", problem) if found and library == "dattri" else ours
         if found is None or alike is None:
             continue
@@ -108,6 +119,7 @@ def side_by_side(libraries: Sequence[str], peer_python: str, name: str, n: int) 
         yield {
             "problem": name, "library": library, "version": found.version, "n": str(n),
             "questions": str(training.questions), "cpu seconds": f"{found.seconds:.2f}",
+            "epochs": f"{found.seconds / pace:.2f}",
             "times ours": f"{found.seconds / ours.seconds:.1f}", "correlation with ours": f"{agreement:.5f}",
             "torch": found.torch,
         }  # fmt: skip
@@ -120,7 +132,7 @@ def main() -> None:
     parser.add_argument("--n", type=int)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
     asked = parser.parse_args()
-    if not asked.peer_python and set(asked.libraries) != {"crossfluence"}:
+    if not asked.peer_python and any(not name.startswith("crossfluence") for name in asked.libraries):
         parser.error("--peer-python names the Python that has kronfluence and dattri; or add --libraries crossfluence")
     rows, made, n = [], {"commit": commit()}, asked.n or TRAININGS[asked.problem].n
     for row in side_by_side(asked.libraries, asked.peer_python, asked.problem, n):

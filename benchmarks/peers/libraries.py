@@ -103,7 +103,7 @@ def dattri_ekfac(problem: Problem) -> Tensor:
     return -attributor.attribute(*parts)
 
 
-def crossfluence(problem: Problem, one_damping: bool = False) -> Tensor:
+def crossfluence(problem: Problem, one_damping: bool = False, pilot: int | str | None = None) -> Tensor:
     """EK-FAC of linear layers and convolutions; with `one_damping` for all of them, as dattri has it."""
     import crossfluence as cf
 
@@ -113,7 +113,7 @@ def crossfluence(problem: Problem, one_damping: bool = False) -> Tensor:
     layers = [name for name, module in problem.model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     data = cf.batches(*problem.train, size=problem.batch)
     risk = cf.Risk(problem.model, loss, data, params=[f"{name}.*" for name in layers])
-    solver = cf.EKFAC()
+    solver = cf.EKFAC(pilot=pilot)  # pyright: ignore[reportArgumentType]
     if one_damping:
         blocks = solver.invert(risk).blocks
         solver = cf.EKFAC(0.1 * float(torch.cat([block.values.flatten() for block in blocks]).mean()))
@@ -133,7 +133,7 @@ def sampled(loss: str, z: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=z).sample()
 
 
-def kronfluence(times: float | None, problem: Problem, empirical: bool = False) -> Tensor:
+def kronfluence(times: float | None, problem: Problem, empirical: bool = False, samples: int | None = None) -> Tensor:
     """Of EK-FAC, damped `times` the problem's damping, or with its own choice, a tenth of the mean eigenvalue."""
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
@@ -149,7 +149,9 @@ def kronfluence(times: float | None, problem: Problem, empirical: bool = False) 
 
     task, train, test = Losses(), TensorDataset(*problem.train), TensorDataset(*problem.test)
     model = prepare_model(problem.model, task)
-    factors = FactorArguments(strategy="ekfac", use_empirical_fisher=empirical)
+    few = {"covariance_max_examples": samples} if samples else {}
+    few |= {"lambda_max_examples": samples} if samples else {}
+    factors = FactorArguments(strategy="ekfac", use_empirical_fisher=empirical, **few)
     with tempfile.TemporaryDirectory() as folder:
         analyzer = Analyzer("peer", model, task, cpu=True, output_dir=folder, disable_tqdm=True)
         analyzer.fit_all_factors("factors", train, per_device_batch_size=problem.batch, factor_args=factors)
@@ -187,7 +189,11 @@ ESTIMATORS: dict[str, Callable[[Problem], Tensor]] = {
 EKFAC: dict[str, Callable[[Problem], Tensor]] = {
     "crossfluence": crossfluence,
     "crossfluence, one damping": partial(crossfluence, one_damping=True),
+    "crossfluence, pilot of 100": partial(crossfluence, pilot=100),
+    "crossfluence, pilot of 200": partial(crossfluence, pilot=200),
+    "crossfluence, pilot auto": partial(crossfluence, pilot="auto"),
     "kronfluence": partial(kronfluence, None, empirical=True),
+    "kronfluence, 140 samples": partial(kronfluence, None, empirical=True, samples=140),
     "dattri": dattri_ekfac,
 }
 

@@ -24,6 +24,7 @@ from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
 from ._index.index import Index
 from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
+from ._kronecker.identity import Identity
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
@@ -36,7 +37,6 @@ from ._solvers.base import load_inverse
 from ._solvers.cg import CG
 from ._solvers.exact import Exact
 from ._solvers.gmres import GMRES
-from ._solvers.identity import Identity
 from ._solvers.jacobi import Jacobi
 from ._solvers.lissa import LiSSA
 from ._solvers.low_rank import LowRank

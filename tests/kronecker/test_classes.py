@@ -150,7 +150,7 @@ def test_what_no_layer_explains_costs_one_run_of_each_sample(kind):
     for slot, part in found.items():
         torch.testing.assert_close(part.dense().movedim(0, 1), slot.gather(risk.layout.split(wanted)))
     note = cf.EKFAC().invert(risk).notes[-1]
-    assert "lie outside of layers (scale)" in note
+    assert "(scale) lie outside of layers" in note
     assert ("vectorised" in note) == (kind is Own)
 
 

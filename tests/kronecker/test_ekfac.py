@@ -402,12 +402,8 @@ def test_a_first_batch_of_one_sample_does_not_hide_that_sequences_come_first():
     close(parts, whole)
 
 
-COUPLED = [cf.WeightedLoss(lambda m, b, w: w @ curve(m, b)), cf.FieldLoss(lambda m, s, b, w: w @ curve(m, b))]
-
-
-@pytest.mark.parametrize("loss", COUPLED, ids=["weighted", "field"])
-def test_losses_without_gradients_of_single_samples_are_refused(loss):
-    risk = cf.Risk(CHAIN, loss, cf.batches(X))
+def test_losses_that_stop_gradients_are_refused():
+    risk = cf.Risk(CHAIN, cf.FieldLoss(lambda m, s, b, w: w @ curve(m, b)), cf.batches(X))
     with pytest.raises(errors.UnsupportedError, match=r"EKFAC needs a gradient for each sample alone.*GMRES"):
         cf.EKFAC().invert(risk)
 

@@ -1,7 +1,9 @@
 """Tiny models of `transformers`, one for each architecture, with what each reads."""
 
+
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +104,6 @@ class Architecture:
         head: `NameHead` is the model.
         settings: Of the configuration.
         data: Makes a batch.
-        outside: Share of the parameters that no layer explains.
     """
 
     name: str
@@ -131,6 +132,34 @@ def losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Of fixed labels: what is measured is cost, and gradients."""
     z = model(**batch).logits.flatten(1).float()
     return F.cross_entropy(z, torch.ones(len(z), dtype=torch.long), reduction="none")
+
+
+def by_sample(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients `(b, ...)` by each parameter, of one sample after another."""
+    rows = []
+    for number in range(len(next(iter(batch.values())))):
+        one = {name: part[number : number + 1] for name, part in batch.items()}
+        with torch.enable_grad():
+            named = dict(model.named_parameters())
+            found = torch.autograd.grad(
+                losses(model, one).sum(), list(named.values()), allow_unused=True, materialize_grads=True
+            )
+        rows.append(dict(zip(named, found, strict=True)))
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def epoch(model: nn.Module, data: list[dict[str, Tensor]]) -> None:
+    """Forwards and backwards."""
+    for batch in data:
+        losses(model, batch).sum().backward()
+    model.zero_grad()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 LM, CLASSES = "ForCausalLM", "ForSequenceClassification"
@@ -277,7 +306,7 @@ OTHERS = [
             "num_hidden_layers": 2,
             "state_size": 4,
             "num_heads": 4,
-            "head_dim": 8,
+            "head_dim": 24,
             "n_groups": 1,
             "chunk_size": 8,
         },

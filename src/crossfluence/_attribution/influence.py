@@ -17,7 +17,7 @@ from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
-from .._risk.objectives import Questions, questions
+from .._risk.objectives import EachOf, Questions, questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
 from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
@@ -89,7 +89,8 @@ def influence(
     started = time.perf_counter()
     with undisturbed():
         risk.check()
-        _ = risk.gradient  # first of all: it finds a NaN and names its batch
+        if not (isinstance(objective, EachOf) and candidates is None):  # all pairs may give it with the scores
+            _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             probe(candidates, "candidates")
         ids = _ids(risk, candidates, unit)

@@ -14,10 +14,12 @@ from torch import Tensor
 from .._autodiff.functional import undisturbed
 from .._autodiff.params import Layout, fingerprint
 from .._evaluation.trials import final_gradient, tried
+from .._kronecker.pairwise import pairwise_scores
 from .._require import require_question, require_recipe
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, at_most_order
-from .._risk.objectives import evaluate, questions
+from .._risk.objectives import EachOf, evaluate, questions
+from .._risk.risk import Risk
 from .._training.recipe import Recipe
 from .._types import Id, Objective, Params
 
@@ -95,10 +97,8 @@ def tracin(
         points, end = waypoints(recipe, checkpoints, preconditioned=preconditioned)
         for theta, scaling in points:
             risk = recipe.risk(recipe.holding(theta))
-            asked = list(questions(objective, risk.model, risk.theta))
-            names = tuple(name for chunk in asked for name in chunk.names)
-            directions = torch.cat([chunk.gradients for chunk in asked]) * scaling
-            parts.append(-risk.derivatives_along(directions))
+            names, derivatives = _products(risk, objective, scaling)
+            parts.append(-derivatives)
     method = f"tracin(checkpoints={len(parts)}, preconditioned={preconditioned})"
     scores, model = torch.stack(parts).sum(0), recipe.holding(end)
     values = tuple(evaluate(objective, model)[1].tolist())
@@ -115,6 +115,23 @@ def tracin(
         verdict=str(verdict),
     )
     return Scores(scores, labels, names, method, report, verdict=announce(verdict))
+
+
+def _products(
+    risk: Risk, objective: Objective, scaling: Shaped[Tensor, " p"]
+) -> tuple[tuple[str, ...], Shaped[Tensor, "n m"]]:
+    """Names of questions, and each sample's gradient along their scaled gradients."""
+    scale = risk.layout.split(scaling)
+    if isinstance(objective, EachOf):
+        even = bool((scaling == scaling[0]).all())
+        pairs = pairwise_scores(risk, objective, None, risk.layout.split, None if even else scale)
+        if pairs is not None:
+            chunks = list(pairs.scores(None))
+            found = torch.cat([chunk.derivatives for chunk in chunks], dim=1)
+            return tuple(name for chunk in chunks for name in chunk.names), found * scaling[0] if even else found
+    asked = list(questions(objective, risk.model, risk.theta))
+    directions = torch.cat([chunk.gradients for chunk in asked]) * scaling
+    return tuple(name for chunk in asked for name in chunk.names), risk.derivatives_along(directions)
 
 
 def waypoints(recipe: Recipe, count: int, *, preconditioned: bool) -> tuple[list[Waypoint], Params]:

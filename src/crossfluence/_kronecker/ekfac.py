@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from .._curvature.base import Relative
 from .._curvature.fisher import AbstractFisher
@@ -21,7 +22,8 @@ class EKFAC(AbstractBlockSolver):
     Blocks: weight and bias of each linear layer, convolution and embedding (a table's rows keep their own
     coordinates) have Kronecker factors; scales and shifts of normalisations, biases beside a shared weight, and other
     parameters of at most 1,024 numbers are exact; larger ones outside of these layers have the factors of
-    their own gradients. A side of more than 8,192 keeps its own coordinates. The report gives the shares.
+    their own gradients. A side of more than 8,192 keeps its own coordinates. The report gives the shares. Where a
+    `WeightedLoss` couples samples, each sample's row, taken through its whole batch, stands for its gradient.
 
     Attributes:
         damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
@@ -29,10 +31,16 @@ class EKFAC(AbstractBlockSolver):
         tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
             (`each_of`) are answered together; 0 for none.
         blocks: Deprecated; type `KFAC()`, `BlockDiagonal()` or `Diagonal()` instead.
+        pilot: How many random samples the fit is made of; `None` for all of them, "auto" for as many as it takes until
+            the fits of two halves agree. The report says how many, and how far they agree.
+        layers: Glob or globs over names of layers or parameters: others are left out, as if they had been fixed. The
+            report names them.
 
     Example:
         >>> EKFAC(damping=1e-3)
         EKFAC(damping=0.001, curvature=None, tolerance=0.05)
+        >>> EKFAC(pilot="auto")
+        EKFAC(damping=Relative(factor=0.1), curvature=None, tolerance=0.05, pilot='auto')
 
     References:
         Martens and Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML 2015;
@@ -46,6 +54,8 @@ class EKFAC(AbstractBlockSolver):
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
     blocks: InitVar[str | None] = None
+    pilot: int | Literal["auto"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    layers: str | Sequence[str] = "*"  # pyright: ignore[reportIncompatibleVariableOverride]
 
     if not TYPE_CHECKING:
 
@@ -55,6 +65,8 @@ class EKFAC(AbstractBlockSolver):
             curvature: AbstractFisher | None = None,
             tolerance: float = 0.05,
             blocks: str | None = None,
+            pilot: int | str | None = None,
+            layers: str | Sequence[str] = "*",
         ) -> AbstractBlockSolver:
             """The solver that a string stood for, until 0.3."""
             if blocks is None:
@@ -68,6 +80,15 @@ class EKFAC(AbstractBlockSolver):
 
     def __post_init__(self, blocks: str | None) -> None:
         self._check()
+        whole = isinstance(self.pilot, int) and not isinstance(self.pilot, bool) and self.pilot >= 2
+        if self.pilot not in (None, "auto") and not whole:
+            raise ValueError(f'Got pilot={self.pilot!r}; needed a number of samples, at least 2, "auto" or None.')
+
+    def __repr__(self) -> str:
+        shown = [f"damping={self.damping!r}, curvature={self.curvature!r}, tolerance={self.tolerance!r}"]
+        shown += [f"pilot={self.pilot!r}"] if self.pilot is not None else []
+        shown += [f"layers={self.layers!r}"] if self.layers != "*" else []
+        return f"EKFAC({', '.join(shown)})"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
@@ -23,7 +23,8 @@ from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Batch, SampleLoss
 from ..errors import NonFiniteError
-from .gradients import AbstractGradients, ParameterBlock
+from .coupled import CoupledRows
+from .gradients import AbstractGradients, ByBlock, ParameterBlock
 from .layers import Layers, layers_of
 
 Moments: TypeAlias = dict[ParameterBlock, tuple[Tensor, ...]]
@@ -96,7 +97,7 @@ class KroneckerFit:
 
     risk: Risk
     curvature: AbstractFisher
-    layers: Layers
+    layers: Layers | CoupledRows
     by_factors: bool = True
     by_squares: bool = True
 
@@ -111,6 +112,9 @@ class KroneckerFit:
         in_full: bool = False,
     ) -> KroneckerFit:
         """Looks at the layers; `in_full`: second moments of whole layers' gradients, where these are small."""
+        if not risk.kind.per_sample:
+            rows = CoupledRows.of(risk, LONGEST_SIDE if in_full else 0)
+            return cls(risk, curvature, rows, by_factors, by_squares)
         number = largest_batch(risk)
         _, batch, output_gradients = next(curvature.output_gradients(risk, number))
         layers = layers_of_risk(risk, output_gradients.outputs, batch)
@@ -181,6 +185,15 @@ class KroneckerFit:
             Eigenblock(slot, left, right, values.to(like)) for slot, (left, right, values) in (unused | found).items()
         ]
 
+    def _found(self, start: int, draws: torch.Generator) -> Iterator[tuple[int, Batch, Iterator[ByBlock]]]:
+        """Gradients by block of each batch, for each of its output gradients."""
+        if isinstance(self.layers, CoupledRows):
+            for index, batch, weights in islice(self.risk.passes(), start, None):
+                yield index, batch, self.layers.rows(batch, weights)
+            return
+        for index, batch, output_gradients in self.curvature.output_gradients(self.risk, start, draws):
+            yield index, batch, self.layers.along(output_gradients, batch)
+
     def _mean(
         self,
         statistic: Callable[[ParameterBlock, AbstractGradients], tuple[Tensor, ...]],
@@ -192,11 +205,11 @@ class KroneckerFit:
         if so_far.draws is not None:
             draws.set_state(so_far.draws.cpu())
         batches = tqdm(
-            self.curvature.output_gradients(risk, so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
+            self._found(so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
             total=len(risk.reading.sizes), disable=None, leave=False,
         )  # fmt: skip
-        for index, batch, output_gradients in batches:
-            for found in self.layers.along(output_gradients, batch):
+        for index, batch, each in batches:
+            for found in each:
                 for slot, gradients in found.items():
                     parts = statistic(slot, gradients)
                     if not all(part.sum().isfinite() for part in parts):
@@ -225,6 +238,8 @@ def apply_eigenfunction(
         One in each row, in the precision of the given ones.
     """
     params, found = layout.split(vectors), {}
+    if sum(block.slot.size for block in blocks) < layout.size:  # some layers were left out
+        found = {name: torch.zeros_like(part) for name, part in params.items()}
     for block, each in zip(blocks, values, strict=True):
         found |= block.slot.scatter(block.apply_eigenfunction(block.slot.gather(params), each))
     return layout.flatten(found).to(vectors)

@@ -125,6 +125,10 @@ class AbstractGradients(ABC):
         """Every sample's squared entries, each times its weight, added up."""
         return torch.cat([(piece.square() * weights.unsqueeze(1)).sum((0, 2, 3)) for piece in self.pieces()])
 
+    def squared_norms(self) -> Shaped[Tensor, " b"]:
+        """Every sample's squared entries, added up."""
+        return torch.cat([piece.square().sum((0, 2, 3)) for piece in self.pieces()])
+
     def along(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "b m"]:
         """Inner products with some directions."""
         flat = directions.flatten(1).T
@@ -193,6 +197,12 @@ class OuterProducts(AbstractGradients):
         if not self.single:
             return super().squares()
         return self.left.squeeze(2).square().mT @ self.right.squeeze(2).square()
+
+    def squared_norms(self) -> Shaped[Tensor, " b"]:
+        """The same way: of one outer product, the product of both sides' norms."""
+        if not self.single:
+            return super().squared_norms()
+        return (self.left.square().sum((2, 3)) * self.right.square().sum((2, 3))).sum(0)
 
     def weighted_squared_norms(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
         """The same way."""
@@ -267,6 +277,12 @@ class EmbeddingGradients(AbstractGradients):
         """The same way."""
         read, sums = self._sums()
         parts = (sums.square() * weights[0, read % self.height]).sum(1)
+        return parts.new_zeros(len(self)).index_add_(0, read // self.height, parts)
+
+    def squared_norms(self) -> Shaped[Tensor, " b"]:
+        """The same way."""
+        read, sums = self._sums()
+        parts = sums.square().sum(1)
         return parts.new_zeros(len(self)).index_add_(0, read // self.height, parts)
 
     def along(self, directions: Shaped[Tensor, "m 1 r c"]) -> Shaped[Tensor, "b m"]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
@@ -25,11 +25,13 @@ from .._solvers.cost import Rehearsal, Stage, Work
 from .._storage.archive import stored
 from .._storage.partial import NOWHERE, Checkpoint
 from .._types import Objective, Params
-from ..errors import NonFiniteError, SolveError, UnsupportedError
+from ..errors import NonFiniteError, ParameterError, SolveError, UnsupportedError
+from .coupled import CoupledRows
 from .factors import Eigenblock, KroneckerFit, apply_eigenfunction, layers_of_risk
 from .gradients import ParameterBlock
 from .layers import Layers
 from .pairwise import BlockInverse, PairwiseScores, pairwise_scores
+from .pilot import PilotFit, pilot_fit
 from .recognised import Alone
 
 LEFT_OUT = (
@@ -52,6 +54,8 @@ class AbstractBlockSolver(AbstractSolver):
         by_factors: Whether it takes a pass for the Kronecker factors.
         by_squares: Whether it takes a pass for the eigenvalues.
         in_full: Whether small layers have the second moments of their whole gradients.
+        pilot: How many samples are fitted; `None` for all, "auto" for as many as it takes.
+        layers: Globs over names: which layers are fitted.
     """
 
     saveable: ClassVar[bool] = True
@@ -60,6 +64,8 @@ class AbstractBlockSolver(AbstractSolver):
     by_factors: ClassVar[bool] = True
     by_squares: ClassVar[bool] = True
     in_full: ClassVar[bool] = False
+    pilot: ClassVar[int | str | None] = None
+    layers: ClassVar[str | Sequence[str]] = "*"
     damping: float | Relative
     curvature: AbstractFisher | None
     tolerance: float
@@ -84,9 +90,28 @@ class AbstractBlockSolver(AbstractSolver):
         return Work(readings=self.by_factors + self.by_squares, rehearse=self._rehearse)
 
     def _fit(self, risk: Risk) -> KroneckerFit:
-        return KroneckerFit.of(
+        fit = KroneckerFit.of(
             risk, self._curvature(risk), by_factors=self.by_factors, by_squares=self.by_squares, in_full=self.in_full
         )
+        if self.layers != "*" and isinstance(fit.layers, CoupledRows):
+            raise UnsupportedError("layers= needs a gradient for each sample alone. Choose with Risk(params=...).")
+        return (
+            fit
+            if isinstance(fit.layers, CoupledRows) or self.layers == "*"
+            else replace(fit, layers=fit.layers.only(self._wanted(fit.layers)))
+        )
+
+    def _wanted(self, layers: Layers) -> set[ParameterBlock]:
+        """Blocks of layers that a glob names."""
+        globs = [self.layers] if isinstance(self.layers, str) else list(self.layers)
+        patterns = [pattern for glob in globs for pattern in (glob, f"{glob}.*")]
+        named = {slot for slot in layers.slots if any(fnmatchcase(n, p) for n in slot.names for p in patterns)}
+        if not named:
+            some = ", ".join(slot.names[0] for slot in layers.slots[:3])
+            raise ParameterError(
+                f"Got layers={self.layers!r}, which names none of the layers' parameters ({some}, ...)."
+            )
+        return named
 
     def _rehearse(self, part: Risk, m: int) -> Rehearsal:
         def start() -> KroneckerFit:
@@ -94,6 +119,9 @@ class AbstractBlockSolver(AbstractSolver):
             return self._fit(part)
 
         fit, stages = start(), [Stage(start)]
+        if (pilot := self._piloted(fit)) is not None:
+            inverse = self._inverse(fit, pilot.blocks)
+            return Rehearsal(inverse.size, (*stages, Stage(lambda: self._piloted(fit)), *inverse.rehearse(part, m)))
         moments = fit.moments() if fit.by_factors else {}
         bases = fit.bases(moments)
         if fit.by_factors:
@@ -121,7 +149,17 @@ class AbstractBlockSolver(AbstractSolver):
         self._curvature(risk)
         assert isinstance(risk, Risk)
         fit = self._fit(risk)
-        return self._inverse(fit, fit.blocks(kept))
+        pilot = self._piloted(fit)
+        if pilot is None:
+            return self._inverse(fit, fit.blocks(kept))
+        made = self._inverse(fit, pilot.blocks)
+        return replace(made, notes=(*made.notes[:1], pilot.note, *made.notes[1:]))
+
+    def _piloted(self, fit: KroneckerFit) -> PilotFit | None:
+        """A fit of some samples, if that was asked for and there are enough."""
+        if self.pilot is None:
+            return None
+        return pilot_fit(fit, self.pilot, lambda blocks: self._inverse(fit, blocks).block_inverses())
 
     def _curvature(self, risk: AbstractRisk) -> AbstractFisher:
         if not isinstance(risk, Risk):
@@ -130,10 +168,16 @@ class AbstractBlockSolver(AbstractSolver):
                 f"{type(risk).__name__} has a structure of its own. Use Auto(), which takes the solver that was "
                 f"made for it."
             )
-        if not risk.kind.per_sample:
+        if not risk.symmetric:
             raise UnsupportedError(
                 f"{type(self).__name__} needs a gradient for each sample alone; a {type(risk.kind).__name__} has none. "
-                f"Use CG(damping) where the loss couples samples, GMRES(damping) for a FieldLoss, or Auto()."
+                f"Use GMRES(damping) for a FieldLoss, or Auto()."
+            )
+        if not risk.kind.per_sample and (isinstance(self.curvature, Fisher) or self.pilot is not None):
+            raise UnsupportedError(
+                f"A {type(risk.kind).__name__} couples samples: its blocks are made of samples' rows, each taken "
+                f"through its whole batch, and have no {'pilot' if self.pilot else 'Fisher matrix of outputs'}. Type "
+                f"{type(self).__name__}()."
             )
         return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
 
@@ -150,9 +194,13 @@ class AbstractBlockSolver(AbstractSolver):
         damped = [absolute(self.damping, mean) if mean else _absolute_only(self.damping) for mean in means]
         shifts = zip(blocks, decay, damped, strict=True)
         responses = tuple(_inverse_eigenvalues(block, own + by) for block, own, by in shifts)
-        mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / risk.p
+        size = sum(block.slot.size for block in blocks)
+        mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / size
         smallest = min(float(block.values.min()) + own for block, own in zip(blocks, decay, strict=True))
         notes = (f"{self.name} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
+        if self.layers != "*":
+            left = f"Only layers={self.layers!r}, {size / risk.p:.2%} of the parameters; the others count as fixed."
+            notes = (notes[0], left, notes[1])
         return EKFACInverse(
             repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
         )
@@ -195,12 +243,12 @@ class EKFACInverse(AbstractInverse):
         """
 
         def start() -> PairwiseScores | None:
-            inverses = self._block_inverses()
+            inverses = self.block_inverses()
             _ = [each.terms for each in inverses]  # worked out with the first question
             queries = EachOf(part.data, part.kind.losses)
-            return pairwise_scores(part, queries, inverses, partial(self._newton_step, part))
+            return pairwise_scores(part, queries, inverses, self._step_of)
 
-        pairs = start() if m > 1 else None
+        pairs = start() if m > 1 and part.kind.per_sample else None
         return () if pairs is None else (Stage(start), *pairs.rehearse(m))
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
@@ -219,10 +267,10 @@ class EKFACInverse(AbstractInverse):
         """
         if not (isinstance(objective, EachOf) and isinstance(risk, Risk)):
             return None
-        return pairwise_scores(risk, objective, self._block_inverses(), partial(self._newton_step, risk))
+        return pairwise_scores(risk, objective, self.block_inverses(), self._step_of)
 
-    def _newton_step(self, risk: AbstractRisk) -> Params:
-        return self.layout.split(self.solve(risk.gradient.unsqueeze(0)).vectors[0])
+    def _step_of(self, vector: Shaped[Tensor, " p"]) -> Params:
+        return self.layout.split(self.solve(vector.unsqueeze(0)).vectors[0])
 
     def self_influence(self, risk: AbstractRisk) -> Iterator[Shaped[Tensor, " b"]] | None:
         """Weighted squared norms in the eigenbases, where the hooks cover the inverse's own blocks.
@@ -234,7 +282,9 @@ class EKFACInverse(AbstractInverse):
             Scores, batch by batch; `None` where gradients have to be written out.
         """
         assert isinstance(risk, Risk)
-        layers = layers_of_risk(risk)
+        if not risk.kind.per_sample:
+            return None
+        layers = layers_of_risk(risk).only({block.slot for block in self.blocks})
         inverses = {block.slot: (block, values) for block, values in zip(self.blocks, self.responses, strict=True)}
         return self._squares(risk, layers, inverses) if set(layers.slots) == set(inverses) else None
 
@@ -250,7 +300,8 @@ class EKFACInverse(AbstractInverse):
                 raise NonFiniteError(risk.blame(index, batch))
             yield total
 
-    def _block_inverses(self) -> list[BlockInverse]:
+    def block_inverses(self) -> list[BlockInverse]:
+        """Each block, between gradients of samples and of questions."""
         return [BlockInverse(*each, self.tolerance) for each in zip(self.blocks, self.responses, strict=True)]
 
 
@@ -266,7 +317,7 @@ def _inverse_eigenvalues(block: Eigenblock, shift: float) -> Tensor:
     return torch.where(known, 1 / damped, 0)
 
 
-def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
+def _shares(risk: Risk, layers: Layers | CoupledRows, blocks: Iterable[Eigenblock]) -> str:
     """A sentence about which parameters have which kind of block."""
     inside, sizes = {layer_block.slot for layer_block in layers.layer_blocks}, Counter[str]()
     names: dict[str, list[str]] = {}
@@ -278,15 +329,20 @@ def _shares(risk: Risk, layers: Layers, blocks: Iterable[Eigenblock]) -> str:
     return f"Parameters by kind of block: {'; '.join(parts)}.{_outside(risk, layers)}"
 
 
-def _outside(risk: Risk, layers: Layers) -> str:
+def _outside(risk: Risk, layers: Layers | CoupledRows) -> str:
     """Sentences about parameters whose gradients cost more than others, and how much."""
+    if isinstance(layers, CoupledRows):
+        return " Each sample's row is taken through its whole batch: as many backward passes as there are samples."
     alone = {name for each in layers.layer_blocks if isinstance(each.kind, Alone) for name in each.slot.names}
     told = (
         (alone, "belong to modules that are run once more on each sample alone"),
-        (layers.outside.keys(), f"lie outside of layers and take {layers.separately.cost}"),
+        (layers.outside.keys(), f"lie outside of layers, and take {layers.separately.cost}"),
     )
-    parts = [f"{_share(risk, names):.2%} of the parameters {what} ({_some(list(names), LEFT_OUT[0])})"
-             for names, what in told if names]  # fmt: skip
+    parts = [
+        f"{_share(risk, names):.2%} of the parameters ({_some(list(names), LEFT_OUT[0])}) {what}"
+        for names, what in told
+        if names
+    ]
     more = " crossfluence.extend.layer_gradients registers a layer of one's own."
     return "".join(f" {part}." for part in parts) + (more if parts else "")
 

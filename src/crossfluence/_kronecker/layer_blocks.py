@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -89,7 +90,7 @@ def _is_own(module: nn.Module) -> bool:
 
 def _owned(module: nn.Module, names: Mapping[int, str]) -> dict[str, str]:
     """Names within a module, to names in the model, of its trained parameters; none for what belongs to another."""
-    if isinstance(module, ParametrizationList):
+    if isinstance(module, (ParametrizationList, torch.jit.ScriptModule)):  # no hooks on the latter
         return {}
     prefix = "parametrizations."
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -49,7 +49,19 @@ class Layers:
     def slots(self) -> tuple[ParameterBlock, ...]:
         """All blocks."""
         seen = (*dict.fromkeys(layer_block.slot for layer_block in self.layer_blocks), *self._written)
-        return tuple(slot.row if slot.size <= self.rows else slot for slot in seen)
+        return tuple(map(self._slot, seen))
+
+    def only(self, slots: Container[ParameterBlock]) -> Layers:
+        """Some of the blocks."""
+        wanted = tuple(each for each in self.layer_blocks if self._slot(each.slot) in slots)
+        outside = {
+            name: part for name, part in self.outside.items() if self._slot(_own_slot(self.outside, name)) in slots
+        }
+        idle = {slot: part for slot, part in self.idle.items() if self._slot(slot) in slots}
+        return replace(self, layer_blocks=wanted, outside=outside, idle=idle)
+
+    def _slot(self, slot: ParameterBlock) -> ParameterBlock:
+        return slot.row if slot.size <= self.rows else slot
 
     @cached_property
     def separately(self) -> Separately:
@@ -83,20 +95,34 @@ class Layers:
         Yields:
             Gradients by block.
         """
-        written, outputs = self._written, output_gradients.outputs
+        outputs = output_gradients.outputs
         idle = {name: tensor for part in self.idle.values() for name, tensor in part.items()}
         seen = ForwardPass.of(self.model, self.layer_blocks, outputs, batch, idle)
         for direction, last in _marked(output_gradients.directions(seen.z.detach())):
             calls, reached = seen.calls(direction, last)
             found = gradients_of(calls, self.layer_blocks, len(direction))
             if self.outside or reached:
-                rows = self.separately.rows(outputs, batch, seen.z.detach(), direction, hooked=seen.hooked)
-                found |= {
-                    slot: DenseGradients(_gathered(slot, part, rows))
-                    for slot, part in written.items()
-                    if part.keys() & rows
-                }
-            yield dict(_in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
+                found |= self.written(outputs, batch, seen.z.detach(), direction, hooked=seen.hooked)
+            yield dict(in_a_row(*each) if each[0].size <= self.rows else each for each in found.items())
+
+    def written(
+        self, outputs: SampleLoss, batch: Batch, z: Tensor, direction: Tensor, *, hooked: bool = False
+    ) -> ByBlock:
+        """Every sample's gradient by what no layer explains, in full.
+
+        Args:
+            outputs: `(model, batch) -> (b, ...)`.
+            batch: One of the data.
+            z: The outputs.
+            direction: Of their shape.
+            hooked: Whether the user's own hooks run in backward passes.
+
+        Returns:
+            Gradients by block.
+        """
+        rows = self.separately.rows(outputs, batch, z, direction, hooked=hooked)
+        written = {slot: part for slot, part in self._written.items() if part.keys() & rows}
+        return {slot: DenseGradients(_gathered(slot, part, rows)) for slot, part in written.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +232,7 @@ def _gathered(slot: ParameterBlock, params: Params, rows: Params) -> Tensor:
     return wide(slot.gather(each)).movedim(0, 1)
 
 
-def _in_a_row(slot: ParameterBlock, gradients: AbstractGradients) -> tuple[ParameterBlock, DenseGradients]:
+def in_a_row(slot: ParameterBlock, gradients: AbstractGradients) -> tuple[ParameterBlock, DenseGradients]:
     each = slot.row.gather(slot.scatter(gradients.dense().movedim(0, 1)))
     return slot.row, DenseGradients(each.movedim(1, 0))
 
@@ -309,7 +335,7 @@ def gradients_of(calls: Sequence[SeenCall], layer_blocks: Iterable[LayerBlock], 
     Raises:
         UnsupportedError: If a layer was called on something that does not divide into samples.
     """
-    return {slot: _exact_if_one_row(slot, found) for slot, found in _terms_of(calls, layer_blocks, b).items()}
+    return {slot: exact_if_one_row(slot, found) for slot, found in _terms_of(calls, layer_blocks, b).items()}
 
 
 def _terms_of(calls: Sequence[SeenCall], layer_blocks: Iterable[LayerBlock], b: int) -> ByBlock:
@@ -323,7 +349,7 @@ def _terms_of(calls: Sequence[SeenCall], layer_blocks: Iterable[LayerBlock], b: 
     return {slot: joined(found) for slot, found in parts.items()}
 
 
-def _exact_if_one_row(slot: ParameterBlock, gradients: AbstractGradients) -> AbstractGradients:
+def exact_if_one_row(slot: ParameterBlock, gradients: AbstractGradients) -> AbstractGradients:
     """With one row the gradients in full are no larger than their factors, and their second moment is the block."""
     return DenseGradients(gradients.dense()) if slot.form[1] == 1 else gradients
 

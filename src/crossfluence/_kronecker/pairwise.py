@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from .._autodiff.params import Layout
 from .._losses import length_of
 from .._risk.objectives import QUESTIONS_AT_ONCE, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk.risk import Risk
@@ -20,6 +21,7 @@ from ..errors import NonFiniteError
 from .factors import Eigenblock, layers_at, layers_of_risk
 from .gradients import AbstractGradients, OuterProducts, ParameterBlock
 from .layers import Layers
+from .streamed import StreamedPass, gradient_of_sums, streams
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,10 @@ class BlockInverse:
             self.inverse_eigenvalues
         )
 
+    def applied(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
+        """Directions, multiplied by this block of the inverse."""
+        return self.block.apply_eigenfunction(directions, self.inverse_eigenvalues)
+
     def preconditioned(self, gradients: AbstractGradients) -> PreconditionedQueries:
         """The queries' gradients, multiplied by this block of the inverse."""
         if not isinstance(gradients, OuterProducts) or not gradients.single or self.terms is None:
@@ -77,6 +83,33 @@ class BlockInverse:
 
 
 @dataclass(frozen=True, eq=False)
+class SameBlock:
+    """No curvature: questions stay as they are, or are multiplied parameter by parameter.
+
+    Attributes:
+        scale: Shape `(g, r, c)`.
+    """
+
+    scale: Shaped[Tensor, "g r c"] | None = None
+
+    def preconditioned(self, gradients: AbstractGradients) -> PreconditionedQueries:
+        """Themselves, or multiplied."""
+        short = None
+        if (
+            self.scale is None
+            and isinstance(gradients, OuterProducts)
+            and gradients.single
+            and len(gradients.left) == 1
+        ):
+            short = gradients.left[:, :, 0], gradients.right[:, :, 0]
+        return PreconditionedQueries(self, gradients, short)
+
+    def applied(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
+        """Directions, or multiplied."""
+        return directions if self.scale is None else directions * self.scale.to(directions)
+
+
+@dataclass(frozen=True, eq=False)
 class PreconditionedQueries:
     """Gradients of m questions by one block, multiplied by its inverse.
 
@@ -86,16 +119,14 @@ class PreconditionedQueries:
         short: The short sum's vectors, `(s, m, r)` and `(s, m, c)`, if it is the cheaper way.
     """
 
-    inverse: BlockInverse
+    inverse: BlockInverse | SameBlock
     gradients: AbstractGradients
     short: tuple[Shaped[Tensor, "s m r"], Shaped[Tensor, "s m c"]] | None = field(default=None, repr=False)
 
     @cached_property
     def directions(self) -> Shaped[Tensor, "m g r c"]:
         """Written out."""
-        return self.inverse.block.apply_eigenfunction(
-            self.gradients.dense().movedim(0, 1), self.inverse.inverse_eigenvalues
-        )
+        return self.inverse.applied(self.gradients.dense().movedim(0, 1))
 
     def scores_with(self, samples: AbstractGradients) -> Shaped[Tensor, "b m"]:
         """Inner products with samples' gradients."""
@@ -118,6 +149,11 @@ class QueryBatch:
     def __getitem__(self, questions: slice) -> QueryBatch:
         return QueryBatch(self.values[questions], {slot: part[questions] for slot, part in self.gradients.items()})
 
+    def squared_norms(self) -> Shaped[Tensor, " m"]:
+        """Of the questions' gradients."""
+        parts = (part.squared_norms() for part in self.gradients.values())
+        return sum(parts, torch.zeros_like(self.values))
+
     def along(self, step: Params) -> Shaped[Tensor, " m"]:
         """The questions' derivatives along a step in parameter space."""
         parts = (part.along(slot.gather(step).unsqueeze(0))[:, 0] for slot, part in self.gradients.items())
@@ -134,15 +170,15 @@ class PairwiseScores(AbstractPairwise):
         inverses: The inverse, by block.
         query_layers: Layers as the questions use them.
         sample_layers: Layers as the samples' losses use them.
-        newton_step: $J^{-1} g$ at the trained parameters, for the drift.
+        solve: Gives $J^{-1} v$, for the drift.
     """
 
     risk: Risk
     objective: EachOf
-    inverses: dict[ParameterBlock, BlockInverse]
+    inverses: Mapping[ParameterBlock, BlockInverse | SameBlock]
     query_layers: Layers
     sample_layers: Layers
-    newton_step: Callable[[], Params]
+    solve: Callable[[Tensor], Params]
 
     def scores(self, candidates: Iterable[Batch] | None) -> Iterator[QueryScores]:
         """Chunks of some hundred questions, each in one pass over the samples.
@@ -156,19 +192,33 @@ class PairwiseScores(AbstractPairwise):
         Raises:
             NonFiniteError: If a gradient of a question or a sample is not finite.
         """
-        start, dependent, step = 0, False, self.newton_step()
+        start, dependent = 0, False
         for pieces in self._questions():
             values = torch.cat([piece.values for piece in pieces])
             names = tuple(str(position) for position in range(start, start + len(values)))
-            drift = torch.cat([piece.along(step) for piece in pieces])
-            for what, finite in (("", values.isfinite()), ("gradient of the ", drift.isfinite())):
+            sizes = torch.cat([piece.squared_norms() for piece in pieces])
+            for what, finite in (("", values.isfinite()), ("gradient of the ", sizes.isfinite())):
                 refuse_not_finite(names, what, finite)
-            dependent = dependent or any(part.squares().any() for piece in pieces for part in piece.gradients.values())
+            dependent = dependent or bool(sizes.any())
             asked = [self._preconditioned(piece) for piece in pieces]
-            yield QueryScores(names, values, self._derivatives(asked, candidates), -drift, notes=(_note(asked),))
+            derivatives = self._derivatives(asked, candidates)
+            drift = self._drift(pieces, derivatives if candidates is None else None)
+            yield QueryScores(names, values, derivatives, -drift, notes=(self._note(asked),))
             start += len(values)
         if not dependent:
             refuse_independent(self.risk.theta)
+
+    def _drift(self, pieces: list[QueryBatch], derivatives: Shaped[Tensor, "n m"] | None) -> Shaped[Tensor, " m"]:
+        """Of each question: the column sum of its scores, and the l2 term; or along a Newton step, for candidates."""
+        risk = self.risk
+        if derivatives is None:
+            step = self.solve(risk.gradient)
+            return torch.cat([piece.along(step) for piece in pieces])
+        decay, found = risk.decay * risk.layout.flatten(risk.theta), risk.weights @ derivatives
+        if not decay.any():
+            return found
+        step = self.solve(decay)
+        return found + torch.cat([piece.along(step) for piece in pieces])
 
     def rehearse(self, m: int) -> tuple[Stage, ...]:
         """The first questions' gradients, and a pass over the samples for up to m of them."""
@@ -181,6 +231,13 @@ class PairwiseScores(AbstractPairwise):
             ),
             Stage(lambda: self._derivatives(asked, None), grows=True, questions=asked[0][0]),
         )
+
+    def _note(self, asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]]) -> str:
+        lengths = [len(one.short[0]) for _, by in asked for one in by.values() if one.short]
+        short = f", in sums of {min(lengths)} to {max(lengths)} products where that is shorter" if lengths else ""
+        if self.sample_layers.outside:
+            return f"All pairs of samples and questions, parameters outside of layers sample by sample{short}."
+        return f"All pairs of samples and questions were met layer by layer{short}."
 
     def _questions(self) -> Iterator[list[QueryBatch]]:
         """At least 256 questions at a time, fewer at the end."""
@@ -206,19 +263,39 @@ class PairwiseScores(AbstractPairwise):
         self, asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]], candidates: Iterable[Batch] | None
     ) -> Shaped[Tensor, "n m"]:
         """The samples' gradients along the preconditioned gradients of the questions."""
-        rows = []
+        chunks, risk, rows, seen = [by for _, by in asked], self.risk, [], 0
+        whole_model = sum(slot.size for slot in self.inverses) == risk.p
+        summed = self.streamed and candidates is None and whole_model and "gradient" not in vars(risk)
+        whole = StreamedPass(self.sample_layers, chunks)
         for batch, blame in self._samples(candidates):
-            found = self.sample_layers.gradients(self.risk.kind.losses, batch)
-            b = next((len(each) for each in found.values()), 0) or length_of(batch)
-            blank = self.risk.weights.new_zeros(b, 1)
-            parts = [
-                sum((by[slot].scores_with(found[slot]) for slot in by if slot in found), blank.expand(-1, m))
-                for m, by in asked
-            ]
-            rows.append(torch.cat(parts, dim=1))
+            b = risk.reading.sizes[len(rows)] if candidates is None else length_of(batch)
+            if summed:
+                whole.weights = risk.weights[seen : seen + b]
+            parts = whole.scores(risk.kind.losses, batch, b) if self.streamed else self._plainly(chunks, batch)
+            blank = risk.weights.new_zeros(b, 1)
+            added = [sum(found, blank.expand(-1, m)) for found, (m, _) in zip(parts, asked, strict=True)]
+            rows.append(torch.cat(added, dim=1))
+            seen += b
             if not rows[-1].isfinite().all():
                 raise NonFiniteError(blame())
-        return torch.cat(rows) / self.risk.n
+        if summed:
+            found = gradient_of_sums(self.sample_layers, whole.sums, risk.theta)
+            vars(risk)["gradient"] = Layout.of(risk.theta).flatten(found).to(risk.weights) / risk.n + (
+                risk.decay * risk.layout.flatten(risk.theta)
+            )
+        return torch.cat(rows) / risk.n
+
+    def _plainly(self, chunks: list[dict[ParameterBlock, PreconditionedQueries]], batch: Batch) -> list[list[Tensor]]:
+        """The same, from all layers' gradients together, where a model refuses to be streamed."""
+        found = self.sample_layers.gradients(self.risk.kind.losses, batch)
+        return [[by[slot].scores_with(found[slot]) for slot in by if slot in found] for by in chunks]
+
+    @cached_property
+    def streamed(self) -> bool:
+        """Whether gradients can be taken while the backward pass runs."""
+        risk = self.risk
+        batch = next(iter(risk.data))
+        return streams(self.sample_layers, risk.theta, risk.kind.losses, batch, risk.reading.sizes[0], risk.precision)
 
     def _samples(self, candidates: Iterable[Batch] | None) -> Iterator[tuple[Batch, Callable[[], str]]]:
         """Batches, each with a sentence for the case that it is not finite."""
@@ -230,30 +307,37 @@ class PairwiseScores(AbstractPairwise):
 
 
 def pairwise_scores(
-    risk: Risk, objective: EachOf, inverses: Sequence[BlockInverse], newton_step: Callable[[], Params]
+    risk: Risk,
+    objective: EachOf,
+    inverses: Sequence[BlockInverse] | None,
+    solve: Callable[[Tensor], Params],
+    scaling: Params | None = None,
 ) -> PairwiseScores | None:
-    """All pairs, if hooks explain every gradient of samples and of questions, in the inverse's own blocks.
+    """All pairs, if samples and questions have the inverse's own blocks.
 
     Args:
         risk: The trained model.
         objective: One question for each test sample.
-        inverses: The inverse, block by block.
-        newton_step: Gives $J^{-1} g$ at the trained parameters.
+        inverses: The inverse, block by block; `None` for no curvature.
+        solve: Gives $J^{-1} v$ for a vector.
+        scaling: Without curvature, what questions are multiplied with.
 
     Returns:
         PairwiseScores, or `None` where gradients would have to be written out one by one.
     """
-    by_slot = {part.block.slot: part for part in inverses}
     asked = max(objective.batches, key=length_of, default=None)
-    if asked is None:
+    if asked is None or not risk.kind.per_sample:
         return None
     check_each_question(objective, risk.model, risk.theta, asked)
     samples = layers_of_risk(risk)
     own = objective.loss in (risk.loss, risk.kind.losses)  # asked about as it was trained: looked at already
     queries = samples if own else layers_at(risk, objective.losses, asked)
-    if any(layers.outside or set(layers.slots) != set(by_slot) for layers in (queries, samples)):
+    same = {slot: SameBlock(None if scaling is None else slot.gather(scaling)) for slot in samples.slots}
+    by_slot = same if inverses is None else {part.block.slot: part for part in inverses}
+    queries, samples = queries.only(by_slot), samples.only(by_slot)
+    if any(set(layers.slots) != set(by_slot) for layers in (queries, samples)):
         return None
-    return PairwiseScores(risk, objective, by_slot, queries, samples, newton_step)
+    return PairwiseScores(risk, objective, by_slot, queries, samples, solve)
 
 
 def _reciprocal(energy: Shaped[Tensor, " d"]) -> Shaped[Tensor, "d 1"]:
@@ -268,9 +352,3 @@ def _scaled(
     """Every question's vector times every term, in the layer's own coordinates."""
     scaled = side[0, :, 0] * terms.T.unsqueeze(1)
     return scaled if basis is None else scaled @ basis[0].T
-
-
-def _note(asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]]) -> str:
-    lengths = [len(one.short[0]) for _, by in asked for one in by.values() if one.short]
-    short = f", in sums of {min(lengths)} to {max(lengths)} products where that is shorter" if lengths else ""
-    return f"All pairs of samples and questions were met layer by layer{short}."

@@ -14,7 +14,7 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .._autodiff.functional import recorded_twice
+from .._autodiff.functional import recorded_twice, strided
 from .._autodiff.params import wide
 from .._types import Params
 from ..errors import UnsupportedError
@@ -98,16 +98,13 @@ def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPos
 
     A layer of any class is recognised if it multiplies by a matrix or reads a table, and is otherwise differentiated
     by itself, sample by sample. A registered function is faster, and gives a matrix the Kronecker factors of its own
-    inputs. Its gradients are compared with plain ones before they are used.
+    inputs. Its gradients are compared with plain ones before they are used. It returns, by the name of each parameter,
+    two tensors whose outer product at each position is the parameter's gradient there, or that gradient itself.
 
     Args:
         layer: The module.
         inputs: Its first argument, shape `(b, ..., c)`.
         gradient: Of the sum of losses by its (first) output.
-
-    Returns:
-        By the name of each parameter: two tensors, of which the parameter's gradient is the outer product at each
-        position, or the gradient itself at each position.
 
     Raises:
         UnsupportedError: If nothing is registered for its class.
@@ -119,7 +116,7 @@ def layer_gradients(layer: nn.Module, inputs: Tensor, gradient: Tensor) -> ByPos
         >>> @layer_gradients.register
         ... def _(layer: Scaled, inputs, gradient):
         ...     return {"weight": (3 * gradient, inputs), "bias": 3 * gradient}
-    """  # noqa: DOC202  # the registered ones return
+    """  # the registered ones return
     raise UnsupportedError(f"No gradients are registered for a {type(layer).__name__}.")
 
 
@@ -226,7 +223,7 @@ def _differentiated(call: ModuleCall, own: Params, b: int) -> Params:
         with contextlib.suppress(Exception), recorded_twice():  # whatever the module says to other arguments
             found, values = _each(one, [given[place].unflatten(0, (b, -1)) for place in places], cotangents)
             if all(_alike(value, want) for value, want in zip(values, wanted, strict=True)):
-                return {name: part.detach() for name, part in found.items()}
+                return {name: strided(part.detach()) for name, part in found.items()}
     raise UnsupportedError(f"A {type(call.module).__name__} does not give the same, called with one sample at a time.")
 
 
@@ -237,7 +234,7 @@ def _each(function: Callable[..., Any], *parts: Sequence[Tensor]) -> tuple[Param
         return vmap(function)(*flat)
     except Exception:  # data-dependent branches, operations in place
         found = [function(*(part[number] for part in flat)) for number in range(len(flat[0]))]
-        rows = {name: torch.stack([one[0][name] for one in found]) for name in found[0][0]}
+        rows = {name: torch.stack([strided(one[0][name]) for one in found]) for name in found[0][0]}
         return rows, [torch.stack(some) for some in zip(*(one[1] for one in found), strict=True)]
 
 
@@ -313,12 +310,16 @@ def recognised_in(model: nn.Module, modules: Sequence[nn.Module], run: Callable[
         By module: `Products` or `Scales`; nothing of others.
     """
     found: dict[nn.Module, Any] = {}
+    looked: set[nn.Module] = set()
     if not modules:
         return found
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], returned: Any) -> None:
+        if module in looked:  # also where it is called with other parameters
+            return
+        looked.add(module)
         with contextlib.suppress(Exception):  # whatever a module says to other parameters
-            if module not in found and (kind := _recognised(module, args, kwargs, _first_output(returned))) is not None:
+            if (kind := _recognised(module, args, kwargs, _first_output(returned))) is not None:
                 found[module] = kind
 
     hooks = [module.register_forward_hook(look, with_kwargs=True) for module in modules]
@@ -336,12 +337,11 @@ def _recognised(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         return None
     if set(own) <= {"weight", "bias"} and "weight" in own and own["weight"].ndim == 2 and len(args) == 1:
         return _product(own["weight"], own.get("bias"), args[0], returned)
+    fitting = [dim for dim in (-1, 1) if all(part.shape == returned.shape[dim:][:1] for part in own.values())]
+    if not fitting:
+        return None
     still, factors = _factors(module, args, kwargs)
-    for dim in (-1, 1):
-        fitting = all(part.ndim == 1 and part.shape == returned.shape[dim:][:1] for part in own.values())
-        if fitting and _alike(_scaled(still, factors, own, dim), returned.detach()):
-            return Scales(dim)
-    return None
+    return next((Scales(dim) for dim in fitting if _alike(_scaled(still, factors, own, dim), returned.detach())), None)
 
 
 def _scaled(still: Tensor, factors: Params, own: Params, dim: int) -> Tensor:

@@ -329,12 +329,21 @@ class Risk(AbstractBatchedRisk):
             NonFiniteError: If a batch gives a NaN, with its number.
         """
         for index, batch, weights in self.passes():
-            rows = self.layout.flatten(self._rows(batch, weights)) / self.n
+            rows = self.layout.flatten(self.rows_of(batch, weights)) / self.n
             if not all_finite(rows):
                 raise NonFiniteError(self.blame(index, batch))
             yield rows
 
-    def _rows(self, batch: Batch, weights: Tensor) -> Params:
+    def rows_of(self, batch: Batch, weights: Tensor) -> Params:
+        r"""The rows $n\,\partial g/\partial w_i$ of one batch.
+
+        Args:
+            batch: One of the data.
+            weights: Of its samples.
+
+        Returns:
+            Named tensors with b in front.
+        """
         if not self.kind.per_sample:
             return self.second.rows(self._weighed(batch), self.theta, weights)
         losses = bind(self.kind.losses, self.model)

@@ -9,9 +9,13 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._risk.base import AbstractRisk
+from .._risk.objectives import EachOf
+from .._risk.risk import Risk
+from .._solvers.base import AbstractInverse, AbstractSolver, Solution
+from .._solvers.cost import Work
 from .._storage.archive import stored
-from .base import AbstractInverse, AbstractSolver, Solution
-from .cost import Work
+from .._types import Objective
+from .pairwise import PairwiseScores, pairwise_scores
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,17 @@ class IdentityInverse(AbstractInverse):
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """The vectors themselves."""
         return Solution(vectors)
+
+    def pairwise(self, risk: AbstractRisk, objective: Objective) -> PairwiseScores | None:
+        """All pairs in one pass over the samples, where every question belongs to a test sample.
+
+        Args:
+            risk: The trained model.
+            objective: The questions.
+
+        Returns:
+            PairwiseScores of samples and questions; `None` for other questions and risks.
+        """
+        if not (isinstance(objective, EachOf) and isinstance(risk, Risk)):
+            return None
+        return pairwise_scores(risk, objective, None, risk.layout.split)
