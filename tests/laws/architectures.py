@@ -1,6 +1,5 @@
 """Tiny models of `transformers`, one for each architecture, with what each reads."""
 
-
 from __future__ import annotations
 
 import time
