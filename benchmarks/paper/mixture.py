@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from crossfluence._solvers.identity import Identity
+from crossfluence._kronecker.identity import Identity
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm

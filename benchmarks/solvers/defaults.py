@@ -258,7 +258,11 @@ def seconds_of_epoch(recipe: cf.Recipe, model: nn.Module) -> float:
     return max(min(found), 1e-4)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--help" in arguments:
+        print(__doc__)
+        raise SystemExit(0)
     warnings.simplefilter("ignore")
     names, lines = [name for name in arguments if name[0] != "-"], []
     without = [name[1:] for name in arguments if name[0] == "-"]
@@ -276,4 +280,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -104,6 +104,11 @@ class Index:
             solver, (AbstractBlockSolver, EKFACInverse), "Index.build", "a solver with blocks",
             "crossfluence.Index.build(risk, crossfluence.EKFAC(), folder)",
         )  # fmt: skip
+        if not risk.kind.per_sample:
+            raise UnsupportedError(
+                f"An index holds a gradient for each sample alone; a {type(risk.kind).__name__} has none. Use "
+                f"influence(risk, questions, EKFAC()), which takes each sample's row through its batch."
+            )
         place = Path(folder)
         with undisturbed():
             risk.check()
