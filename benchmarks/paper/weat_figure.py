@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from typing import TYPE_CHECKING, Any
 
 from crossfluence.app.report.page import PALETTE
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 OPEN = "-open"  # random sentences
 
@@ -36,7 +36,7 @@ def label(row: dict[str, Any]) -> str:
     return name
 
 
-def weat_figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
+def weat_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Effect sizes after every action, and beside them the held-out loss.
 
     Args:
@@ -45,6 +45,8 @@ def weat_figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
     Returns:
         One line of two pictures for each test; actions from top to bottom.
     """
+    from plotly.subplots import make_subplots
+
     tests = list(dict.fromkeys(row["test"] for row in rows))
     titles = [title for test in tests for title in (f"{test}: effect size", "held-out loss of a pair (nats)")]
     figure = make_subplots(
@@ -70,7 +72,7 @@ def weat_figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
     )  # fmt: skip
 
 
-def _add(figure: go.Figure, rows: list[dict[str, Any]], line: int, name: str, number: int) -> None:
+def _add(figure: Figure, rows: list[dict[str, Any]], line: int, name: str, number: int) -> None:
     shape = ("circle", "diamond")[number // 2]
     marker = {
         "symbol": shape + (OPEN if number % 2 else ""), "color": PALETTE[number // 2],

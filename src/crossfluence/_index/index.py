@@ -49,6 +49,7 @@ class Index:
         >>> import tempfile
         >>> from crossfluence import EKFAC, Risk, batches
         >>> net, x = nn.Linear(2, 1), torch.eye(2).repeat(3, 1)
+        >>> _ = nn.init.zeros_(net.weight), nn.init.zeros_(net.bias)  # where training ends
         >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Index.build(risk, EKFAC(damping=0.1), f"{folder}/net.index", dtype="float32")
@@ -93,6 +94,7 @@ class Index:
             >>> import tempfile
             >>> from crossfluence import EKFAC, batches
             >>> net, x = nn.Linear(2, 1), torch.eye(2).repeat(3, 1)
+            >>> _ = nn.init.zeros_(net.weight), nn.init.zeros_(net.bias)  # where training ends
             >>> risk = Risk(net, lambda model, batch: model(batch).square().sum(1), batches(x), l2=0.1)
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     index = Index.build(risk, EKFAC(damping=0.1), f"{folder}/net.index", dtype="float32")

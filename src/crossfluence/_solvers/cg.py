@@ -141,7 +141,7 @@ class CGInverse(AbstractInverse):
                 steps[rows] += 1
                 bar.update()
         del residual, direction
-        settled.share[left <= 0] = 0.0
+        settled.share[(left <= 0) | (steps < 2)] = 0.0  # the first move is all of the scores and tells nothing
         return self._solution(x, wanted, ended, (start, left), steps, bent, settled.share)
 
     def _solution(

@@ -20,6 +20,7 @@ from crossfluence.extend import (
     absolute,
     preferred,
     refuse_damping,
+    stored,
 )
 
 from .risk import SkipGramRisk
@@ -82,6 +83,7 @@ class WordBlocks(AbstractSolver):
         return WordBlocksInverse(repr(self), risk.signature, factors, risk.rotations, damping)
 
 
+@stored("WordBlocksInverse")
 @dataclass(frozen=True, eq=False)
 class WordBlocksInverse(AbstractInverse):
     """Cholesky factors of the blocks of both tables."""

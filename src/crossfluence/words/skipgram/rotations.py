@@ -8,7 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crossfluence.extend import stored
 
+
+@stored("Rotations")
 @dataclass(frozen=True, eq=False)
 class Rotations:
     r"""The tangent space $\{(WA, CA) : A^\top = -A\}$ of the rotations of both tables.
