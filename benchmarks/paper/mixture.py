@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from crossfluence._kronecker.identity import Identity
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from crossfluence._attribution.influence import influence
 from crossfluence._data.batches import batches
 from crossfluence._evaluation.leave_out import leave_out
+from crossfluence._kronecker.identity import Identity
 from crossfluence._losses import AbstractLoss
 from crossfluence._results.agreement import Agreement, compare
 from crossfluence._results.scores import Scores
