@@ -17,7 +17,8 @@ from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
-from .._risk.objectives import EachOf, Questions, questions
+from .._risk.objectives import EachOf, Questions
+from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
 from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
@@ -99,7 +100,7 @@ def influence(
         fine, chunks = risk_of(inverse, risk), []
         if pairs is not None:
             chunks.extend(pairs.scores(candidates))
-        for query in questions(objective, risk.model, risk.theta) if pairs is None else ():  # a = ∇m
+        for query in sharper_questions(objective, risk, fine) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
             solution = inverse.solve(wanted.to(fine.weights))  # u = J⁻ᵀ a
             derivatives = _derivatives(fine, candidates, solution.vectors, unit)  # ∂/∂w [uᵀ g]: one forward-mode pass
