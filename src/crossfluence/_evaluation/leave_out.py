@@ -128,7 +128,7 @@ def _orders(train: Training, seeds: int) -> list[Training]:
     if not isinstance(train, AbstractTraining):
         raise UnsupportedError(
             f"Got seeds={seeds} and {described(train)}; a training function has no seed. Needed a crossfluence.Recipe, "
-            f"or take the mean yourself: ensemble(leave_out(train_of(seed), objective, drop, n=n) for seed in range(5))."
+            f"or type ensemble(leave_out(train_of(seed), objective, drop, n=n) for seed in range(5))."
         )
     return [train.with_seed(train.recipe.seed + number) for number in range(seeds)]
 
