@@ -11,9 +11,10 @@ from torch.nn import functional as F
 import crossfluence as cf
 from crossfluence import errors
 from crossfluence._horizon.block_lanczos import block_lanczos, function_within
-from crossfluence._horizon.engines import DenseEngine, RootsEngine, phi
+from crossfluence._horizon.engines import DenseEngine, RootsEngine
 from crossfluence._horizon.pilot import pilots
 from crossfluence._horizon.root_rows import root_rows
+from crossfluence._solvers.phi import phi
 from crossfluence._training.optimizer_rule import ParameterRecord, Rule, digest_of
 from crossfluence._training.record import TrainingRecord
 

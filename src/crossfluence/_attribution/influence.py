@@ -240,7 +240,7 @@ def _report(
         residuals=tuple(share for solution in solved for share in solution.residuals),
         errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in chunks for value in part.values.tolist()),
-        drift=tuple(value for part in chunks for value in part.drift.tolist()),
+        drift=tuple(value if inverse.at_minimum else 0.0 for part in chunks for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._curvature.gauss_newton import GaussNewton
 from .._risk.risk import Risk
 from .._solvers.krylov import functions_of
+from .._solvers.phi import phi
 from .._storage.archive import stored
 from .block_lanczos import block_lanczos, function_within
 
@@ -20,17 +21,6 @@ COMPARED = 8  # questions of a chunk that two halves are compared on
 TIGHT, MANY = 1e-8, 100  # share of a solution and products, where a product costs no pass over the data
 NUMBERS_AT_ONCE = 2**27  # in a Krylov basis
 COLUMNS = 2**13  # of roots that are multiplied at once
-
-
-def phi(x: Tensor) -> Tensor:
-    r"""$(1 - e^{-x}) / x$, and 1 at zero: the mean of $e^{-x t}$ over the training, t from 0 to 1."""
-    held = x.clamp_min(0)
-    return torch.where(held > 1e-8, -torch.expm1(-held) / held.clamp_min(1e-300), 1 - held / 2)
-
-
-def faded(x: Tensor) -> Tensor:
-    r"""$e^{-x} - 1$: the change of a lasting deviation until the end of a stretch of training."""
-    return torch.expm1(-x.clamp_min(0))
 
 
 Functions: TypeAlias = Sequence[Callable[[Tensor], Tensor]]

@@ -13,9 +13,10 @@ from .._risk.base import AbstractRisk
 from .._risk.moved import moved_to
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, Points, Solution
+from .._solvers.phi import faded, phi
 from .._storage.archive import stored
 from ..errors import UnsupportedError
-from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine, faded, phi
+from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
 
 LEAST = 1e-6  # of the largest pace: a parameter that a segment did not move passes effects on, and has none
 
