@@ -16,6 +16,7 @@ from ._curvature.fisher import EmpiricalFisher, Fisher
 from ._curvature.gauss_newton import GaussNewton
 from ._curvature.hessian import FieldJacobian, Hessian
 from ._data.batches import Batches, batches
+from ._default.auto import Auto
 from ._evaluation.lds import LDS, lds
 from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
@@ -32,7 +33,6 @@ from ._results.scores import Scores, SolveReport
 from ._results.verdict import Verdict
 from ._risk.objectives import each_of, mean_over
 from ._risk.risk import Risk
-from ._solvers.auto import Auto
 from ._solvers.base import load_inverse
 from ._solvers.cg import CG
 from ._solvers.exact import Exact
