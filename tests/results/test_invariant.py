@@ -82,9 +82,9 @@ def test_the_verdict_is_the_lowest_of_the_versions():
 def test_what_is_no_set_of_versions_is_refused_with_a_sentence():
     columns = three()
     made = {name: scores(column) for name, column in columns.items()}
-    with pytest.raises(DataError, match="Got 1 versions .* needed at least 2"):
+    with pytest.raises(DataError, match=r"Got 1 versions .* needed at least 2"):
         cf.invariant({"as is": made["as is"]})
-    with pytest.raises(DataError, match="'as is' and '\\?' have equal scores: .* changed nothing"):
+    with pytest.raises(DataError, match=r"'as is' and '\?' have equal scores: .* changed nothing"):
         cf.invariant(made | {"?": made["as is"]})
     with pytest.raises(IdError, match="version 'not' is about other samples, such as"):
         cf.invariant(made | {"not": scores(columns["not"], tuple(range(60)))})

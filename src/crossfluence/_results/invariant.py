@@ -92,8 +92,8 @@ def _threshold(column: Float[Tensor, " n"], strong: float, name: str) -> float:
     found = float(column.abs().topk(count).values[-1])
     if not found:
         raise DataError(
-            f"In the version {name!r}, fewer than {count} samples have an influence; needed as many as strong={strong:g} "
-            f"says. Ask another question, or type a smaller strong."
+            f"In the version {name!r}, fewer than {count} samples have an influence; needed as many as "
+            f"strong={strong:g} says. Ask another question, or type a smaller strong."
         )
     return found
 
