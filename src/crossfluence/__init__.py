@@ -7,8 +7,10 @@ from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
 from ._attribution.data_gradient import data_gradient
 from ._attribution.influence import influence, self_influence
+from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
 from ._attribution.plan import Plan, plan
 from ._attribution.replay import replay
+from ._attribution.representers import Representers, representers
 from ._attribution.source import source
 from ._attribution.tracin import tracin
 from ._curvature.base import Relative
@@ -75,11 +77,14 @@ __all__ = [
     "Horizon",
     "Identity",
     "Index",
+    "InfluenceKernel",
     "Jacobi",
     "KFAC",
     "LDS",
+    "LastLayer",
     "LiSSA",
     "LowRank",
+    "NTK",
     "Nystrom",
     "OnOutputs",
     "Outcome",
@@ -89,6 +94,7 @@ __all__ = [
     "Recorder",
     "Relative",
     "RemovalCurve",
+    "Representers",
     "Risk",
     "SGD",
     "Scores",
@@ -117,6 +123,7 @@ __all__ = [
     "removal_curve",
     "remove",
     "replay",
+    "representers",
     "self_influence",
     "smoothness",
     "source",
