@@ -19,6 +19,7 @@ from ._data.batches import Batches, batches
 from ._evaluation.lds import LDS, lds
 from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
+from ._evaluation.qld import QLD, qld
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
@@ -83,6 +84,7 @@ __all__ = [
     "OnOutputs",
     "Outcome",
     "Plan",
+    "QLD",
     "Recipe",
     "Recommendation",
     "Recorder",
@@ -111,6 +113,7 @@ __all__ = [
     "load_inverse",
     "mean_over",
     "plan",
+    "qld",
     "recommend",
     "removal_curve",
     "remove",

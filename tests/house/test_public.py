@@ -14,7 +14,7 @@ import crossfluence as cf
 from crossfluence import errors as _errors
 
 PUBLIC = [pytest.param(getattr(cf, name), id=name) for name in cf.__all__]
-RESULTS = {"Agreement", "Batches", "LDS", "Outcome", "Plan", "RemovalCurve", "SolveReport"}  # nobody makes one by hand
+RESULTS = {"Agreement", "Batches", "LDS", "Outcome", "Plan", "QLD", "RemovalCurve", "SolveReport"}  # nobody makes one by hand
 ERRORS = [kind for kind in vars(_errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
 
 
