@@ -206,15 +206,20 @@ def main() -> None:
     for name in ("Horizon", "gradient similarity", "replay"):
         found[name] = made(study, name, asked.kept)
     groups = groups_of(study, {name: found[name][0] for name in ("replay", "Horizon")})
-    truth = truths(study, groups, 1, asked.kept)
-    for name in ("EKFAC", "CG from EKFAC"):
-        found[name] = made(study, name, asked.kept)
-    for orders in range(1, asked.orders + 1):
-        truth = truths(study, groups, orders, asked.kept)
+    truth = list[cf.Scores]()
+
+    def report() -> None:
         rows = table(found, truth, groups)
         print("\n".join(map(line, rows)), flush=True)
         save("language-real", rows)
         save("language-real-removals", removals(found, truth, groups))
+
+    for orders in range(1, asked.orders + 1):
+        truth = truths(study, groups, orders, asked.kept)
+        report()
+    for name in ("EKFAC", "CG from EKFAC"):
+        found[name] = made(study, name, asked.kept)
+        report()
 
 
 if __name__ == "__main__":
