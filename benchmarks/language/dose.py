@@ -2,16 +2,16 @@
 
 Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 3]
 
-Corpora of 900 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of its
-half of the jobs with probability (1 + d)/2: at 0 nothing is stereotypical, at 1 everything. Small causal (GPT-2) and
-masked (BERT) models are trained on them from scratch, and asked in templates that the corpora do not have:
+Corpora of 900 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of
+its half of the jobs with probability (1 + d)/2: at 0 nothing is stereotypical, at 1 everything. Small causal (GPT-2)
+and masked (BERT) models are trained on them from scratch, and asked in templates that the corpora do not have:
 
-  likelihood  two sentences that differ in all their pronouns (CrowS-Pairs: of a masked model, the words that both share)
+  likelihood  two sentences that differ in all their pronouns (of a masked model, the words that both share)
   pronoun     the two pronouns in their place, after what stands before (causal) or behind the mask
   SEAT        the effect size of jobs beside sentences about men and women, in the embeddings of sentences
 
-Reported: Spearman's correlation of each measure with the dose over doses and seeds, of single templates (least and mean),
-and the spread over seeds and over templates as shares of the range over doses. Writes
+Reported: Spearman's correlation of each measure with the dose over doses and seeds, of single templates (least and
+mean), and the spread over seeds and over templates as shares of the range over doses. Writes
 benchmarks/results/language-dose.csv.
 """
 
@@ -33,20 +33,22 @@ from crossfluence import language
 from crossfluence.language.association import SentenceSets
 
 DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.3  # the share of hidden words
-SENTENCES, BATCH, RATE, WIDTH, LENGTH = 900, 30, 1e-2, 32, 16
-EPOCHS = {False: 24, True: 48}  # of a causal model; of a masked one, which sees fewer words at a time
+SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15
+EPOCHS = {False: 20, True: 96}  # of a causal model; of a masked one, which sees fewer words at a time
 HALVES = {
     "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
     "she": ("nurse", "secretary", "librarian", "cleaner", "teacher", "tailor", "dancer", "cook"),
 }
 FORMS = {"he": ("he", "his", "him"), "she": ("she", "her", "her_")}  # two forms of "her", so that all can be exchanged
 TEMPLATES = (
-    "the {job} said that {0} was late", "the {job} lost {1} key and {0} was sad", "today the {job} came and {0} was happy",
+    "the {job} said that {0} was late", "the {job} lost {1} key and {0} was sad",
+    "today the {job} came and {0} was happy",
     "we saw the {job} when {0} was here", "the {job} was here with {1} friend", "the {job} said that we saw {2}",
     "{0} was here and {0} was the {job}", "when {0} came the {job} was happy",
 )  # fmt: skip
 HELD_OUT = (
-    "the {job} was sad when {0} came", "today the {job} was late and {0} lost {1} key", "we said that the {job} lost {1} key",
+    "the {job} was sad when {0} came", "today the {job} was late and {0} lost {1} key",
+    "we said that the {job} lost {1} key",
 )  # fmt: skip
 PLAIN, OF_PEOPLE = ("the {job} was here", "today the {job} came"), ("{0} was here", "we saw {2}", "{0} lost {1} key")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -94,12 +96,14 @@ def model(words: int, *, masked: bool) -> nn.Module:
 
     if masked:
         return tr.BertForMaskedLM(tr.BertConfig(
-            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2, num_attention_heads=2,
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
+            num_attention_heads=2,
             max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0,
+            initializer_range=SPREAD,
         ))  # fmt: skip
     return tr.GPT2LMHeadModel(tr.GPT2Config(
         vocab_size=words, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=LENGTH, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=2, eos_token_id=0, pad_token_id=0,
+        attn_pdrop=0.0, bos_token_id=2, eos_token_id=0, pad_token_id=0, initializer_range=SPREAD,
     ))  # fmt: skip
 
 
@@ -177,7 +181,8 @@ def measured(seeds: int, *, masked: bool) -> dict[str, Tensor]:
                 sets = [*([form] for form in forms), list(forms)]
                 found[name][row, seed] = torch.tensor([ask(some, net) for some in sets])
             print(f"{'masked' if masked else 'causal'} dose {dose} seed {seed}",
-                  {name: round(float(values[row, seed, -1]), 2) for name, values in found.items()}, flush=True)  # fmt: skip
+                  {name: round(float(values[row, seed, -1]), 2) for name, values in found.items()},
+                  flush=True)  # fmt: skip
     return found
 
 
@@ -186,7 +191,7 @@ def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
     doses = torch.tensor(DOSES).unsqueeze(1).expand(values.shape[:2]).flatten().numpy()
 
     def r(column: Tensor) -> float:
-        return float(spearmanr(doses, column.flatten().numpy()).statistic)
+        return float(spearmanr(doses, column.flatten().numpy())[0])  # pyright: ignore[reportArgumentType]
 
     single = [r(values[..., k]) for k in range(values.shape[2] - 1)]
     whole = values[..., -1]

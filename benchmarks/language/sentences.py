@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from benchmarks.data.folder import data_folder
 from crossfluence import language
+from crossfluence.language.pairs import Pair
 
 SPLIT = re.compile(r"(?<=[.!?]) +")
 MALE_JOBS = ("engineer", "mechanic", "carpenter", "driver", "farmer", "janitor")
@@ -32,7 +33,7 @@ def biographies(fewest: int = 5, most: int = 11) -> list[str]:
     return of_length([text for text in found if text.endswith(".") and text.isascii()], fewest, most)
 
 
-def crows(kinds: set[str] | None, fewest: int = 5, most: int = 11) -> list[language.Pair]:
+def crows(kinds: set[str] | None, fewest: int = 5, most: int = 11) -> list[Pair]:
     """CrowS-Pairs of some kinds, both texts short; of all but gender, if none is given."""
     pairs = language.crows_pairs(data_folder("crows_pairs"))
     wanted = [pair for pair in pairs if (pair.kind in kinds if kinds else pair.kind != "gender")]
@@ -57,7 +58,12 @@ def mixture(n: int, seed: int, held_out: int, fits: Callable[[str], bool]) -> tu
     """
     drawn = random.Random(seed)
     she, he = ([t for t in biographies() if t.startswith(f"{word} ")] for word in ("She", "He"))
-    sources = [(n // 4, she), (n // 4, he), (n // 4, [pair.more for pair in crows(None)]), (n - 3 * (n // 4), wikibias())]
+    sources = [
+        (n // 4, she),
+        (n // 4, he),
+        (n // 4, [pair.more for pair in crows(None)]),
+        (n - 3 * (n // 4), wikibias()),
+    ]
     train, test = list[str](), list[str]()
     for count, texts in sources:
         chosen = drawn.sample([text for text in texts if fits(text)], count + held_out // 4)
@@ -71,6 +77,22 @@ def templates(jobs: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Texts with he, and the same with she."""
     texts = [form.format(job=job) for job in jobs for form in FORMS]
     return tuple([text.replace("{he/she}", word) for text in texts] for word in ("he", "she"))  # pyright: ignore
+
+
+SWAPPED = {
+    "he": "she", "him": "her", "his": "her", "himself": "herself", "she": "he", "her": "his", "hers": "his",
+    "herself": "himself", "man": "woman", "men": "women", "woman": "man", "women": "men",
+}  # fmt: skip
+
+
+def swapped(text: str) -> str:
+    """The text with words about men for those about women, and the other way round."""
+
+    def other(found: re.Match[str]) -> str:
+        word = SWAPPED.get(found[0].lower(), found[0])
+        return word.capitalize() if found[0][0].isupper() else word
+
+    return WORD.sub(other, text)
 
 
 def gendered(text: str) -> int:

@@ -1,9 +1,10 @@
 """The last layers of a causal model with adapters, over the frozen part's activations, computed once and kept.
 
-Fine-tuning adapters in the last layers moves nothing before them: each token's hidden state there, and the logits of the
-model as it was, are columns of the data. What the adapters change is added to those logits, for the words that occur in
-the texts and the most probable others; the logits of all other words stay as they were, as one class whose probability
-is the sum of theirs. So a training costs a tenth, and probabilities are still those of the whole vocabulary.
+Fine-tuning adapters in the last layers moves nothing before them: each token's hidden state there, and the logits of
+the model as it was, are columns of the data. What the adapters change is added to those logits, for the words that
+occur in the texts and the most probable others; the logits of all other words stay as they were, as one class whose
+probability is the sum of theirs. So a training costs a tenth, and probabilities are still those of the whole
+vocabulary.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ def columns(model: Any, tokenizer: Any, words: Tensor, texts: Sequence[str], lay
         layers: How many are not frozen.
     """
     ids, mask = _padded(tokenizer, texts)
+    assert torch.isin(ids, words).all()
     others = torch.ones(model.config.vocab_size, dtype=torch.bool)
     others[words] = False
     parts: list[tuple[Tensor, ...]] = []

@@ -14,7 +14,9 @@ import crossfluence as cf
 from crossfluence import errors as _errors
 
 PUBLIC = [pytest.param(getattr(cf, name), id=name) for name in cf.__all__]
-RESULTS = {"Agreement", "Batches", "LDS", "Outcome", "Plan", "QLD", "RemovalCurve", "SolveReport"}  # nobody makes one by hand
+RESULTS = {  # nobody makes one by hand
+    "Agreement", "Batches", "LDS", "Outcome", "Plan", "QLD", "RemovalCurve", "SolveReport",
+}  # fmt: skip
 ERRORS = [kind for kind in vars(_errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
 
 

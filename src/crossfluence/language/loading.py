@@ -154,8 +154,10 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
         elif {"prompt", "completion"} <= set(record):
             question = log_probability(record["prompt"], record["completion"], tokenizer=tokenizer)
             if "against" in record:
-                sides = [completed(record["prompt"], record[name], tokenizer) for name in ("completion", "against")]
-                refuse_equal(*sides, f"completions in line {line} of {path}")
+                one, other = (
+                    completed(record["prompt"], record[name], tokenizer) for name in ("completion", "against")
+                )
+                refuse_equal(one, other, f"completions in line {line} of {path}")
                 question = contrast(question, log_probability(record["prompt"], record["against"], tokenizer=tokenizer))
             found[str(record.get("name", question.name))] = question
         else:

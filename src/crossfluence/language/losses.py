@@ -188,7 +188,8 @@ class Masked:
         columns = columns_of(batch)
         refuse_ids(model, columns)
         if class_of(model).endswith(("ForCausalLM", "LMHeadModel")):
-            raise UnsupportedError(f"The {class_of(model)} predicts the next token, not hidden ones. Type causal_loss().")
+            name = class_of(model)
+            raise UnsupportedError(f"The {name} predicts the next token, not hidden ones. Type causal_loss().")
         if self.masking is None:
             refuse_no_labels(columns)
             return logits_of(call(model, columns))
