@@ -7,8 +7,10 @@ from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
 from ._attribution.data_gradient import data_gradient
 from ._attribution.influence import influence, self_influence
+from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
 from ._attribution.plan import Plan, plan
 from ._attribution.replay import replay
+from ._attribution.representers import Representers, representers
 from ._attribution.source import source
 from ._attribution.tracin import tracin
 from ._curvature.base import Relative, Trained
@@ -29,6 +31,7 @@ from ._kronecker.identity import Identity
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
+from ._results.invariant import invariant
 from ._results.scores import Scores, SolveReport
 from ._results.verdict import Verdict
 from ._risk.objectives import each_of, mean_over
@@ -74,11 +77,14 @@ __all__ = [
     "Horizon",
     "Identity",
     "Index",
+    "InfluenceKernel",
     "Jacobi",
     "KFAC",
     "LDS",
+    "LastLayer",
     "LiSSA",
     "LowRank",
+    "NTK",
     "Nystrom",
     "OnOutputs",
     "Outcome",
@@ -88,6 +94,7 @@ __all__ = [
     "Recorder",
     "Relative",
     "RemovalCurve",
+    "Representers",
     "Risk",
     "SGD",
     "Scores",
@@ -106,6 +113,7 @@ __all__ = [
     "each_of",
     "ensemble",
     "influence",
+    "invariant",
     "lds",
     "leave_out",
     "linear",
@@ -116,6 +124,7 @@ __all__ = [
     "removal_curve",
     "remove",
     "replay",
+    "representers",
     "self_influence",
     "smoothness",
     "source",

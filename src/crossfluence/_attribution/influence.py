@@ -100,7 +100,7 @@ def influence(
         chunks = []
         if pairs is not None:
             chunks.extend(pairs.scores(candidates))
-        for query in sharper_questions(objective, risk, fine) if pairs is None else ():  # a = ∇m
+        for query in sharper_questions(objective, risk, risk_of(inverse, risk)) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
             solution, points = inverse.solve_along(risk, wanted)  # u = J⁻ᵀ a
             parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one forward-mode pass

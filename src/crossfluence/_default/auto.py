@@ -96,7 +96,7 @@ class Auto(AbstractSolver):
         return self._stopped(risk, f"it left a gradient {left:.2g} times that of a sample over n")
 
     def _judges(self, risk: AbstractRisk) -> bool:
-        """True for a risk that may be of a stopped training: it has no solver of its own and all of its samples."""
+        """True for a risk that a stopped training may have left: no solver of its own, all of its samples."""
         plain = preferred.dispatch(type(risk)) is preferred.dispatch(object)
         return self.damping is None and isinstance(risk, Risk) and plain and bool((risk.weights == 1).all())
 

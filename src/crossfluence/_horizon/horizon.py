@@ -72,8 +72,8 @@ class Horizon(AbstractSolver):
             directions of negative curvature then count as if it were zero there.
 
     Example:
-        >>> Horizon()
-        Horizon(roots=None, pilot=None, segments=None, steps=20, seed=0, curvature=None)
+        >>> Horizon(pilot=100)
+        Horizon(roots=None, pilot=100, segments=None, steps=20, seed=0, curvature=None)
 
     References:
         For SGD: Bae, Lin, Lorraine and Grosse, "Training data attribution via approximate unrolled differentiation",
