@@ -22,6 +22,7 @@ from ._default.auto import Auto
 from ._evaluation.lds import LDS, lds
 from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
+from ._evaluation.qld import QLD, qld
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
@@ -89,6 +90,7 @@ __all__ = [
     "OnOutputs",
     "Outcome",
     "Plan",
+    "QLD",
     "Recipe",
     "Recommendation",
     "Recorder",
@@ -120,6 +122,7 @@ __all__ = [
     "load_inverse",
     "mean_over",
     "plan",
+    "qld",
     "recommend",
     "removal_curve",
     "remove",

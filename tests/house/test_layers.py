@@ -41,6 +41,8 @@ HEAVY = {"pandas", "plotly", "sklearn", "jinja2", "rich", "typer", "pyarrow", "s
     "transformers",
     "peft",
     "datasets",
+    "starlette",
+    "uvicorn",
 }
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from .._risk.risk import Risk
-from .._solvers.auto import Auto
+from .._default.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, inverse_of
 from ..errors import ParameterError, UnsupportedError
 

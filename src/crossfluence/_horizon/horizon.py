@@ -19,6 +19,7 @@ from .._solvers.base import AbstractInverse, AbstractSolver, Solution
 from .._solvers.cost import Work
 from .._storage.archive import stored
 from ..errors import SolveError, UnsupportedError
+from .confident import REASON, confident
 from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
 from .moments import adam_scaling, guessed_moments
 from .pilot import pilots
@@ -132,8 +133,9 @@ class Horizon(AbstractSolver):
         pace, decay, notes = _scaled(known)
         engine, told = self._engine(known, pace, decay)
         return HorizonInverse(
-            repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None
-        )
+            repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None,
+            confident=confident(known),
+        )  # fmt: skip
 
     def _segmented(self, risk: Risk) -> SegmentedInverse:
         if risk.record is None or self.segments is None:
@@ -182,11 +184,13 @@ class Horizon(AbstractSolver):
         rows = self._drawn(risk, pace, self.roots or min(risk.n, most), self.seed)
         engine = RootsEngine.of(rows, whole, self.seed)
         wanted = min(PER_TRAINED * engine.trained, most)
-        if not self.roots and wanted > 1.5 * len(rows):
+        bent = int((engine.values > most / len(rows)).sum())  # still above 1 where the same is spread over most roots
+        hopeless = not self.roots and ENOUGH * bent > len(rows)
+        if not self.roots and not hopeless and wanted > 1.5 * len(rows):
             more = self._drawn(risk, pace, wanted - len(rows), self.seed + 1)
             engine = RootsEngine.of(together(rows, more), whole, self.seed)
         told = f"X has {len(engine.roots)} roots; {_bent(engine)}."
-        if self.roots or ENOUGH * engine.trained <= len(engine.roots):
+        if not hopeless and (self.roots or ENOUGH * engine.trained <= len(engine.roots)):
             return engine, told
         found, instead = self._products(risk, pace, outside, _pilot(risk))
         return found, f"{told} That is too many for roots. {instead}"
@@ -219,6 +223,7 @@ class HorizonInverse(AbstractInverse):
         pace: $A^{1/2}$, shape `(p,)`.
         engine: Applies $\varphi(X)$.
         guessed: Whether there was no record of the training.
+        confident: Whether the training of a classifier left hardly any loss.
     """
 
     solver: str
@@ -229,13 +234,14 @@ class HorizonInverse(AbstractInverse):
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
     guessed: bool = False
+    confident: bool = False
     at_minimum = False
 
     @property
     def approximation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Sizes need a record."""
+        """Sizes need a record, and a training that stopped before nothing was left to learn."""
         if not self.guessed:
-            return ""
+            return REASON if self.confident else ""
         return "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
