@@ -168,7 +168,7 @@ def _part(risk: Risk) -> Risk:
     sizes = list(itertools.accumulate(risk.reading.sizes))
     count = next((number for number, total in enumerate(sizes, start=1) if total >= PART), len(sizes))
     part = list(itertools.islice(risk.data, count))
-    return replace(risk, data=part, ids=None, n=risk.reading.sizes[:count])
+    return replace(risk, data=part, ids=None, n=risk.reading.sizes[:count], shared=False)
 
 
 def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
