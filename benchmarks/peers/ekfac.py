@@ -76,7 +76,7 @@ TRAININGS = {
     "convolutions": Training(convolutions, images, 2_000, 200, 256, 10, 0.1),
     "vision": Training(VisionTransformer, images, 2_000, 100, 100, 5, 0.02),
     "transformer": Training(Transformer, shakespeare, 2_000, 100, 50, 3, 1e-3, "crossfluence"),
-    "gpt2": Training(GPT2, shakespeare_words, 400, 100, 50, 1, 3e-4, "crossfluence"),
+    "gpt2": Training(GPT2, shakespeare_words, 300, 100, 50, 1, 3e-4, "crossfluence"),
 }
 
 

@@ -11,7 +11,7 @@ from ._attribution.plan import Plan, plan
 from ._attribution.replay import replay
 from ._attribution.source import source
 from ._attribution.tracin import tracin
-from ._curvature.base import Relative
+from ._curvature.base import Relative, Trained
 from ._curvature.fisher import EmpiricalFisher, Fisher
 from ._curvature.gauss_newton import GaussNewton
 from ._curvature.hessian import FieldJacobian, Hessian
@@ -93,6 +93,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "Trained",
     "TrainingRecord",
     "Verdict",
     "WarmUp",

@@ -4,15 +4,17 @@ import grid
 import pytest
 import torch
 from grid import normal
+from quadratics import Shared, tilts
 from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
 from crossfluence._horizon.block_lanczos import block_lanczos, function_within
-from crossfluence._horizon.engines import DenseEngine, RootsEngine, phi
+from crossfluence._horizon.engines import DenseEngine, RootsEngine
 from crossfluence._horizon.pilot import pilots
 from crossfluence._horizon.root_rows import root_rows
+from crossfluence._solvers.phi import phi
 from crossfluence._training.optimizer_rule import ParameterRecord, Rule, digest_of
 from crossfluence._training.record import TrainingRecord
 
@@ -162,23 +164,6 @@ def test_phi_has_no_gap_at_zero():
 
 
 # Beside replay.
-
-
-class Shared(nn.Module):
-    """The same features for every sample."""
-
-    def __init__(self):
-        super().__init__()
-        self.at = nn.Parameter(torch.zeros(4, dtype=torch.float64))
-
-    def forward(self, rows):
-        return (normal(4, 4, seed=1) @ self.at).expand(len(rows), -1)
-
-
-def tilts(model, batch):
-    """The last sample is a quadratic, the others are linear: they only tilt it."""
-    z = model(batch[0])
-    return 9 * batch[1] * z.square().sum(1) / 2 - (z * batch[0]).sum(1)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])

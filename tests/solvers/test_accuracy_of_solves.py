@@ -136,11 +136,19 @@ def test_single_precision_is_computed_in_double_where_the_loss_allows_it():
     x, y = normal(60, 5, seed=6).float(), normal(60, seed=7).float()
     model = seeded(nn.Linear(5, 1)).float()
     free = cf.Risk(model, lambda m, b: (m(b[0])[:, 0] - b[1]).square(), cf.batches(x, y), l2=0.1)
-    bound = cf.Risk(model, lambda m, b: (b[0] @ x[:5] @ m.weight[0] + m.bias).square(), cf.batches(x, y), l2=0.1)
-    assert free.fine.weights.dtype == torch.float64
-    assert free.fine.precision < 1e-15
+    refers = cf.Risk(model, lambda m, b: (b[0] @ x[:5] @ m.weight[0] + m.bias).square(), cf.batches(x, y), l2=0.1)
+
+    def narrow(m, b):
+        if b[0].dtype != torch.float32:
+            raise TypeError("single precision only")
+        return (m(b[0])[:, 0] - b[1]).square()
+
+    bound = cf.Risk(model, narrow, cf.batches(x, y), l2=0.1)
+    for risk in (free, refers):
+        assert risk.fine.weights.dtype == torch.float64
+        assert risk.fine.precision < 1e-15
     assert bound.fine is bound
-    for risk in (free, bound):
+    for risk in (free, refers, bound):
         found = cf.influence(risk, lambda m: m.bias.sum(), cf.Exact())
         assert found.values.dtype == torch.float32
         assert found.values.isfinite().all()

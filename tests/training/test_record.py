@@ -86,7 +86,7 @@ def test_segments_end_where_the_training_does_and_add_up(name):
     for record in (kept, found):
         assert sum(part[0].rate for part in record.segments) == pytest.approx(record.parts[0].rate)
     theta = {name: part.detach() for name, part in model.named_parameters()}
-    at, scaling, _ = next(iter(found.earlier(theta)))
+    at, scaling, _ = next(iter(found.earlier(theta, 3)))
     assert all(torch.equal(at[name], theta[name]) for name in theta)
     assert all((scaling[name] <= 1.001 * found.scaling(theta)[name]).all() for name in theta)
 

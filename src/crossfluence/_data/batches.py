@@ -131,7 +131,8 @@ def batches(
         _refuse_lengths(names, parts)
     elif len(parts) > 1 or not (hasattr(parts[0], "__len__") and hasattr(parts[0], "__getitem__")):
         kinds = [type(part).__name__ for part in parts]
-        raise DataError(f"Got {kinds}; needed tensors, or one dataset with __len__ and __getitem__.")
+        arrays = " Make tensors of the arrays: torch.from_numpy(x)." if "ndarray" in kinds else ""
+        raise DataError(f"Got {kinds}; needed tensors, or one dataset with __len__ and __getitem__.{arrays}")
     else:
         _refuse_lists(parts[0])
     return Batches(parts, size or SIZE, names, collate, free=size is None)

@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._risk.base import AbstractRisk
+from .._risk.moved import moved_to
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution
 from .._solvers.cost import Work
@@ -20,6 +21,7 @@ from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
 from .moments import adam_scaling, batch_moments
 from .pilot import pilots
 from .root_rows import root_rows, together
+from .segments import Segment, SegmentedInverse, paced
 
 GUESSED_RATE, GUESSED_BATCH = 0.1, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
 PER_TRAINED, ENOUGH = 4, 2  # roots for each direction with an exponent above 1: wanted, and at least
@@ -30,6 +32,10 @@ DENSE = 2_048  # parameters up to which X is written out
 EXACT_WORK = 5e9  # multiplications of all columns of all roots, up to which nothing is left to chance
 PILOT, FEWEST = 320, 80  # samples for products; of less data half, but as many as the latter
 STEPS, RTOL = 20, 0.02  # products for each question, and where they end
+UNMOVED = (
+    "The training, as far as its record tells, moved no parameter: Adam's division takes back every lasting change, or "
+    "no gradient was ever there. Use another record, or CG(Relative(1), curvature=GaussNewton())."
+)
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,15 @@ class Horizon(AbstractSolver):
         roots: How many; default: four for each direction with an exponent above 1, at least one and at most four for
             each sample, at most 1,024.
         pilot: Samples for products; if given, products are taken. Default: 320 where they are, or half of less data.
+        segments: Parts of the training, each with the gradients, the curvature and the optimizer's state of its own
+            end, from a record that keeps them (`recipe.record(segments=3)`). Each takes the work of a whole training.
+            Default: one, the whole training as its end was.
         steps: Products for each question, at most.
         seed: Of signs and samples.
 
     Example:
         >>> Horizon()
-        Horizon(roots=None, pilot=None, steps=20, seed=0)
+        Horizon(roots=None, pilot=None, segments=None, steps=20, seed=0)
 
     References:
         For SGD: Bae, Lin, Lorraine and Grosse, "Training data attribution via approximate unrolled differentiation",
@@ -70,13 +79,14 @@ class Horizon(AbstractSolver):
 
     roots: int | None = None
     pilot: int | None = None
+    segments: int | None = None
     steps: int = STEPS
     seed: int = 0
 
     saveable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("roots", "pilot", "steps"):
+        for name in ("roots", "pilot", "segments", "steps"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= (2 if name == "pilot" else 1)):
                 raise ValueError(f"Got {name}={value!r}; needed a whole number of at least 1, or None to choose it.")
@@ -87,12 +97,12 @@ class Horizon(AbstractSolver):
 
     def work(self, risk: AbstractRisk) -> Work:
         """Up to four passes of single gradients, or some products on a pilot for each question."""
-        known = self._risk(risk)
+        known, times = self._risk(risk), self.segments or 1
         if self.pilot is not None:
-            return Work(steps=self.steps, share=min(1.0, self.pilot / risk.n), kept=1)
+            return Work(steps=self.steps * times, share=min(1.0, self.pilot / risk.n), kept=1)
         count = self.roots or min(4 * risk.n, MOST)
         size = known.weights.element_size()
-        return Work(readings=-(-count // risk.n) + 2, held=size * count * risk.p + 8 * count**2)
+        return Work(readings=times * -(-count // risk.n) + 2, held=times * (size * count * risk.p + 8 * count**2))
 
     def _risk(self, risk: AbstractRisk) -> Risk:
         if not isinstance(risk, Risk):
@@ -103,13 +113,35 @@ class Horizon(AbstractSolver):
         risk.on_outputs("Horizon", "use CG(damping) where the loss couples samples, or replay(recipe, objective)")
         return risk
 
-    def _invert(self, risk: AbstractRisk) -> HorizonInverse:
+    def _invert(self, risk: AbstractRisk) -> HorizonInverse | SegmentedInverse:
         known = self._risk(risk)
+        if (self.segments or 1) > 1:
+            return self._segmented(known)
         pace, decay, notes = _scaled(known)
         engine, told = self._engine(known, pace, decay)
         return HorizonInverse(
             repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None
         )
+
+    def _segmented(self, risk: Risk) -> SegmentedInverse:
+        if risk.record is None or self.segments is None:
+            raise UnsupportedError(
+                f"{self} needs a record of the training that keeps its segments, Risk(..., record=recipe.record("
+                f"segments={self.segments})) or that of a Recorder(optimizer, segments={self.segments}, steps=...)."
+            )
+        found, told = [], []
+        for theta, scaling, decay in risk.record.earlier(risk.theta, self.segments):
+            flat = [risk.layout.flatten(each).to(risk.weights) for each in (scaling, decay)]
+            if not bool(flat[0].any()):
+                continue  # a schedule stood still
+            pace, at = paced(flat[0]), moved_to(risk, theta)
+            engine, one = self._engine(at, pace, flat[1])
+            found.append(Segment(risk.layout.flatten(theta), pace, engine))
+            told.append(one)
+        if not found:
+            raise SolveError(UNMOVED)
+        several = f"{len(found)} segments, from the last to the first: {' '.join(told)}"
+        return SegmentedInverse(repr(self), risk.signature, tuple(found), notes=(*risk.record.notes, several))
 
     def _engine(
         self, risk: Risk, pace: Tensor, outside: Tensor
@@ -212,12 +244,13 @@ def _scaled(risk: Risk) -> tuple[Shaped[Tensor, " p"], Shaped[Tensor, " p"], tup
             f"The risk has no record of its training: guessed Adam with learning rates that add up to {GUESSED_RATE:g} "
             f"and batches of {GUESSED_BATCH}. Say what it was: Risk(..., record=TrainingRecord.from_settings(...)).",
         )
-    if not bool(scaling.isfinite().all()) or not bool(scaling.any()):
-        raise SolveError(
-            "The training, as far as its record tells, moved no parameter: Adam's division takes back every lasting "
-            "change, or no gradient was ever there. Use another record, or CG(Relative(1), curvature=GaussNewton())."
-        )
+    _check_moved(scaling)
     return scaling.sqrt(), decay, notes
+
+
+def _check_moved(scaling: Shaped[Tensor, " p"]) -> None:
+    if not bool(scaling.isfinite().all()) or not bool(scaling.any()):
+        raise SolveError(UNMOVED)
 
 
 def _columns(risk: Risk) -> int:

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Shaped
@@ -51,6 +51,10 @@ class Solution:
     notes: tuple[str, ...] = ()
     solver: str = ""
     agreements: tuple[tuple[float, float], ...] = ()
+
+
+Points: TypeAlias = tuple[tuple[AbstractRisk, Tensor], ...]
+"""Risks with directions, one in each row: the parameters where samples are differentiated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +125,12 @@ class AbstractInverse(ABC):
         with undisturbed():
             solution = self._solve(vectors, transposed)
         return replace(solution, vectors=solution.vectors.to(vectors.dtype))
+
+    def solve_along(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> tuple[Solution, Points]:
+        """Solutions for questions' gradients; and risks with directions, along which samples' derivatives add up."""
+        fine = risk_of(self, risk)
+        solution = self.solve(vectors.to(fine.weights))
+        return solution, ((fine, solution.vectors),)
 
     def pairwise(self, risk: AbstractRisk, objective: Objective) -> AbstractPairwise | None:
         """A cheaper way to the scores of many queries at once, where the inverse has one for this objective."""
