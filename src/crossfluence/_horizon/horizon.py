@@ -196,7 +196,8 @@ class Horizon(AbstractSolver):
         return found, f"{told} That is too many for roots. {instead}"
 
     def _drawn(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Shaped[Tensor, "k p"]:
-        return torch.cat(list(self._rows(risk, pace, count, seed)))
+        parts = list(self._rows(risk, pace, count, seed))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
         parts = pilots(risk, pilot, self.seed, 2) if risk.kind.per_sample else (risk,)
