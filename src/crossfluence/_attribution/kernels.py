@@ -101,7 +101,7 @@ class InfluenceKernel(AbstractKernel):
 
     Example:
         >>> InfluenceKernel().solver
-        Auto(damping=0.0)
+        Auto(damping=None, budget=30)
     """
 
     solver: AbstractSolver | AbstractInverse = Auto()
