@@ -13,13 +13,14 @@ from torch import Tensor
 
 from .._autodiff.functional import undisturbed
 from .._data.batches import probe
+from .._default.auto import Auto
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
-from .._risk.objectives import EachOf, Questions, questions
+from .._risk.objectives import EachOf, Questions
+from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
-from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
 from .._types import Batch, Id, Objective
 from ..errors import UnsupportedError
@@ -99,7 +100,7 @@ def influence(
         chunks = []
         if pairs is not None:
             chunks.extend(pairs.scores(candidates))
-        for query in questions(objective, risk.model, risk.theta) if pairs is None else ():  # a = ∇m
+        for query in sharper_questions(objective, risk, risk_of(inverse, risk)) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
             solution, points = inverse.solve_along(risk, wanted)  # u = J⁻ᵀ a
             parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one forward-mode pass
