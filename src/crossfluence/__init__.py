@@ -25,6 +25,7 @@ from ._evaluation.model_cache import Bank
 from ._evaluation.qld import QLD, qld
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
+from ._evaluation.suggestions import SuggestedChange, Suggestions
 from ._horizon.horizon import Horizon
 from ._index.index import Index
 from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
@@ -102,6 +103,8 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "SuggestedChange",
+    "Suggestions",
     "Trained",
     "TrainingRecord",
     "Verdict",
