@@ -5,6 +5,7 @@ from ._actions.recommend import Recommendation, recommend
 from ._actions.remove import remove
 from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
+from ._actions.what_if import what_if
 from ._attribution.data_gradient import data_gradient
 from ._attribution.influence import influence, self_influence
 from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
@@ -49,6 +50,7 @@ from ._training.recipe import Recipe
 from ._training.record import TrainingRecord
 from ._training.recorder import Recorder
 from ._training.schedules import StepDecay, WarmUp, cosine, linear
+from ._training.state import TrainingState
 from .errors import CrossfluenceError
 
 __version__ = "0.1.0"
@@ -101,6 +103,7 @@ __all__ = [
     "SolveReport",
     "StepDecay",
     "TrainingRecord",
+    "TrainingState",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -130,4 +133,5 @@ __all__ = [
     "tracin",
     "undo",
     "unlearn",
+    "what_if",
 ]
