@@ -14,14 +14,16 @@ from ._attribution.replay import replay
 from ._attribution.representers import Representers, representers
 from ._attribution.source import source
 from ._attribution.tracin import tracin
-from ._curvature.base import Relative
+from ._curvature.base import Relative, Trained
 from ._curvature.fisher import EmpiricalFisher, Fisher
 from ._curvature.gauss_newton import GaussNewton
 from ._curvature.hessian import FieldJacobian, Hessian
 from ._data.batches import Batches, batches
+from ._default.auto import Auto
 from ._evaluation.lds import LDS, lds
 from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
+from ._evaluation.qld import QLD, qld
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
@@ -36,7 +38,6 @@ from ._results.scores import Scores, SolveReport
 from ._results.verdict import Verdict
 from ._risk.objectives import each_of, mean_over
 from ._risk.risk import Risk
-from ._solvers.auto import Auto
 from ._solvers.base import load_inverse
 from ._solvers.cg import CG
 from ._solvers.exact import Exact
@@ -91,6 +92,7 @@ __all__ = [
     "OnOutputs",
     "Outcome",
     "Plan",
+    "QLD",
     "Recipe",
     "Recommendation",
     "Recorder",
@@ -102,6 +104,7 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "Trained",
     "TrainingRecord",
     "TrainingState",
     "Verdict",
@@ -122,6 +125,7 @@ __all__ = [
     "load_inverse",
     "mean_over",
     "plan",
+    "qld",
     "recommend",
     "removal_curve",
     "remove",

@@ -141,7 +141,7 @@ class Classifier:
         """
         names = tuple(sorted(set(labels)))
         if len(names) < 2:
-            raise DataError(f"All {len(labels)} texts have the label {names[0]!r}; needed at least two labels.")
+            raise DataError(f"All {len(labels)} texts have the label {labels[0]!r}; needed at least two labels.")
         vocabulary = Vocabulary.of(texts)
         places = {name: place for place, name in enumerate(names)}
         data = vocabulary.encoded(texts), torch.tensor([places[label] for label in labels])
