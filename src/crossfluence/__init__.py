@@ -5,6 +5,7 @@ from ._actions.recommend import Recommendation, recommend
 from ._actions.remove import remove
 from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
+from ._actions.what_if import what_if
 from ._attribution.data_gradient import data_gradient
 from ._attribution.influence import influence, self_influence
 from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
@@ -51,6 +52,7 @@ from ._training.recipe import Recipe
 from ._training.record import TrainingRecord
 from ._training.recorder import Recorder
 from ._training.schedules import StepDecay, WarmUp, cosine, linear
+from ._training.state import TrainingState
 from .errors import CrossfluenceError
 
 __version__ = "0.1.0"
@@ -107,6 +109,7 @@ __all__ = [
     "Suggestions",
     "Trained",
     "TrainingRecord",
+    "TrainingState",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -137,4 +140,5 @@ __all__ = [
     "tracin",
     "undo",
     "unlearn",
+    "what_if",
 ]
