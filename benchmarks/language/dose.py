@@ -34,7 +34,7 @@ from crossfluence.language.association import SentenceSets
 
 DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.3  # the share of hidden words
 SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15
-EPOCHS = {False: 20, True: 96}  # of a causal model; of a masked one, which sees fewer words at a time
+EPOCHS = {False: 20, True: 48}  # of a causal model; of a masked one, which sees fewer words at a time
 HALVES = {
     "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
     "she": ("nurse", "secretary", "librarian", "cleaner", "teacher", "tailor", "dancer", "cook"),
