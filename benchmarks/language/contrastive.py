@@ -136,7 +136,8 @@ class Frozen:
     def recipe(self, eps_root: float) -> cf.Recipe:
         """The training."""
         return cf.Recipe(
-            self.tail, language.in_batch_contrastive(0.05), self.data, optimizer=cf.AdamW(RATE, eps_root=eps_root), epochs=EPOCHS,
+            self.tail, language.in_batch_contrastive(0.05), self.data,
+            optimizer=cf.AdamW(RATE, eps_root=eps_root), epochs=EPOCHS,
             batch_size=BATCH, schedule=cf.linear, clipping=1.0, at_once=1,
         )  # fmt: skip
 
