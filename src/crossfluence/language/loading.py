@@ -172,6 +172,18 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
     return found
 
 
+def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file.
+
+    Args:
+        path: One object a line; gzipped or not.
+
+    Returns:
+        Line numbers from 1, and objects.
+    """
+    return [(line, _object(path, line, row)) for line, row in _lines(path)]
+
+
 def _refuse_other_values(path: Path, line: int, record: dict[str, Any]) -> None:
     for name in ("prompt", "completion", "against", "template", "more", "less"):
         if not isinstance(record.get(name, ""), str):
