@@ -103,17 +103,43 @@ def dattri_ekfac(problem: Problem) -> Tensor:
     return -attributor.attribute(*parts)
 
 
-def crossfluence(problem: Problem, one_damping: bool = False, pilot: int | str | None = None) -> Tensor:
+HEADS = ("lm_head",)  # of language models: a factor of the vocabulary's size, which kronfluence's examples leave out
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Linear layers, `transformers`' Conv1D among them, and convolutions."""
+    kinds = ("Linear", "Conv2d", "Conv1D")
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in kinds and name.rpartition(".")[2] not in HEADS
+    ]
+
+
+def as_linear(model: nn.Module) -> nn.Module:
+    """The same model with `transformers`' Conv1D as linear layers, which is what kronfluence knows."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if type(module).__name__ == "Conv1D":
+                linear = nn.Linear(*module.weight.shape)  # pyright: ignore[reportArgumentType]
+                linear.weight.data, linear.bias.data = module.weight.data.T.contiguous(), module.bias.data  # pyright: ignore
+                setattr(parent, name, linear)
+    return model
+
+
+def crossfluence(
+    problem: Problem, one_damping: bool = False, pilot: int | str | None = None, tolerance: float = 0.05
+) -> Tensor:
     """EK-FAC of linear layers and convolutions; with `one_damping` for all of them, as dattri has it."""
     import crossfluence as cf
 
     def loss(model: nn.Module, batch: Pair) -> Tensor:
         return LOSSES[problem.loss](model(batch[0]), batch[1])
 
-    layers = [name for name, module in problem.model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    layers = layer_names(problem.model)
     data = cf.batches(*problem.train, size=problem.batch)
     risk = cf.Risk(problem.model, loss, data, params=[f"{name}.*" for name in layers])
-    solver = cf.EKFAC(pilot=pilot)  # pyright: ignore[reportArgumentType]
+    solver = cf.EKFAC(pilot=pilot, tolerance=tolerance)  # pyright: ignore[reportArgumentType]
     if one_damping:
         blocks = solver.invert(risk).blocks
         solver = cf.EKFAC(0.1 * float(torch.cat([block.values.flatten() for block in blocks]).mean()))
@@ -147,8 +173,11 @@ def kronfluence(times: float | None, problem: Problem, empirical: bool = False, 
         def compute_measurement(self, batch, model):
             return LOSSES[problem.loss](model(batch[0]), batch[1]).sum()
 
+        def get_influence_tracked_modules(self):
+            return layer_names(problem.model)
+
     task, train, test = Losses(), TensorDataset(*problem.train), TensorDataset(*problem.test)
-    model = prepare_model(problem.model, task)
+    model = prepare_model(as_linear(problem.model), task)
     few = {"covariance_max_examples": samples} if samples else {}
     few |= {"lambda_max_examples": samples} if samples else {}
     factors = FactorArguments(strategy="ekfac", use_empirical_fisher=empirical, **few)
@@ -188,6 +217,7 @@ ESTIMATORS: dict[str, Callable[[Problem], Tensor]] = {
 }
 EKFAC: dict[str, Callable[[Problem], Tensor]] = {
     "crossfluence": crossfluence,
+    "crossfluence, tolerance of 0": partial(crossfluence, tolerance=0.0),
     "crossfluence, one damping": partial(crossfluence, one_damping=True),
     "crossfluence, pilot of 100": partial(crossfluence, pilot=100),
     "crossfluence, pilot of 200": partial(crossfluence, pilot=200),

@@ -50,6 +50,10 @@ class UnsupportedError(CrossfluenceError, TypeError):
     """This verb or curvature is not defined for this kind of loss, or was given another kind of thing."""
 
 
+class RankError(CrossfluenceError, RuntimeError):
+    """The ranks of a torchrun job have different models, data or calls, or one of them has ended."""
+
+
 class DampingError(CrossfluenceError, ValueError):
     """A damping that is negative, infinite or no number."""
 

@@ -88,8 +88,9 @@ def test_disk_is_what_a_saved_inverse_takes(solver, tmp_path):
 @pytest.mark.parametrize("m", [1, 40])
 def test_a_fit_by_layers_is_taken_apart_by_what_grows_with_the_samples(m, monkeypatch):
     made, read, passes, clock = risk(), [], cf.Risk.passes, itertools.count()
-    monkeypatch.setattr(cf.Risk, "passes", lambda self, **how: read.append(self.n) or passes(self, **how))
+    monkeypatch.setattr(cf.Risk, "passes", lambda self, *some: read.append(self.n) or passes(self, *some))
     monkeypatch.setattr(_plan, "CLOCK", lambda: float(next(clock)))  # everything takes one second
+    monkeypatch.setattr(_plan, "DEAR", 1e9)
     found = cf.plan(made, cf.EKFAC(), m=m)
     pairs = m > 1
     growing, once = 3, 2 + (1 + m / 300 if pairs else 0)  # factors, eigenvalues, scores; the rest; 300 asked at a time
@@ -170,3 +171,16 @@ def test_what_cannot_be_planned_is_refused():
 def test_relative_damping_costs_the_products_of_its_estimate():
     plain, relative = (cf.plan(risk(), cf.LowRank(5, damping)).products for damping in (0.1, cf.Relative(0.1)))
     assert relative - plain == risk().p  # an exact trace, up to 512 parameters
+
+
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
+@pytest.mark.parametrize("solver", [cf.CG(rtol=1e-4), cf.GMRES(rtol=1e-4)], ids=str)
+def test_a_dear_model_is_looked_at_through_few_samples(solver, monkeypatch, products):
+    monkeypatch.setattr(_plan, "DEAR", 0.0)
+    made, read, product = risk(), [], cf.Risk.jacobian_product
+    monkeypatch.setattr(cf.Risk, "jacobian_product", lambda self, v: read.append(self.n * len(v)) or product(self, v))
+    found = cf.plan(made, solver)
+    assert sum(read) <= made.n  # a product of all samples with one vector
+    products.clear()
+    cf.influence(made, lambda model: model(POINTS[:1])[0, 0], solver)
+    assert 1 / 3 < found.products / sum(products) < 3

@@ -22,7 +22,8 @@ from .._types import Batch, Params
 from ..errors import CrossfluenceError, NotConvergedWarning
 
 ROUNDED = 64  # rounding errors of a loss that a jump may hold
-LOOKED_AT = 1024  # samples whose losses are searched for kinks
+LOOKED_AT = 64, 1024  # samples whose losses are searched for kinks: five times each, at least and at most
+SHARE = 50  # one for so many
 BASIS = "the sizes are those of the training's own record, wherever it ended"
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
@@ -105,6 +106,7 @@ def _kinks(risk: Risk) -> float:
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = rounding = 0.0
     bound, seen = bind(risk.kind.losses, risk.model), 0
+    enough = min(max(LOOKED_AT[0], risk.n // SHARE), LOOKED_AT[1])
 
     def losses(factor: float, batch: Batch) -> Tensor:
         return evaluated(lambda: bound(moved(risk.theta, along, factor), batch)).double()
@@ -116,7 +118,7 @@ def _kinks(risk: Risk) -> float:
         rounding += ROUNDED * risk.precision * float(at[0.0].abs().sum())  # of five losses, four times in the halves
         slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2
         seen += len(weights)
-        if seen >= LOOKED_AT:
+        if seen >= enough:
             break
     return jumps / slopes if slopes and jumps > rounding else 0.0
 

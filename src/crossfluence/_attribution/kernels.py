@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._risk.risk import Risk
 from .._default.auto import Auto
+from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, inverse_of
 from ..errors import ParameterError, UnsupportedError
 

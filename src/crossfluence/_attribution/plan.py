@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from numbers import Integral
 from typing import Any
 
@@ -16,10 +18,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .._autodiff.functional import VECTORS_AT_ONCE, undisturbed
+from .._autodiff.functional import VECTORS_AT_ONCE, gradient_of, undisturbed
 from .._curvature.base import AbstractCurvature
 from .._curvature.operator import natural_curvature
+from .._data.ranks import ALONE
 from .._default.auto import Auto
+from .._kronecker.pilot import part_of
 from .._require import require, require_risk
 from .._risk.base import AbstractRisk
 from .._risk.objectives import QUESTIONS_AT_ONCE, questions_at_once
@@ -32,6 +36,9 @@ from ..errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedErr
 PART = 512  # samples that are looked at; whole batches, at least one
 CLOCK = time.perf_counter
 LONG = 0.1  # seconds after which a run is not timed again
+DEAR = 0.5  # seconds of an epoch from which on a plan takes two epochs at most: a sixteenth of the data is timed,
+SIXTEENTH, FEW, SOME = 16, 8, 4  # eight samples say how many steps a solve takes, and four vectors what 32 would take
+BUDGET = 0.6  # of an epoch, for such a solve
 DENSE = 500  # order of the matrix that is factorised to see how fast that goes
 
 
@@ -104,23 +111,27 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         raise ValueError(f"Got m={m}; needed at least one question.")
     if not isinstance(risk, Risk):
         raise UnsupportedError(f"plan needs a Risk; got a {type(risk).__name__}, which has its own ways.")
+    risk = risk if risk.ranks.count == 1 else risk._changed(ranks=ALONE)  # times differ from rank to rank
     chosen = solver.choose(risk)[0] if isinstance(solver, Auto) else solver
     work = chosen.work(risk)
     with undisturbed():
         risk.check()
-        part = _part(risk)
+        dear = _epoch(risk) > DEAR
+        part = _part(risk, min(PART, risk.n // SIXTEENTH) if dear else PART)
         tried = _rehearsed(work, part, m, risk.n)
         if tried.answers:
             memory = max(tried.peak, tried.held + _scores_held(risk, m))
             passes = work.readings + -(-m // QUESTIONS_AT_ONCE)
             return Plan(repr(chosen), risk.n, m, 0, passes, tried.seconds + tried.answers, memory, tried.held)
         curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
-        steps, notes = _steps(chosen, risk, part) if work.steps else (0, ())
-        product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n)
-        scores = _pace(part.derivatives_along, part, risk.n / part.n)
+        look = _few_steps if dear else _steps
+        steps, notes = look(chosen, risk, part) if work.steps else (0, ())
+        together = SOME if dear else VECTORS_AT_ONCE
+        product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n, together)
+        scores = _pace(part.derivatives_along, part, risk.n / part.n, together)
         seconds = tried.seconds + work.alone * product(1) + product(work.together) + _factorising(work.order)
         at_once = min(m, questions_at_once(risk.p))
-        peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE))
+        peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE), together)
     each = steps + 1 if steps else 0  # one more for the residual
     products, passes = work.alone + work.together, work.readings + work.alone + _passes(work.together)
     for start in range(0, m, at_once):
@@ -163,12 +174,23 @@ def _scores_held(risk: Risk, m: int) -> int:
     return 3 * risk.n * m * risk.weights.element_size()
 
 
-def _part(risk: Risk) -> Risk:
+def _epoch(risk: Risk) -> float:
+    """Seconds of the gradient of all samples, from the first batch."""
+    batch, size = next(iter(risk.data)), risk.reading.sizes[0]
+    weights = risk.weights[:size]
+
+    def run() -> object:
+        return gradient_of(lambda theta: risk.total(theta, risk.theta, batch, weights), risk.theta)
+
+    return _seconds(run) * risk.n / size
+
+
+def _part(risk: Risk, most: int = PART) -> Risk:
     """A risk of the first batches alone."""
     sizes = list(itertools.accumulate(risk.reading.sizes))
-    count = next((number for number, total in enumerate(sizes, start=1) if total >= PART), len(sizes))
+    count = next((number for number, total in enumerate(sizes, start=1) if total >= most), len(sizes))
     part = list(itertools.islice(risk.data, count))
-    return replace(risk, data=part, ids=None, n=risk.reading.sizes[:count])
+    return replace(risk, data=part, ids=None, n=risk.reading.sizes[:count], shared=False)
 
 
 def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
@@ -187,16 +209,43 @@ def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[s
     return solver.work(part).steps, (f"The number of steps is its limit: {refused}",)
 
 
-def _pace(function: Callable[[Tensor], Tensor], part: Risk, scale: float) -> Callable[[int], float]:
-    """Seconds over the whole data for any number of vectors, from those for one and for a full pass on a part."""
+def _few_steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
+    """Number of steps for one query, from as many as the budget allows on a few samples."""
+    try:
+        look = part_of(part, torch.arange(min(FEW, part.n)))
+    except UnsupportedError:  # samples are coupled, or batches cannot be taken apart
+        look = part
+    limit = solver.work(risk).steps
+    allowed = max(3, min(limit, int(BUDGET * risk.n / (3 * look.n))))
+    short: Any = replace(solver, max_steps=allowed)  # pyright: ignore[reportArgumentType,reportCallIssue]
+    question = look.gradient if not look.symmetric else next(look.sample_gradients())[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotConvergedWarning)
+            found = short.invert(look).solve(question.unsqueeze(0))
+    except NegativeCurvatureError as error:
+        return limit, (f"The number of steps is its limit: {error}",)
+    steps, left = max(found.steps), max(found.residuals, default=0.0)
+    if steps >= allowed and short.rtol < left < 1:
+        steps = min(limit, round(steps * math.log(short.rtol) / math.log(left)))
+    return steps, (f"A question takes about {steps} steps, as {allowed} or fewer on {look.n} samples suggest.",)
+
+
+def _pace(function: Callable[[Tensor], Tensor], part: Risk, scale: float, together: int) -> Callable[[int], float]:
+    """Seconds over the whole data for any number of vectors, from those for one and for several on a part."""
     like = part.layout.flatten(part.theta)
     generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(VECTORS_AT_ONCE, part.p, generator=generator).to(like)
-    one, full = (scale * _seconds(lambda v=v: function(v)) for v in (vectors[:1], vectors))
+    vectors = torch.randn(together, part.p, generator=generator).to(like)
+
+    @cache
+    def taken(count: int) -> float:
+        return scale * _seconds(lambda: function(vectors[:count]))
 
     def seconds(count: int) -> float:
         whole, rest = divmod(count, VECTORS_AT_ONCE)
-        return whole * full + (one + (full - one) * (rest - 1) / (VECTORS_AT_ONCE - 1) if rest else 0)
+        passes = [VECTORS_AT_ONCE] * whole + ([rest] if rest else [])
+        more = (taken(together) - taken(1)) / (together - 1) if any(size > 1 for size in passes) else 0.0
+        return sum(taken(1) + more * (size - 1) for size in passes)
 
     return seconds
 
@@ -228,11 +277,18 @@ def _passes(count: int) -> int:
     return -(-count // VECTORS_AT_ONCE)
 
 
-def _peak(curvature: AbstractCurvature, part: Risk, count: int) -> int:
-    """Bytes of the tensors that live together in one pass."""
-    with Tally() as tally:
-        curvature.product(part, torch.zeros(count, part.p).to(part.layout.flatten(part.theta)))
-    return tally.peak
+def _peak(curvature: AbstractCurvature, part: Risk, count: int, most: int) -> int:
+    """Bytes of the tensors that live together in one pass, from a pass of at most so many vectors."""
+
+    def bytes_of(vectors: int) -> int:
+        with Tally() as tally:
+            curvature.product(part, torch.zeros(vectors, part.p).to(part.layout.flatten(part.theta)))
+        return tally.peak
+
+    if count <= most:
+        return bytes_of(count)
+    one, several = bytes_of(1), bytes_of(most)
+    return one + (several - one) * (count - 1) // (most - 1)
 
 
 class Tally(TorchDispatchMode):

@@ -51,6 +51,10 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.coarsest = 0.0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or PyTorch would load its compiler, more than a second, to leave this class out of it
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if any(_floating(part) for part in tree_leaves((args, kwargs))):

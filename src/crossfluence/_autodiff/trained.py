@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import ParameterError
+from ..errors import ParameterError, UnsupportedError
 
 Decay: TypeAlias = float | Mapping[str, float]
 """One l2 coefficient, or one for each glob over parameter names; parameters that no glob names have 0."""
@@ -31,11 +31,26 @@ def refuse_untraceable(model: nn.Module, chosen: Mapping[str, Tensor], *, hooked
     Raises:
         ParameterError: If one of them has no values yet, is complex, has a gradient hook, or shares memory with
             another tensor of the model.
+        UnsupportedError: If a process holds parts of them only.
     """
     _refuse_unmade(model)
+    _refuse_sharded(model)
     _refuse_complex(chosen)
     _refuse_hooks(chosen, hooked)
     _refuse_shared_memory(model, chosen)
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Hooks see whole layers, and fingerprints whole weights: parts of them make no risk."""
+    parts = [name for name, tensor in model.named_parameters() if type(tensor.data).__name__ == "DTensor"]
+    whole = [name for name, module in model.named_modules() if type(module).__name__ == "FullyShardedDataParallel"]
+    if parts or whole:
+        what = f"its parameter {parts[0]!r} is a DTensor" if parts else "FullyShardedDataParallel holds it"
+        raise UnsupportedError(
+            f"The model is sharded: {what}, of which this process has a part. Needed whole layers: build the model "
+            f"anew, unsharded, and load get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+            f"torch.distributed.checkpoint.state_dict into it. The ranks of a torchrun job then share the data."
+        )
 
 
 def hooks_of(model: nn.Module) -> Hooks:

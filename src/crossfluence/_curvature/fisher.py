@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import torch
 from jaxtyping import Shaped
@@ -32,7 +31,7 @@ class AbstractFisher(AbstractCurvature):
 
     @abstractmethod
     def output_gradients(
-        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
+        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None, part: range | None = None
     ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """Output-space cotangents of each batch, which pulled back give the $s_{ik}$.
 
@@ -40,6 +39,7 @@ class AbstractFisher(AbstractCurvature):
             risk: Where.
             start: Batches that are left out at the beginning.
             draws: Random state after the skipped batches; default: freshly seeded.
+            part: Numbers of the batches that are wanted; default: all.
 
         Yields:
             The number of each batch, the batch, and its output gradients, to be taken before the next
@@ -65,12 +65,13 @@ class AbstractFisher(AbstractCurvature):
                 f"Use curvature=Hessian() or curvature=GaussNewton()."
             )
         with undisturbed():
-            return self._product(risk, vectors)
+            found = risk.ranks.added("multiplying with the curvature", lambda: {"total": self._sum(risk, vectors)})
+        return found["total"].add_(risk.decay * vectors)
 
-    def _product(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        total = risk.decay * vectors
+    def _sum(self, risk: Risk, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
+        total = torch.zeros_like(vectors)
         counted = [part.any() for part in risk.weights.split(list(risk.reading.sizes))]
-        for index, batch, gradients in self.output_gradients(risk):
+        for index, batch, gradients in self.output_gradients(risk, part=risk.part):
             if not counted[index]:
                 continue
             outputs = bind(gradients.outputs, risk.model)
@@ -113,7 +114,7 @@ class EmpiricalFisher(AbstractFisher):
     """
 
     def output_gradients(
-        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
+        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None, part: range | None = None
     ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """The losses themselves, times the square roots of their weights.
 
@@ -121,6 +122,7 @@ class EmpiricalFisher(AbstractFisher):
             risk: Where.
             start: Batches that are left out at the beginning.
             draws: Not used.
+            part: Numbers of the batches that are wanted; default: all.
 
         Yields:
             The number of each batch, the batch, and one root.
@@ -133,7 +135,7 @@ class EmpiricalFisher(AbstractFisher):
                 f"A {type(risk.kind).__name__} has no gradient for each sample alone, so it has no Fisher matrix. "
                 f"Use curvature=Hessian() with CG or Exact, or GMRES for a FieldLoss."
             )
-        for index, batch, weights in islice(risk.passes(), start, None):
+        for index, batch, weights in risk.passes(_after(risk, start, part)):
             root = weights.sqrt()
             yield index, batch, OutputGradients(risk.kind.losses, lambda _, root=root: [root])
 
@@ -171,7 +173,7 @@ class Fisher(AbstractFisher):
         return torch.Generator().manual_seed(self.seed)
 
     def output_gradients(
-        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None
+        self, risk: Risk, start: int = 0, draws: torch.Generator | None = None, part: range | None = None
     ) -> Iterator[tuple[int, Batch, OutputGradients]]:
         """The outputs along random combinations, the same in every pass and however the data is batched.
 
@@ -179,6 +181,7 @@ class Fisher(AbstractFisher):
             risk: Where.
             start: Batches that are left out at the beginning.
             draws: Random state after the skipped batches; default: freshly seeded.
+            part: Numbers of the batches that are wanted; default: all.
 
         Yields:
             The number of each batch, the batch, and one root for each draw.
@@ -195,16 +198,17 @@ class Fisher(AbstractFisher):
             z, criterion = wide(z), of_batch(loss.criterion, batch)
             if waiting:
                 waiting.pop()
-            if self.samples and sum(waiting):
-                self._signs(z[:1].expand(sum(waiting), *z.shape[1:]), generator)
+            for count in waiting if self.samples else ():
+                self._signs(z[:1].expand(count, *z.shape[1:]), generator)
             waiting.clear()
             root = square_root(criterion, z)
             rounding.add(criterion, z, weights)
             scale = weights.sqrt().reshape(-1, *[1] * (z.ndim - 1))
             return (scale * root(signs) for signs in (self._signs(z, generator) if self.samples else _units(z)))
 
-        for index, batch, weights in islice(risk.passes(), start, None):
-            waiting.append(len(weights))
+        for index, batch, weights in risk.passes(_after(risk, start, part)):
+            waiting += risk.reading.sizes[start : index + 1]
+            start = index + 1
             yield index, batch, OutputGradients(loss.outputs, partial(directions, batch=batch, weights=weights))
         rounding.refuse()
 
@@ -212,6 +216,12 @@ class Fisher(AbstractFisher):
         assert self.samples is not None
         signs = torch.randint(2, (len(z), self.samples, *z.shape[1:]), generator=generator) * 2 - 1
         return list((signs / self.samples**0.5).to(z).unbind(1))
+
+
+def _after(risk: Risk, start: int, part: range | None) -> range:
+    """Numbers of batches, from one on."""
+    part = range(len(risk.reading.sizes)) if part is None else part
+    return range(max(start, part.start), max(start, part.stop))
 
 
 def _units(z: Shaped[Tensor, "b *out"]) -> Iterator[Shaped[Tensor, "b *out"]]:

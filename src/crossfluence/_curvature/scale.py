@@ -112,15 +112,21 @@ def squared_gradients(risk: Risk, signs: int = SIGNS) -> Float[Tensor, " p"]:
         In float64, in units of squared loss per squared parameter.
     """
     draws = -(-signs // len(risk.reading.sizes))
-    generator, total = torch.Generator().manual_seed(0), torch.zeros(risk.p, dtype=torch.float64)
-    total = total.to(risk.weights.device)
-    for _, batch, weights in risk.passes():
-        if not weights.any():
-            continue
-        for drawn in (torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1).to(weights):
-            found = signed_gradient(risk, batch, weights, drawn * weights)
-            total += risk.layout.flatten(found).double().square() / draws
-    return (total / risk.n).nan_to_num(0.0, 0.0, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [  # for all batches with weight, whoever reads them
+        torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1 if weights.any() else None
+        for weights in risk.weights.split(list(risk.reading.sizes))
+    ]
+
+    def part() -> dict[str, Tensor]:
+        total = torch.zeros(risk.p, dtype=torch.float64, device=risk.weights.device)
+        for index, batch, weights in risk.passes(risk.part):
+            for sign in () if (found := drawn[index]) is None else found.to(weights):
+                rows = signed_gradient(risk, batch, weights, sign * weights)
+                total += risk.layout.flatten(rows).double().square() / draws
+        return {"total": total}
+
+    return (risk.ranks.added("measuring gradients", part)["total"] / risk.n).nan_to_num(0.0, 0.0, 0.0)
 
 
 def signed_gradient(risk: Risk, batch: Batch, weights: Tensor, signs: Tensor) -> Params:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from .._types import Batch
-from ..errors import DataError
+from ..errors import DataError, RankError
 from .batch import digest, length_of, tensors_in
+from .ranks import ALONE, Ranks
 
 SIZE = 256  # samples in a batch where nothing else is known
 
@@ -191,13 +193,53 @@ class Reading:
     digests: tuple[str, ...]
 
 
-def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None) -> Reading:
+def numbered_batches(data: Iterable[Batch], wanted: Collection[int] | None = None) -> Iterator[tuple[int, Batch]]:
+    """Batches with their numbers; batches that are not wanted are not read, where the data can leave them out.
+
+    Args:
+        data: An iterable of batches.
+        wanted: Numbers of batches; default: all.
+
+    Yields:
+        Number and batch, in order.
+    """
+    if wanted is None:
+        yield from enumerate(data)
+    elif isinstance(data, Batches):
+        for start in (index * data.size for index in sorted(wanted) if index < len(data)):
+            yield start // data.size, data.take(slice(start, min(start + data.size, data.samples)))
+    elif isinstance(data, (list, tuple)):
+        yield from ((index, data[index]) for index in sorted(wanted) if index < len(data))
+    elif (loader := _only(data, wanted)) is not None:
+        yield from zip(sorted(wanted), loader, strict=False)
+    else:
+        end = max(wanted, default=-1) + 1
+        yield from ((index, batch) for index, batch in enumerate(islice(data, end)) if index in wanted)
+
+
+def _only(data: Iterable[Batch], wanted: Collection[int]) -> DataLoader[Any] | None:
+    """A `DataLoader` of the same batches without those that are not wanted; nothing where it cannot be made."""
+    if type(data) is not DataLoader or isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
+        return None
+    return DataLoader(
+        data.dataset,
+        batch_sampler=[rows for index, rows in enumerate(data.batch_sampler) if index in wanted],
+        collate_fn=data.collate_fn,
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory,
+        worker_init_fn=data.worker_init_fn,
+        multiprocessing_context=data.multiprocessing_context,
+    )
+
+
+def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None, ranks: Ranks = ALONE) -> Reading:
     """Reads the data and makes sure that it comes back in the same order.
 
     Args:
         data: An iterable of batches.
         what: What it is called in errors.
         n: How many samples there are, where the user says so.
+        ranks: Who share it: each reads its part, and the first batch of the next rank.
 
     Returns:
         Length and content hash of each batch; lengths as they seem, where n is not given.
@@ -224,12 +266,33 @@ def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None) -> 
             raise DataError(f"Got a tuple of tensors as {what}; needed batches. Type: crossfluence.batches(*tensors).")
     fixed = isinstance(data, Batches) and data.fixed  # the same order by construction
     count = _counter(n)
-    readings = [[(count(batch), digest(batch)) for batch in data] for _ in range(1 if fixed else 2)]
+    readings = [_read(data, count, ranks) for _ in range(1 if fixed else 2)]
     _refuse_changes(readings[0], readings[-1])
     sizes = _settled(tuple(length for length, _ in readings[0]), n)
     if not sum(sizes):
         raise DataError(f"The {what} holds no samples; needed at least one batch.")
     return Reading(sizes, tuple(found for _, found in readings[0]))
+
+
+def _read(data: Iterable[Batch], count: Callable[[Batch], int], ranks: Ranks) -> list[tuple[int, str]]:
+    """Length and content hash of each batch, of which each rank reads its part if there are several."""
+    if ranks.count == 1 or not isinstance(data, Sized):
+        return [(count(batch), digest(batch)) for batch in data]
+    ones = [1] * len(data)
+    parts = [replace(ranks, number=number).part(ones) for number in range(ranks.count)]
+    beside = parts[(ranks.number + 1) % ranks.count]  # its first batch shows whether that rank has the same data
+    wanted = {*parts[ranks.number], *beside[:1]}
+    found = {index: (count(batch), digest(batch)) for index, batch in numbered_batches(data, wanted)}
+    heard = ranks.told("reading the data", (len(data), found))
+    for number, (length, other) in enumerate(heard):
+        if length != len(data) or any(found.get(index, each) != each for index, each in other.items()):
+            raise RankError(
+                f"Ranks {ranks.number} and {number} have different data ({len(data)} and {length} batches). Every "
+                f"rank needs all of the data, in the same order, of which it reads its part: leave samplers that split "
+                f"it away, and seed what makes it."
+            )
+    whole = dict(pair for _, other in heard for pair in other.items())
+    return [whole[index] for index in range(len(data))]
 
 
 def _counter(n: Count | None) -> Callable[[Batch], int]:

@@ -194,12 +194,13 @@ class KroneckerFit:
         ]
 
     def _found(self, start: int, draws: torch.Generator) -> Iterator[tuple[int, Batch, Iterator[ByBlock]]]:
-        """Gradients by block of each batch, for each of its output gradients."""
+        """Gradients by block of each batch of this rank's part, for each of its output gradients."""
+        part = self.risk.part
         if isinstance(self.layers, CoupledRows):
-            for index, batch, weights in islice(self.risk.passes(), start, None):
+            for index, batch, weights in self.risk.passes(range(max(start, part.start), max(start, part.stop))):
                 yield index, batch, self.layers.rows(batch, weights)
             return
-        for index, batch, output_gradients in self.curvature.output_gradients(self.risk, start, draws):
+        for index, batch, output_gradients in self.curvature.output_gradients(self.risk, start, draws, part):
             yield index, batch, self.layers.along(output_gradients, batch)
 
     def _mean(
@@ -209,12 +210,31 @@ class KroneckerFit:
         keep: Keep | None,
     ) -> Moments:
         """Statistics of the samples' gradients, added up in double precision and divided by n."""
-        risk, totals, draws = self.risk, dict(so_far.totals), self.curvature.generator()
+        ranks = self.risk.ranks
+
+        def part() -> dict[tuple[ParameterBlock, int], Tensor]:
+            found = self._part_of_mean(statistic, so_far, keep if ranks.count == 1 else None)
+            return {(slot, place): part for slot, parts in found.items() for place, part in enumerate(parts)}
+
+        whole: dict[ParameterBlock, tuple[Tensor, ...]] = {}
+        for (slot, _), part_of_slot in ranks.added("fitting", part, self.risk.weights.device).items():
+            whole[slot] = (*whole.get(slot, ()), part_of_slot)
+        return whole
+
+    def _part_of_mean(
+        self,
+        statistic: Callable[[ParameterBlock, AbstractGradients], tuple[Tensor, ...]],
+        so_far: FitProgress,
+        keep: Keep | None,
+    ) -> Moments:
+        """Of the samples that this rank reads; an earlier part counts on the first rank."""
+        risk, draws = self.risk, self.curvature.generator()
+        totals = {} if risk.ranks.number else dict(so_far.totals)
         if so_far.draws is not None:
             draws.set_state(so_far.draws.cpu())
         batches = tqdm(
             self._found(so_far.done, draws), desc="EK-FAC", unit="batch", initial=so_far.done,
-            total=len(risk.reading.sizes), disable=None, leave=False,
+            total=len(risk.part), disable=None, leave=False,
         )  # fmt: skip
         for index, batch, each in batches:
             for found in each:

@@ -99,11 +99,9 @@ class AbstractBlockSolver(AbstractSolver):
         fit = replace(fit, pace=pace)
         if self.layers != "*" and isinstance(fit.layers, CoupledRows):
             raise UnsupportedError("layers= needs a gradient for each sample alone. Choose with Risk(params=...).")
-        return (
-            fit
-            if isinstance(fit.layers, CoupledRows) or self.layers == "*"
-            else replace(fit, layers=fit.layers.only(self._wanted(fit.layers)))
-        )
+        if isinstance(fit.layers, CoupledRows) or self.layers == "*":
+            return fit
+        return replace(fit, layers=fit.layers.only(self._wanted(fit.layers)))
 
     def _wanted(self, layers: Layers) -> set[ParameterBlock]:
         """Blocks of layers that a glob names."""
@@ -319,19 +317,21 @@ class EKFACInverse(AbstractInverse):
             return None
         layers = layers_of_risk(risk).only({block.slot for block in self.blocks})
         inverses = {block.slot: (block, values) for block, values in zip(self.blocks, self.responses, strict=True)}
-        return self._squares(risk, layers, inverses) if set(layers.slots) == set(inverses) else None
+        if set(layers.slots) != set(inverses):
+            return None
+        return iter(risk.in_rows("scoring samples", lambda: self._squares(risk, layers, inverses), 1).unbind(1))
 
     def _squares(
         self, risk: Risk, layers: Layers, inverses: dict[ParameterBlock, tuple[Eigenblock, Tensor]]
-    ) -> Iterator[Shaped[Tensor, " b"]]:
-        for index, batch, weights in risk.passes():
+    ) -> Iterator[tuple[int, Shaped[Tensor, "b 1"]]]:
+        for index, batch, weights in risk.passes(risk.part):
             total = torch.zeros_like(weights)
             for slot, gradients in layers.gradients(risk.kind.losses, batch).items():
                 block, values = inverses[slot]
                 total -= gradients.rotated(block.left, block.right).weighted_squared_norms(values) / risk.n
             if not total.isfinite().all():
                 raise NonFiniteError(risk.blame(index, batch))
-            yield total
+            yield index, total.unsqueeze(1)
 
     def block_inverses(self) -> list[BlockInverse]:
         """Each block, between gradients of samples and of questions."""

@@ -263,27 +263,34 @@ class PairwiseScores(AbstractPairwise):
         self, asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]], candidates: Iterable[Batch] | None
     ) -> Shaped[Tensor, "n m"]:
         """The samples' gradients along the preconditioned gradients of the questions."""
-        chunks, risk, rows, seen = [by for _, by in asked], self.risk, [], 0
+        chunks, risk = [by for _, by in asked], self.risk
         whole_model = sum(slot.size for slot in self.inverses) == risk.p
         summed = self.streamed and candidates is None and whole_model and "gradient" not in vars(risk)
         whole = StreamedPass(self.sample_layers, chunks)
-        for batch, blame in self._samples(candidates):
-            b = risk.reading.sizes[len(rows)] if candidates is None else length_of(batch)
-            if summed:
-                whole.weights = risk.weights[seen : seen + b]
-            parts = whole.scores(risk.kind.losses, batch, b) if self.streamed else self._plainly(chunks, batch)
-            blank = risk.weights.new_zeros(b, 1)
-            added = [sum(found, blank.expand(-1, m)) for found, (m, _) in zip(parts, asked, strict=True)]
-            rows.append(torch.cat(added, dim=1))
-            seen += b
-            if not rows[-1].isfinite().all():
-                raise NonFiniteError(blame())
+
+        def rows() -> Iterator[tuple[int, Tensor]]:
+            for index, batch, weights, blame in self._samples(candidates):
+                b = len(weights) if candidates is None else length_of(batch)
+                if summed:
+                    whole.weights = weights
+                parts = whole.scores(risk.kind.losses, batch, b) if self.streamed else self._plainly(chunks, batch)
+                blank = risk.weights.new_zeros(b, 1)
+                added = [sum(found, blank.expand(-1, m)) for found, (m, _) in zip(parts, asked, strict=True)]
+                row = torch.cat(added, dim=1) / risk.n
+                if not row.isfinite().all():
+                    raise NonFiniteError(blame())
+                yield index, row
+
+        if candidates is not None:
+            return torch.cat([row for _, row in rows()])
+        derivatives = risk.in_rows("scoring samples", rows, sum(m for m, _ in asked))
         if summed:
-            found = gradient_of_sums(self.sample_layers, whole.sums, risk.theta)
+            sums = risk.ranks.added("taking the gradient", lambda: whole.sums, risk.weights.device)
+            found = gradient_of_sums(self.sample_layers, sums, risk.theta)
             vars(risk)["gradient"] = Layout.of(risk.theta).flatten(found).to(risk.weights) / risk.n + (
                 risk.decay * risk.layout.flatten(risk.theta)
             )
-        return torch.cat(rows) / risk.n
+        return derivatives
 
     def _plainly(self, chunks: list[dict[ParameterBlock, PreconditionedQueries]], batch: Batch) -> list[list[Tensor]]:
         """The same, from all layers' gradients together, where a model refuses to be streamed."""
@@ -297,13 +304,14 @@ class PairwiseScores(AbstractPairwise):
         batch = next(iter(risk.data))
         return streams(self.sample_layers, risk.theta, risk.kind.losses, batch, risk.reading.sizes[0], risk.precision)
 
-    def _samples(self, candidates: Iterable[Batch] | None) -> Iterator[tuple[Batch, Callable[[], str]]]:
-        """Batches, each with a sentence for the case that it is not finite."""
+    def _samples(self, candidates: Iterable[Batch] | None) -> Iterator[tuple[int, Batch, Tensor, Callable[[], str]]]:
+        """Batches, their weights, and a sentence for the case that one is not finite."""
         if candidates is None:
-            for index, batch, _ in self.risk.passes():
-                yield batch, partial(self.risk.blame, index, batch)
+            for index, batch, weights in self.risk.passes(self.risk.part):
+                yield index, batch, weights, partial(self.risk.blame, index, batch)
         for index, batch in enumerate(candidates or ()):
-            yield batch, partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
+            blame = partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
+            yield index, batch, self.risk.weights[:0], blame
 
 
 def pairwise_scores(

@@ -169,13 +169,12 @@ def part_of(risk: Risk, places: Tensor) -> Risk:
         UnsupportedError: If a batch cannot be taken apart.
     """
     wanted = places.sort().values
-    pieces, seen = [], 0
-    for _, batch, weights in risk.passes():
-        rows = (wanted[(wanted >= seen) & (wanted < seen + len(weights))] - seen).tolist()
-        seen += len(weights)
-        if rows:
-            pieces.append((_rows(batch, len(weights), rows), len(rows)))
-    data = list(_merged(pieces, max(risk.reading.sizes)))
+    ends = torch.tensor(risk.reading.sizes).cumsum(0)
+    batch_of, pieces = torch.searchsorted(ends, wanted, right=True), []
+    for index, batch, weights in risk.passes(set(batch_of.tolist())):
+        rows = (wanted[batch_of == index] - (ends[index] - len(weights))).tolist()
+        pieces.append((_rows(batch, len(weights), rows), len(rows)))
+    data = list(_merged(pieces, min(max(risk.reading.sizes), -(-len(wanted) // risk.ranks.count))))
     part = risk._changed(data=[batch for batch, _ in data])
     part._read(probe(part.data, n=[count for _, count in data]))
     ids = tuple(risk.labels[place] for place in wanted.tolist())

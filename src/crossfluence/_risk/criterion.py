@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from .._autodiff.precision import coarsest_precision
+from .._data.ranks import ALONE, Ranks
 from .._types import Batch
 from ..errors import SolveError, UnsupportedError
 
@@ -200,17 +201,23 @@ class Rounding:
         self.squares.add_(torch.stack(list(parts)))
         self.kinds.add(z.dtype)
 
-    def refuse(self) -> None:
+    def refuse(self, ranks: Ranks = ALONE) -> None:
         """Refuses outputs too confident for their precision.
+
+        Args:
+            ranks: Those that share the data.
 
         Raises:
             SolveError: If rounding takes more than a tenth of the derivative.
         """
-        share = float((self.squares[0] / self.squares[1]).sqrt()) if self.squares[1] else 0.0
+        heard = ranks.told("adding up rounding errors", (self.squares.tolist(), self.kinds))
+        lost, whole = (sum(squares[place] for squares, _ in heard) for place in (0, 1))
+        share = (lost / whole) ** 0.5 if whole else 0.0
         if share > LOST:
-            kinds = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in self.kinds))
+            known = set().union(*(kinds for _, kinds in heard))
+            kinds = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in known))
             advice = "Use float64: model.double(), and the data with it"
-            if torch.float64 in self.kinds:
+            if torch.float64 in known:
                 advice = (
                     "Write it so that nothing cancels: softplus(logsumexp of the other logits - logit of the class)"
                 )

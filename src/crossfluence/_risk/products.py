@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from .._autodiff.functional import all_finite, bind, gradient_of, undisturbed
 from .._autodiff.params import wide
-from .._autodiff.ways import AbstractWay
+from .._autodiff.ways import AbstractWay, value_and_rows
 from .._data.batches import Reading
+from .._data.ranks import Ranks
 from .._losses import AbstractLoss, OnOutputs
 from .._types import Batch, Params
 from ..errors import NonFiniteError, UnsupportedError
@@ -33,10 +36,12 @@ class AbstractBatchedRisk(AbstractRisk):
     Attributes:
         reading: Length and content hash of each batch.
         total: `(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses.
+        ranks: The processes that share the work.
     """
 
     reading: Reading
     total: Callable[[Params, Params, Batch, Tensor], Tensor]
+    ranks: Ranks
 
     @property
     @abstractmethod
@@ -54,8 +59,8 @@ class AbstractBatchedRisk(AbstractRisk):
         """The way to differentiate the loss twice."""
 
     @abstractmethod
-    def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
-        """One reading of the data: number, batch and sample weights."""
+    def passes(self, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Batch, Tensor]]:
+        """One reading of the data, or of some batches: number, batch and sample weights."""
 
     @abstractmethod
     def blame(self, index: int, batch: Batch, what: str = "The risk") -> str:
@@ -98,6 +103,127 @@ class AbstractBatchedRisk(AbstractRisk):
             f"criterion = lambda outputs, batch: ... of shape (b,), or {instead}."
         )
 
+    @property
+    def part(self) -> range:
+        """Numbers of the batches that this rank reads: all of them, if it is the only one."""
+        return self.ranks.part(self.reading.sizes)
+
+    def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
+        r"""Derivatives $\partial(u^\top g)/\partial w_i$ of the field along each direction, by each sample's weight.
+
+        One forward-mode pass over the data for each direction; no per-sample gradient is formed.
+
+        Args:
+            directions: Vectors in parameter space, one in each row.
+
+        Returns:
+            Shape `(n, m)`.
+
+        Raises:
+            NonFiniteError: If a batch gives a NaN, with its number.
+        """
+
+        def rows() -> Iterator[tuple[int, Tensor]]:
+            for index, batch, weights in self.passes(self.part):
+                part = self._derivatives(batch, weights, directions)  # (m, b)
+                if not all_finite(part):
+                    raise NonFiniteError(self.blame(index, batch))
+                yield index, part.T.to(self.weights) / self.n
+
+        with undisturbed():
+            return self.in_rows("scoring samples", rows, len(directions))
+
+    def in_rows(
+        self, what: str, rows: Callable[[], Iterable[tuple[int, Shaped[Tensor, "b m"]]]], m: int
+    ) -> Shaped[Tensor, "n m"]:
+        """Rows of all samples, from those that each rank finds of its part.
+
+        Args:
+            what: Is done, as a clause for errors.
+            rows: Numbers of batches, and rows of their samples.
+            m: Numbers in a row.
+
+        Returns:
+            One row for each sample, in order.
+        """
+        starts = [0, *accumulate(self.reading.sizes)]
+
+        def placed() -> dict[str, Tensor]:
+            whole = self.weights.new_zeros(self.n, m)
+            for index, part in rows():
+                whole[starts[index] : starts[index + 1]] = part
+            return {"rows": whole}
+
+        return self.ranks.added(what, placed)["rows"]
+
+    def derivatives_along_of(
+        self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]
+    ) -> Shaped[Tensor, "c m"]:
+        """As `derivatives_along`, for samples that were not trained on.
+
+        Args:
+            candidates: Batches like those of the training data.
+            directions: Vectors in parameter space, one in each row.
+
+        Returns:
+            Shape `(c, m)`.
+
+        Raises:
+            UnsupportedError: If the loss couples samples: then a new sample's effect depends on its batch.
+            NonFiniteError: If a candidate gives a NaN, with its batch.
+        """
+        if not self.kind.per_sample:
+            raise UnsupportedError(
+                f"candidates= needs a per-sample loss; this risk has a {type(self.kind).__name__}, where a new "
+                f"sample's effect depends on the samples beside it."
+            )
+        parts = []
+        for index, batch in enumerate(candidates):
+            part = self._derivatives(batch, self.weights[:0], directions)  # needs no weights
+            if not all_finite(part):
+                raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
+            parts.append(part.T.to(self.weights))
+        return torch.cat(parts) / self.n
+
+    def _derivatives(self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m b"]:
+        if self.kind.per_sample:
+            losses = bind(self.kind.losses, self.model)
+            return self.first.derivatives(lambda theta: losses(theta, batch), self.theta, self.layout, directions)
+        return self.second.sensitivities(self._weighed(batch), self.theta, self.layout, directions, weights)
+
+    def _weighed(self, batch: Batch) -> Callable[[Params, Params, Tensor], Tensor]:
+        return lambda live, still, weights: self.total(live, still, batch, weights)
+
+    def sample_gradients(self) -> Iterator[Shaped[Tensor, "b p"]]:
+        r"""The rows $\partial g/\partial w_i$ of every sample, batch by batch; needs memory for b times p numbers.
+
+        Yields:
+            Shape `(b, p)` for each batch.
+
+        Raises:
+            NonFiniteError: If a batch gives a NaN, with its number.
+        """
+        for index, batch, weights in self.passes():
+            rows = self.layout.flatten(self.rows_of(batch, weights)) / self.n
+            if not all_finite(rows):
+                raise NonFiniteError(self.blame(index, batch))
+            yield rows
+
+    def rows_of(self, batch: Batch, weights: Tensor) -> Params:
+        r"""The rows $n\,\partial g/\partial w_i$ of one batch.
+
+        Args:
+            batch: One of the data.
+            weights: Of its samples.
+
+        Returns:
+            Named tensors with b in front.
+        """
+        if not self.kind.per_sample:
+            return self.second.rows(self._weighed(batch), self.theta, weights)
+        losses = bind(self.kind.losses, self.model)
+        return value_and_rows(lambda theta: losses(theta, batch), self.theta)[1]
+
     def field(self, theta: Params) -> Shaped[Tensor, " p"]:
         """The field g at any parameters: one pass over the data; batches whose weights are all zero cost nothing.
 
@@ -110,16 +236,12 @@ class AbstractBatchedRisk(AbstractRisk):
         Raises:
             NonFiniteError: If a batch gives a NaN, with its number.
         """
-        total = self.layout.flatten(theta).mul_(self.decay)
-        for index, batch, weights in self.passes():
-            if not weights.any():
-                continue
-            found = gradient_of(lambda at, batch=batch, w=weights: self.total(at, theta, batch, w), theta)
-            if not all(map(all_finite, found.values())):
-                raise NonFiniteError(self.blame(index, batch))
-            self.layout.add(total, found, 1 / self.n)
-            del found  # not beside the next one
-        return total
+
+        def of_batch(batch: Batch, weights: Tensor) -> Params:
+            return gradient_of(lambda at: self.total(at, theta, batch, weights), theta)
+
+        flat = self.layout.flatten(theta)
+        return self._summed("taking the gradient", of_batch, flat, "The risk").add_(flat.mul_(self.decay))
 
     def jacobian_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """J v for each row, in the way that the first look at the loss found to be right."""
@@ -164,7 +286,7 @@ class AbstractBatchedRisk(AbstractRisk):
 
         with undisturbed():
             total = self._accumulated(along, vectors)
-            rounding.refuse()
+            rounding.refuse(self.ranks)
         return total
 
     def _by(self, products: Callable[..., Params]) -> Along:
@@ -176,14 +298,29 @@ class AbstractBatchedRisk(AbstractRisk):
         return along
 
     def _accumulated(self, along: Along, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
-        """Sums a product over the batches, divides by n and adds the l2 term; batches of weight zero are free."""
-        total = self.decay * vectors
-        for index, batch, weights in self.passes():
-            if not weights.any():
-                continue
-            part = along(vectors, batch, weights)
-            if not all(map(all_finite, part.values())):
-                raise NonFiniteError(self.blame(index, batch, "A second derivative of the loss"))
-            self.layout.add(total, part, 1 / self.n)
-            del part  # not beside the next one
-        return total
+        """Sums a product over the batches, divides by n and adds the l2 term."""
+
+        def of_batch(batch: Batch, weights: Tensor) -> Params:
+            return along(vectors, batch, weights)
+
+        found = self._summed("multiplying with the curvature", of_batch, vectors, "A second derivative of the loss")
+        return found.add_(self.decay * vectors)
+
+    def _summed(
+        self, what: str, of_batch: Callable[[Batch, Tensor], Params], like: Shaped[Tensor, "*m p"], blamed: str
+    ) -> Shaped[Tensor, "*m p"]:
+        """The mean over the samples of what batches give; those of weight zero are free."""
+
+        def part() -> dict[str, Tensor]:
+            total = torch.zeros_like(like)
+            for index, batch, weights in self.passes(self.part):
+                if not weights.any():
+                    continue
+                found = of_batch(batch, weights)
+                if not all(map(all_finite, found.values())):
+                    raise NonFiniteError(self.blame(index, batch, blamed))
+                self.layout.add(total, found, 1 / self.n)
+                del found  # not beside the next one
+            return {"total": total}
+
+        return self.ranks.added(what, part)["total"]

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial, reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import all_finite, bind, evaluated, undisturbed
+from .._autodiff.functional import evaluated, undisturbed
 from .._autodiff.params import Layout, digest_tensors, fingerprint, trained_parameters
 from .._autodiff.trained import Decay, decays, held, names_of
-from .._autodiff.ways import AbstractWay, value_and_rows
+from .._autodiff.ways import AbstractWay
 from .._checks.loss import Examined, Subject, examine, refuse_once_differentiable
 from .._checks.non_finite import advice_of, birthplace, non_finite_message
 from .._data.batch import digest
 from .._data.batch_size import roomy
-from .._data.batches import Batches, Count, Reading, probe
+from .._data.batches import Batches, Count, Reading, numbered_batches, probe
+from .._data.ranks import Ranks, ranks_for, works_alone
 from .._losses import AbstractLoss, MiscountedError, as_loss, counted
 from .._require import labelled
 from .._results.ids import numbered
 from .._storage.hashing import content_hash
 from .._types import Batch, Id, Params, SampleLoss
-from ..errors import DataError, NonFiniteError, UnsupportedError
+from ..errors import DataError
 from .base import signed, training_modes
 from .double import bound_total, in_double
 from .products import AbstractBatchedRisk
 from .record import AbstractRecord, check_record
+
+ONE_OF_MANY = (
+    "This rank has worked alone, since the script has a process group of its own. Type Risk(..., shared=True) to share "
+    "the work with the other ranks, where all of them make the same calls."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +62,9 @@ class Risk(AbstractBatchedRisk):
         n: How many samples there are, in all, in each batch (a list) or in a given one (a callable), where neither the
             loss nor the batch says so: coupled losses of graphs or sequences. Afterwards: the number of samples.
         record: What the training did, a `TrainingRecord` of this model: `Horizon` takes sizes from it.
+        shared: Whether the ranks of a torchrun job share the work, each with a part of the data, and all with the whole
+            answer. Default: if the script has made no process group of its own; true: in such a script, too; false:
+            this process works alone.
 
     Raises:
         LossShapeError: If the loss is of another kind than it seems.
@@ -63,6 +72,7 @@ class Risk(AbstractBatchedRisk):
         NondeterministicError: If dropout or batch statistics were left on.
         ParameterError: If no parameter matches `params` or a glob of `l2`, or training can have moved one otherwise
             than the loss says: complex numbers, gradient hooks, shared memory.
+        RankError: If the ranks of a torchrun job have different models or data.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -82,12 +92,14 @@ class Risk(AbstractBatchedRisk):
     params: str | Sequence[str] = "*"
     n: Any = dataclasses.field(default=None, repr=False)  # pyright: ignore[reportIncompatibleMethodOverride]  # then an integer
     record: AbstractRecord | None = dataclasses.field(default=None, repr=False)
+    shared: bool | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n: Count | None = self.n
         _ = self.kind  # a loss that is none is refused first
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
-            reading = probe(self.data, n=n)
+            self._set(ranks=ranks_for(self.shared))
+            reading = probe(self.data, n=n, ranks=self.ranks)
         theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         self._set(
             l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,
@@ -96,6 +108,11 @@ class Risk(AbstractBatchedRisk):
         )  # fmt: skip
         self._read(reading)
         check_record(self.record, self.theta)
+        self.ranks.refuse_differing({
+            "model": self.fingerprint,
+            "l2": str(self.decays),
+            "choice of parameters": str(self.layout.names),
+        })
         with undisturbed():
             try:
                 self.look()
@@ -106,7 +123,7 @@ class Risk(AbstractBatchedRisk):
                 self.look()
             if isinstance(self.data, Batches) and self.kind.per_sample and self.data.growing:
                 self._set(data=replace(self.data, size=roomy(self.data, self.model, self.kind.losses, self.p)))
-                self._read(probe(self.data))
+                self._read(probe(self.data, ranks=self.ranks))
         self._number(n)
 
     def _set(self, **made: Any) -> None:
@@ -164,6 +181,8 @@ class Risk(AbstractBatchedRisk):
     """`(theta, frozen theta, batch, weights)` to the weighted sum of the batch's losses."""
     examined: Examined = dataclasses.field(init=False, repr=False)
     """What a first look at the loss found."""
+    ranks: Ranks = dataclasses.field(init=False, repr=False)
+    """The processes that share the work."""
 
     @property
     def first(self) -> AbstractWay:
@@ -183,7 +202,8 @@ class Risk(AbstractBatchedRisk):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for every report."""
-        return self.examined.notes
+        alone = self.shared is None and works_alone()
+        return (*self.examined.notes, *((ONE_OF_MANY,) if alone else ()))
 
     @property
     def kind(self) -> AbstractLoss:
@@ -236,8 +256,11 @@ class Risk(AbstractBatchedRisk):
         check_record(record, self.theta)
         return self._changed(record=record)
 
-    def passes(self) -> Iterator[tuple[int, Batch, Tensor]]:
+    def passes(self, wanted: Collection[int] | None = None) -> Iterator[tuple[int, Batch, Tensor]]:
         """One reading of the data, compared with the first by content.
+
+        Args:
+            wanted: Numbers of batches; default: all. Sums over `part` are added up by `ranks`.
 
         Yields:
             The batch's number, the batch, and the weights of its samples.
@@ -245,109 +268,19 @@ class Risk(AbstractBatchedRisk):
         Raises:
             DataError: If the data is not what it was when the risk was made.
         """
-        index, seen, digests = -1, 0, self.reading.digests
-        for index, batch in enumerate(self.data):
+        index, digests = -1, self.reading.digests
+        wanted = None if wanted is not None and len(wanted) == len(digests) else wanted  # all: none may be left over
+        starts = [0, *accumulate(self.reading.sizes)]
+        for index, batch in numbered_batches(self.data, wanted):
             if index >= len(digests) or digest(batch) != digests[index]:
                 raise DataError(
                     f"Batch {index} of the data is not what it was when the risk was made. "
                     f"Make a new Risk, or give it a copy that nothing else changes."
                 )
-            size = self.reading.sizes[index]
-            yield index, batch, self.weights[seen : seen + size]
-            seen += size
-        if index + 1 != len(digests):
-            raise DataError(f"The data gave {seen} samples; it had {self.n} when the risk was made.")
-
-    def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
-        r"""Derivatives $\partial(u^\top g)/\partial w_i$ of the field along each direction, by each sample's weight.
-
-        One forward-mode pass over the data for each direction; no per-sample gradient is formed.
-
-        Args:
-            directions: Vectors in parameter space, one in each row.
-
-        Returns:
-            Shape `(n, m)`.
-
-        Raises:
-            NonFiniteError: If a batch gives a NaN, with its number.
-        """
-        parts = []
-        with undisturbed():
-            for index, batch, weights in self.passes():
-                part = self._derivatives(batch, weights, directions)  # (m, b)
-                if not all_finite(part):
-                    raise NonFiniteError(self.blame(index, batch))
-                parts.append(part.T.to(self.weights))
-        return torch.cat(parts) / self.n
-
-    def derivatives_along_of(
-        self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]
-    ) -> Shaped[Tensor, "c m"]:
-        """As `derivatives_along`, for samples that were not trained on.
-
-        Args:
-            candidates: Batches like those of the training data.
-            directions: Vectors in parameter space, one in each row.
-
-        Returns:
-            Shape `(c, m)`.
-
-        Raises:
-            UnsupportedError: If the loss couples samples: then a new sample's effect depends on its batch.
-            NonFiniteError: If a candidate gives a NaN, with its batch.
-        """
-        if not self.kind.per_sample:
-            raise UnsupportedError(
-                f"candidates= needs a per-sample loss; this risk has a {type(self.kind).__name__}, where a new "
-                f"sample's effect depends on the samples beside it."
-            )
-        parts = []
-        for index, batch in enumerate(candidates):
-            part = self._derivatives(batch, self.weights[:0], directions)  # needs no weights
-            if not all_finite(part):
-                raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
-            parts.append(part.T.to(self.weights))
-        return torch.cat(parts) / self.n
-
-    def _derivatives(self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m b"]:
-        if self.kind.per_sample:
-            losses = bind(self.kind.losses, self.model)
-            return self.first.derivatives(lambda theta: losses(theta, batch), self.theta, self.layout, directions)
-        return self.second.sensitivities(self._weighed(batch), self.theta, self.layout, directions, weights)
-
-    def _weighed(self, batch: Batch) -> Callable[[Params, Params, Tensor], Tensor]:
-        return lambda live, still, weights: self.total(live, still, batch, weights)
-
-    def sample_gradients(self) -> Iterator[Shaped[Tensor, "b p"]]:
-        r"""The rows $\partial g/\partial w_i$ of every sample, batch by batch; needs memory for b times p numbers.
-
-        Yields:
-            Shape `(b, p)` for each batch.
-
-        Raises:
-            NonFiniteError: If a batch gives a NaN, with its number.
-        """
-        for index, batch, weights in self.passes():
-            rows = self.layout.flatten(self.rows_of(batch, weights)) / self.n
-            if not all_finite(rows):
-                raise NonFiniteError(self.blame(index, batch))
-            yield rows
-
-    def rows_of(self, batch: Batch, weights: Tensor) -> Params:
-        r"""The rows $n\,\partial g/\partial w_i$ of one batch.
-
-        Args:
-            batch: One of the data.
-            weights: Of its samples.
-
-        Returns:
-            Named tensors with b in front.
-        """
-        if not self.kind.per_sample:
-            return self.second.rows(self._weighed(batch), self.theta, weights)
-        losses = bind(self.kind.losses, self.model)
-        return value_and_rows(lambda theta: losses(theta, batch), self.theta)[1]
+            yield index, batch, self.weights[starts[index] : starts[index + 1]]
+        end = len(digests) if wanted is None else max(wanted, default=-1) + 1
+        if index + 1 != end:
+            raise DataError(f"The data gave {starts[index + 1]} samples; it had {self.n} when the risk was made.")
 
     def refuse_once_differentiable(self) -> None:
         """Makes sure that plain autograd differentiates the loss twice.

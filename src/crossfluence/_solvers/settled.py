@@ -104,10 +104,13 @@ def _summed(risk: AbstractRisk) -> Shaped[Tensor, "s p"]:
         return flat.new_zeros(0, len(flat))
     few, generator = risk.n <= SUMS, torch.Generator().manual_seed(2)
     factors = torch.eye(risk.n) if few else torch.randn(SUMS, risk.n, generator=generator)
-    total = flat.new_zeros(len(factors), len(flat))
-    start = 0
-    for _, batch, weights in risk.passes():
-        for row, xi in zip(total, factors[:, start : start + len(weights)], strict=True):
-            row += risk.layout.flatten(signed_gradient(risk, batch, weights, xi.to(weights)))
-        start += len(weights)
-    return total.nan_to_num(0.0, 0.0, 0.0)
+    each = factors.split(list(risk.reading.sizes), dim=1)
+
+    def part() -> dict[str, Tensor]:
+        total = flat.new_zeros(len(factors), len(flat))
+        for index, batch, weights in risk.passes(risk.part):
+            for row, xi in zip(total, each[index], strict=True):
+                row += risk.layout.flatten(signed_gradient(risk, batch, weights, xi.to(weights)))
+        return {"total": total}
+
+    return risk.ranks.added("adding up gradients", part)["total"].nan_to_num(0.0, 0.0, 0.0)

@@ -13,7 +13,7 @@ import inspect
 import json
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -248,7 +248,7 @@ def _object_parts(value: Any) -> Iterable[Any]:
     if isinstance(reduced, str):  # a global, known by its name
         return [_named(value, reduced)]
     maker, arguments, *state = reduced
-    return [maker, arguments, *(list(part) if hasattr(part, "__next__") else part for part in state)]
+    return [maker, arguments, *(list(part) if isinstance(part, Iterator) else part for part in state)]
 
 
 def _names(code: CodeType) -> list[str]:
