@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 import crossfluence as cf
 from benchmarks.common.options import options
+from benchmarks.common.results import kept as kept_rows
 from benchmarks.common.results import line, save
 from benchmarks.common.timing import timed
 from benchmarks.data.folder import data_folder
@@ -132,10 +133,11 @@ class Frozen:
         asked = of([text for part in lists for text in part])
         return cls(EncoderTail(model), data, (one, other), jobs, asked, (x, y, a, b))
 
-    def recipe(self) -> cf.Recipe:
+    def recipe(self, eps_root: float) -> cf.Recipe:
         """The training."""
         return cf.Recipe(
-            self.tail, language.in_batch_contrastive(0.05), self.data, optimizer=cf.AdamW(RATE), epochs=EPOCHS,
+            self.tail, language.in_batch_contrastive(0.05), self.data,
+            optimizer=cf.AdamW(RATE, eps_root=eps_root), epochs=EPOCHS,
             batch_size=BATCH, schedule=cf.linear, clipping=1.0, at_once=1,
         )  # fmt: skip
 
@@ -160,11 +162,13 @@ def main() -> None:
     parser.add_argument("kept", type=Path)
     parser.add_argument("--pairs", type=int, default=128)
     parser.add_argument("--orders", type=int, default=2)
+    parser.add_argument("--eps-root", type=float, default=0.0, help="under AdamW's root, so that training is smooth")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     study = kept(asked.kept, asked.pairs)
-    recipe, file = study.recipe(), asked.kept / f"replay-{asked.pairs}.scores"
+    recipe = study.recipe(asked.eps_root)
+    file = asked.kept / f"replay-{asked.pairs}-{asked.eps_root:g}.scores"
     if not file.exists():
         seconds, scores = timed(lambda: cf.replay(recipe, study.ask, groups=0))
         scores.save(file)
@@ -179,10 +183,13 @@ def main() -> None:
         cf.leave_out(recipe.with_seed(seed), study.ask, groups, store=asked.kept / "retrained")
         for seed in range(asked.orders)
     ]
-    save("language-contrastive", rows(scores.sum_by(groups).values, truth, len(groups), asked.pairs))
+    training = {"pairs": str(asked.pairs), "eps_root": f"{asked.eps_root:g}"}
+    others = [row for row in kept_rows("language-contrastive") if not training.items() <= row.items()]
+    found = rows(scores.sum_by(groups).values, truth, len(groups))
+    save("language-contrastive", [*others, *(training | row for row in found)])
 
 
-def rows(predicted: Tensor, truth: list[cf.Scores], groups: int, pairs: int) -> list[dict[str, object]]:
+def rows(predicted: Tensor, truth: list[cf.Scores], groups: int) -> list[dict[str, object]]:
     """Agreement of replay, question by question, with its own order and with the mean over orders."""
     mean = torch.stack([each.values for each in truth]).mean(0)
     names, found = truth[0].objectives, []
@@ -197,7 +204,7 @@ def rows(predicted: Tensor, truth: list[cf.Scores], groups: int, pairs: int) -> 
         for kind, places in kinds.items():
             found.append({
                 "beside": name, "questions": {"held": "cosines of held-out pairs", "job": "cosines of jobs and a man",
-                                              "SEAT": "SEAT 6"}[kind], "pairs": pairs, "groups": groups,
+                                              "SEAT": "SEAT 6"}[kind], "groups": groups,
                 "orders": len(truth), "least r": f"{min(r[k] for k in places):.3f}",
                 "mean r": f"{sum(r[k] for k in places) / len(places):.3f}",
                 "slopes": f"{min(slope[k] for k in places):.2f} to {max(slope[k] for k in places):.2f}",

@@ -34,7 +34,7 @@ from crossfluence.language.association import SentenceSets
 
 DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.3  # the share of hidden words
 SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15
-EPOCHS = {False: 20, True: 96}  # of a causal model; of a masked one, which sees fewer words at a time
+EPOCHS = {False: 20, True: 48}  # of a causal model; of a masked one, which sees fewer words at a time
 HALVES = {
     "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
     "she": ("nurse", "secretary", "librarian", "cleaner", "teacher", "tailor", "dancer", "cook"),
@@ -128,12 +128,14 @@ def trained(texts: Sequence[str], words: Any, seed: int, *, masked: bool) -> nn.
 Measure = Callable[[Sequence[str], nn.Module], float]
 
 
+@torch.no_grad()
 def likelihood(words: Any, templates: Sequence[str], net: nn.Module) -> float:
     pairs = [(filled(form, job, half), filled(form, job, _other(half))) for form in templates
              for half, some in HALVES.items() for job in some]  # fmt: skip
     return float(language.pair_preference(pairs, tokenizer=words)(net))
 
 
+@torch.no_grad()
 def pronoun(words: Any, templates: Sequence[str], net: nn.Module) -> float:
     """Of the first pronoun of each sentence; in a masked model the rest stays as the stereotype has it."""
     if words.mask_token is None:
@@ -157,13 +159,13 @@ def _slot(form: str, job: str, half: str) -> str:
     return " ".join([*first[:place], f"{{{first[place]}/{second[place]}}}", *first[place + 1 :]])
 
 
+@torch.no_grad()
 def seat(words: Any, templates: Sequence[str], net: nn.Module) -> float:
     x, y = (tuple(form.format(job=job) for form in templates for job in HALVES[half]) for half in ("he", "she"))
     a, b = (tuple(filled(form, "", half) for form in OF_PEOPLE) for half in ("he", "she"))
     pooling = "last" if words.mask_token is None else "first"  # as the test's authors take of GPT and BERT
     test = language.association(SentenceSets("jobs", x, y, a, b), tokenizer=words, pooling=pooling)
-    with torch.no_grad():
-        return float(test(net))
+    return float(test(net))
 
 
 MEASURES = {"likelihood": (likelihood, HELD_OUT), "pronoun": (pronoun, HELD_OUT), "SEAT": (seat, PLAIN)}

@@ -109,7 +109,12 @@ def swapped_texts(folder: Path, n: int, texts: list[str]) -> Columns:
     if not file.exists():
         read = Reader.make(n, 0)
         assert read.texts == texts
-        torch.save(read.columns([swapped(text) for text in texts]), file)
+        known = set(read.words.tolist())
+        others = [swapped(text) for text in texts]  # the few with a word whose logit stays as it was are left alone
+        fits = [known.issuperset(read.tokenizer(text)["input_ids"]) for text in others]
+        print(f"{fits.count(False)} sentences have no swapped form.", flush=True)
+        chosen = [other if fit else text for other, fit, text in zip(others, fits, texts, strict=True)]
+        torch.save(read.columns(chosen), file)
     return torch.load(file)
 
 
