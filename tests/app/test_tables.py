@@ -178,6 +178,18 @@ def test_a_table_without_numbers_says_what_is_there_instead(read, text, sentence
     assert "\n" not in str(caught.value)
 
 
+def test_a_column_that_stands_twice_with_one_content_is_read_once(read):
+    found = read("a,b,a\n1,2,1\n4,5,4\n")
+    assert found.columns == ("a", "b")
+    assert found.remarks == ("Read once, as they stand twice in t.csv with the same content: 'a'.",)
+    assert read("a,b\n1,2\n4,5\n").remarks == ()
+
+
+@pytest.mark.parametrize("name", ["adult.data", "adult.test"])
+def test_files_are_read_by_the_names_that_the_uci_repository_gives_them(read, name):
+    assert read("39, x, 7\n50, y, 13\n", name, header=False).values.tolist() == [[39, 7], [50, 13]]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_another_encoding_is_refused(read, encoding):
     with pytest.raises(TableError, match=r"^Cannot read t.csv: 'utf-8' codec"):

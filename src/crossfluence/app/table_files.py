@@ -20,7 +20,7 @@ from .text_tables import from_text, is_number, listed, refuse_two_of_one_name
 
 __all__ = ["READERS", "is_number", "listed", "read_frame", "taken_for_names"]
 
-TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat")
+TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".test")  # the last two: of the UCI repository
 OTHER = (".xlsx", ".xlsm", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".npy", ".npz")
 READERS = (*TEXT, *OTHER)
 ADVICE = {

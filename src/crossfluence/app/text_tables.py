@@ -56,11 +56,15 @@ def from_text(
             f"Add a header line, or type --no-header."
         )
     names = _told_apart(names) if twins else names
-    refuse_two_of_one_name(names, name)
     body = [_fitted(line, cells, names, name) for line, cells in rows[int(header) :]]
+    names, body, dropped = _without_copies(names, body)
+    refuse_two_of_one_name(names, name)
     frame = pd.DataFrame(body, columns=pd.Index(names), dtype=object)
     guessed = None if encoding else told_aloud(told, name)
-    return with_decimal_points(frame, name, commas_separate=cut == ","), [guessed] if guessed else []
+    said = [guessed] if guessed else []
+    if dropped:
+        said.append(f"Read once, as they stand twice in {name} with the same content: {listed(dropped)}.")
+    return with_decimal_points(frame, name, commas_separate=cut == ","), said
 
 
 def is_number(text: object) -> bool:
@@ -91,6 +95,22 @@ def refuse_two_of_one_name(names: Sequence[str], file: str) -> None:
     if twice:
         hint = " If the first line holds no names, type --no-header." if is_number(twice[0]) else ""
         raise TableError(f"{file} has {names.count(twice[0])} columns named {twice[0]!r}; name each otherwise.{hint}")
+
+
+def _without_copies(
+    names: Sequence[str], body: Sequence[list[str]]
+) -> tuple[Sequence[str], Sequence[list[str]], list[str]]:
+    """Columns without those that repeat another of their name cell by cell, and the names of these."""
+    copies: list[int] = []
+    for place, name in enumerate(names):
+        first = names.index(name)
+        if first < place and body and all(row[first] == row[place] for row in body):
+            copies.append(place)
+    if not copies:
+        return names, body, []
+    stay = [place for place in range(len(names)) if place not in copies]
+    dropped = list(dict.fromkeys(names[place] for place in copies))
+    return [names[place] for place in stay], [[row[place] for place in stay] for row in body], dropped
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
