@@ -13,13 +13,14 @@ from torch import Tensor
 
 from .._autodiff.functional import undisturbed
 from .._data.batches import beside, probe
+from .._default.auto import Auto
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
-from .._risk.objectives import EachOf, Questions, questions
+from .._risk.objectives import EachOf, Questions
+from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
-from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
 from .._types import Batch, Id, Objective
 from ..errors import UnsupportedError
@@ -97,13 +98,14 @@ def influence(
         ids = _ids(risk, candidates, unit)
         inverse = inverse_of(solver, risk)
         pairs = inverse.pairwise(risk, objective) if unit == "sample" else None
-        fine, chunks = risk_of(inverse, risk), []
+        chunks = []
         if pairs is not None:
             chunks.extend(pairs.scores(candidates))
-        for query in questions(objective, risk.model, risk.theta) if pairs is None else ():  # a = ∇m
+        for query in sharper_questions(objective, risk, risk_of(inverse, risk)) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
-            solution = inverse.solve(wanted.to(fine.weights))  # u = J⁻ᵀ a
-            derivatives = _derivatives(fine, candidates, solution.vectors, unit)  # ∂/∂w [uᵀ g]: one forward-mode pass
+            solution, points = inverse.solve_along(risk, wanted)  # u = J⁻ᵀ a
+            parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one forward-mode pass
+            derivatives = torch.stack(parts).sum(0)
             chunks.append(_scored(risk, inverse, query, wanted, solution, derivatives))
         values = -torch.cat([chunk.derivatives for chunk in chunks], dim=1)
         if unit == "token":  # a verdict is about samples
@@ -240,7 +242,7 @@ def _report(
         residuals=tuple(share for solution in solved for share in solution.residuals),
         errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in chunks for value in part.values.tolist()),
-        drift=tuple(value for part in chunks for value in part.drift.tolist()),
+        drift=tuple(value if inverse.at_minimum else 0.0 for part in chunks for value in part.drift.tolist()),
         gradient_norm=float(risk.gradient.norm()),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,

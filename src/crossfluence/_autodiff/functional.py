@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -172,6 +174,33 @@ def evaluated(function: Callable[[], Value]) -> Value:
             raise
         with recorded_twice():
             return tree_map_only(Tensor, Tensor.detach, function())
+
+
+def drawing(function: Callable[[], Value]) -> tuple[Value, bool]:
+    """The value of a function, and whether a global generator of random numbers is another after it.
+
+    Args:
+        function: Of anything.
+
+    Returns:
+        What it returns; true if it drew from PyTorch's generator of the CPU or a GPU, NumPy's or Python's, or seeded
+        one of them.
+
+    Example:
+        >>> drawing(lambda: torch.rand(2).shape)
+        (torch.Size([2]), True)
+    """
+    before = _generators()
+    value = function()
+    return value, before != _generators()
+
+
+def _generators() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002  # the user's code may draw from it
+    states = [torch.random.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states.extend(torch.cuda.get_rng_state_all())
+    return name, np.asarray(keys).tobytes(), *rest, random.getstate(), *(state.numpy().tobytes() for state in states)
 
 
 def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tensor, "m *each"]) -> Value:

@@ -1,16 +1,21 @@
-"""The precision in which something is really computed: the coarsest that any of its operations returns."""
+"""The precision in which something is really computed, and the same in double precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 Value = TypeVar("Value", bound=Any)
+WRITING = re.compile(r"[a-z]\w*_|__(set|setitem|delitem|i(add|sub|mul|truediv|floordiv|mod|pow|and|or|xor))__")
+"""Names of functions that write into their first argument."""
 
 
 def coarsest_precision(function: Callable[[], Value]) -> tuple[Value, float]:
@@ -56,3 +61,58 @@ class _Watch(TorchDispatchMode):
 
 def _floating(part: Any) -> bool:
     return isinstance(part, Tensor) and part.is_floating_point()
+
+
+def in_double(function: Callable[..., Value]) -> Callable[..., Value]:
+    """The same function in double precision, whatever single-precision tensors it is given, makes or refers to.
+
+    Args:
+        function: Computes with tensors.
+
+    Returns:
+        A function of the same arguments; integers and masks stay as they are.
+
+    Raises:
+        RuntimeError: When called, if an operation cannot mix precisions; so a caller has to be able to do without.
+
+    Example:
+        >>> shift = torch.tensor(1e-9)
+        >>> in_double(lambda x: (1 + shift) - x)(torch.ones(())).item() > 0
+        True
+    """
+
+    @wraps(function)
+    def wide(*args: Any, **kwargs: Any) -> Value:
+        with _Widening():
+            return function(*args, **kwargs)
+
+    return wide
+
+
+class _Widening(TorchFunctionMode):
+    """Gives every function of PyTorch its arguments in double precision; one that writes into a tensor, as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # the narrow one stays alive, so its id does
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if _writes(func, named):
+            return func(*args, **named)
+        return tree_map(self._wide, func(*tree_map(self._wide, tuple(args)), **tree_map(self._wide, named)))
+
+    def _wide(self, part: Any) -> Any:
+        """One double for each tensor, so that derivatives by it are found."""
+        if not _floating(part) or part.dtype == torch.float64:
+            return part
+        key = (id(part), part._version)
+        if key not in self.made:
+            self.made[key] = part, part.double()
+        return self.made[key][1]
+
+
+def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    return kwargs.get("out") is not None or bool(WRITING.fullmatch(getattr(func, "__name__", "")))

@@ -29,9 +29,10 @@ def refuse_untraceable(model: nn.Module, chosen: Mapping[str, Tensor], *, hooked
         hooked: Whether the caller takes its steps through the hooks of `hooks_of`.
 
     Raises:
-        ParameterError: If one of them is complex, has a gradient hook, or shares memory with another tensor of the
-            model.
+        ParameterError: If one of them has no values yet, is complex, has a gradient hook, or shares memory with
+            another tensor of the model.
     """
+    _refuse_unmade(model)
     _refuse_complex(chosen)
     _refuse_hooks(chosen, hooked)
     _refuse_shared_memory(model, chosen)
@@ -150,6 +151,16 @@ def _coefficient(name: str, value: object) -> float:
         f"Got {name}={value!r}; needed a number, zero or more, or one for each glob over parameter names, such as "
         f"{{'*weight': 1e-2}}."
     )
+
+
+def _refuse_unmade(model: nn.Module) -> None:
+    """Lazy parameters and those on the meta device have no values yet."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        lazy = isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+        if lazy or tensor.is_meta:
+            what = "is lazy and has no shape yet" if lazy else "is on the meta device and has no values"
+            line = "Call it once, model(x), and train it" if lazy else "Load its values, or build it on a real device"
+            raise ParameterError(f"{name!r} {what}: this model was not trained. {line}.")
 
 
 def _refuse_complex(chosen: Mapping[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ COARSE = 1e-4  # rounding beyond which differences tell nothing
 ELSEWHERE = (-1.0, 0.5)  # factors of the parameters
 SETTLED = 0.25  # of a gap, by which a wider difference may change
 WIDER = 8  # times the step of a difference, to see whether it depends on the step
+DRAWS = 8  # more calls of a loss or a question that draws random numbers
 ROUNDINGS = 100  # rounding errors of a value that a difference may hold
 
 Terms = Callable[[Params, Params], Tensor]
@@ -41,12 +42,14 @@ class Point:
         slope: Gradient of their signed sum, shape `(p,)`.
         functions: Names of the user's own autograd functions that were met on the way.
         reached: Whether the losses depend on the parameters at all.
+        others: Tensors beside the parameters that the losses depend on and that ask for gradients.
     """
 
     terms: Shaped[Tensor, " b"]
     slope: Shaped[Tensor, " p"]
     functions: tuple[str, ...]
     reached: bool
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +95,8 @@ class Look:
             for name, part in zip(live, found, strict=True)
         )
         slope = self.layout.flatten(dict(zip(theta, dense, strict=True)))
-        return Point(terms.detach(), slope, tuple(own_functions(terms)), reached)
+        functions, others = _beside(terms, live.values())
+        return Point(terms.detach(), slope, functions, reached, others)
 
     def with_buffers(self, buffers: Params) -> Tensor | None:
         """The losses with a graph from some of the model's buffers; nothing, where that cannot be had."""
@@ -302,26 +306,28 @@ class Remembered(Iterable[Any]):
             yield item
 
 
-def own_functions(value: Tensor) -> Iterator[str]:
-    """Names of the autograd functions written in Python that a value came through.
+def _beside(value: Tensor, known: Iterable[Tensor]) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
+    """Names of the autograd functions written in Python that a value came through, and the leaves beside known ones."""
+    names, places, others = {}, {id(tensor) for tensor in known}, {}
+    for node in _nodes(value):
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            names[type(node).__name__.removesuffix("Backward")] = None
+        leaf = getattr(node, "variable", None)  # of the nodes that end a graph
+        if isinstance(leaf, Tensor) and id(leaf) not in places:
+            others[id(leaf)] = leaf
+    return tuple(names), tuple(others.values())
 
-    Args:
-        value: With a graph.
 
-    Yields:
-        Each name once.
-    """
-    seen, names, waiting = set(), set(), [value.grad_fn]
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """Every node of a graph once."""
+    seen, waiting = set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
-        name = type(node).__name__.removesuffix("Backward")
-        if isinstance(node, torch.autograd.function.BackwardCFunction) and name not in names:
-            names.add(name)
-            yield name
+        yield node
 
 
 def _largest(parts: Iterable[Tensor]) -> float:

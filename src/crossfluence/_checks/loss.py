@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .._autodiff.functional import all_finite, bind, evaluated
+from .._autodiff.functional import all_finite, bind, drawing, evaluated
 from .._autodiff.params import Layout, fingerprint, moving, state_of
 from .._autodiff.precision import coarsest_precision
 from .._autodiff.ways import AbstractWay, Difference, Forward, Reverse
-from .._data.samples import first_samples
+from .._data.batch import digest, tensors_in
+from .._data.samples import SAMPLES, chosen_samples, first_samples
 from .._losses import AbstractLoss, PerSample, matching
 from .._types import Batch, Params
-from ..errors import CoupledLossError, LossShapeError, NondeterministicError, UnsupportedError
-from .looks import COARSE, FIRST_DISAGREEMENT, ROUNDINGS, Around, Look, Point, Remembered, agrees, choose, disagree
-from .state import moved_statistics
+from ..errors import CoupledLossError, DataError, LossShapeError, NondeterministicError, UnsupportedError
+from .looks import (
+    COARSE,
+    DRAWS,
+    FIRST_DISAGREEMENT,
+    ROUNDINGS,
+    Around,
+    Look,
+    Point,
+    Remembered,
+    agrees,
+    choose,
+    disagree,
+)
+from .state import moved_statistics, refuse_others
 
 Value = TypeVar("Value", bound=Any)
 TOGETHER = 1e-3  # share of a sample's loss by which the samples beside it may change it
@@ -90,6 +104,8 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
 
     Raises:
         NondeterministicError: If the loss is random, or changes the model while it is computed.
+        DataError: If it changes its batch.
+        ParameterError: If it depends on parameters that the model does not list.
         CoupledLossError: If the loss of a sample depends on the samples beside it.
         LossShapeError: If the weights do not matter.
         UnsupportedError: If gradients are stopped inside a loss that is not a `FieldLoss`, or the loss does not
@@ -103,28 +119,34 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
     def values() -> Tensor:
         return evaluated(lambda: whole.terms(theta, theta))
 
-    before, seen = _untouched(subject.model, lambda: coarsest_precision(values))
+    content = digest(batch)
+    (before, seen), drew = drawing(lambda: _untouched(subject.model, lambda: coarsest_precision(values)))
+    _refuse_written(batch, content)
     if subject.kind.per_sample:
         matching(before, weights)
     if not before.isfinite().all():
         return Examined(known, Forward(), Forward())  # the first pass over the data names batch and sample
     precision = max(known, seen)
-    few = _few(subject, batch, weights, precision)
+    few = _few(subject, batch, weights, precision, before)
     if few is None:
         look = subject.look(batch, weights, precision)
         here = look.at(theta)
-        _refuse_random(look, here.terms, before)
+        _refuse_random(look, here.terms, before, drew=drew)
     else:
-        look, here = few
+        look, here, places = few
         if subject.kind.per_sample and not (isinstance(subject.kind, PerSample) and subject.kind.draws):
-            _refuse_coupled(look, here, before)
-        _refuse_random(look, here.terms, None)
+            _refuse_coupled(look, here.terms, before, places, drew=drew)
+            _refuse_ranked(subject, batch, weights, before, precision)
+        _refuse_random(look, here.terms, None, drew=drew)
     if not all_finite(here.slope):
         return Examined(precision, Forward(), Forward())  # as above
     _refuse_independent(here, theta)
     if not subject.kind.per_sample:
         _refuse_deaf(subject, batch, weights)
-    return _compared(subject, look, here)
+    others = refuse_others(subject.model, here.others)
+    examined = _compared(subject, look, here)
+    beside = _lasting(others, look.at(theta).others, batch) if others else ()
+    return replace(examined, notes=(*examined.notes, *beside))
 
 
 def refuse_once_differentiable(subject: Subject, batch: Batch, weights: Tensor) -> None:
@@ -139,7 +161,7 @@ def refuse_once_differentiable(subject: Subject, batch: Batch, weights: Tensor) 
         UnsupportedError: If its products are not those that differences of gradients give.
     """
     precision = max(torch.finfo(part.dtype).eps for part in subject.theta.values())
-    few = _few(subject, batch, weights, precision)
+    few = _few(subject, batch, weights, precision, weights[:0])
     look = subject.look(batch, weights, precision) if few is None else few[0]
     here, around, reason = look.at(subject.theta), Remembered(look.around()), "it disagrees with differences"
     try:
@@ -154,19 +176,27 @@ def refuse_once_differentiable(subject: Subject, batch: Batch, weights: Tensor) 
         )
 
 
-def _few(subject: Subject, batch: Batch, weights: Tensor, precision: float) -> tuple[Look, Point] | None:
-    """The first samples alone, or nothing where a batch cannot be taken apart."""
-    part = first_samples(batch, len(weights))
-    if part is None:
-        return None
-    small, count = part
-    look = subject.look(small, weights[:count], precision)
-    try:
-        here = look.at(subject.theta)
-    except Exception:  # whatever the user's code says of a batch that it cannot read
-        return None
-    usable = here.terms.isfinite().all() and (not subject.kind.per_sample or len(here.terms) == count)
-    return (look, here) if usable else None
+def _few(
+    subject: Subject, batch: Batch, weights: Tensor, precision: float, whole: Tensor
+) -> tuple[Look, Point, list[int]] | None:
+    """Some samples alone, in another order if the loss takes it, and their places; or nothing."""
+    first, places = first_samples(batch, len(weights)), _largest_first(whole, len(weights))[1::2][:SAMPLES]
+    ordered = (None, []) if first is None else (first[0], list(range(first[1])))
+    for small, rows in ((chosen_samples(batch, len(weights), places), places), ordered):
+        if small is None:
+            continue
+        look = subject.look(small, weights[torch.tensor(rows, device=weights.device)], precision)
+        with contextlib.suppress(Exception):  # whatever the user's code says of a batch that it cannot read
+            here = look.at(subject.theta)
+            if here.terms.isfinite().all() and (not subject.kind.per_sample or len(here.terms) == len(rows)):
+                return look, here, rows
+    return None
+
+
+def _largest_first(losses: Tensor, b: int) -> list[int]:
+    """The samples of a batch by their losses, those of equal ones from the last to the first."""
+    backwards, sizes = list(range(b))[::-1], losses.tolist()
+    return sorted(backwards, key=lambda place: -sizes[place]) if len(sizes) == b else backwards
 
 
 def _compared(subject: Subject, look: Look, here: Point) -> Examined:
@@ -220,12 +250,17 @@ def _refuse_independent(here: Point, theta: Params) -> None:
         )
 
 
-def _refuse_random(look: Look, found: Tensor, before: Tensor | None) -> None:
-    """Compares losses with those of another call; both calls without a graph, if rounding could be the reason."""
-    again = evaluated(lambda: look.terms(look.theta, look.theta)) if before is None else before
-    if _differs(found, again, look.precision):
-        one, two = (evaluated(lambda: look.terms(look.theta, look.theta)) for _ in range(2))
-        if _differs(one, two, look.precision):
+def _refuse_random(look: Look, found: Tensor, before: Tensor | None, *, drew: bool) -> None:
+    """Compares losses with those of another call, or of several if it draws numbers, which may seldom matter."""
+
+    def losses() -> Tensor:
+        return evaluated(lambda: look.terms(look.theta, look.theta))
+
+    again = [losses() if before is None else before, *(losses() for _ in range(DRAWS if drew else 0))]
+    if any(_differs(found, other, look.precision) for other in again):
+        one, *others = (losses() for _ in range(DRAWS + 2 if drew else 2))
+        two = next((other for other in others if _differs(one, other, look.precision)), None)
+        if two is not None:
             first, second = float(one.sum()), float(two.sum())
             raise NondeterministicError(
                 f"The loss of one batch came out as {first:.6g} and then {second:.6g}: something in it is random. "
@@ -240,10 +275,22 @@ def _differs(first: Tensor, second: Tensor, precision: float) -> bool:
     return float((first - second).abs().max()) > ROUNDINGS * precision * float(second.abs().max())
 
 
-def _refuse_coupled(look: Look, here: Point, whole: Tensor) -> None:
-    """Compares the losses of the first samples with those that they have in the whole batch."""
-    count = len(here.terms)
-    alone, among = here.terms, whole[:count]
+def _refuse_ranked(subject: Subject, batch: Batch, weights: Tensor, whole: Tensor, precision: float) -> None:
+    """The largest losses once more without the others: a threshold that depends on all of them is another then."""
+    places = _largest_first(whole, len(weights))[: min(SAMPLES, len(weights) // 2)]
+    if (small := chosen_samples(batch, len(weights), places)) is None:
+        return
+    look = subject.look(small, weights[torch.tensor(places, device=weights.device)], precision)
+    alone = whole[:0]
+    with contextlib.suppress(Exception):  # as in `_few`
+        alone = evaluated(lambda: look.terms(subject.theta, subject.theta))
+    if len(alone) == len(places) and alone.isfinite().all():
+        _refuse_coupled(look, alone, whole, places, drew=False)
+
+
+def _refuse_coupled(look: Look, alone: Tensor, whole: Tensor, places: list[int], *, drew: bool) -> None:
+    """Compares the losses of some samples with those that they have in the whole batch."""
+    among = whole[torch.tensor(places, device=whole.device)]
     gap = (alone - among).abs() - TOGETHER * among.abs()
 
     def beyond(size: float) -> bool:
@@ -251,16 +298,17 @@ def _refuse_coupled(look: Look, here: Point, whole: Tensor) -> None:
 
     if not beyond(float(whole.abs().max())):
         return
-    _refuse_random(look, alone, None)
+    _refuse_random(look, alone, None, drew=drew)
     if beyond(max(float(point.terms.abs().nan_to_num(posinf=0).max()) for point in look.elsewhere)):
-        place = int(gap.argmax())
+        row = int(gap.argmax())
         raise CoupledLossError(
-            f"The loss of sample {place} is {float(among[place]):.6g} in a batch of {len(whole)} and "
-            f"{float(alone[place]):.6g} in a batch of {count}: it depends on the samples beside it. If samples are "
+            f"The loss of sample {places[row]} is {float(among[row]):.6g} in a batch of {len(whole)} and "
+            f"{float(alone[row]):.6g} in a batch of {len(alone)}: it depends on the samples beside it. If samples are "
             f"compared with each other (contrastive, ranking, normalised by batch statistics), write "
             f"WeightedLoss(fn), fn(model, batch, weights) -> scalar, where weight 0 means that a sample is absent. If "
             f"the loss divides by the size of the batch or by its number of tokens, give each sample its own sum or "
-            f"mean: (losses * mask).sum(1), or (losses * mask).sum(1) / mask.sum(1)."
+            f"mean: (losses * mask).sum(1), or (losses * mask).sum(1) / mask.sum(1). If it depends on the place in the "
+            f"batch (noise drawn with a fixed seed, a weight for each place), put that into the batches as data."
         )
 
 
@@ -280,6 +328,28 @@ def _refuse_deaf(subject: Subject, batch: Batch, weights: Tensor) -> None:
         )
 
 
+def _refuse_written(batch: Batch, content: str) -> None:
+    if digest(batch) != content:
+        raise DataError(
+            "Computing the loss changes its batch, so that every pass would see other data. Let it work on a copy: "
+            "x.clone() before operations in place such as sub_ and masked_fill_, dict(batch) before pop. The batch is "
+            "now as the loss left it: load the data again."
+        )
+
+
+def _lasting(others: Sequence[Tensor], again: Sequence[Tensor], batch: Batch) -> tuple[str, ...]:
+    """A note on tensors that ask for gradients, neither made by the loss in each call nor part of its batch."""
+    known = {id(tensor) for tensor in again} - {id(tensor) for tensor in tensors_in(batch)}
+    shapes = [str(tuple(tensor.shape)) for tensor in others if id(tensor) in known]
+    if not shapes:
+        return ()
+    return (
+        f"The loss depends on a tensor of shape {shapes[0]} that asks for gradients and is no parameter of the model. "
+        f"If training moved it, sizes may be off: make it an nn.Parameter of the model. If not, call "
+        f"requires_grad_(False) on it.",
+    )
+
+
 def _refuse_batch_statistics(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
@@ -296,11 +366,13 @@ def _untouched(model: nn.Module, values: Callable[[], Value]) -> Value:
     before, kept = fingerprint(model), {name: tensor.clone() for name, tensor in state_of(model).items()}
     found = values()
     if fingerprint(model) != before:
+        changed = [name for name, now in state_of(model).items() if digest(now) != digest(kept[name])]
         with torch.no_grad():
             for name, tensor in state_of(model).items():
                 tensor.copy_(kept[name])
         raise NondeterministicError(
-            "Computing the loss changes the model itself: a layer updates its buffers or weights. "
-            "Call model.eval(), and drop max_norm from embeddings. The model was put back as it was."
+            f"Computing the loss changes the model itself ({', '.join(changed[:3]) or 'something in it'}). Call "
+            f"model.eval(), let modules of your own write buffers only `if self.training:`, and drop max_norm from "
+            f"embeddings. The model was put back as it was."
         )
     return found

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import evaluated
+from .._autodiff.functional import drawing, evaluated
 from .._autodiff.params import Layout, coarseness, moving
 from .._autodiff.precision import coarsest_precision
 from .._autodiff.ways import moved, step_length, value_and_rows
 from .._types import Params
 from ..errors import NondeterministicError, ObjectiveError
-from .looks import CLOSE, COARSE, DIRECTIONS, ELSEWHERE, FIRST_DISAGREEMENT, ROUNDINGS, disagree, random_direction
+from .looks import (
+    CLOSE,
+    COARSE,
+    DIRECTIONS,
+    DRAWS,
+    ELSEWHERE,
+    FIRST_DISAGREEMENT,
+    ROUNDINGS,
+    disagree,
+    random_direction,
+)
 
 
 def check_question(
@@ -38,7 +49,7 @@ def check_question(
         NondeterministicError: If a question is random.
         ObjectiveError: If the derivative of a question does not belong to its value.
     """
-    here, seen = coarsest_precision(lambda: evaluated(lambda: values(theta)))
+    (here, seen), drew = drawing(lambda: coarsest_precision(lambda: evaluated(lambda: values(theta))))
     precision = max(seen, coarseness(theta))
     known, rows = value_and_rows(values, theta)
     rows = Layout.of(theta).flatten(rows)
@@ -46,10 +57,11 @@ def check_question(
         return known, rows  # named where it is used
     size = float(here.abs().max())
     if float((here - known).abs().max()) > ROUNDINGS * precision * size and not _repeats(values, theta, precision):
-        raise NondeterministicError(
-            f"The question came out as {float(here[0]):.6g} and then {float(known[0]):.6g} at the same model: "
-            f"something in it is random. Draw its samples once, beforehand; call model.eval() for dropout."
-        )
+        _refuse_random(here, known)
+    for _ in range(DRAWS if drew else 0):  # draws that seldom matter
+        again = evaluated(lambda: values(theta))
+        if float((here - again).abs().max()) > ROUNDINGS * precision * size:
+            _refuse_random(here, again)
     if precision >= COARSE:
         return known, rows
     mask = Layout.of(theta).flatten(moving(model, theta))
@@ -69,6 +81,14 @@ def check_question(
             f"gradients; or, if a part is to stay as it is now, compute that part once, outside of the question."
         )
     return known, rows
+
+
+def _refuse_random(here: Tensor, again: Tensor) -> NoReturn:
+    row = int((here - again).abs().argmax())
+    raise NondeterministicError(
+        f"The question came out as {float(here[row]):.6g} and then {float(again[row]):.6g} at the same model: "
+        f"something in it is random. Draw its samples once, beforehand; call model.eval() for dropout."
+    )
 
 
 def _repeats(values: Callable[[Params], Tensor], theta: Params, precision: float) -> bool:

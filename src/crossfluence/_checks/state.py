@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from .._autodiff.functional import evaluated
 from .._autodiff.substitutes import SPECTRAL, original_functions
 from .._types import Params
-from ..errors import UnsupportedError
+from ..errors import ParameterError, UnsupportedError
 from .looks import Look, random_direction
 
 STATISTICS = (nn.modules.batchnorm._NormBase,)  # batch and instance normalisation
@@ -49,6 +50,44 @@ def moved_statistics(model: nn.Module, look: Look) -> tuple[str, ...]:
             f"the module from changing it."
         )
     return (*layers, *(f"buffer {name!r}" for name in by_data))
+
+
+def refuse_others(model: nn.Module, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Refuses parameters that a loss depends on and the model does not list: training may have moved them.
+
+    Args:
+        model: The trained module.
+        others: Tensors that ask for gradients, beside the trained parameters.
+
+    Returns:
+        Those of them that are no parameters.
+
+    Raises:
+        ParameterError: If one is a parameter, and not one of the model's.
+    """
+    own = {id(part) for part in model.parameters()}
+    beside = [part for part in others if id(part) not in own]
+    hidden = [tuple(part.shape) for part in beside if isinstance(part, nn.Parameter)]
+    if hidden:
+        lists = [
+            f"{type(module).__name__}.{name} is a plain {type(value).__name__}"
+            for module in model.modules()
+            for name, value in vars(module).items()
+            if not name.startswith("_") and isinstance(value, (list, tuple, dict)) and _holds_modules(value)
+        ]
+        found = f" ({lists[0]}: make it an nn.ModuleList or nn.ModuleDict)" if lists else ""
+        raise ParameterError(
+            f"The loss depends on {len(hidden)} parameters that model.parameters() does not list, the first of shape "
+            f"{hidden[0]}{found}, and what training did to them would be left out. Give Risk one module that holds "
+            f"them all: nn.ModuleDict({{'model': model, 'other': other}}), with loss = lambda both, batch: ... If "
+            f"training did not move them, say so: other.requires_grad_(False)."
+        )
+    return tuple(beside)
+
+
+def _holds_modules(value: Iterable[Any]) -> bool:
+    parts = value.values() if isinstance(value, dict) else value
+    return any(isinstance(part, (nn.Module, nn.Parameter)) for part in parts)
 
 
 def _explained(module: nn.Module) -> bool:

@@ -72,6 +72,24 @@ class Relative:
             raise DampingError(f"Got Relative({self.factor!r}); needed zero or more, as a number.")
 
 
+@stored("Trained")
+@dataclass(frozen=True)
+class Trained:
+    r"""The training's own horizon in the place of a damping, layer by layer: for `EKFAC`, `KFAC` and other blocks.
+
+    In every block $1/(\lambda + \text{damping})$ becomes $A^{1/2}\varphi(X)A^{1/2}$ with $X = A^{1/2}FA^{1/2} + D$ and
+    $\varphi(x) = (1 - e^{-x})/x$, as in `Horizon`, where A is that of the risk's `TrainingRecord`, of rank one (row
+    times column) within each block, so that the work is that of the block solver. For models whose layers are too large
+    for `Horizon`. What layers do to each other is left out: in fine-tuning, where all layers move together, much of the
+    correlation is lost with it; from scratch little is.
+
+    Example:
+        >>> from crossfluence import EKFAC
+        >>> EKFAC(damping=Trained()).damping
+        Trained()
+    """
+
+
 def absolute(damping: float | Relative, mean_eigenvalue: float) -> float:
     """Damping as the number that is added to every eigenvalue.
 
@@ -208,6 +226,11 @@ def refuse_damping(damping: float | Relative) -> None:
     """
     if isinstance(damping, Relative):
         return
+    if isinstance(damping, Trained):
+        raise DampingError(
+            "Got damping=Trained(), which puts the training's horizon into the blocks of a block solver. Use "
+            "Horizon(), which couples all layers, or EKFAC(damping=Trained())."
+        )
     if not _positive(damping):
         raise DampingError(f"Got damping={damping!r}; needed zero or more, as a number or Relative(x).")
 

@@ -99,25 +99,26 @@ def equilibrating(matrix: Float[Tensor, "p p"]) -> Float[Tensor, " p"]:
     return torch.where(sizes.amax(1) > 0, scale, scale.max())
 
 
-def squared_gradients(risk: Risk) -> Float[Tensor, " p"]:
+def squared_gradients(risk: Risk, signs: int = SIGNS) -> Float[Tensor, " p"]:
     """Mean square of each parameter's gradient over the samples, by random signs.
 
     A sum of gradients with random signs, squared, has that expectation, whatever the other parameters are.
 
     Args:
         risk: Where.
+        signs: Draws of them for all samples together, at least; each batch has one of its own.
 
     Returns:
         In float64, in units of squared loss per squared parameter.
     """
-    draws = -(-SIGNS // len(risk.reading.sizes))
+    draws = -(-signs // len(risk.reading.sizes))
     generator, total = torch.Generator().manual_seed(0), torch.zeros(risk.p, dtype=torch.float64)
     total = total.to(risk.weights.device)
     for _, batch, weights in risk.passes():
         if not weights.any():
             continue
-        for signs in (torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1).to(weights):
-            found = signed_gradient(risk, batch, weights, signs * weights)
+        for drawn in (torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1).to(weights):
+            found = signed_gradient(risk, batch, weights, drawn * weights)
             total += risk.layout.flatten(found).double().square() / draws
     return (total / risk.n).nan_to_num(0.0, 0.0, 0.0)
 

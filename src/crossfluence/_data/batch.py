@@ -122,9 +122,11 @@ def length_of(batch: Batch) -> int:
     """
     if (found := _length(batch, ())) is not None:
         return found
+    arrays = any(isinstance(leaf, np.ndarray) for leaf in leaves(batch))
     raise DataError(
         f"A batch of type {type(batch).__name__} holds no tensor, so its length is unknown. Needed a tensor, a tuple "
         f"or a dict of tensors whose first dimension counts the samples, or Risk(..., n=lambda batch: ...)."
+        f"{' Make tensors of its arrays: torch.from_numpy(array).' if arrays else ''}"
     )
 
 

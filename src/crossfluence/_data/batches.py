@@ -132,7 +132,8 @@ def batches(
         _refuse_lengths(names, parts)
     elif len(parts) > 1 or not (hasattr(parts[0], "__len__") and hasattr(parts[0], "__getitem__")):
         kinds = [type(part).__name__ for part in parts]
-        raise DataError(f"Got {kinds}; needed tensors, or one dataset with __len__ and __getitem__.")
+        arrays = " Make tensors of the arrays: torch.from_numpy(x)." if "ndarray" in kinds else ""
+        raise DataError(f"Got {kinds}; needed tensors, or one dataset with __len__ and __getitem__.{arrays}")
     else:
         _refuse_lists(parts[0])
     return Batches(parts, size or SIZE, names, collate, free=size is None)
@@ -257,6 +258,10 @@ def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None) -> 
             f"The {what} is a {type(data).__name__} that can be read only once; needed an iterable that starts again, "
             f"such as a list of batches or crossfluence.batches(x, y)."
         )
+    if isinstance(data, tuple) and all(isinstance(part, Tensor) and part.ndim for part in data):
+        columns = len({len(part) for part in data}) == 1 and len({part.ndim for part in data}) > 1
+        if columns:
+            raise DataError(f"Got a tuple of tensors as {what}; needed batches. Type: crossfluence.batches(*tensors).")
     fixed = isinstance(data, Batches) and data.fixed  # the same order by construction
     count = _counter(n)
     readings = [[(count(batch), digest(batch)) for batch in data] for _ in range(1 if fixed else 2)]

@@ -1,4 +1,4 @@
-"""The first samples of a batch, taken out of whatever holds them."""
+"""Some samples of a batch, taken out of whatever holds them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -33,6 +34,29 @@ def first_samples(batch: Batch, b: int) -> tuple[Batch, int] | None:
     count = min(SAMPLES, b - 1)
     small = cut(batch, b, lambda part: part[:count]) if count > 0 else None
     return None if small is None else (small, count)
+
+
+def chosen_samples(batch: Batch, b: int, places: list[int]) -> Batch | None:
+    """Some samples of a batch, in any order.
+
+    Args:
+        batch: A tensor, or tuples, lists and mappings of tensors.
+        b: Its number of samples.
+        places: Their numbers.
+
+    Returns:
+        A batch of the same form; `None` where nothing in it counts the samples.
+
+    Example:
+        >>> import torch
+        >>> chosen_samples({"x": torch.arange(4) * 10}, 4, [3, 1])
+        {'x': tensor([30, 10])}
+    """
+    return cut(batch, b, lambda part: _taken(part, places)) if places else None
+
+
+def _taken(part: Any, places: list[int]) -> Any:
+    return part[torch.tensor(places, device=part.device)] if isinstance(part, Tensor) else [part[k] for k in places]
 
 
 def cut(batch: Batch, b: int, take: Callable[[Any], Any]) -> Batch | None:

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .._require import AbstractTraining, labelled, listed, require, require_question, require_training
+from .._require import AbstractTraining, described, labelled, listed, require, require_question, require_training
 from .._results.ids import numbered, plain_id, row_of
+from .._results.noise import over_orders
 from .._results.scores import Scores
-from .._results.verdict import Verdict
+from .._results.verdict import Verdict, announce
 from .._risk.objectives import evaluate
 from .._storage.atomic import write_atomically
 from .._storage.hashing import content_hash
@@ -39,12 +40,17 @@ def leave_out(
     *,
     n: int | None = None,
     ids: Sequence[Id] | None = None,
+    seeds: int = 1,
     executor: Executor | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Scores:
     r"""The ground truth: $m(\text{trained on all}) - m(\text{trained without})$, by training again.
 
     Each dropped sample or group gets weight 0 in one retraining; n stays fixed. A `Recipe` trains many models at once.
+
+    Two trainings of one recipe in other orders of the data differ, and with them what a group did. Where that is as
+    large as the effects, one order is one draw: `seeds=k` takes the mean over k orders, with its standard error, and
+    the verdict says how well another such mean would agree.
 
     Args:
         train: Sample weights `(n,)` to a trained model, the same way every time; or a `Recipe`, or a `Bank` of its
@@ -53,6 +59,8 @@ def leave_out(
         drop: Ids, each left out alone; or `{group name: ids}`, each group left out together.
         n: Number of training samples; needed unless `train` is a recipe.
         ids: n labels, default 0 to n-1.
+        seeds: Orders of the data, from the recipe's own seed on; each trains every model once. Where no seed changes
+            anything (steps of all samples), one is enough, and the errors are zero.
         executor: Runs retrainings side by side: threads, processes, loky, dask, MPI. What it sends to other
             processes must be picklable. Threads share PyTorch's global generator: with them, a training function needs
             a generator of its own.
@@ -60,7 +68,7 @@ def leave_out(
             A run that was stopped goes on where it was; what changed is trained anew, never mixed up.
 
     Returns:
-        One score for each id or group, with the sign and unit of `influence`.
+        One score for each id or group, with the sign and unit of `influence`; with several seeds, `errors` too.
 
     Raises:
         DataError: If n is missing or does not fit.
@@ -69,7 +77,11 @@ def leave_out(
         NonFiniteError: If an answer is NaN or infinite.
         CancelledError: If the executor gave up retrainings; what had finished is in the store.
         UnsupportedError: If the executor is something else, such as a dask client; if there is no training, or no
-            question.
+            question; if a training function is asked for several seeds.
+        ValueError: If there are no seeds.
+
+    Warns:
+        UnreliableWarning: If nearly all of the mean over several seeds is noise.
 
     Example:
         >>> from crossfluence import SGD, Recipe
@@ -90,6 +102,7 @@ def leave_out(
             f"Got the executor {type(executor).__name__}; needed a concurrent.futures.Executor, such as "
             f"loky.get_reusable_executor() or, of dask, client.get_executor(pure=False)."
         )
+    orders = _orders(train, seeds)
     ids = None if ids is None else labelled(ids)
     n = _count(train, n, ids)
     rows = numbered(range(n) if ids is None else ids)
@@ -97,9 +110,41 @@ def leave_out(
     weights = torch.ones(len(groups) + 1, n)  # row 0: nothing left out
     for position, members in enumerate(groups.values(), start=1):
         weights[position, members] = 0
-    names, values = answers(train, objective, weights, executor=executor, store=store)
+    found = {one: _effects(one, objective, weights, tuple(groups), executor, store) for one in dict.fromkeys(orders)}
+    if len(orders) == 1:
+        return found[orders[0]]
+    scores = over_orders([found[one] for one in orders])
+    assert scores.verdict is not None
+    _ = announce(scores.verdict)
+    return scores
+
+
+def _orders(train: Training, seeds: int) -> list[Training]:
+    """The training in so many orders of its data; one several times, where no seed changes anything."""
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise ValueError(f"Got seeds={seeds!r}; needed a whole number of at least 1.")
+    if seeds == 1:
+        return [train]
+    if not isinstance(train, AbstractTraining):
+        raise UnsupportedError(
+            f"Got seeds={seeds} and {described(train)}; a training function has no seed. Needed a crossfluence.Recipe, "
+            f"or type ensemble(leave_out(train_of(seed), objective, drop, n=n) for seed in range(5))."
+        )
+    return [train.with_seed(train.recipe.seed + number) for number in range(seeds)]
+
+
+def _effects(
+    train: Training,
+    objective: Objective,
+    weights: Float[Tensor, "r n"],
+    names: tuple[Id, ...],
+    executor: Executor | None,
+    store: str | os.PathLike[str] | None,
+) -> Scores:
+    """Of one order: the first row of the weights is the training on all samples."""
+    asked, values = answers(train, objective, weights, executor=executor, store=store)
     trained = Verdict("sizes", ("trained again",))
-    return Scores(values[:1] - values[1:], tuple(groups), names, "retraining", verdict=trained)
+    return Scores(values[:1] - values[1:], names, asked, "retraining", verdict=trained)
 
 
 def answers(

@@ -2,16 +2,19 @@ r"""Three ways to $\varphi(X)b$ for $X = A^{1/2} F A^{1/2} + D$: from roots of F
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from .._curvature.base import AbstractCurvature
 from .._curvature.gauss_newton import GaussNewton
 from .._risk.risk import Risk
 from .._solvers.krylov import functions_of
+from .._solvers.phi import phi
 from .._storage.archive import stored
 from .block_lanczos import block_lanczos, function_within
 
@@ -21,26 +24,29 @@ NUMBERS_AT_ONCE = 2**27  # in a Krylov basis
 COLUMNS = 2**13  # of roots that are multiplied at once
 
 
-def phi(x: Tensor) -> Tensor:
-    r"""$(1 - e^{-x}) / x$, and 1 at zero: the mean of $e^{-x t}$ over the training, t from 0 to 1."""
-    held = x.clamp_min(0)
-    return torch.where(held > 1e-8, -torch.expm1(-held) / held.clamp_min(1e-300), 1 - held / 2)
+Functions: TypeAlias = Sequence[Callable[[Tensor], Tensor]]
+PHI: Functions = (phi,)
 
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    r"""$\varphi(X)b$ for some questions.
+    r"""Functions of X times some questions.
 
     Attributes:
-        vectors: Shape `(m, p)`.
+        results: One for each function, shape `(m, p)`; the first is $\varphi(X)b$.
         agreements: With as many roots or samples as one could wish, foretold by two halves, for the first questions:
             correlation and slope of scores; the slope is below one where there are too few.
         steps: Products for each question.
     """
 
-    vectors: Shaped[Tensor, "m p"]
+    results: tuple[Shaped[Tensor, "m p"], ...]
     agreements: tuple[tuple[float, float], ...] = ()
     steps: int = 0
+
+    @property
+    def vectors(self) -> Shaped[Tensor, "m p"]:
+        r"""$\varphi(X)b$."""
+        return self.results[0]
 
 
 @stored("HorizonRoots")
@@ -76,32 +82,32 @@ class RootsEngine:
         """Directions with an exponent above 1."""
         return int((self.values > 1).sum())
 
-    def apply(self, b: Shaped[Tensor, "m p"]) -> Applied:
+    def apply(self, b: Shaped[Tensor, "m p"], functions: Functions = PHI) -> Applied:
         """All questions by a few small products."""
         read = (b @ self.roots.T).double()  # (m, k)
         agreed = self._agreements(read[:COMPARED]) if self.halves else ()
         if isinstance(self.decay, Tensor):
-            return Applied(self._by_lanczos(b), agreed)
-        base, found = _outside_and_inside(self.decay, self.vectors, self.values, read)
-        return Applied(base * b + found.to(b) @ self.roots, agreed)
+            return Applied(tuple(self._by_lanczos(b, functions)), agreed)
+        found = [_outside_and_inside(self.decay, self.vectors, self.values, read, each) for each in functions]
+        return Applied(tuple(base * b + inside.to(b) @ self.roots for base, inside in found), agreed)
 
     def _agreements(self, read: Float[Tensor, "m k"]) -> tuple[tuple[float, float], ...]:
         """All of it in products of roots; decay counts in the mean."""
         decay, found = float(torch.as_tensor(self.decay).mean()), []
         across = self.vectors * self.values  # (k, r): with the vectors again, products of all roots
         for part, vectors, values in self.halves:
-            base, inside = _outside_and_inside(decay, vectors, values, read[:, part])
+            base, inside = _outside_and_inside(decay, vectors, values, read[:, part], phi)
             found.append(base * read + 2 * inside @ self.vectors[part] @ across.T)
         places = [part for part, _, _ in self.halves]
         own = torch.cat([one[:, part] for one, part in zip(found, places, strict=True)], 1)
         other = torch.cat([one[:, part] for one, part in zip(found[::-1], places, strict=True)], 1)
         return _pairs((own * other).sum(1), other.square().sum(1), own.square().sum(1))
 
-    def _by_lanczos(self, b: Tensor) -> Tensor:
+    def _by_lanczos(self, b: Tensor, functions: Functions) -> list[Tensor]:
         def product(v: Tensor) -> Tensor:
             return (v @ self.roots.T) @ self.roots + self.decay * v
 
-        return functions_of(product, b, [phi], rtol=rough(b), max_steps=MANY)[0][0]
+        return functions_of(product, b, functions, rtol=rough(b), max_steps=MANY)[0]
 
 
 @stored("HorizonMatrix")
@@ -138,7 +144,7 @@ class DenseEngine:
         """Directions with an exponent above 1."""
         return int((self.values > 1).sum())
 
-    def apply(self, b: Shaped[Tensor, "m p"]) -> Applied:
+    def apply(self, b: Shaped[Tensor, "m p"], functions: Functions = PHI) -> Applied:
         """In the eigenbasis."""
         agreed = ()
         if self.halves:
@@ -150,7 +156,8 @@ class DenseEngine:
                 for half in self.halves
             ]
             agreed = agreements_within(found, self.halves)
-        return Applied(((b.double() @ self.vectors * phi(self.values)) @ self.vectors.T).to(b), agreed)
+        along = b.double() @ self.vectors
+        return Applied(tuple((along * each(self.values) @ self.vectors.T).to(b) for each in functions), agreed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +171,7 @@ class ProductsEngine:
         decay: The part of D that is outside of the loss.
         steps: Products for each question, at most.
         rtol: Share of the last step in a solution, at which it ends.
+        curvature: F. Of one that is not positive, directions of negative curvature count as if it were zero there.
     """
 
     pilots: tuple[Risk, ...]
@@ -172,20 +180,22 @@ class ProductsEngine:
     decay: Tensor
     steps: int
     rtol: float
+    curvature: AbstractCurvature = field(default_factory=GaussNewton)
 
-    def apply(self, b: Shaped[Tensor, "m p"]) -> Applied:
+    def apply(self, b: Shaped[Tensor, "m p"], functions: Functions = PHI) -> Applied:
         """Questions in chunks, each with one subspace for all of its questions."""
         size = max(1, NUMBERS_AT_ONCE // (self.steps * b.shape[1]))
-        parts = [self._apply(part) for part in b.split(size)]
-        whole = torch.cat([part.vectors for part in parts])
+        parts = [self._apply(part, functions) for part in b.split(size)]
+        whole = tuple(torch.cat(each) for each in zip(*(part.results for part in parts), strict=True))
         return Applied(whole, sum((part.agreements for part in parts), ()), max(part.steps for part in parts))
 
-    def _apply(self, b: Tensor) -> Applied:
+    def _apply(self, b: Tensor, functions: Functions) -> Applied:
         found = block_lanczos(self._products, b, phi, rtol=self.rtol, steps=self.steps)
-        inside = function_within(found.whole, phi, found.inside)
+        inside = [function_within(found.whole, each, found.inside) for each in functions]
         first = found.inside[:COMPARED]
         each = [function_within(half, phi, first) for half in found.halves] if len(self.pilots) == 2 else []
-        return Applied(inside.to(b) @ found.basis, agreements_within(each, found.halves), found.steps)
+        whole = tuple(one.to(b) @ found.basis for one in inside)
+        return Applied(whole, agreements_within(each, found.halves), found.steps)
 
     def _products(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         count = sum(pilot.n for pilot in self.pilots) / len(self.pilots)
@@ -194,7 +204,7 @@ class ProductsEngine:
 
     def _product(self, pilot: Risk, rows: Tensor) -> Tensor:
         moved = rows * self.pace
-        bent = GaussNewton().product(pilot, moved)
+        bent = self.curvature.product(pilot, moved)
         l2 = pilot.decay * moved
         return (self.share * (bent - l2) + l2) * self.pace + self.decay * rows
 
@@ -225,10 +235,12 @@ def _eigen(products: Float[Tensor, "k k"]) -> tuple[Tensor, Tensor]:
     return vectors[:, kept], values[kept]
 
 
-def _outside_and_inside(decay: float, vectors: Tensor, values: Tensor, read: Tensor) -> tuple[float, Tensor]:
-    r"""$\varphi(D)$, and what is to be added to it along the roots, given the questions' products with these."""
-    base = float(phi(torch.tensor(decay, dtype=torch.float64)))
-    return base, (read @ vectors * ((phi(decay + values) - base) / values)) @ vectors.T
+def _outside_and_inside(
+    decay: float, vectors: Tensor, values: Tensor, read: Tensor, function: Callable[[Tensor], Tensor]
+) -> tuple[float, Tensor]:
+    """A function of D, and what is to be added to it along the roots, given the questions' products with these."""
+    base = float(function(torch.tensor(decay, dtype=torch.float64)))
+    return base, (read @ vectors * ((function(decay + values) - base) / values)) @ vectors.T
 
 
 def agreements_within(found: list[Tensor], halves: tuple[Tensor, ...]) -> tuple[tuple[float, float], ...]:

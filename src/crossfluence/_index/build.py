@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .._attribution.evidence import kinks
 from .._autodiff.params import fingerprint, trained_parameters
+from .._curvature.base import Trained as HorizonOfTraining
 from .._kronecker.factors import largest_batch
 from .._kronecker.gradients import ByBlock
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
@@ -24,7 +25,7 @@ from .._solvers.base import inverse_of, load_inverse
 from .._storage.archive import fitting, read_tensors, write_tensors
 from .._storage.hashing import content_hash
 from .._types import Batch, Id
-from ..errors import NonFiniteError, StaleError
+from ..errors import NonFiniteError, StaleError, UnsupportedError
 from .codes import CODES, AbstractCode, Parts
 from .coordinates import Coordinates, strongest
 from .gradients import Trained, cpu
@@ -83,12 +84,18 @@ def build(
         ValueError: If the dtype is none, or the tolerance no share.
         StaleError: If the folder holds the index of something else.
         ResultFileError: If the disk is full.
+        UnsupportedError: If the solver puts the training's horizon in the place of a damping.
     """
     code = _code(dtype)
     tolerance = code.tolerance if tolerance is None else tolerance
     if not 0 <= tolerance < 1:
         raise ValueError(f"Got tolerance={tolerance!r}; needed a share of the scores, at least 0 and below 1.")
     kind = solver.solver if isinstance(solver, EKFACInverse) else repr(solver)
+    if solver.trained if isinstance(solver, EKFACInverse) else isinstance(solver.damping, HorizonOfTraining):
+        raise UnsupportedError(
+            f"An index judges its scores as those of a minimum; {kind} answers for a training that stopped before one. "
+            f"Ask influence(risk, questions, inverse), or build the index with a damping such as Relative(0.1)."
+        )
     if (folder / FILE).exists():
         manifest = read_manifest(folder)
         manifest.refuse_other(folder, kind, risk.signature, dtype, tolerance)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .._curvature.base import Relative
+from .._curvature.base import Relative, Trained
 from .._curvature.fisher import AbstractFisher
 from .inverse import AbstractBlockSolver
 
@@ -26,7 +26,8 @@ class EKFAC(AbstractBlockSolver):
     `WeightedLoss` couples samples, each sample's row, taken through its whole batch, stands for its gradient.
 
     Attributes:
-        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
+        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean. `Trained()`
+            puts the horizon of the training in its place, of the risk's record.
         curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
         tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
             (`each_of`) are answered together; 0 for none.
@@ -50,7 +51,7 @@ class EKFAC(AbstractBlockSolver):
 
     name: ClassVar[str] = "EK-FAC"
     string: ClassVar[str] = "corrected"
-    damping: float | Relative = Relative(0.1)
+    damping: float | Relative | Trained = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
     blocks: InitVar[str | None] = None
@@ -61,7 +62,7 @@ class EKFAC(AbstractBlockSolver):
 
         def __new__(
             cls,
-            damping: float | Relative = Relative(0.1),
+            damping: float | Relative | Trained = Relative(0.1),
             curvature: AbstractFisher | None = None,
             tolerance: float = 0.05,
             blocks: str | None = None,
@@ -98,7 +99,8 @@ class KFAC(AbstractBlockSolver):
     Where a layer is used at many positions, these count as samples.
 
     Attributes:
-        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
+        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean. `Trained()`
+            puts the horizon of the training in its place, of the risk's record.
         curvature: As in `EKFAC`.
         tolerance: As in `EKFAC`.
 
@@ -113,7 +115,7 @@ class KFAC(AbstractBlockSolver):
     name: ClassVar[str] = "K-FAC"
     string: ClassVar[str] = "kronecker"
     by_squares: ClassVar[bool] = False
-    damping: float | Relative = Relative(0.1)
+    damping: float | Relative | Trained = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
 
@@ -126,7 +128,8 @@ class BlockDiagonal(AbstractBlockSolver):
     """Second moments of each layer's whole gradient, up to 8,192 numbers; larger layers as in `KFAC`. One pass.
 
     Attributes:
-        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
+        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean. `Trained()`
+            puts the horizon of the training in its place, of the risk's record.
         curvature: As in `EKFAC`.
         tolerance: As in `EKFAC`.
 
@@ -139,7 +142,7 @@ class BlockDiagonal(AbstractBlockSolver):
     string: ClassVar[str] = "exact"
     by_squares: ClassVar[bool] = False
     in_full: ClassVar[bool] = True
-    damping: float | Relative = Relative(0.1)
+    damping: float | Relative | Trained = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
 
@@ -152,7 +155,8 @@ class Diagonal(AbstractBlockSolver):
     """Mean squared gradients of each parameter alone: one pass over the data.
 
     Attributes:
-        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean.
+        damping: Added to the eigenvalues of each block; `Relative(x)` is x times the block's own mean. `Trained()`
+            puts the horizon of the training in its place, of the risk's record.
         curvature: As in `EKFAC`.
         tolerance: As in `EKFAC`.
 
@@ -164,7 +168,7 @@ class Diagonal(AbstractBlockSolver):
     name: ClassVar[str] = "Diagonal"
     string: ClassVar[str] = "diagonal"
     by_factors: ClassVar[bool] = False
-    damping: float | Relative = Relative(0.1)
+    damping: float | Relative | Trained = Relative(0.1)
     curvature: AbstractFisher | None = None
     tolerance: float = 0.05
 

@@ -26,6 +26,7 @@ from ..errors import NonFiniteError
 from .coupled import CoupledRows
 from .gradients import AbstractGradients, ByBlock, ParameterBlock
 from .layers import Layers, layers_of
+from .pace import Pace
 
 Moments: TypeAlias = dict[ParameterBlock, tuple[Tensor, ...]]
 Bases: TypeAlias = tuple[tuple[ParameterBlock, Tensor | None, Tensor | None], ...]
@@ -93,6 +94,7 @@ class KroneckerFit:
         layers: Of the model.
         by_factors: Whether it takes a pass for the Kronecker factors; without, blocks are diagonal.
         by_squares: Whether it takes a pass for the eigenvalues; without, they are products of those of the factors.
+        pace: What a training did to each parameter; bases are then those of the scaled factors, times the scale.
     """
 
     risk: Risk
@@ -100,6 +102,7 @@ class KroneckerFit:
     layers: Layers | CoupledRows
     by_factors: bool = True
     by_squares: bool = True
+    pace: Pace | None = None
 
     @classmethod
     def of(
@@ -153,10 +156,15 @@ class KroneckerFit:
 
     def bases(self, moments: Moments) -> Bases:
         """Eigenvectors of both sides of each block, in the precision of the model; `None` for sides without factors."""
-        like = self.risk.weights
-        return tuple(
-            (slot, _eigen(left, like)[1], _eigen(right, like)[1]) for slot, (left, right, _) in moments.items()
-        )
+        both = {slot: self._eigen(slot, *sides) for slot, (*sides, _) in moments.items()}
+        return tuple((slot, left, right) for slot, ((_, left), (_, right)) in both.items())
+
+    def _eigen(
+        self, slot: ParameterBlock, left: Tensor, right: Tensor
+    ) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
+        """Of both sides of a block."""
+        rows, columns = (None, None) if self.pace is None else self.pace.sides(slot)
+        return _eigen(left, self.risk.weights, rows), _eigen(right, self.risk.weights, columns)
 
     def along(self, bases: Bases, so_far: FitProgress = FitProgress(), keep: Keep | None = None) -> list[Eigenblock]:
         """One pass: mean squared gradients along the eigenvectors, or along the parameters where there are none."""
@@ -171,8 +179,8 @@ class KroneckerFit:
     def products(self, moments: Moments) -> list[Eigenblock]:
         """Without another pass: products of the factors' eigenvalues."""
         found = {}
-        for slot, (left, right, excess) in moments.items():
-            (rows, turned), (columns, across) = (_eigen(side, self.risk.weights) for side in (left, right))
+        for slot, (*sides, excess) in moments.items():
+            (rows, turned), (columns, across) = self._eigen(slot, *sides)
             sizes = excess.clamp_min(torch.finfo(excess.dtype).tiny)[:, None, None]
             found[slot] = turned, across, rows.unsqueeze(2) * columns.unsqueeze(1) / sizes
         return self._whole(found)
@@ -298,9 +306,16 @@ def largest_batch(risk: Risk) -> int:
     return max(range(len(sizes)), key=sizes.__getitem__)
 
 
-def _eigen(factor: Tensor, like: Tensor) -> tuple[Shaped[Tensor, "g d"], Shaped[Tensor, "g d d"] | None]:
-    """Eigenvalues, and eigenvectors in columns; a diagonal is its own."""
+def _eigen(
+    factor: Tensor, like: Tensor, scale: Shaped[Tensor, "g d"] | None = None
+) -> tuple[Shaped[Tensor, "g d"], Shaped[Tensor, "g d d"] | None]:
+    """Eigenvalues, and eigenvectors in columns; a diagonal is its own. With a scale, of the scaled factor, scaled."""
     if factor.ndim == 2:
         return factor, None
-    values, vectors = torch.linalg.eigh(factor)
+    if scale is None:
+        values, vectors = torch.linalg.eigh(factor)
+    else:
+        root = scale.to(factor).sqrt().unsqueeze(2)
+        values, vectors = torch.linalg.eigh(root * factor * root.mT)
+        vectors = root * vectors
     return values.clamp_min(0), vectors.to(like)

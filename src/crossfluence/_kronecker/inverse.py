@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._autodiff.params import Layout
-from .._curvature.base import Relative, absolute, refuse_damping
+from .._curvature.base import Relative, Trained, absolute, refuse_damping
 from .._curvature.fisher import AbstractFisher, EmpiricalFisher, Fisher
 from .._losses import OnOutputs
 from .._require import require
@@ -30,6 +30,7 @@ from .coupled import CoupledRows
 from .factors import Eigenblock, KroneckerFit, apply_eigenfunction, layers_of_risk
 from .gradients import ParameterBlock
 from .layers import Layers
+from .pace import Pace
 from .pairwise import BlockInverse, PairwiseScores, pairwise_scores
 from .pilot import PilotFit, pilot_fit
 from .recognised import Alone
@@ -66,7 +67,7 @@ class AbstractBlockSolver(AbstractSolver):
     in_full: ClassVar[bool] = False
     pilot: ClassVar[int | str | None] = None
     layers: ClassVar[str | Sequence[str]] = "*"
-    damping: float | Relative
+    damping: float | Relative | Trained
     curvature: AbstractFisher | None
     tolerance: float
 
@@ -76,7 +77,8 @@ class AbstractBlockSolver(AbstractSolver):
 
     def _check(self) -> None:
         name = type(self).__name__
-        refuse_damping(self.damping)
+        if not isinstance(self.damping, Trained):
+            refuse_damping(self.damping)
         if self.curvature is not None:
             require(
                 self.curvature, AbstractFisher, name, "a Fisher matrix, made of gradients of single samples",
@@ -90,9 +92,11 @@ class AbstractBlockSolver(AbstractSolver):
         return Work(readings=self.by_factors + self.by_squares, rehearse=self._rehearse)
 
     def _fit(self, risk: Risk) -> KroneckerFit:
+        pace = Pace.of(risk, repr(self)) if isinstance(self.damping, Trained) else None
         fit = KroneckerFit.of(
             risk, self._curvature(risk), by_factors=self.by_factors, by_squares=self.by_squares, in_full=self.in_full
         )
+        fit = replace(fit, pace=pace)
         if self.layers != "*" and isinstance(fit.layers, CoupledRows):
             raise UnsupportedError("layers= needs a gradient for each sample alone. Choose with Risk(params=...).")
         return (
@@ -179,11 +183,15 @@ class AbstractBlockSolver(AbstractSolver):
                 f"through its whole batch, and have no {'pilot' if self.pilot else 'Fisher matrix of outputs'}. Type "
                 f"{type(self).__name__}()."
             )
-        return self.curvature or (Fisher() if isinstance(risk.kind, OnOutputs) else EmpiricalFisher())
+        sized = isinstance(self.damping, Trained) and risk.kind.per_sample
+        by_outputs = isinstance(risk.split if sized else risk.kind, OnOutputs)
+        return self.curvature or (Fisher() if by_outputs else EmpiricalFisher())
 
     def _inverse(self, fit: KroneckerFit, blocks: Sequence[Eigenblock]) -> EKFACInverse:
         risk, by_name = fit.risk, fit.risk.decays
         decay = [by_name[block.slot.names[0]] for block in blocks]
+        if isinstance(self.damping, Trained):
+            return self._trained(fit, blocks, decay)
         means = [float(block.values.mean()) + own for block, own in zip(blocks, decay, strict=True)]
         if isinstance(self.damping, Relative) and not any(means):
             raise SolveError(
@@ -195,15 +203,34 @@ class AbstractBlockSolver(AbstractSolver):
         shifts = zip(blocks, decay, damped, strict=True)
         responses = tuple(_inverse_eigenvalues(block, own + by) for block, own, by in shifts)
         size = sum(block.slot.size for block in blocks)
+        notes = self._notes(fit, blocks)
         mean = sum(by * block.slot.size for by, block in zip(damped, blocks, strict=True)) / size
         smallest = min(float(block.values.min()) + own for block, own in zip(blocks, decay, strict=True))
-        notes = (f"{self.name} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
-        if self.layers != "*":
-            left = f"Only layers={self.layers!r}, {size / risk.p:.2%} of the parameters; the others count as fixed."
-            notes = (notes[0], left, notes[1])
         return EKFACInverse(
             repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, mean, smallest, notes
         )
+
+    def _trained(self, fit: KroneckerFit, blocks: Sequence[Eigenblock], l2: Sequence[float]) -> EKFACInverse:
+        risk, pace = fit.risk, fit.pace
+        assert risk.record is not None
+        assert pace is not None
+        responses = tuple(
+            pace.response(block.slot, block.left, block.right, block.values, own)
+            for block, own in zip(blocks, l2, strict=True)
+        )
+        return EKFACInverse(
+            repr(self), risk.signature, risk.layout, tuple(blocks), responses, self.tolerance, 0.0, None,
+            (*self._notes(fit, blocks)[:1], *risk.record.notes, *self._notes(fit, blocks)[1:]), trained=True,
+        )  # fmt: skip
+
+    def _notes(self, fit: KroneckerFit, blocks: Sequence[Eigenblock]) -> tuple[str, ...]:
+        """Sentences about the fit."""
+        risk, size = fit.risk, sum(block.slot.size for block in blocks)
+        notes = (f"{self.name} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
+        if self.layers == "*":
+            return notes
+        left = f"Only layers={self.layers!r}, {size / risk.p:.2%} of the parameters; the others count as fixed."
+        return notes[0], left, notes[1]
 
 
 stored("Layout")(Layout)  # its own room lies below that of files
@@ -212,7 +239,7 @@ stored("Layout")(Layout)  # its own room lies below that of files
 @stored("EKFACInverse")
 @dataclass(frozen=True, eq=False)
 class EKFACInverse(AbstractInverse):
-    """Eigenblocks, and their inverse eigenvalues: one over eigenvalue, l2 and damping."""
+    """Eigenblocks, and their inverse eigenvalues: one over eigenvalue, l2 and damping; or of the training's horizon."""
 
     approximation: ClassVar[str] = "EKFAC leaves out what layers do to each other, so that sizes are off by a factor"
     solver: str
@@ -224,6 +251,12 @@ class EKFACInverse(AbstractInverse):
     damping: float
     smallest_eigenvalue: float | None
     notes: tuple[str, ...] = ()
+    trained: bool = False
+
+    @property
+    def at_minimum(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Not if the training's horizon stands for a damping."""
+        return not self.trained
 
     @property
     def size(self) -> int:

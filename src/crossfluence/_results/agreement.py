@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from .._require import require
 from ..errors import import_optional
+from .noise import reliability
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Agreement:
         ids: The n samples or groups compared.
         objectives: The m questions.
         method: How the predictions came about.
+        ceiling: The highest correlation that any prediction can have with effects that carry errors (`leave_out` over
+            several seeds): the root of the share of their variance that is no noise. `None` where they carry none.
     """
 
     pearson: Estimate
@@ -76,6 +79,7 @@ class Agreement:
     ids: tuple = field(repr=False)
     objectives: tuple[str, ...] = field(repr=False)
     method: str = ""
+    ceiling: float | None = None
 
     def plot(self) -> Figure:
         """Predicted against retrained, with the line on which they are equal.
@@ -111,8 +115,8 @@ def compare(predicted: Scores, actual: Scores) -> Agreement:
 
     Args:
         predicted: From `influence`; may hold more ids than were retrained. Sum groups first (`Scores.sum_by`).
-        actual: From `leave_out`; its ids and objectives are the ones compared. Errors that either carries (`ensemble`)
-            are not used: what is left of them lowers the correlation.
+        actual: From `leave_out`; its ids and objectives are the ones compared. Errors that either carries lower the
+            correlation; those of `actual` also give its `ceiling`.
 
     Returns:
         Pearson, Spearman and slope over all pairs, with intervals from resampling the ids.
@@ -146,6 +150,7 @@ def compare(predicted: Scores, actual: Scores) -> Agreement:
         ids=actual.ids,
         objectives=actual.objectives,
         method=predicted.method,
+        ceiling=None if actual.errors is None else reliability(actual.values.flatten(), actual.errors.flatten()) ** 0.5,
     )
 
 

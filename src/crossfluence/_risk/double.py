@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,8 +13,10 @@ from torch.func import grad
 from torch.utils._pytree import tree_map
 
 from .._autodiff.copies import copied, frozen_copy
-from .._autodiff.functional import all_finite, bind, undisturbed
-from .._autodiff.params import trained_parameters
+from .._autodiff.functional import all_finite, bind, evaluated, undisturbed
+from .._autodiff.params import coarseness, trained_parameters
+from .._autodiff.precision import in_double as computed_in_double
+from .._checks.looks import ELSEWHERE, ROUNDINGS
 from .._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
 from .._types import Batch, Params
 from .products import AbstractBatchedRisk
@@ -41,11 +44,12 @@ def in_double(risk: Rebuilt) -> Rebuilt:
     if not small or not rough or loss is None:
         return risk
     with undisturbed():
-        try:
-            made = _made(risk, loss)
-            return made if _agree(risk, made) else risk
-        except Exception:  # the user's code may refuse double precision in any way, and then its own has to do
-            return risk
+        for each in (loss, _everywhere(loss)):
+            with contextlib.suppress(Exception):  # the user's code may refuse double precision in any way
+                made = _made(risk, each)
+                if _agree(risk, made):
+                    return made
+    return risk  # its own precision has to do
 
 
 def bound_total(kind: AbstractLoss, model: nn.Module) -> Callable[[Params, Params, Batch, Tensor], Tensor]:
@@ -75,11 +79,36 @@ def _made(risk: Rebuilt, loss: AbstractLoss) -> Rebuilt:
 def _agree(risk: Rebuilt, made: Rebuilt) -> bool:
     """True if the first batch has a loss and a gradient in double precision, and the loss is the same."""
     _, batch, weights = next(risk.passes())
-    rough = float(risk.total(risk.theta, risk.theta, batch, weights))
     value = made.total(made.theta, made.theta, batch, weights.double())
     slopes = grad(made.total)(made.theta, made.theta, batch, weights.double()).values()
-    near = abs(float(value) - rough) <= DIFFERENT * max(abs(float(value)), abs(rough))
-    return near and value.dtype == torch.float64 and all(map(all_finite, slopes))
+    return value.dtype == torch.float64 and all(map(all_finite, slopes)) and same_values(
+        lambda theta: evaluated(lambda: risk.total(theta, theta, batch, weights)),
+        lambda theta: evaluated(lambda: made.total(theta, theta, batch, weights.double())),
+        risk.theta, made.theta,
+    )  # fmt: skip
+
+
+def same_values(
+    rough: Callable[[Params], Tensor], fine: Callable[[Params], Tensor], theta: Params, wide: Params
+) -> bool:
+    """True if a function has the same values in two precisions, beyond what rounding of its terms explains.
+
+    Args:
+        rough: In the parameters' own precision.
+        fine: In double precision.
+        theta: The parameters.
+        wide: The same, in double precision.
+
+    Returns:
+        False for a function that draws other random numbers in another precision, for instance.
+    """
+    one, other = rough(theta).double(), fine(wide).double()
+    gap, size = (one - other).abs(), torch.maximum(one.abs(), other.abs())
+    if bool((gap <= DIFFERENT * size).all()):
+        return True
+    elsewhere = [rough({name: factor * part for name, part in theta.items()}).double().abs() for factor in ELSEWHERE]
+    terms = torch.stack([size, *elsewhere]).nan_to_num(posinf=0.0).amax(0)  # those that cancel in a value near zero
+    return bool((gap <= torch.maximum(DIFFERENT * size, ROUNDINGS * coarseness(theta) * terms)).all())
 
 
 def _widened(kind: AbstractLoss) -> AbstractLoss | None:
@@ -100,6 +129,12 @@ def _widened(kind: AbstractLoss) -> AbstractLoss | None:
         single = kind.fn
         return PerSample(lambda m, batch: single(m, wider(batch)))
     return None
+
+
+def _everywhere(loss: AbstractLoss) -> AbstractLoss:
+    """The same loss, also where its function refers to single precision, such as class weights."""
+    functions = [name for name in ("fn", "outputs", "criterion") if callable(getattr(loss, name, None))]
+    return replace(loss, **{name: computed_in_double(getattr(loss, name)) for name in functions})  # pyright: ignore
 
 
 def wider(batch: Any) -> Any:

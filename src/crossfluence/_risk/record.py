@@ -35,8 +35,8 @@ class AbstractRecord(ABC):
         """The exponent by which weight decay outside of the loss shrank each parameter."""
 
     @abstractmethod
-    def earlier(self, theta: Params) -> Iterator[tuple[Params, Params, Params]]:
-        """Segments of the training from the last to the first: parameters at its end, scaling and decay."""
+    def earlier(self, theta: Params, count: int) -> Iterator[tuple[Params, Params, Params]]:
+        """So many segments of the training from the last to the first: parameters at the end, scaling and decay."""
 
 
 def check_record(record: object, theta: Params) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copyreg
 import dis
 import functools
 import hashlib
@@ -234,7 +235,8 @@ def _imported(source: bytes, package: str) -> list[str]:
 def _object_parts(value: Any) -> Iterable[Any]:
     """The parts that pickling would keep."""
     try:
-        reduced = value.__reduce_ex__(2)
+        known = copyreg.dispatch_table.get(type(value))  # of compiled regular expressions, for one
+        reduced = known(value) if known else value.__reduce_ex__(2)
     except Exception as error:
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if callable(value) and name:  # compiled functions, known by their name

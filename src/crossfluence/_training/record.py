@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 
@@ -84,6 +85,14 @@ class TrainingRecord(AbstractRecord):
                 "Got a training record without steps; needed at least one. Call before_step() after backward and "
                 "after_step() after optimizer.step(), in every step."
             )
+        for part in (*self.parts, *(one for segment in self.segments for one in segment)):
+            if (part.square is None) != (self.rule.name == "SGD"):
+                came = "without a second moment" if part.square is None else "with a second moment"
+                raise DataError(
+                    f"Got a record of {self.rule.name} with a parameter {came}; needed one of the optimizer that it "
+                    f"names: SGD has none, Adam and AdamW one for each parameter. Make it with recipe.record(), "
+                    f"Recorder(optimizer) or TrainingRecord.from_settings(...)."
+                )
         rates = [part.rate for part in self.parts]
         if not all(0 <= rate < math.inf for rate in rates) or not any(rates):
             raise DataError(f"Got learning rates that add up to {sorted(set(rates))[:3]}; needed a positive sum.")
@@ -227,17 +236,27 @@ class TrainingRecord(AbstractRecord):
         """
         return _decay(self._found(theta), theta)
 
-    def earlier(self, theta: Params) -> Iterator[tuple[Params, Params, Params]]:
+    def earlier(self, theta: Params, count: int) -> Iterator[tuple[Params, Params, Params]]:
         """Segments of the training, from the last to the first.
 
         Args:
             theta: Of the trained model.
+            count: How many; neighbours among those that were kept are joined.
 
         Yields:
             Parameters at the end of a segment, scaling and decay.
+
+        Raises:
+            DataError: If fewer were kept.
         """
+        if count > len(self.segments):
+            raise DataError(
+                f"Got segments={count}; the record keeps {len(self.segments)} segments of the training. Make it with "
+                f"recipe.record(segments={count}), or Recorder(optimizer, segments={count}, steps=...): settings alone "
+                f"do not tell where a training was before its end."
+            )
         places = self._places(theta)
-        for segment in reversed(self.segments):
+        for segment in reversed(joined(self.segments, count)):
             parts = {name: segment[place] for name, place in places.items()}
             values = {name: theta[name] if part.value is None else part.value for name, part in parts.items()}
             yield values, _scaling(self.rule, parts, theta), _decay(parts, theta)
@@ -291,6 +310,29 @@ class TrainingRecord(AbstractRecord):
 
     def _found(self, theta: Params) -> dict[str, ParameterRecord]:
         return {name: self.parts[place] for name, place in self._places(theta).items()}
+
+
+def joined(segments: Sequence[tuple[ParameterRecord, ...]], count: int) -> list[tuple[ParameterRecord, ...]]:
+    """Neighbouring segments as one, with the optimizer's state and the parameters at the end of the last.
+
+    Args:
+        segments: In order, at least as many as there will be.
+        count: How many there will be, of about equal length.
+
+    Returns:
+        So many segments.
+    """
+    bounds = [round(place * len(segments) / count) for place in range(count + 1)]
+    found = []
+    for part in (segments[start:end] for start, end in pairwise(bounds)):
+        together = zip(*part, strict=True)  # by parameter
+        found.append(
+            tuple(
+                replace(each[-1], rate=sum(one.rate for one in each), decay=sum(one.decay for one in each))
+                for each in together
+            )
+        )
+    return found
 
 
 def _scaling(rule: Rule, parts: dict[str, ParameterRecord], theta: Params) -> Params:
