@@ -182,7 +182,9 @@ def kronfluence(times: float | None, problem: Problem, empirical: bool = False, 
     few |= {"lambda_max_examples": samples} if samples else {}
     factors = FactorArguments(strategy="ekfac", use_empirical_fisher=empirical, **few)
     with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer("peer", model, task, cpu=True, output_dir=folder, disable_tqdm=True)
+        analyzer = Analyzer(
+            "peer", model, task, cpu=not next(model.parameters()).is_cuda, output_dir=folder, disable_tqdm=True
+        )
         analyzer.fit_all_factors("factors", train, per_device_batch_size=problem.batch, factor_args=factors)
         analyzer.compute_pairwise_scores(
             "scores", "factors", test, train, per_device_query_batch_size=problem.queries,

@@ -299,7 +299,7 @@ class Language(nn.Module):
         self.head = nn.Linear(4, 6)
 
     def forward(self, text: Tensor, padding: Tensor) -> Tensor:
-        causal = torch.ones(text.shape[1], text.shape[1], dtype=torch.bool).triu(1)
+        causal = torch.ones(text.shape[1], text.shape[1], dtype=torch.bool, device=text.device).triu(1)
         hidden = self.tokens(text) + self.places.weight[: text.shape[1]]
         return self.head(self.layer(hidden, src_mask=causal, src_key_padding_mask=padding))
 

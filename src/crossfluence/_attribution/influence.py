@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._autodiff.functional import undisturbed
-from .._data.batches import probe
+from .._data.batches import beside, probe
 from .._default.auto import Auto
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
@@ -94,6 +94,7 @@ def influence(
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             probe(candidates, "candidates")
+            candidates = beside(candidates, risk.model)
         ids = _ids(risk, candidates, unit)
         inverse = inverse_of(solver, risk)
         pairs = inverse.pairwise(risk, objective) if unit == "sample" else None

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from .._autodiff.params import digest_parts
@@ -46,6 +46,35 @@ def leaves(batch: Batch, above: tuple[int, ...] = ()) -> Iterator[Any]:
     elif id(batch) not in above:
         for part in _parts(batch):
             yield from leaves(part, (*above, id(batch)))
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of a model's parameters; nothing where they are on several, or there are none."""
+    found = {part.device for part in model.parameters()}
+    return found.pop() if len(found) == 1 else None
+
+
+def moved(batch: Batch, device: torch.device | None) -> Batch:
+    """A batch on a device.
+
+    Args:
+        batch: A tensor, or tuples, lists and mappings that hold tensors; an object with a method `to` moves itself.
+        device: Where to; by default nowhere.
+
+    Returns:
+        The batch itself, if it is there already.
+    """
+    if device is None or all(part.device == device for part in tensors_in(batch)):
+        return batch
+    if isinstance(batch, Tensor) or callable(getattr(batch, "to", None)):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: moved(part, device) for name, part in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(moved(part, device) for part in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(moved(part, device) for part in batch)
+    return batch  # an object that only its loss can move
 
 
 def _parts(batch: Batch) -> Iterable[Any]:

@@ -8,12 +8,13 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from .._types import Batch
 from ..errors import DataError, RankError
-from .batch import digest, length_of, tensors_in
+from .batch import device_of, digest, length_of, moved, tensors_in
 from .ranks import ALONE, Ranks
 
 SIZE = 256  # samples in a batch where nothing else is known
@@ -32,6 +33,7 @@ class Batches:
         names: Of the tensors, where batches are dictionaries.
         collate: What makes one batch of a data set's samples.
         free: Whether nobody asked for this size, so that another may be chosen.
+        device: Where batches are moved; by default nowhere.
     """
 
     source: Sequence[Any]
@@ -39,6 +41,7 @@ class Batches:
     names: tuple[str, ...] = ()
     collate: Callable[[list[Any]], Batch] = default_collate
     free: bool = False
+    device: torch.device | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, self.samples, self.size):
@@ -59,8 +62,8 @@ class Batches:
         """
         if not self.fixed:
             numbers = range(self.samples)[rows] if isinstance(rows, slice) else rows.tolist()
-            return self._collated([self.source[0][number] for number in numbers])
-        parts = [tensor[rows] for tensor in self.source]
+            return moved(self._collated([self.source[0][number] for number in numbers]), self.device)
+        parts = [moved(tensor[rows], self.device) for tensor in self.source]
         if self.names:
             return dict(zip(self.names, parts, strict=True))
         return parts[0] if len(parts) == 1 else tuple(parts)
@@ -136,6 +139,43 @@ def batches(
     else:
         _refuse_lists(parts[0])
     return Batches(parts, size or SIZE, names, collate, free=size is None)
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Batches of an iterable, each moved to a device as it comes.
+
+    Attributes:
+        source: Batches that come back.
+        device: Where to.
+    """
+
+    source: Iterable[Batch]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.source:
+            yield moved(batch, self.device)
+
+
+def beside(data: Iterable[Batch], model: nn.Module) -> Iterable[Batch]:
+    """The data as it is, or batch by batch on the accelerator that all of the model's parameters are on.
+
+    Args:
+        data: Batches that come back; their own tensors stay where they are.
+        model: The model that they go into.
+
+    Returns:
+        Batches on the model's device.
+    """
+    device = device_of(model)
+    if (
+        device is None
+        or device.type == "cpu"
+        or all(part.device == device for part in tensors_in(next(iter(data), ())))
+    ):
+        return data
+    return replace(data, device=device) if isinstance(data, Batches) else Moved(data, device)
 
 
 def _columns(mapping: Mapping[str, Any]) -> tuple[tuple[str, ...], Sequence[Any]]:

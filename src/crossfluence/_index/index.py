@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._autodiff.functional import undisturbed
-from .._data.batches import probe
+from .._data.batches import beside, probe
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
 from .._losses import AbstractLoss, as_loss
 from .._require import described, labelled, require, require_question, require_risk
@@ -323,7 +323,7 @@ class Index:
                 new = tuple(numbered(labels))
                 _refuse_known(new, self.ids)
                 digest = content_hash(reading.digests, new, versions=False)
-                batches = list(zip(data, reading.sizes, strict=True))
+                batches = list(zip(beside(data, trained.model), reading.sizes, strict=True))
                 self._manifest = append(trained, kind.losses, self.folder, now, batches, new, digest)
         for name in ("ids", "_sketch"):
             self.__dict__.pop(name, None)

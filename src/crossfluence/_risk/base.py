@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -202,9 +203,7 @@ class AbstractRisk(ABC):
         Raises:
             IdError: If an id is unknown.
         """
-        weights = self.weights.clone()
-        weights[[row_of(label, self.rows) for label in ids]] = 0
-        return self._reweighted(weights)
+        return self._reweighted(self.weights.index_fill(0, self._places(ids), 0.0))
 
     def only(self: Self, ids: Iterable[Id]) -> Self:
         """The same point and the same n, with the weights of all other samples set to zero.
@@ -218,9 +217,12 @@ class AbstractRisk(ABC):
         Raises:
             IdError: If an id is unknown.
         """
-        weights = self.weights.new_zeros(self.n)
-        weights[[row_of(label, self.rows) for label in ids]] = 1
-        return self._reweighted(weights)
+        return self._reweighted(self.weights.new_zeros(self.n).index_fill(0, self._places(ids), 1.0))
+
+    def _places(self, ids: Iterable[Id]) -> Tensor:
+        """Row numbers, on the device of the weights."""
+        rows = [row_of(label, self.rows) for label in ids]
+        return torch.tensor(rows, dtype=torch.long).to(self.weights.device)
 
     def _reweighted(self: Self, weights: Tensor) -> Self:
         return self._changed(weights=weights)

@@ -14,7 +14,7 @@ from .._autodiff.functional import bind, differentiating, evaluated, recorded_tw
 from .._autodiff.params import Layout
 from .._autodiff.ways import gradient_rows, value_and_rows
 from .._checks.question import check_question
-from .._data.batch import length_of
+from .._data.batch import device_of, length_of, moved
 from .._data.batches import probe
 from .._data.samples import first_samples
 from .._losses import checked_losses
@@ -53,8 +53,11 @@ class MeanOver:
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The mean, a scalar."""
-        parts = [_each(self.loss(model, batch), batch) for batch in self.batches]
-        return torch.cat(parts).mean()
+        return torch.cat([self.losses(model, batch) for batch in self.batches]).mean()
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The quantity for each sample of one batch, shape `(b,)`."""
+        return _each(self.loss(model, moved(batch, device_of(model))), batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +76,7 @@ class EachOf:
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """The questions of one batch, shape `(b,)`."""
-        return _each(self.loss(model, batch), batch)
+        return _each(self.loss(model, moved(batch, device_of(model))), batch)
 
 
 def mean_over(batches: Iterable[Batch], loss: SampleLoss) -> MeanOver:
@@ -233,11 +236,11 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
 def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Questions:
     layout, count = Layout.of(theta), 0
     values, gradients = torch.zeros(()), torch.zeros(())
-    bound = bind(objective.loss, model)
+    bound = bind(objective.losses, model)
     for batch in objective.batches:
 
         def losses(params: Params, batch: Batch = batch) -> Tensor:
-            return _each(bound(params, batch), batch)
+            return bound(params, batch)
 
         counts: list[int] = []
 

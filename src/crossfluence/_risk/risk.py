@@ -20,7 +20,7 @@ from .._checks.loss import Examined, Subject, examine, refuse_once_differentiabl
 from .._checks.non_finite import advice_of, birthplace, non_finite_message
 from .._data.batch import digest
 from .._data.batch_size import roomy
-from .._data.batches import Batches, Count, Reading, numbered_batches, probe
+from .._data.batches import Batches, Count, Reading, beside, numbered_batches, probe
 from .._data.ranks import Ranks, ranks_for, works_alone
 from .._losses import AbstractLoss, MiscountedError, as_loss, counted
 from .._require import labelled
@@ -100,6 +100,9 @@ class Risk(AbstractBatchedRisk):
         with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
             self._set(ranks=ranks_for(self.shared))
             reading = probe(self.data, n=n, ranks=self.ranks)
+            if (data := beside(self.data, self.model)) is not self.data:
+                self._set(data=data)
+                reading = probe(data, n=n, ranks=self.ranks)
         theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         self._set(
             l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,

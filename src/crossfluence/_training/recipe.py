@@ -18,7 +18,7 @@ from .._autodiff.copies import copied
 from .._autodiff.functional import undisturbed
 from .._autodiff.params import put, trained_parameters
 from .._autodiff.trained import Decay, held, hooks_of, with_hooks
-from .._data.batches import SIZE, Batches, batches
+from .._data.batches import SIZE, Batches, batches, beside
 from .._losses import AbstractLoss, as_loss, repeatable
 from .._require import AbstractTraining, described, labelled, require, takes
 from .._risk.risk import Risk
@@ -174,6 +174,8 @@ class Recipe(AbstractTraining):
     def _batches(self) -> Batches:
         """The data in order; losses that couple samples see batches of the size that training had."""
         source = self.data if isinstance(self.data, Batches) else batches(*_columns(self.data))
+        source = beside(source, self.init)
+        assert isinstance(source, Batches)
         size = self.batch_size or source.samples
         return (
             replace(source, size=min(SIZE, size), free=True)

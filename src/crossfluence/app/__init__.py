@@ -14,6 +14,7 @@ try:
     from .clusters import clusters, demo
     from .explore.command import explore
     from .fair import fair
+    from .index import index
     from .language import language
     from .options import EXIT_CODES
     from .suspects import suspects
@@ -26,6 +27,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP)
 for command in (demo, clusters, explore, words, language, fair, suspects):
     app.command(epilog=EXIT_CODES, context_settings=HELP)(command)
+app.add_typer(index, name="index")
 
 
 def _version(asked: bool) -> None:

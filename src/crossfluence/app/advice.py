@@ -14,7 +14,13 @@ OPTIONS = {
 
 ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=('[^']*'|\"[^\"]*\"|[^\s,;()]*[^\s,;().])")
 TWICE = re.compile(r"(--[\w-]+ (?:'[^']*'|[^\s,]+))(?:, or \1 on the command line| \(\1\))")
-PHRASES = {"lower least.": "lower --least.", "a lower minimum count": "a lower --min-count", "min_count": "--min-count"}
+INDEX = re.compile(r"crossfluence\.Index\.build\(risk, EKFAC\(\), '([^']*)'\)")
+PHRASES = {
+    "crossfluence.Index.build(...)": "crossfluence index build",
+    "lower least.": "lower --least.",
+    "a lower minimum count": "a lower --min-count",
+    "min_count": "--min-count",
+}
 
 
 def as_typed(sentence: str) -> str:
@@ -31,6 +37,7 @@ def as_typed(sentence: str) -> str:
         'Lower --min-count 5, or pass --encoding utf-16.'
     """
     shown = ARGUMENT.sub(lambda found: f"{OPTIONS[found[1]]} {_typed(found[2])}", sentence)
+    shown = INDEX.sub(r"crossfluence index build MODEL TEXTS \1", shown)
     for phrase, typed in PHRASES.items():
         shown = shown.replace(phrase, typed)
     return TWICE.sub(r"\1", shown)

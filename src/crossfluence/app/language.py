@@ -69,7 +69,7 @@ def language(
         texts = read_texts(data, field)
         if train:
             settings.group(len(texts))
-        loaded = _quietly(load, model)
+        loaded = quietly(load, model)
         questions = _questions(loaded, ask, bias, bias_data, kind)
         encoded = encoded_texts(loaded, texts, truncate)
         console.print(f"{len(texts):,} texts, {int(encoded['attention_mask'].sum()):,} tokens.")
@@ -116,7 +116,7 @@ def _official(bias: str) -> Path:
     return Path(root) / folder
 
 
-def _quietly(load: Any, model: str) -> Loaded:
+def quietly(load: Any, model: str) -> Loaded:
     """Without the progress bars of transformers."""
     from transformers.utils import logging
 
