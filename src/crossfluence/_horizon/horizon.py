@@ -56,8 +56,8 @@ class Horizon(AbstractSolver):
     Lanczos for the questions of a chunk together, whose cost does not grow with n. With few parameters X is
     written out. The report says which, and how well two halves of the roots or samples agree.
 
-    Without a record the sum of learning rates is a guess (0.05, Adam): the order depends little on it, sizes are then in
-    an unknown unit, and the verdict says "order".
+    Without a record the sum of learning rates is a guess (0.05, Adam): the order depends little on it, sizes are then
+    in an unknown unit, and the verdict says "order".
 
     Attributes:
         roots: How many; default: four for each direction with an exponent above 1, at least one and at most four for
