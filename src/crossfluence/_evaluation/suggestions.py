@@ -41,6 +41,13 @@ class SuggestedChange:
         questions: Change of each question's answer.
         loss: Change of the mean training loss at the end.
         note: Why it failed, if it did.
+
+    Example:
+        >>> from crossfluence import SGD
+        >>> recipe = Recipe(nn.Linear(1, 1), lambda model, x: model(x)[:, 0] ** 2, torch.ones(3, 1), optimizer=SGD(0.1),
+        ...                 epochs=1)
+        >>> SuggestedChange("lr=0.1", recipe, smoothness=0.95, moved=0.2, questions={"m": 0.1}, loss=0.01).moved
+        0.2
     """
 
     name: str
@@ -59,6 +66,17 @@ class Suggestions:
     Attributes:
         agreement: Of the training as it is.
         changes: What was tried.
+
+    Example:
+        >>> from crossfluence import SGD, smoothness
+        >>> x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> start = nn.Linear(2, 1, dtype=torch.float64)
+        >>> _ = nn.init.zeros_(start.weight), nn.init.zeros_(start.bias)
+        >>> loss = lambda model, batch: (model(batch)[:, 0] - batch.sum(1)) ** 2
+        >>> recipe = Recipe(start, loss, x, optimizer=SGD(0.1), epochs=5)
+        >>> found = smoothness(recipe, lambda model: model.weight.sum(), groups=3, suggest=True)
+        >>> found.agreement.pearson > 0.9, sorted(one.name for one in found.changes)
+        (True, ['lr=0.05', 'lr=0.05, schedule=WarmUp(0.2)', 'schedule=WarmUp(0.2)'])
     """
 
     agreement: Agreement
