@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 
 class TriedList:
-    """What was tried, in a folder; each addition is written whole.
+    """All that was tried, in a folder; each addition is written whole.
 
     Args:
         folder: Of the result.
