@@ -5,6 +5,7 @@ from ._actions.recommend import Recommendation, recommend
 from ._actions.remove import remove
 from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
+from ._actions.what_if import what_if
 from ._attribution.data_gradient import data_gradient
 from ._attribution.influence import influence, self_influence
 from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
@@ -25,6 +26,7 @@ from ._evaluation.model_cache import Bank
 from ._evaluation.qld import QLD, qld
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
+from ._evaluation.suggestions import SuggestedChange, Suggestions
 from ._horizon.horizon import Horizon
 from ._index.index import Index
 from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
@@ -50,6 +52,7 @@ from ._training.recipe import Recipe
 from ._training.record import TrainingRecord
 from ._training.recorder import Recorder
 from ._training.schedules import StepDecay, WarmUp, cosine, linear
+from ._training.state import TrainingState
 from .errors import CrossfluenceError
 
 __version__ = "0.1.0"
@@ -102,8 +105,11 @@ __all__ = [
     "Scores",
     "SolveReport",
     "StepDecay",
+    "SuggestedChange",
+    "Suggestions",
     "Trained",
     "TrainingRecord",
+    "TrainingState",
     "Verdict",
     "WarmUp",
     "WeightedLoss",
@@ -134,4 +140,5 @@ __all__ = [
     "tracin",
     "undo",
     "unlearn",
+    "what_if",
 ]

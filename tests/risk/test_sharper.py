@@ -18,7 +18,7 @@ SOLVERS = {
     "CG": cf.CG(rtol=1e-9),
     "GMRES": cf.GMRES(rtol=1e-9),
     "LowRank": cf.LowRank(9),
-    "Auto": cf.Auto(),
+    "Auto": cf.Auto(0.0),  # with a damping it asks for this curvature, wherever training ended
 }
 
 

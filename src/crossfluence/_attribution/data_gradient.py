@@ -62,7 +62,7 @@ def data_gradient(
     require_recipe(recipe, Recipe, "data_gradient")
     require_question(objective, "data_gradient")
 
-    def chosen(batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
+    def chosen(_: int, batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
         parts = _parts(batch)
         if part not in parts:
             raise DataError(f"Got part={part!r} of batches with the parts {list(parts)}; needed one of them.")

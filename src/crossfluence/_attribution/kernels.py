@@ -100,8 +100,9 @@ class InfluenceKernel(AbstractKernel):
         solver: How to solve with the curvature, or an inverse computed earlier.
 
     Example:
-        >>> InfluenceKernel().solver
-        Auto(damping=0.0)
+        >>> from crossfluence import Exact
+        >>> InfluenceKernel(Exact(damping=0.1)).solver.damping
+        0.1
     """
 
     solver: AbstractSolver | AbstractInverse = Auto()

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from torch import Tensor
 
 from .._autodiff.params import fingerprint
-from .._evaluation.trials import final_gradient, tried
+from .._evaluation.trials import final_gradient, tried, tried_windows
 from .._require import require_question, require_recipe
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import ROUGH, announce
 from .._training.recipe import Recipe
-from .._types import Id, Objective
-from .unrolled import swept
+from .._types import Batch, Id, Objective
+from ..errors import DataError
+from .unrolled import Put, swept
+
+By: TypeAlias = Literal["sample", "step"]
 
 
 def replay(
-    recipe: Recipe, objective: Objective, *, ids: Sequence[Id] | None = None, keep: int | None = None, groups: int = 3
+    recipe: Recipe,
+    objective: Objective,
+    *,
+    ids: Sequence[Id] | None = None,
+    keep: int | None = None,
+    groups: int = 3,
+    by: By = "sample",
 ) -> Scores:
     r"""Influence of each training sample on each objective, exact to first order, through every step of the training.
 
@@ -35,17 +47,20 @@ def replay(
             as many as fit into 256 MiB, and at least twice the square root of the steps. With fewer, parts of the
             training run more often; with one for each step, none runs twice.
         groups: Left out in trainings that run together, to test the answer: `scores.verdict` is by how far they agree.
-            0 for none.
+            0 for none. With `by="step"`, groups of steps.
+        by: "sample", or "step": one score for each step, the effect of all that its samples did in it. Ids are the
+            numbers of the steps, from 0; `sum_by({"last tenth": range(90, 100)})` adds up a window.
 
     Returns:
-        One score for each sample and objective, with the sign and unit of `influence`.
+        One score for each sample (or step) and objective, with the sign and unit of `influence`. Both add up to the
+        same.
 
     Raises:
         ObjectiveError: If the objective does not depend on the trained parameters.
         NonFiniteError: If training diverged, or a derivative is not finite.
         DataError: If the ids are not n.
         UnsupportedError: If it is not a recipe, or no question.
-        ValueError: If fewer than two points may be kept.
+        ValueError: If fewer than two points may be kept, or `by` is neither word.
 
     Warns:
         UnreliableWarning: If training is so rough that the trainings without a group disagree.
@@ -68,11 +83,20 @@ def replay(
     started = time.perf_counter()
     require_recipe(recipe, Recipe, "replay")
     require_question(objective, "replay")
-    labels = recipe.labels(ids)
-    found = swept(recipe, objective, lambda batch, weights: (weights, lambda w: (batch, w)), keep)
+    if by not in ("sample", "step"):
+        raise ValueError(f"Got by={by!r}; needed 'sample' or 'step'.")
+    if by == "step" and ids is not None:
+        raise DataError("Got ids= with by='step', where the ids are the numbers of the steps. Leave ids= out.")
+
+    def own(_: int, batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
+        return weights, lambda w: (batch, w)
+
+    found = swept(recipe, objective, own, keep, by_step=by == "step")
+    labels = recipe.labels(ids) if by == "sample" else tuple(range(found.steps))
     effects = found.effects.T
     values = tuple(found.values.tolist())
-    verdict = tried(recipe, objective, effects, values, groups, ROUGH)
+    test = tried if by == "sample" else tried_windows
+    verdict = test(recipe, objective, effects, values, groups, ROUGH)
     report = SolveReport(
         solver=f"replay of {found.steps} steps, {found.kept} points kept",
         values=values,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TypeAlias
 
 import torch
@@ -27,8 +28,8 @@ MEMORY = 2**28  # bytes for points of the training, unless the square root of th
 Put: TypeAlias = Callable[[Tensor], tuple[Batch, Tensor]]
 """From what is differentiated to the batch and the weights that hold it."""
 
-Variable: TypeAlias = Callable[[Batch, Tensor], tuple[Tensor, Put]]
-"""From batch and weights of a step to what is differentiated in them, shape `(b, ...)`, and how to put it there."""
+Variable: TypeAlias = Callable[[int, Batch, Tensor], tuple[Tensor, Put]]
+"""From number, batch and weights of a step to what is differentiated, shape `(b, ...)`, and how to put it there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ class Sweep:
         model: Where training ended.
         names: m labels of the objectives.
         values: Of the objectives, shape `(m,)`.
-        effects: Their derivatives by every sample's variable, added up over the steps, shape `(m, n, ...)`.
+        effects: Their derivatives by every sample's variable, added up over the steps, shape `(m, n, ...)`; or by the
+            variables of each step's samples, added up over these, shape `(m, steps, ...)`.
         steps: Of the training.
         kept: Points of it that were held at once.
         growth: The largest norm of the derivatives by the parameters, over that at the end.
@@ -54,7 +56,16 @@ class Sweep:
     growth: float
 
 
-def swept(recipe: Recipe, objective: Objective, variable: Variable, keep: int | None) -> Sweep:
+def swept(
+    recipe: Recipe,
+    objective: Objective,
+    variable: Variable,
+    keep: int | None,
+    *,
+    by_step: bool = False,
+    course: Course | None = None,
+    first: int = 0,
+) -> Sweep:
     """Trains once, and goes back through every step.
 
     Args:
@@ -62,6 +73,9 @@ def swept(recipe: Recipe, objective: Objective, variable: Variable, keep: int | 
         objective: One question or several, answered together.
         variable: What to differentiate by.
         keep: Points of the training that are held at once, or as many as fit.
+        by_step: Whether effects are added up over the samples of each step, in place of the steps of each sample.
+        course: The steps, if they are others than the recipe's.
+        first: The step at which to stop going back.
 
     Returns:
         Derivatives, and where training ended.
@@ -75,8 +89,8 @@ def swept(recipe: Recipe, objective: Objective, variable: Variable, keep: int | 
         raise ValueError(f"Got keep={keep}; needed at least 2 points, or None for as many as fit.")
     with undisturbed():
         recipe.refuse_once_differentiable()
-        course = recipe.course()
-        like, _ = variable(*course.part(0, recipe.ones))  # first of all: it may refuse the data
+        course = recipe.course() if course is None else course
+        like, _ = variable(0, *course.part(0, recipe.ones))  # first of all: it may refuse the data
         point = course.start(course.theta)
         run = _Run(course, recipe.ones, _room(course, point) if keep is None else keep)
         starts = run.starts(range(len(course)), run.keep)
@@ -85,8 +99,10 @@ def swept(recipe: Recipe, objective: Objective, variable: Variable, keep: int | 
         model = recipe.holding(end.theta)
         asked = list(questions(objective, model, end.theta))
         cotangent = _cotangent(end, asked)
-        effects = like.new_zeros(sum(len(chunk.names) for chunk in asked), recipe.n, *like.shape[1:])
-        growth = _add_up(effects, run, run.backwards(points, starts, len(course)), cotangent, variable)
+        count = len(course) if by_step else recipe.n
+        effects = like.new_zeros(sum(len(chunk.names) for chunk in asked), count, *like.shape[1:])
+        back = takewhile(lambda reached: reached[0] >= first, run.backwards(points, starts, len(course)))
+        growth = _add_up(effects, run, back, cotangent, variable, by_step)
     if not effects.isfinite().all():
         raise NonFiniteError(
             "A derivative through the training is NaN or infinite. Lower the learning rate, or look for a division by "
@@ -159,16 +175,19 @@ def _add_up(
     backwards: Iterator[tuple[int, Point]],
     cotangent: Point,
     variable: Variable,
+    by_step: bool,
 ) -> float:
     """Adds every step's derivatives to the effects; returns how much those by the parameters grew on the way."""
     layout = Layout.of(cotangent.theta)
     first = largest = float(layout.flatten(cotangent.theta).norm())
     for step, point in tqdm(backwards, total=len(run.course), desc="replay", unit="step", disable=None, leave=False):
-        value, put = variable(*run.course.part(step, run.weights))
+        value, put = variable(step, *run.course.part(step, run.weights))
         cotangent, effect = _pulled(run.course, step, point, value, put, cotangent)
         largest = max(largest, float(layout.flatten(cotangent.theta).norm()))
         rows = run.course.rows[step]
-        if rows is None:
+        if by_step:
+            effects[:, step] = effect.sum(1)
+        elif rows is None:
             effects += effect
         else:
             effects.index_add_(1, rows.to(effects.device), effect)  # a sample may stand in a step twice

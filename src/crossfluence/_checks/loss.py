@@ -137,7 +137,8 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
         if subject.kind.per_sample and not (isinstance(subject.kind, PerSample) and subject.kind.draws):
             _refuse_coupled(look, here.terms, before, places, drew=drew)
             _refuse_ranked(subject, batch, weights, before, precision)
-        _refuse_random(look, here.terms, None, drew=drew)
+        if drew or len(before) != len(weights) or _differs(here.terms, _rows(before, places), precision):
+            _refuse_random(look, here.terms, None, drew=drew)
     if not all_finite(here.slope):
         return Examined(precision, Forward(), Forward())  # as above
     _refuse_independent(here, theta)
@@ -185,12 +186,16 @@ def _few(
     for small, rows in ((chosen_samples(batch, len(weights), places), places), ordered):
         if small is None:
             continue
-        look = subject.look(small, weights[torch.tensor(rows, device=weights.device)], precision)
+        look = subject.look(small, _rows(weights, rows), precision)
         with contextlib.suppress(Exception):  # whatever the user's code says of a batch that it cannot read
             here = look.at(subject.theta)
             if here.terms.isfinite().all() and (not subject.kind.per_sample or len(here.terms) == len(rows)):
                 return look, here, rows
     return None
+
+
+def _rows(values: Tensor, places: list[int]) -> Tensor:
+    return values[torch.tensor(places, device=values.device)]
 
 
 def _largest_first(losses: Tensor, b: int) -> list[int]:
@@ -280,7 +285,7 @@ def _refuse_ranked(subject: Subject, batch: Batch, weights: Tensor, whole: Tenso
     places = _largest_first(whole, len(weights))[: min(SAMPLES, len(weights) // 2)]
     if (small := chosen_samples(batch, len(weights), places)) is None:
         return
-    look = subject.look(small, weights[torch.tensor(places, device=weights.device)], precision)
+    look = subject.look(small, _rows(weights, places), precision)
     alone = whole[:0]
     with contextlib.suppress(Exception):  # as in `_few`
         alone = evaluated(lambda: look.terms(subject.theta, subject.theta))
@@ -290,7 +295,7 @@ def _refuse_ranked(subject: Subject, batch: Batch, weights: Tensor, whole: Tenso
 
 def _refuse_coupled(look: Look, alone: Tensor, whole: Tensor, places: list[int], *, drew: bool) -> None:
     """Compares the losses of some samples with those that they have in the whole batch."""
-    among = whole[torch.tensor(places, device=whole.device)]
+    among = _rows(whole, places)
     gap = (alone - among).abs() - TOGETHER * among.abs()
 
     def beyond(size: float) -> bool:

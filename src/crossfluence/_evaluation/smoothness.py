@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import Executor
-
-import torch
+from typing import Literal, overload
 
 from .._require import AbstractTraining, require, require_question
-from .._results.agreement import Agreement, compare
-from .._results.scores import Scores
+from .._results.agreement import Agreement
 from .._results.verdict import ROUGH
 from .._types import Objective
-from ..errors import DataError, RoughTrainingWarning
-from .leave_out import answers
-from .subsets import without_random
-
-SMOOTH = 0.9  # correlation between the effects of a nudge, scaled up, and of a removal
+from ..errors import RoughTrainingWarning
+from .nudges import Nudges
+from .suggestions import SMOOTH, Suggestions, suggestions
 
 
+@overload
 def smoothness(
     train: AbstractTraining,
     objective: Objective,
@@ -28,9 +25,35 @@ def smoothness(
     groups: int = 16,
     nudge: float = 0.01,
     seed: int = 0,
+    suggest: Literal[False] = False,
     executor: Executor | None = None,
     store: str | os.PathLike[str] | None = None,
-) -> Agreement:
+) -> Agreement: ...
+@overload
+def smoothness(
+    train: AbstractTraining,
+    objective: Objective,
+    *,
+    drop: float = 0.01,
+    groups: int = 16,
+    nudge: float = 0.01,
+    seed: int = 0,
+    suggest: Literal[True],
+    executor: Executor | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> Suggestions: ...
+def smoothness(
+    train: AbstractTraining,
+    objective: Objective,
+    *,
+    drop: float = 0.01,
+    groups: int = 16,
+    nudge: float = 0.01,
+    seed: int = 0,
+    suggest: bool = False,
+    executor: Executor | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> Agreement | Suggestions:
     """Is training smooth enough for first-order answers? Sets a small change of the data beside a removal.
 
     Takes a hundredth of the weight of random groups, and then all of it. Where the answer moves in proportion, a
@@ -44,20 +67,24 @@ def smoothness(
         groups: Random groups, at least three.
         nudge: Share of the groups' weight that makes a small change; where effects drown in float32, raise it.
         seed: Of the groups.
+        suggest: Whether to try changes of the recipe that may make training smooth, too: `eps_root`, a warm-up, half
+            the learning rate, larger batches, each as many trainings again.
         executor: As in `leave_out`.
         store: As in `leave_out`.
 
     Returns:
-        The effects of the small change, scaled up, as predictions, beside those of removal.
+        The effects of the small change, scaled up, as predictions, beside those of removal; with `suggest`, these and
+        all changes, with the distance of each one's model from the user's in parameters, questions and loss.
 
     Raises:
         DataError: If there are fewer than three groups, or a share is not between 0 and 1.
         UnsupportedError: If it is neither a recipe nor a bank.
 
     Warns:
-        RoughTrainingWarning: If the two correlate below 0.9.
+        RoughTrainingWarning: If the two correlate below 0.9; not with `suggest`, whose answer says it.
 
     Example:
+        >>> import torch
         >>> from crossfluence import SGD, Recipe
         >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> loss = lambda model, batch: (model(batch) - batch.sum(1, keepdim=True).sin()).square().sum(1)
@@ -76,17 +103,10 @@ def smoothness(
         "smoothness(crossfluence.Recipe(init, loss, data, optimizer=..., epochs=...), objective)",
     )  # fmt: skip
     require_question(objective, "smoothness")
-    if groups < 3 or not 0 < nudge < 1:
-        raise DataError(
-            f"Got groups={groups} and nudge={nudge}; needed at least 3 groups, and a share of their weight."
-        )
-    without = without_random(train.n, groups, drop, seed)
-    weights = torch.cat([torch.ones_like(without[:1]), 1 - nudge * (1 - without), without])
-    names, values = answers(train, objective, weights, executor=executor, store=store)
-    ids = tuple(range(groups))
-    small, whole = ((values[:1] - part) for part in values[1:].split(groups))
-    method = f"removal of {nudge:g} of the weight"
-    found = compare(Scores(small / nudge, ids, names, method), Scores(whole, ids, names, "retraining"))
+    nudges = Nudges(drop, groups, nudge, seed)
+    if suggest:
+        return suggestions(train, objective, nudges, executor, store)
+    found, _ = nudges.compared(train, objective, executor, store)
     if not found.pearson >= SMOOTH:
         warnings.warn(
             f"Training is rough: the effects of taking {nudge:g} of the weight of {groups} random groups correlate "

@@ -8,8 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .._autodiff.functional import undisturbed
 from .._results.verdict import Verdict, of_trainings
+from .._risk.objectives import evaluate
 from .._training.recipe import Recipe
+from .._training.trajectory import Course, Point
 from .._types import Objective
 from ..errors import CrossfluenceError
 from .leave_out import answers
@@ -69,6 +72,58 @@ def tried(
         f"leaving out {groups} groups",
         advice,
     )
+
+
+def tried_windows(
+    recipe: Recipe,
+    objective: Objective,
+    scores: Float[Tensor, "t m"],
+    values: Sequence[float],
+    groups: int,
+    advice: str = BETTER,
+) -> Verdict:
+    """A verdict on scores of steps from a few trainings in which the samples of some steps weigh nothing there.
+
+    Args:
+        recipe: The training.
+        objective: The questions.
+        scores: Of its steps.
+        values: Of the questions, where the training ended.
+        groups: As in `tried`: the strongest steps of both signs, and random ones.
+        advice: What to type if training disagrees.
+
+    Returns:
+        As `tried`.
+
+    Raises:
+        ValueError: If the number of groups is negative.
+    """
+    if groups < 0:
+        raise ValueError(f"Got groups={groups}; needed zero or more.")
+    if not groups:
+        return UNTESTED
+    kept, moved = _kept(scores.detach().cpu().double(), groups), list[Tensor]()
+    try:
+        for row in kept:
+            end = with_step_weights(recipe.course(), recipe.ones, row.tolist())
+            moved.append(evaluate(objective, recipe.holding(end.theta))[1])
+    except CrossfluenceError as error:
+        return Verdict("unreliable", (f"a training without some steps failed: {str(error).rstrip('.')}",))
+    predicted = (1 - kept) @ scores.detach().cpu().double()
+    actual = torch.tensor(values, dtype=torch.float64) - torch.stack(moved)
+    size = predicted.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+    what = f"leaving out {groups} groups of steps"
+    return of_trainings((predicted / size).flatten().tolist(), (actual / size).flatten().tolist(), what, advice)
+
+
+def with_step_weights(course: Course, ones: Tensor, factors: Sequence[float]) -> Point:
+    """Where training ends if the weights of all samples are multiplied by a factor in each step."""
+    point = course.start(course.theta)
+    with undisturbed():
+        for step, factor in enumerate(factors):
+            batch, weights = course.part(step, ones)
+            point = course.advance(point, step, batch, weights * factor)
+    return point
 
 
 def _kept(scores: Float[Tensor, "n m"], groups: int) -> Float[Tensor, "g n"]:

@@ -11,8 +11,8 @@ from .._risk.risk import Risk
 FITTED = 0.02  # mean loss of training, in nats
 LOOKED_AT = 1_024  # samples
 REASON = (
-    "training went on until hardly any loss was left, where each sample's gradient was much larger for most of the "
-    "time than it is at the end"
+    "training went on until hardly any loss was left: at the end each sample's gradient is much smaller than it was "
+    "for most of the time"
 )
 
 

@@ -26,7 +26,7 @@ from .pilot import pilots
 from .root_rows import root_rows, together
 from .segments import Segment, SegmentedInverse, paced
 
-GUESSED_RATE, GUESSED_BATCH = 0.1, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
+GUESSED_RATE, GUESSED_BATCH = 0.05, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
 PER_TRAINED, ENOUGH = 4, 2  # roots for each direction with an exponent above 1: wanted, and at least
 PLENTY = 4  # roots for each sample, at most
 MOST = 1_024  # roots that are factorised
@@ -56,7 +56,7 @@ class Horizon(AbstractSolver):
     Lanczos for the questions of a chunk together, whose cost does not grow with n. With few parameters X is
     written out. The report says which, and how well two halves of the roots or samples agree.
 
-    Without a record the sum of learning rates is a guess (0.1, Adam): the order depends little on it, sizes are then in
+    Without a record the sum of learning rates is a guess (0.05, Adam): the order depends little on it, sizes are then in
     an unknown unit, and the verdict says "order".
 
     Attributes:
@@ -196,7 +196,8 @@ class Horizon(AbstractSolver):
         return found, f"{told} That is too many for roots. {instead}"
 
     def _drawn(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Shaped[Tensor, "k p"]:
-        return torch.cat(list(self._rows(risk, pace, count, seed)))
+        parts = list(self._rows(risk, pace, count, seed))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
         parts = pilots(risk, pilot, self.seed, 2) if risk.kind.per_sample else (risk,)

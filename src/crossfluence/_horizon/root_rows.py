@@ -40,7 +40,7 @@ def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: i
     layers = layers_of_risk(risk, gradients.outputs, first)
     for index, batch, gradients in curvature.output_gradients(risk):
         for found in layers.along(gradients, batch):
-            rows = written(risk, found, risk.reading.sizes[index]) * (pace / risk.n**0.5)
+            rows = written(risk, found, risk.reading.sizes[index]).mul_(pace / risk.n**0.5)
             if not all_finite(rows):
                 raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
             yield rows
@@ -48,11 +48,13 @@ def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: i
 
 def written(risk: Risk, gradients: dict[ParameterBlock, AbstractGradients], b: int) -> Shaped[Tensor, "b p"]:
     """Gradients of all blocks in one row for each sample; zero for blocks that the batch does not reach."""
-    found = {}
+    rows, sizes = risk.weights.new_zeros(b, risk.p), [part.numel() for part in risk.theta.values()]
+    places = dict(zip(risk.theta, rows.split(sizes, 1), strict=True))
     for slot, part in gradients.items():
-        found |= slot.scatter(part.dense().movedim(0, 1))
-    zero = {name: risk.weights.new_zeros(b, *part.shape) for name, part in risk.theta.items() if name not in found}
-    return risk.layout.flatten({name: (found | zero)[name].to(risk.weights) for name in risk.theta})
+        for name, found in slot.scatter(part.dense().movedim(0, 1)).items():
+            shape = risk.theta[name].shape or (1,)
+            places[name].unflatten(1, shape).copy_(found.reshape(b, *shape))
+    return rows
 
 
 def together(*parts: Shaped[Tensor, "_ p"]) -> Shaped[Tensor, "k p"]:

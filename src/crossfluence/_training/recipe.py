@@ -29,6 +29,7 @@ from .optimizers import AbstractOptimizer
 from .record import TrainingRecord
 from .recorded import recorded_training
 from .schedules import Schedule, constant
+from .state import TrainingState, state_before, walked
 from .trajectory import Course
 
 
@@ -49,6 +50,8 @@ class Recipe(AbstractTraining):
         batch_size: Samples in a step; `None` for all of them, in order. Smaller batches are shuffled by `seed`.
         order: The samples of each step, in place of shuffled batches; an epoch is one pass over these steps. Another
             seed (`with_seed`) exchanges the samples, not the sizes of the steps.
+        shuffle: Whether batches are drawn anew in every epoch; otherwise they are those of the data's own order, as in
+            an ordered stream.
         seed: Of the shuffling, and of the random numbers of a `random` loss.
         l2: As in `Risk`: one number, or `{glob: coefficient}`.
         schedule: From the share of training done, in [0, 1), to a multiplier of the learning rate.
@@ -77,6 +80,7 @@ class Recipe(AbstractTraining):
     epochs: int
     batch_size: int | None = None
     order: Sequence[Sequence[int]] | None = field(default=None, repr=False)
+    shuffle: bool = True
     seed: int = 0
     l2: Decay = 0.0
     schedule: Schedule = constant
@@ -130,7 +134,8 @@ class Recipe(AbstractTraining):
     @cached_property
     def content(self) -> str:
         """A content hash of all that decides a trained model, but for the sample weights."""
-        parts = [getattr(self, item.name) for item in fields(self) if item.name != "at_once"]
+        silent = {"at_once"} | ({"shuffle"} if self.shuffle else set())  # hashes of older versions hold
+        parts = [getattr(self, item.name) for item in fields(self) if item.name not in silent]
         return content_hash([*parts, hooks_of(self.init)])
 
     @property
@@ -231,7 +236,8 @@ class Recipe(AbstractTraining):
     def with_seed(self, seed: int) -> Recipe:
         """The same training with other mini-batches and random numbers; itself, where nothing depends on a seed."""
         if self.order is None or seed == self.seed:
-            return self if self.whole_steps and not self.random else replace(self, seed=seed)
+            fixed = self.whole_steps or (not self.shuffle and self.order is None)
+            return self if fixed and not self.random else replace(self, seed=seed)
         exchanged = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed)).tolist()
         return replace(self, seed=seed, order=[[exchanged[row] for row in step] for step in self.order])
 
@@ -250,6 +256,43 @@ class Recipe(AbstractTraining):
             NondeterministicError: If the loss is random at this model, as it is in training.
         """
         return Risk(model, self.loss, self._batches, l2=self.l2, ids=ids, record=record)
+
+    def state(self, step: int) -> TrainingState:
+        """The state of the training before a step, all sample weights 1.
+
+        Args:
+            step: Counted from 0; the number of steps for the end.
+
+        Returns:
+            A value that `resume` goes on from, to the bit; it can be saved.
+
+        Raises:
+            DataError: If the training has fewer steps.
+        """
+        with undisturbed():
+            return state_before(self.course(), self.ones, step, self.content)
+
+    def resume(self, state: TrainingState) -> nn.Module:
+        """The model at the end of a training that goes on from a state.
+
+        Args:
+            state: From `state`, of this recipe.
+
+        Returns:
+            The same as `train()`, to the bit.
+
+        Raises:
+            StaleError: If the state is of another recipe.
+        """
+        require(state, TrainingState, "resume", "a state of the training", "recipe.resume(recipe.state(10))")
+        state.check(self.content)
+        with undisturbed():
+            return self.holding(walked(self.course(), self.ones, state.point, range(state.step, self.steps)).theta)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return sum(1 for _ in self._schedule())
 
     def record(self, *, segments: int = 0) -> TrainingRecord:
         """The record of the training, for `Risk(..., record=)`: it is run once more.
@@ -312,6 +355,8 @@ class Recipe(AbstractTraining):
                 yield from map(torch.tensor, self.order)
             elif self.whole_steps:
                 yield None  # all samples, in order
+            elif not self.shuffle:
+                yield from torch.arange(self.n).split(self.batch_size)
             else:
                 yield from torch.randperm(self.n, generator=generator).split(self.batch_size)
 

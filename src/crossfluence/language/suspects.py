@@ -145,7 +145,9 @@ class Classifier:
         vocabulary = Vocabulary.of(texts)
         places = {name: place for place, name in enumerate(names)}
         data = vocabulary.encoded(texts), torch.tensor([places[label] for label in labels])
-        net = BagOfWords(len(vocabulary), len(names), settings.width, settings.seed)
+        net = BagOfWords(
+            len(vocabulary), len(names), settings.width, settings.seed
+        ).double()  # texts fitted well have tiny gradients
         recipe = Recipe(
             net, cross_entropy, data, optimizer=Adam(settings.lr), epochs=settings.epochs, schedule=linear,
             batch_size=settings.batch_size, seed=settings.seed,

@@ -1,0 +1,186 @@
+"""Samples replaced in a window of steps: the change predicted to first order beside the one that training gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._attribution.unrolled import Put, swept
+from .._autodiff.functional import undisturbed
+from .._losses import as_loss
+from .._require import require, require_question, require_recipe
+from .._results.ids import numbered, row_of
+from .._risk.objectives import evaluate
+from .._training.recipe import Recipe
+from .._training.state import state_before, walked
+from .._training.trajectory import Course
+from .._types import Batch, Id, Objective, Params
+from ..errors import DataError, UnsupportedError
+from .outcome import Outcome
+
+LINE = "what_if(recipe, question, replace={0: (x, y)}, steps=(0, 10))"
+
+
+class Mixed(NamedTuple):
+    """A batch on its way to another one.
+
+    Attributes:
+        old: As training saw it.
+        new: With samples replaced.
+        share: Of the new one, for each sample.
+    """
+
+    old: Batch
+    new: Batch
+    share: Tensor
+
+
+def what_if(
+    recipe: Recipe,
+    objective: Objective,
+    *,
+    replace: Mapping[Id, Any],
+    steps: tuple[int, int],
+    ids: Sequence[Id] | None = None,
+    keep: int | None = None,
+) -> Outcome:
+    """Effect of replacing samples in some steps of a training, predicted to first order and by training again.
+
+    Predicted: the derivative of the question as each replaced sample's loss gives way to that of its replacement,
+    through all steps. Achieved: training goes on from its state at the first step of the window.
+
+    Args:
+        recipe: The training; its data is a tensor, or a tuple or mapping of tensors.
+        objective: The question, or several.
+        replace: For each id, the sample to put in its place: one row of each part of the data.
+        steps: The first step of the window, counted from 0, and the step before which it ends.
+        ids: n labels, default 0 to n-1.
+        keep: As in `replay`.
+
+    Returns:
+        The model of the training with the replacements; before, after and the predicted change.
+
+    Raises:
+        DataError: If the window lies outside of training, holds none of these samples, or a replacement has another
+            form or equals what it replaces.
+        IdError: If an id is unknown.
+        UnsupportedError: If the loss couples samples or draws random numbers, or the data is no tensors.
+
+    Example:
+        >>> from crossfluence import SGD, Recipe
+        >>> x, y = torch.ones(4, 1), torch.tensor([[0.0], [0.0], [0.0], [2.0]])
+        >>> loss = lambda model, batch: (model(batch[0]) - batch[1]).square().sum(1) / 2
+        >>> start = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = torch.nn.init.zeros_(start.weight)
+        >>> recipe = Recipe(start, loss, (x, y), optimizer=SGD(0.1), epochs=1, batch_size=1, shuffle=False)
+        >>> found = what_if(recipe, lambda model: model.weight[0, 0], replace={3: (x[3], y[0])}, steps=(2, 4))
+        >>> [round(value.item(), 3) for value in (found.before, found.after, found.predicted)]
+        [0.2, 0.0, -0.2]
+    """
+    require_recipe(recipe, Recipe, "what_if")
+    require_question(objective, "what_if")
+    require(replace, Mapping, "what_if", "replacements by id", LINE)
+    _refuse(recipe)
+    rows = numbered(recipe.labels(ids))
+    course = recipe.course()
+    start, stop = _window(steps, len(course))
+    places = {row_of(label, rows): sample for label, sample in replace.items()}
+    changed = dataclasses.replace(recipe, data=_replaced(recipe.data, places)).course()
+    _refuse_nothing(recipe, course, range(start, stop), list(places))
+    mixed = dataclasses.replace(course, total=_mixing(course))
+
+    def share(step: int, batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
+        if not start <= step < stop:
+            return weights, lambda held: (batch, held)
+        other, _ = changed.part(step, recipe.ones)
+        return torch.zeros_like(weights), lambda part: (Mixed(batch, other, part), weights)
+
+    found = swept(recipe, objective, share, keep, by_step=True, course=mixed, first=start)
+    with undisturbed():
+        point = state_before(course, recipe.ones, start, recipe.content).point
+        point = walked(changed, recipe.ones, point, range(start, stop))
+        model = recipe.holding(walked(course, recipe.ones, point, range(stop, len(course))).theta)
+        names, after = evaluate(objective, model)
+    predicted = found.effects[:, start:stop].sum(1).cpu().double()
+    method = f"what_if({len(places)} samples, steps {start} to {stop})"
+    return Outcome(model, names, found.values.cpu().double(), after, predicted, method=method)
+
+
+def _mixing(course: Course) -> Any:
+    """The weighted sum of losses, of a batch that may be on its way to another one."""
+
+    def total(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Tensor:
+        if not isinstance(batch, Mixed):
+            return course.total(theta, frozen, batch, weights)
+        old = course.total(theta, frozen, batch.old, weights * (1 - batch.share))
+        return old + course.total(theta, frozen, batch.new, weights * batch.share)
+
+    return total
+
+
+def _refuse(recipe: Recipe) -> None:
+    if not as_loss(recipe.loss).per_sample or recipe.random:
+        raise UnsupportedError(
+            "what_if needs a loss of each sample that draws no random numbers, so that one can give way to another."
+        )
+    if not isinstance(recipe.data, (Tensor, tuple, Mapping)):
+        raise UnsupportedError("what_if needs a recipe whose data is tensors, to put rows in their place.")
+
+
+def _window(steps: tuple[int, int], count: int) -> tuple[int, int]:
+    if not (isinstance(steps, tuple) and len(steps) == 2 and all(isinstance(one, int) for one in steps)):
+        raise DataError(f"Got steps={steps!r}; needed the first step and the one after the last, such as (0, 10).")
+    start, stop = steps
+    if not 0 <= start < stop <= count:
+        raise DataError(f"The window {steps} lies outside of training, which has {count} steps: needed 0 to {count}.")
+    return start, stop
+
+
+def _replaced(data: Any, places: Mapping[int, Any]) -> Any:
+    """The data with some rows replaced."""
+    if not places:
+        raise DataError("Got nothing to replace; needed at least one sample by its id.")
+    if isinstance(data, Tensor):
+        return _with_rows(data, {row: _whole(sample) for row, sample in places.items()})
+    names = list(data) if isinstance(data, Mapping) else list(range(len(data)))
+    parts = {}
+    for name in names:
+        rows = {row: _part(sample, name, len(names)) for row, sample in places.items()}
+        parts[name] = _with_rows(data[name], rows)
+    return parts if isinstance(data, Mapping) else tuple(parts.values())
+
+
+def _whole(sample: Any) -> Any:
+    return sample[0] if isinstance(sample, tuple) and len(sample) == 1 else sample
+
+
+def _part(sample: Any, name: Any, count: int) -> Any:
+    fits = name in sample if isinstance(sample, Mapping) else isinstance(sample, (tuple, list)) and len(sample) == count
+    if not fits:
+        raise DataError(f"A replacement has no part {name!r}; needed one row of each of the {count} parts of the data.")
+    return sample[name]
+
+
+def _with_rows(column: Tensor, rows: Mapping[int, Any]) -> Tensor:
+    made = column.clone()
+    for row, value in rows.items():
+        fresh = torch.as_tensor(value)
+        if fresh.shape != column[row].shape:
+            came, needed = tuple(fresh.shape), tuple(column[row].shape)
+            raise DataError(f"A replacement has shape {came}; the data has {needed} in its place.")
+        made[row] = fresh.to(column)
+    return made
+
+
+def _refuse_nothing(recipe: Recipe, course: Course, window: range, places: list[int]) -> None:
+    """Makes sure that the window holds at least one of the samples."""
+    seen = set[int]()
+    for step in window:
+        rows = course.rows[step]
+        seen.update(range(recipe.n) if rows is None else rows.tolist())
+    if not seen & set(places):
+        raise DataError(f"None of the {len(places)} samples is trained on in steps {window.start} to {window.stop}.")
