@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from crossfluence._actions.outcome import Outcome
 from crossfluence._actions.steps import TOLERANCE, amplify, undo
 from crossfluence._attribution.influence import influence
+from crossfluence._default.auto import Auto
 from crossfluence._results.scores import Scores
 from crossfluence._risk.objectives import evaluate
-from crossfluence._solvers.auto import Auto
 from crossfluence._types import Id
 from crossfluence.errors import CorpusError
 from crossfluence.words.association import WEAT

@@ -1,11 +1,13 @@
-"""One table, hence the length: solvers at their defaults on ordinary trainings, beside training again without groups.
+"""Solvers at their defaults on ordinary trainings, beside training again without groups: the answer to "which solver?".
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults           (writes benchmarks/results/defaults.csv)
-     OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults perceptron -Auto   (one training alone, without a solver)
-Every training is run again without each of some groups of its samples, in several orders of the data; the truth is the
-mean over orders. Cells: correlation and slope of each question's effects, of which the table has the median; seconds
-are CPU seconds, epochs those seconds over those of one epoch of plain gradients. The first line of a training is one
-order against the mean of the others.
+Run: OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults            (writes benchmarks/results/defaults.csv)
+     OMP_NUM_THREADS=1 python -m benchmarks.solvers.defaults GPT -CG    (trainings of that name alone, without CG)
+     python -m benchmarks.solvers.defaults --table                      (the figures of the file as a table)
+A run that was stopped goes on with the trainings that are not in the file. Every training is run again without each of
+some groups of its samples, in several orders of the data; the truth is the mean over orders. Correlation and slope are
+medians over the questions, of those whose predictions are not all zero; seconds are CPU seconds of one question, epochs
+those seconds over those of one epoch of plain gradients. "One order" is each order against the mean of the others.
+The rule of `Auto` was chosen on the first half of the trainings.
 """
 
 from __future__ import annotations
@@ -16,186 +18,29 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.datasets import load_breast_cancer, load_digits
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch import Tensor
 
 import crossfluence as cf
 
+from .trainings import CHOSEN_ON, TRAININGS, Training
+
 RESULTS = Path(__file__).parents[1] / "results" / "defaults.csv"
-FIELDS = ("training", "solver", "r", "slope", "low", "high", "seconds", "epochs", "verdict", "note")
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """A training, its questions, and what is left out of it.
-
-    Attributes:
-        name: For the table.
-        recipe: How it is run.
-        ask: The questions.
-        size: Samples in a group.
-        orders: Of the data, whose mean is the truth.
-    """
-
-    name: str
-    recipe: cf.Recipe
-    ask: Callable[[nn.Module], dict[str, Tensor]]
-    size: int = 10
-    orders: int = 3
-
-    @property
-    def groups(self) -> dict[str, range]:
-        """What is left out, by name."""
-        count = min(60, self.recipe.n // self.size)
-        return {f"g{k}": range(self.size * k, self.size * (k + 1)) for k in range(count)}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What everyone knows of it."""
-        recipe = self.recipe
-        size = recipe.batch_size or recipe.n
-        steps = recipe.epochs * -(-recipe.n // size)
-        return {"optimizer": recipe.optimizer, "steps": steps, "batch_size": size, "schedule": recipe.schedule,
-                "clipping": recipe.clipping}  # fmt: skip
-
-
-def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def digits(count: int = 800) -> tuple[Tensor, Tensor]:
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x[:count] / 16, dtype=torch.float32), torch.tensor(y[:count])
-
-
-def of_digits(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    losses, logits = F.cross_entropy(model(x), y, reduction="none"), model(x)
-    margins = logits.gather(1, y[:, None])[:, 0] - logits.logsumexp(1)
-    return {"test loss": losses.mean(), **{f"loss {k}": losses[k] for k in (10, 50, 90)},
-            **{f"margin {k}": margins[k] for k in (0, 20, 40, 60)}}  # fmt: skip
-
-
-def perceptron(epochs: int = 30) -> Training:
-    x, y = digits()
-    net = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    recipe = cf.Recipe(net, cross_entropy, (x[:600], y[:600]), optimizer=cf.Adam(3e-3), epochs=epochs, batch_size=100)
-    return Training(f"perceptron, Adam, {epochs}", recipe, lambda model: of_digits(model, x[600:], y[600:]))
-
-
-def overfitted() -> Training:
-    return perceptron(300)
-
-
-def convolutional() -> Training:
-    x, y = digits()
-    x = x.reshape(-1, 1, 8, 8)
-    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3, padding=1),
-                        nn.ReLU(), nn.Flatten(), nn.Linear(192, 10))  # fmt: skip
-    recipe = cf.Recipe(net, cross_entropy, (x[:600], y[:600]), optimizer=cf.SGD(0.05, 0.9), epochs=20, batch_size=50)
-    return Training("convolutional, SGD, 20", recipe, lambda model: of_digits(model, x[600:], y[600:]))
-
-
-def autoencoder() -> Training:
-    x, _ = digits()
-    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64))
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        return (model(batch) - batch).square().sum(1)
-
-    recipe = cf.Recipe(net, loss, x[:600], optimizer=cf.Adam(3e-3), epochs=60, batch_size=100)
-
-    def ask(model: nn.Module) -> dict[str, Tensor]:
-        errors = loss(model, x[600:])
-        return {"test error": errors.mean(), **{f"error {k}": errors[k] for k in (0, 20, 40, 60, 80, 100, 120)}}
-
-    return Training("autoencoder, Adam, 60", recipe, ask)
-
-
-class Transformer(nn.Module):
-    """Causal, of two layers."""
-
-    def __init__(self, words: int, length: int, width: int) -> None:
-        super().__init__()
-        self.words, self.places = nn.Embedding(words, width), nn.Embedding(length, width)
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, words)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits of the next word at every place."""
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
-        places = self.places(torch.arange(ids.shape[1]))
-        return self.head(self.layers(self.words(ids) + places, mask=mask))
-
-
-def next_words(model: nn.Module, ids: Tensor) -> Tensor:
-    return F.cross_entropy(model(ids)[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
-
-
-def markov(count: int, words: int, length: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(4, words, words, generator=torch.Generator().manual_seed(0)).mul(2).softmax(2)
-    topics = torch.randint(4, (count,), generator=generator)
-    ids = [torch.randint(words, (count,), generator=generator)]
-    for _ in range(length - 1):
-        ids.append(torch.multinomial(table[topics, ids[-1]], 1, generator=generator)[:, 0])
-    return torch.stack(ids, 1)
-
-
-def transformer(count: int = 160) -> Training:
-    ids, test = markov(count, 40, 24, 1), markov(40, 40, 24, 2)
-    recipe = cf.Recipe(Transformer(40, 24, 48).eval(), next_words, ids, optimizer=cf.AdamW(2e-3), epochs=3,
-                       batch_size=16, schedule=cf.linear, clipping=1.0)  # fmt: skip
-
-    def ask(model: nn.Module) -> dict[str, Tensor]:
-        losses = next_words(model, test)
-        return {"test loss": losses.mean(), **{f"loss {k}": losses[k] for k in range(0, 35, 5)}}
-
-    return Training(f"transformer, AdamW, 3, n {count}", recipe, ask, size=count // 16, orders=4)
-
-
-def logistic() -> Training:
-    x, y = load_breast_cancer(return_X_y=True)
-    x, y = torch.tensor((x - x.mean(0)) / x.std(0)), torch.tensor(y).double()
-
-    def loss(model: nn.Module, batch: Any) -> Tensor:
-        return F.binary_cross_entropy_with_logits(model(batch[0])[:, 0], batch[1], reduction="none")
-
-    recipe = cf.Recipe(nn.Linear(30, 1).double(), loss, (x[:400], y[:400]), optimizer=cf.SGD(1.0, 0.9), epochs=2000,
-                       l2=0.01)  # fmt: skip
-
-    def ask(model: nn.Module) -> dict[str, Tensor]:
-        losses = loss(model, (x[400:], y[400:]))
-        return {"test loss": losses.mean(), **{f"loss {k}": losses[k] for k in range(0, 140, 20)}}
-
-    return Training("logistic regression, optimum", recipe, ask, orders=1)
-
-
-TRAININGS: dict[str, Callable[[], Training]] = {
-    "perceptron": perceptron, "overfitted": overfitted, "convolutional": convolutional, "autoencoder": autoencoder,
-    "transformer": transformer, "transformer640": lambda: transformer(640), "logistic": logistic,
+FIELDS = ("half", "training", "solver", "r", "slope", "low", "high", "seconds", "epochs", "verdict", "note")
+SOLVERS: dict[str, tuple[Callable[[], Any], bool]] = {  # and whether the risk has a record
+    "Identity": (cf.Identity, False),
+    "EKFAC": (cf.EKFAC, False),
+    "EKFAC, Fisher": (lambda: cf.EKFAC(curvature=cf.Fisher()), False),
+    "CG, Gauss-Newton, Relative(1), 30 steps": (
+        lambda: cf.CG(cf.Relative(1.0), curvature=cf.GaussNewton(), max_steps=30, rtol=1e-2), False),
+    "Exact": (cf.Exact, False),
+    "Auto": (cf.Auto, False),
+    "Auto, record": (cf.Auto, True),
+    "Horizon, record, products": (lambda: cf.Horizon(pilot=160), True),
 }  # fmt: skip
-
-
-def solvers(known: bool) -> dict[str, tuple[Any, str]]:
-    """By name: the solver, and what record it has."""
-    several = {
-        "Identity": (cf.Identity(), "none"),
-        "EKFAC": (cf.EKFAC(), "none"),
-        "Auto": (cf.Auto(), "none"),
-        "CG, Gauss-Newton, Relative(1)": (cf.CG(cf.Relative(1.0), curvature=cf.GaussNewton()), "none"),
-        "Horizon, nothing known": (cf.Horizon(), "none"),
-        "Horizon, record": (cf.Horizon(), "kept"),
-        "Horizon, record, products": (cf.Horizon(pilot=320), "kept"),
-    }
-    if known:
-        several["Horizon, settings"] = (cf.Horizon(), "settings")
-    return several
 
 
 def truth(training: Training) -> Tensor:
@@ -206,56 +51,100 @@ def truth(training: Training) -> Tensor:
 
 
 def correlation_and_slope(predicted: Tensor, actual: Tensor) -> tuple[Tensor, Tensor]:
-    """By question, in columns."""
+    """By question, in columns; NaN where nothing is predicted."""
     predicted, actual = predicted - predicted.mean(0), actual - actual.mean(0)
     both, squares = (predicted * actual).sum(0), predicted.square().sum(0)
     return both / (squares * actual.square().sum(0)).sqrt(), both / squares
 
 
-def row(training: str, solver: str, r: Sequence[float], slope: Sequence[float], **others: Any) -> dict[str, Any]:
+def row(training: Training, solver: str, r: Tensor, slope: Tensor, **others: Any) -> dict[str, Any]:
+    """One line; medians of the questions that are answered."""
+    r, slope = ([float(v) for v in part.flatten() if v.isfinite()] or [float("nan")] for part in (r, slope))
     slopes = {"slope": statistics.median(slope), "low": min(slope), "high": max(slope)}
-    return {"training": training, "solver": solver, "r": statistics.median(r), **slopes, **others}
+    return {**start(training, solver), "r": statistics.median(r), **slopes, **others}
+
+
+def start(training: Training, solver: str) -> dict[str, Any]:
+    return {"half": "first" if training.name in CHOSEN_ON else "second", "training": training.name, "solver": solver}
 
 
 def measured(training: Training, without: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """One line for each solver."""
     effects, recipe = truth(training), training.recipe
     if len(effects) > 1:
-        found = [correlation_and_slope(one, (effects.sum(0) - one)) for one in effects]
-        yield row(training.name, "one order", [float(r) for pair in found for r in pair[0]],
-                  [float(s) * (len(effects) - 1) ** -1 for pair in found for s in pair[1]])  # fmt: skip
+        left = effects.sum(0)
+        found = [correlation_and_slope(one, (left - one) / (len(effects) - 1)) for one in effects]
+        yield row(training, "one order", *(torch.stack(part) for part in zip(*found, strict=True)))
     mean, model = effects.mean(0), recipe.train()
-    plain, epoch = recipe.risk(model), seconds_of_epoch(recipe, model)
-    records = {"none": None, "kept": recipe.record()}
-    if known := training.settings["batch_size"] < recipe.n or isinstance(recipe.optimizer, cf.SGD):
-        records["settings"] = cf.TrainingRecord.from_settings(plain, **training.settings)
-    chosen = {name: found for name, found in solvers(known).items() if name not in without}
-    for name, (solver, record) in chosen.items():
-        start = time.process_time()
-        try:
-            scores = cf.influence(recipe.risk(model, record=records[record]), training.ask, solver)
-        except cf.CrossfluenceError as error:
-            yield {"training": training.name, "solver": name, "verdict": "refused", "note": str(error)[:60]}
+    epoch, record = seconds_of_epoch(recipe, model), recipe.record()
+    for name, (make, known) in SOLVERS.items():
+        if any(name.startswith(each) for each in without) or (name == "Exact" and recipe.risk(model).p > 2_000):
             continue
-        spent = time.process_time() - start
+        risk = recipe.risk(model, record=record if known else None)
+        try:
+            scores = cf.influence(risk, training.ask, make())
+            spent = seconds_of_question(training, model, record if known else None, make())
+        except cf.CrossfluenceError as error:
+            yield {**start(training, name), "verdict": "refused", "note": str(error)[:60]}
+            continue
         whole = torch.stack([scores.values[list(samples)].sum(0) for samples in training.groups.values()]).double()
-        r, slope = correlation_and_slope(whole, mean)
         assert scores.verdict is not None
-        yield row(training.name, name, r.tolist(), slope.tolist(), seconds=spent, epochs=spent / epoch,
-                  verdict=scores.verdict.level)  # fmt: skip
+        assert scores.report is not None
+        note = scores.report.solver.partition("(")[0] if name.startswith("Auto") else ""
+        yield row(training, name, *correlation_and_slope(whole, mean), seconds=spent, epochs=spent / epoch,
+                  verdict=scores.verdict.level, note=note)  # fmt: skip
 
 
-def seconds_of_epoch(recipe: cf.Recipe, model: nn.Module) -> float:
-    """CPU seconds of one pass of plain gradients, the best of three."""
-    source = recipe.data if isinstance(recipe.data, tuple) else (recipe.data,)
-    found = []
-    for _ in range(3):
-        start = time.process_time()
-        for batch in cf.batches(*source, size=recipe.batch_size or recipe.n):
-            recipe.loss(model, batch).sum().backward()
-        found.append(time.process_time() - start)
-    model.zero_grad()
-    return max(min(found), 1e-4)
+def seconds_of_question(training: Training, model: torch.nn.Module, record: Any, solver: Any) -> float:
+    """CPU seconds of one question, from a risk that nothing is known of."""
+    risk = training.recipe.risk(model, record=record)
+    began = time.process_time()
+    cf.influence(risk, lambda model: next(iter(training.ask(model).values())), solver)
+    return time.process_time() - began
+
+
+def seconds_of_epoch(recipe: cf.Recipe, model: torch.nn.Module) -> float:
+    """CPU seconds of one pass of plain gradients in batches of the risk's own size, the best of five."""
+    risk, found = recipe.risk(model), []
+    for _ in range(5):
+        began = time.process_time()
+        risk.field(risk.theta)
+        found.append(time.process_time() - began)
+    return max(min(found), 1e-5)
+
+
+def shown(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in line.items()}
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """Correlation, slope and epochs by training and solver, in Markdown."""
+    names = ["one order", *SOLVERS]
+    rows = ["| training | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for training in dict.fromkeys(line["training"] for line in lines):
+        own = {line["solver"]: line for line in lines if line["training"] == training}
+        cells = [_cell(own.get(name)) for name in names]
+        rows.append(f"| {training} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(line: dict[str, Any] | None) -> str:
+    if line is None:
+        return ""
+    if line["verdict"] == "refused":
+        return "refused"
+    r = f"{float(line['r']):.2f}".replace("0.", ".", 1)
+    if not line["epochs"]:
+        return r
+    return f"{r} / {float(line['slope']):.2g} / {float(line['epochs']):.0f} {line['verdict'][0]}"
+
+
+def kept() -> list[dict[str, Any]]:
+    """The lines of the file."""
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -263,20 +152,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--help" in arguments:
         print(__doc__)
         raise SystemExit(0)
+    if "--table" in arguments:
+        print(table(kept()))
+        return
     warnings.simplefilter("ignore")
-    names, lines = [name for name in arguments if name[0] != "-"], []
+    wanted = [name for name in arguments if name[0] != "-"]
     without = [name[1:] for name in arguments if name[0] == "-"]
-    for name in names or TRAININGS:
+    lines = [] if wanted else kept()
+    done = {line["training"] for line in lines}
+    for name, make in TRAININGS.items():
+        if name in done or (wanted and not any(part in name for part in wanted)):
+            continue
         torch.manual_seed(0)
-        for line in measured(TRAININGS[name](), without):
-            shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in line.items()}
-            print(shown, flush=True)
-            lines.append(shown)
-    if not names:
-        with RESULTS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(lines)
+        for line in measured(make(name), without):
+            print(shown(line), flush=True)
+            lines.append(shown(line))
+        if not wanted:
+            _write(lines)
+
+
+def _write(lines: Sequence[dict[str, Any]]) -> None:
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, restval="")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from ._actions.steps import amplify, undo
 from ._actions.unlearn import unlearn
 from ._attribution.data_gradient import data_gradient
 from ._attribution.influence import influence, self_influence
+from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
 from ._attribution.plan import Plan, plan
 from ._attribution.replay import replay
+from ._attribution.representers import Representers, representers
 from ._attribution.source import source
 from ._attribution.tracin import tracin
 from ._curvature.base import Relative, Trained
@@ -16,9 +18,11 @@ from ._curvature.fisher import EmpiricalFisher, Fisher
 from ._curvature.gauss_newton import GaussNewton
 from ._curvature.hessian import FieldJacobian, Hessian
 from ._data.batches import Batches, batches
+from ._default.auto import Auto
 from ._evaluation.lds import LDS, lds
 from ._evaluation.leave_out import leave_out
 from ._evaluation.model_cache import Bank
+from ._evaluation.qld import QLD, qld
 from ._evaluation.removal_curve import RemovalCurve, removal_curve
 from ._evaluation.smoothness import smoothness
 from ._horizon.horizon import Horizon
@@ -28,11 +32,11 @@ from ._kronecker.identity import Identity
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
+from ._results.invariant import invariant
 from ._results.scores import Scores, SolveReport
 from ._results.verdict import Verdict
 from ._risk.objectives import each_of, mean_over
 from ._risk.risk import Risk
-from ._solvers.auto import Auto
 from ._solvers.base import load_inverse
 from ._solvers.cg import CG
 from ._solvers.exact import Exact
@@ -74,20 +78,25 @@ __all__ = [
     "Horizon",
     "Identity",
     "Index",
+    "InfluenceKernel",
     "Jacobi",
     "KFAC",
     "LDS",
+    "LastLayer",
     "LiSSA",
     "LowRank",
+    "NTK",
     "Nystrom",
     "OnOutputs",
     "Outcome",
     "Plan",
+    "QLD",
     "Recipe",
     "Recommendation",
     "Recorder",
     "Relative",
     "RemovalCurve",
+    "Representers",
     "Risk",
     "SGD",
     "Scores",
@@ -106,16 +115,19 @@ __all__ = [
     "each_of",
     "ensemble",
     "influence",
+    "invariant",
     "lds",
     "leave_out",
     "linear",
     "load_inverse",
     "mean_over",
     "plan",
+    "qld",
     "recommend",
     "removal_curve",
     "remove",
     "replay",
+    "representers",
     "self_influence",
     "smoothness",
     "source",

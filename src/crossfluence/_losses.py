@@ -274,7 +274,7 @@ def repeatable(kind: AbstractLoss) -> AbstractLoss:
 
 
 def one_each(losses: Tensor) -> Tensor:
-    """The same losses, if they are a tensor with one dimension.
+    """The same losses, if they are a tensor of real numbers with one dimension.
 
     Args:
         losses: What the user's function returned.
@@ -299,6 +299,11 @@ def one_each(losses: Tensor) -> Tensor:
         raise LossShapeError(
             f"The loss returned shape {tuple(losses.shape)}; needed (b,), one loss per sample. "
             f"Sum over all but the first dimension: loss.flatten(1).sum(1)."
+        )
+    if not losses.is_floating_point():
+        raise LossShapeError(
+            f"The loss returned numbers of type {losses.dtype}; needed real ones with a derivative, such as "
+            f"torch.float32. Take .real or .abs() of complex ones; count with a smooth stand-in."
         )
     return losses
 

@@ -11,12 +11,12 @@ from ._autodiff.functional import undisturbed
 from ._autodiff.params import Layout, fingerprint, trained_parameters
 from ._curvature.base import AbstractCurvature, absolute, refuse_damping
 from ._curvature.operator import Operator, natural_curvature, operator
+from ._default.auto import preferred
 from ._kronecker.recognised import layer_gradients
 from ._require import AbstractTraining, require, require_question, require_risk
 from ._results.ids import numbered
 from ._risk.base import AbstractRisk, signed, training_modes
 from ._risk.objectives import evaluate, questions
-from ._solvers.auto import preferred
 from ._solvers.base import (
     AbstractInverse,
     AbstractPairwise,

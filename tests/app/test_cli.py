@@ -24,6 +24,7 @@ from crossfluence.app.report import verdicts
 study = importlib.import_module("crossfluence.clustering.explain")  # the package has the function of this name
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
+WRITTEN = {"blobs.csv", "page.html", "page.csv", "page.result"}
 HEADER = "name,u [cm],v <b>,kind"
 ROWS = [f"r{row},{u:.4f},{v:.4f},text" for row, (u, v) in enumerate(BLOBS.tolist())]
 
@@ -126,7 +127,7 @@ def test_the_console_script_says_the_same(folder):
     assert content(folder) == before
 
 
-@pytest.mark.parametrize("line", [[], ["demo"], ["clusters"], ["words"]])
+@pytest.mark.parametrize("line", [[], ["demo"], ["clusters"], ["words"], ["explore"]])
 def test_every_command_has_help(line):
     result = call(*line, "--help")
     assert result.exit_code == 0
@@ -139,7 +140,7 @@ def test_every_command_has_help(line):
 def test_a_run_writes_page_and_scores_and_overwrites_them_only_when_told(folder):
     result = clusters()
     assert result.exit_code == 0, result.output
-    assert {path.name for path in folder.iterdir()} == {"blobs.csv", "page.html", "page.csv"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN
     assert "Row r3 is in cluster" in result.stdout
     assert "Wrote page.html and page.csv." in result.stdout
     sheet = (folder / "page.csv").read_text().splitlines()
@@ -202,7 +203,7 @@ def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypat
     monkeypatch.setattr(retrain, "retrained_answers", lambda *a: rest.append(len(a[2])) or original(*a))
     assert clusters().exit_code == 0
     assert trained[0] + sum(rest) == 5 + 31 + 1
-    assert {path.name for path in folder.iterdir()} == {"blobs.csv", "page.html", "page.csv"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN
 
 
 # The page.
@@ -274,7 +275,7 @@ def test_predictions_that_fail_their_check_are_named_first_and_end_with_3(folder
     assert page[page.index("</h1>") :].startswith(
         '</h1>\n<p id="verdict" class="verdict unreliable">These scores cannot'
     )
-    assert {path.name for path in folder.iterdir()} == {"blobs.csv", "page.html", "page.csv"}
+    assert {path.name for path in folder.iterdir()} == WRITTEN
 
 
 def test_a_firmer_anchor_is_taken(folder):

@@ -108,17 +108,21 @@ def test_a_masked_model_and_plain_text_are_read(folder):
     assert "3 texts" in found.output
 
 
-def test_adapters_are_explained_alone(folder):
+def adapters_of(model, base):
     from peft import LoraConfig, get_peft_model
+
+    found = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for part in found.parameters():
+            part.add_(0.1 if part.requires_grad else 0.0)
+    found.peft_config["default"].base_model_name_or_path = str(base)
+    return found
+
+
+def test_adapters_are_explained_alone(folder):
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained("model")
-    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for part in model.parameters():
-            part.add_(0.1 if part.requires_grad else 0.0)
-    model.peft_config["default"].base_model_name_or_path = str(folder / "model")
-    model.save_pretrained("adapters")
+    adapters_of(AutoModelForCausalLM.from_pretrained("model"), folder / "model").save_pretrained("adapters")
     found = run("adapters", "texts.jsonl", "--ask", "ask.jsonl")
     assert found.exit_code in {0, 3}, found.output
 
@@ -139,6 +143,10 @@ def test_a_plan_writes_nothing(folder):
     (["model", "empty.txt", "--ask", "ask.jsonl"], "is empty"),
     (["model", "long.txt", "--ask", "ask.jsonl"], "--truncate 10"),
     (["model", "texts.jsonl", "--ask", "same.jsonl"], "zero whatever the model"),
+    (["model", "texts.jsonl", "--ask", "alike.jsonl"], "line 1 of alike.jsonl are equal"),
+    (["model", "texts.jsonl", "--ask", "number.jsonl"], "prompt: 3; needed a text"),
+    (["adapters", "texts.jsonl", "--ask", "ask.jsonl"], "The adapters in adapters do not fit their base model"),
+    (["nobody/no-such-model", "texts.jsonl", "--ask", "ask.jsonl"], "a name while there is a network"),
     (["model", "texts.jsonl", "--ask", "wrong.jsonl"], "needed prompt and completion"),
     (["model", "texts.jsonl", "--ask", "broken.jsonl"], "no JSON"),
     (["model", "texts.jsonl", "--bias", "crows"], "--bias-data"),
@@ -151,6 +159,10 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     (folder / "empty.txt").write_text("\n")
     (folder / "long.txt").write_text("the nurse " * 8 + "\n")
     lines(folder / "same.jsonl", [{"prompt": "the nurse", "completion": " he", "against": " he"}])
+    lines(folder / "alike.jsonl", [{"prompt": "the nurse", "completion": " he", "against": "  he"}])
+    lines(folder / "number.jsonl", [{"prompt": 3, "completion": " he"}])
+    adapters_of(llama(num_key_value_heads=2, head_dim=4).float(), base="model").save_pretrained("adapters")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     lines(folder / "wrong.jsonl", [{"question": "who?"}])
     (folder / "broken.jsonl").write_text("{\n")
     gpt2(vocab_size=8, pad_token_id=0, bos_token_id=1, eos_token_id=1).float().save_pretrained("other")

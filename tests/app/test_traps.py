@@ -15,6 +15,7 @@ from crossfluence.app import forecast  # noqa: F401  # before the settings are p
 from crossfluence.app.tables import TableError, read_table
 
 study = importlib.import_module("crossfluence.clustering.explain")  # the package has the function of this name
+settle = importlib.import_module("crossfluence.clustering.settle")
 
 # Tables.
 
@@ -128,7 +129,7 @@ def test_a_run_interrupted_for_one_row_gives_nothing_to_another(folder, monkeypa
 
 
 def test_a_run_stopped_before_any_retraining_promises_no_folder(folder, monkeypatch):
-    monkeypatch.setattr(study, "pretrain", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(settle, "pretrain", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     result = clusters("plain.csv", "page.html")
     assert "page.html.unfinished" not in result.output
     assert not (folder / "page.html.unfinished").exists()

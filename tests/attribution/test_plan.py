@@ -55,7 +55,7 @@ def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
 @pytest.mark.parametrize(
     "solver",
     [cf.CG(rtol=1e-4), cf.GMRES(rtol=1e-4), cf.CG(preconditioner=cf.Jacobi()), cf.LiSSA(max_steps=5000),
-     cf.Auto()],
+     cf.Auto(0.0)],
     ids=str,
 )  # fmt: skip
 def test_iterative_solvers_take_about_the_products_that_were_foreseen(solver, products):

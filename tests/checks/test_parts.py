@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -157,3 +159,52 @@ def test_arrays_are_to_be_made_tensors():
         risk(lambda m, b: squares(m, (torch.from_numpy(b["x"]), torch.from_numpy(b["y"]))), [
             {"x": X.numpy(), "y": Y.numpy()}
         ])  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", [
+    lambda model, batch: squares(model, batch) > 1,
+    lambda model, batch: (squares(model, batch) > 1).long(),
+    lambda model, batch: squares(model, batch) + 0j,
+], ids=["bool", "int", "complex"])  # fmt: skip
+def test_losses_are_real_numbers(loss):
+    with pytest.raises(errors.LossShapeError, match="needed real ones"):
+        risk(loss)
+
+
+def test_questions_are_real_numbers():
+    with pytest.raises(errors.ObjectiveError, match=r"complex.*\.real"):
+        cf.influence(risk(squares), lambda model: model(X)[0, 0] * (1 + 2j), cf.Exact())
+
+
+@pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
+@pytest.mark.parametrize("solver", [cf.Exact(), cf.CG(), cf.Identity()], ids=repr)
+def test_an_empty_batch_is_none(solver):
+    def ask(model):
+        return model(X[:1])[0, 0]
+
+    whole = cf.influence(risk(squares, [(X[:5], Y[:5]), (X[5:], Y[5:])]), ask, solver)
+    for parts in ([0, 5, 5, 16], [0, 0, 5, 16], [0, 5, 16, 16]):
+        data = [(X[a:b], Y[a:b]) for a, b in pairwise(parts)]
+        assert torch.allclose(cf.influence(risk(squares, data), ask, solver).values, whole.values)
+
+
+def test_ekfac_says_that_a_batch_is_empty():
+    with pytest.raises(errors.UnsupportedError, match="no samples"):
+        cf.EKFAC(0.1).invert(risk(squares, [(X, Y), (X[:0], Y[:0])]))
+
+
+def test_columns_are_not_taken_for_batches():
+    with pytest.raises(errors.DataError, match=r"batches\(\*tensors\)"):
+        risk(squares, (X, Y))
+    with pytest.raises(errors.DataError, match=r"batches\(\*tensors\)"):
+        cf.influence(risk(squares), lambda model: model(X[:1])[0, 0], cf.Exact(), candidates=(X[:3], Y[:3]))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: cf.CG(rtol=float("nan")), lambda: cf.CG(rtol=-1.0), lambda: cf.GMRES(rtol=5.0), lambda: cf.LiSSA(rtol=2.0),
+    lambda: cf.CG(max_steps=0), lambda: cf.GMRES(max_steps=0), lambda: cf.LiSSA(max_steps=0),
+    lambda: cf.LowRank(2.5), lambda: cf.Nystrom(0.5),
+])  # fmt: skip
+def test_solves_that_could_not_be_judged_are_refused(make):
+    with pytest.raises(ValueError, match="needed a"):
+        make()

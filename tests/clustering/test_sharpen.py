@@ -4,7 +4,7 @@ import torch
 from grid import normal
 
 from crossfluence.clustering.dec import DEC, encoder, moving_target
-from crossfluence.clustering.explain import ClusterSettings, sharpening
+from crossfluence.clustering.settle import ClusterSettings, sharpening
 from crossfluence.clustering.sharpen import Sharpening, closed_form, field
 
 X = normal(40, 3, seed=1)

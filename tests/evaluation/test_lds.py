@@ -68,6 +68,16 @@ def test_one_seed_and_few_left_out():
     assert (found.protocol, found.objectives, found.method) == ("leave out", ("0", "1"), "by hand")
 
 
+@pytest.mark.parametrize(("protocol", "scale"), [("leave out", 1), ("half", 2)])
+def test_the_score_across_seeds_is_beside_the_other_trainings(protocol, scale):
+    scores = scores_of(normal(60, 2, seed=3))
+    found = cf.lds(scores, recipe(), ask, protocol=protocol, drop=0.5, subsets=8, seeds=3)
+    weights = scale * without_random(60, 8, 0.5, seed=0)
+    others = [torch.stack([ask(recipe(seed=s).train(row)).detach() for row in weights]).numpy() for s in (1, 2)]
+    each = [spearman(found.predicted[:, j], other[:, j]) for other in others for j in (0, 1)]
+    assert found.across == pytest.approx(np.mean(each))
+
+
 def test_half_subsets_each_with_another_seed():
     scores = scores_of(normal(60, 2, seed=3))
     found = cf.lds(scores, recipe(), ask, protocol="half", subsets=6, seeds=3)

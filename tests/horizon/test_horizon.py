@@ -1,5 +1,7 @@
 """Horizon: phi of the dense matrix, by every engine; and replay, as the learning rate falls."""
 
+from dataclasses import dataclass
+
 import grid
 import pytest
 import torch
@@ -16,6 +18,7 @@ from crossfluence._horizon.pilot import pilots
 from crossfluence._horizon.root_rows import root_rows
 from crossfluence._solvers.phi import phi
 from crossfluence._training.optimizer_rule import ParameterRecord, Rule, digest_of
+from crossfluence._training.optimizers import AbstractOptimizer
 from crossfluence._training.record import TrainingRecord
 
 PROBLEM = grid.SOFTMAX_ON_OUTPUTS
@@ -123,7 +126,7 @@ def test_roots_that_are_exact_give_phi_of_the_dense_matrix(record):
     b = normal(3, made.p, seed=9)
     wanted = b @ (vectors * phi(values)) @ vectors.T
     found = RootsEngine.of(rows, outside, 0).apply(b).vectors
-    assert torch.allclose(found, wanted, rtol=0, atol=1e-7 * float(wanted.abs().max()))
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()))
     again = DenseEngine.of([rows[:7], rows[7:]], outside, chance=True)
     assert torch.allclose(again.apply(b).vectors, wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()))
 
@@ -164,6 +167,51 @@ def test_phi_has_no_gap_at_zero():
 
 
 # Beside replay.
+
+
+@dataclass(frozen=True)
+class Preconditioned(AbstractOptimizer):
+    """Gradient descent with a rate of its own for each parameter."""
+
+    lr: float
+
+    def start(self, theta):
+        return {}
+
+    def step(self, theta, gradient, state, count, scale):
+        return {
+            k: theta[k] - self.lr * scale * self.preconditioner(theta, state, count)[k] * gradient[k] for k in theta
+        }, state
+
+    def preconditioner(self, theta, state, count):
+        return {name: torch.tensor([0.3, 1.0, 2.0, 0.7]).to(part) for name, part in theta.items()}
+
+
+@pytest.mark.parametrize("engine", ["written out", "roots", "products"])
+def test_a_fixed_preconditioner_tends_to_replay_as_the_rate_falls_by_every_engine(engine, monkeypatch):
+    with_small_rtol(monkeypatch)
+    if engine == "roots":
+        monkeypatch.setattr("crossfluence._horizon.horizon.DENSE", 0)
+
+        def drawn(self, risk, pace, count, seed):  # nothing left to chance
+            return torch.cat(list(root_rows(risk, pace, None, seed)))
+
+        monkeypatch.setattr(cf.Horizon, "_drawn", drawn)
+    solver = {"roots": cf.Horizon(roots=100), "products": cf.Horizon(pilot=100)}.get(engine, cf.Horizon())
+    data, gaps = (normal(9, 4, seed=2), (torch.arange(9) == 8).double()), []
+    ask = lambda model: {"first": model.at[0], "last": model.at[3]}  # noqa: E731
+    for steps in (25, 50, 100):
+        recipe = cf.Recipe(Shared(), tilts, data, optimizer=Preconditioned(4 / steps), epochs=steps, l2=0.1)
+        model = recipe.train()
+        square = Preconditioned(1.0).preconditioner({"at": model.at.detach()}, {}, 1)["at"] ** -2
+        part = ParameterRecord(digest_of(model.at), 4.0, square, 0 * square)
+        record = TrainingRecord(Rule("Adam", eps=0.0), (part,), steps, "made up")
+        found = cf.influence(recipe.risk(model, record=record), ask, solver)
+        wanted = cf.replay(recipe, ask, groups=0).values[:8]
+        gaps.append(float((found.values[:8] - wanted).norm() / wanted.norm()))
+    assert gaps[1] == pytest.approx(gaps[0] / 2, rel=0.25)
+    assert gaps[2] == pytest.approx(gaps[1] / 2, rel=0.25)
+    assert gaps[2] < 0.1
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])

@@ -19,6 +19,7 @@ FLOORS = [  # from the top; what begins with an underscore is ours
     {"_attribution"},
     {"_evaluation"},
     {"_training"},
+    {"_default"},
     {"_horizon"},
     {"_kronecker"},
     {"_solvers"},
@@ -40,6 +41,8 @@ HEAVY = {"pandas", "plotly", "sklearn", "jinja2", "rich", "typer", "pyarrow", "s
     "transformers",
     "peft",
     "datasets",
+    "starlette",
+    "uvicorn",
 }
 
 

@@ -1,6 +1,7 @@
 """What users see: the names, their documentation, and what an import costs."""
 
 import doctest
+import importlib
 import inspect
 import re
 import subprocess
@@ -13,7 +14,9 @@ import crossfluence as cf
 from crossfluence import errors as _errors
 
 PUBLIC = [pytest.param(getattr(cf, name), id=name) for name in cf.__all__]
-RESULTS = {"Agreement", "Batches", "LDS", "Outcome", "Plan", "RemovalCurve", "SolveReport"}  # nobody makes one by hand
+RESULTS = {  # nobody makes one by hand
+    "Agreement", "Batches", "LDS", "Outcome", "Plan", "QLD", "RemovalCurve", "SolveReport",
+}  # fmt: skip
 ERRORS = [kind for kind in vars(_errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
 
 
@@ -101,6 +104,14 @@ def test_the_reference_has_every_public_name_once():
     names = re.findall(r"^::: crossfluence\.(\w+)$", text, re.MULTILINE)
     assert sorted(set(names) - {"errors"}) == cf.__all__
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("package", ["language"])
+def test_the_reference_has_every_name_of_a_package_once(package):
+    names = importlib.import_module(f"crossfluence.{package}").__all__
+    text = (Path(__file__).parents[2] / "docs" / "api" / f"{package}.md").read_text()
+    assert names == sorted(names)
+    assert sorted(re.findall(rf"^::: crossfluence\.{package}\.(\w+)$", text, re.MULTILINE)) == names
 
 
 def test_the_version_stands_in_one_place():

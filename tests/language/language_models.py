@@ -44,10 +44,9 @@ def gpt2(**options) -> nn.Module:
 
 
 def llama(**options) -> nn.Module:
-    config = tr.LlamaConfig(
-        hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        max_position_embeddings=10,  **COMMON | {"bos_token_id": 2, "eos_token_id": 3} | options,
-    )  # fmt: skip
+    sizes = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "max_position_embeddings": 10}  # fmt: skip
+    config = tr.LlamaConfig(**COMMON | sizes | {"bos_token_id": 2, "eos_token_id": 3} | options)
     return shaken(tr.LlamaForCausalLM(config))
 
 

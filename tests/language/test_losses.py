@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),  # within peft
 ]
 TEXTS = texts()
+UNLABELLED = TEXTS | {"labels": torch.full_like(TEXTS["input_ids"], -100)}
 
 
 def rows(batch, chosen):
@@ -162,8 +163,9 @@ def test_masks_depend_on_the_sample_alone():
         assert torch.equal(alone[1][0], labels[row, :length])
     assert ((labels >= 0).sum(1) >= 1).all()
     assert not (labels[TEXTS["attention_mask"] == 0] >= 0).any()
-    other = language.masked_loss(tokenizer(masked=True), 0.4, seed=1).tokens.losses.__self__.masking(TEXTS)
-    assert not torch.equal(other[1], labels)
+    for seed in (1, 2, 7, 2**40, -3):
+        other = language.masked_loss(tokenizer(masked=True), 0.4, seed=seed).tokens.losses.__self__.masking(TEXTS)
+        assert not torch.equal(other[1], labels)
 
 
 def test_masks_hide_the_stated_share_as_bert_does():
@@ -248,6 +250,12 @@ def test_preferences_are_compared_with_the_reference():
     (gpt2, answers(), language.causal_loss(seq2seq=True), r"causal_loss\(\)"),
     (gpt2, answers(), language.causal_loss(), r"shape \(12, 4\)"),
     (bert, TEXTS, language.masked_loss(), "masked_loss.tokenizer"),
+    (bert, TEXTS, language.causal_loss(), r"masked_loss\(tokenizer\)"),
+    (llama, TEXTS, language.masked_loss(tokenizer(masked=True)), r"causal_loss\(\)"),
+    (lora, TEXTS, language.masked_loss(tokenizer(masked=True)), r"causal_loss\(\)"),
+    (gpt2, UNLABELLED, language.causal_loss(), "All labels of a batch are -100"),
+    (bert, UNLABELLED, language.masked_loss(), "All labels of a batch are -100"),
+    (t5, UNLABELLED, language.causal_loss(seq2seq=True), "All labels of a batch are -100"),
     (bert_encoder, TEXTS, language.causal_loss(), "without logits"),
     (bert_classifier, TEXTS, language.classification_loss(), "'labels'"),
 ])  # fmt: skip

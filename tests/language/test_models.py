@@ -182,29 +182,57 @@ def test_the_fisher_matrix_finds_the_softmax_at_every_token(case, curvature):
     torch.testing.assert_close(few.values, all_at_once.values, rtol=1e-5, atol=1e-9)
 
 
-def test_a_contrastive_encoder_is_answered_like_the_dense_hessian():
-    model, loss = bert_encoder(), language.in_batch_contrastive(0.5)
-    named = {f"anchor_{k}": v for k, v in TEXTS.items()} | {f"positive_{k}": v for k, v in texts(8, 5, seed=4).items()}
-    ask = language.similarity({"input_ids": torch.tensor([[6, 7]])}, {"input_ids": torch.tensor([[8, 9, 10]])})
-    params = [n for n, _ in model.named_parameters() if "pooler" not in n]
-    risk = cf.Risk(model, loss, [named], l2=L2, params=params, n=[8])
-    parts = [dict(model.named_parameters())[name] for name in params]
+class Contrastive:
+    """In-batch negatives on a sentence encoder, written out: the whole batch's field, and its derivative in weights."""
 
-    def flat(value, keep=False):
-        found = torch.autograd.grad(value, parts, create_graph=keep, retain_graph=True, allow_unused=True)
+    def __init__(self):
+        self.model, self.loss = bert_encoder(), language.in_batch_contrastive(0.5)
+        sides = {"anchor": TEXTS, "positive": texts(8, 5, seed=4)}
+        self.batch = {f"{side}_{name}": column for side, batch in sides.items() for name, column in batch.items()}
+        self.ask = language.similarity(*({"input_ids": torch.tensor([ids])} for ids in ([6, 7], [8, 9, 10])))
+        names = [n for n, _ in self.model.named_parameters() if "pooler" not in n]
+        self.risk = cf.Risk(self.model, self.loss, [self.batch], l2=L2, params=names, n=[8])
+        self.parts = [dict(self.model.named_parameters())[name] for name in names]
+        self.names = names
+
+    def flat(self, value, keep=False):
+        found = torch.autograd.grad(value, self.parts, create_graph=keep, retain_graph=True, allow_unused=True)
         return torch.cat([
-            (torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(found, parts, strict=True)
+            (torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(found, self.parts, strict=True)
         ])
 
-    weights = torch.ones(8, dtype=torch.float64, requires_grad=True)
-    with sdpa_kernel(SDPBackend.MATH):
-        field = flat(loss(model, named, weights) / 8, keep=True)
-        hessian = torch.stack([flat(part) for part in field])
-        cross = torch.stack([torch.autograd.grad(part, weights, retain_graph=True)[0] for part in field])
-        slope = flat(ask(model))
-    shifted = hessian + (L2 + DAMPING) * torch.eye(len(hessian), dtype=torch.float64)
-    wanted = -slope @ torch.linalg.solve(shifted, cross)
-    found = cf.influence(risk, ask, cf.Exact(DAMPING)).values[:, 0]
+    def written(self):
+        """Hessian, derivative of the field in weights `(p, n)`, and the question's gradient."""
+        weights = torch.ones(8, dtype=torch.float64, requires_grad=True)
+        with sdpa_kernel(SDPBackend.MATH):
+            field = self.flat(self.loss(self.model, self.batch, weights) / 8, keep=True)
+            hessian = torch.stack([self.flat(part) for part in field])
+            cross = torch.stack([torch.autograd.grad(part, weights, retain_graph=True)[0] for part in field])
+            return hessian, cross, self.flat(self.ask(self.model))
+
+
+def test_a_contrastive_encoder_is_answered_like_the_dense_hessian():
+    case = Contrastive()
+    hessian, cross, slope = case.written()
+    for solver, damping, tolerance in ((cf.Exact, DAMPING, 1e-6), (cf.CG, 10.0, 1e-4)):
+        shifted = hessian + (L2 + damping) * torch.eye(len(hessian), dtype=torch.float64)
+        assert solver is cf.Exact or float(torch.linalg.eigvalsh(shifted).min()) > 0
+        found = cf.influence(case.risk, case.ask, solver(damping)).values[:, 0]
+        torch.testing.assert_close(found, -slope @ torch.linalg.solve(shifted, cross), rtol=tolerance, atol=1e-9)
+
+
+def test_ekfac_s_blocks_of_a_contrastive_encoder_are_second_moments_of_the_samples_rows():
+    case = Contrastive()
+    _, cross, slope = case.written()
+    rows, matrix = 8 * cross.T, torch.zeros(len(slope), len(slope), dtype=torch.float64)
+    ends = torch.tensor([0, *(part.numel() for part in case.parts)]).cumsum(0).tolist()
+    places = {name: range(*ends[k : k + 2]) for k, name in enumerate(case.names)}
+    inverse = cf.BlockDiagonal(damping=0.5).invert(case.risk)
+    for block in inverse.blocks:
+        at = torch.tensor([place for name in block.slot.names for place in places[name]])
+        matrix[at[:, None], at] = rows[:, at].T @ rows[:, at] / 8
+    wanted = -slope @ torch.linalg.solve(matrix + (L2 + 0.5) * torch.eye(len(matrix), dtype=torch.float64), cross)
+    found = cf.influence(case.risk, case.ask, inverse).values[:, 0]
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
 
 

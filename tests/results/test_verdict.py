@@ -55,7 +55,7 @@ def test_at_a_minimum_the_sizes_are_right_and_the_verdict_says_so():
 def test_of_a_training_that_was_stopped_the_verdict_is_unreliable_and_warned_of():
     made = ridge(2)
     with pytest.warns(UnreliableWarning, match="training had not ended.*replay"):
-        scores = cf.influence(made.risk(made.train()), ask)
+        scores = cf.influence(made.risk(made.train()), ask, cf.Exact())
     assert scores.verdict.level == "unreliable"
     found = agreement(scores, made)
     assert found.pearson < 0.6 or not 0.67 < found.slope < 1.5
@@ -136,9 +136,9 @@ def test_where_the_curvature_is_not_positive_scores_are_unreliable(at):
     risk = cf.Risk(Double(), loss, cf.batches(x))
     if at:
         with pytest.warns(UnreliableWarning, match=r"curvature \(its smallest eigenvalue is -0.81\) is not positive"):
-            cf.influence(risk, lambda m: m.w[0])
+            cf.influence(risk, lambda m: m.w[0], cf.Exact())
     else:  # a stationary point: the implicit function theorem holds there, but training does not stay
-        assert cf.influence(risk, lambda m: m.w[0]).verdict.level == "order"
+        assert cf.influence(risk, lambda m: m.w[0], cf.Exact()).verdict.level == "order"
 
 
 def test_a_solve_that_stopped_early_says_how_far_scores_are_off():
@@ -175,8 +175,9 @@ def test_the_jump_of_a_median_is_counted(dtype):
 def test_a_median_is_warned_of_and_its_smooth_relative_is_not():
     x = torch.tensor([-3.0, -1.0, 0.5, 2.0, 7.0], dtype=torch.float64)
     risk = cf.Risk(Place(0.5), lambda m, b: distance(m, b) + 0.3 * b.sign() * m.at, cf.batches(x), l2=1e-2)
-    with pytest.warns(UnreliableWarning, match="kink of the loss.*Smooth the loss"):
-        cf.influence(risk, lambda m: m.at[0])
+    for solver in (cf.Exact(), cf.Auto()):
+        with pytest.warns(UnreliableWarning, match="kink of the loss.*Smooth the loss"):
+            cf.influence(risk, lambda m: m.at[0], solver)
     smooth = cf.Risk(Place(float(x.mean())), lambda m, b: (b - m.at).square(), cf.batches(x))
     assert cf.influence(smooth, lambda m: m.at[0]).verdict.level == "sizes"
 
@@ -189,7 +190,9 @@ def test_a_support_vector_machine_at_its_minimum_is_warned_of():
         start.weight.fill_(1.0)  # two samples on the margin, one beyond it: between the slopes -.3 - .2 and .1
     risk = cf.Risk(start, lambda m, b: (1 - b[1] * m(b[0])[:, 0]).clamp_min(0), cf.batches(x, y), l2=0.1)
     with pytest.warns(UnreliableWarning, match="kink"):
-        scores = cf.influence(risk, lambda m: m.weight[0, 0])
+        cf.influence(risk, lambda m: m.weight[0, 0])
+    with pytest.warns(UnreliableWarning, match="kink"):
+        scores = cf.influence(risk, lambda m: m.weight[0, 0], cf.Exact())
     assert scores.values.abs().max() > 1  # ten times too large: no sample moves the weight by more than its margin
 
 
@@ -273,7 +276,8 @@ def test_self_influence_is_judged_too():
     ended, stopped = (ridge(epochs) for epochs in (300, 2))
     assert cf.self_influence(ended.risk(ended.train())).verdict.level == "sizes"
     with pytest.warns(UnreliableWarning, match="training had not ended"):
-        cf.self_influence(stopped.risk(stopped.train()))
+        cf.self_influence(stopped.risk(stopped.train()), cf.Exact())
+    assert cf.self_influence(stopped.risk(stopped.train())).verdict.level == "order"
 
 
 # The rules.

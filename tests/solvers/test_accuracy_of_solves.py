@@ -24,6 +24,8 @@ SOLVERS = [
 @pytest.mark.parametrize("damping", [-1e-3, math.nan, math.inf, "0.1", None, True])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_damping_that_is_none_is_refused_where_it_is_given(solver, damping):
+    if solver is cf.Auto and damping is None:
+        return  # its own default: wherever training ended
     with pytest.raises(errors.DampingError, match=r"Got damping=.*needed zero or more"):
         solver(damping)
 
@@ -48,7 +50,7 @@ def test_a_relative_damping_is_one_number_for_every_solver_of_a_larger_model(p):
         assert found[0] == pytest.approx(0.5 * float(trace) / p, rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", [cf.Auto(), cf.Exact()], ids=str)
+@pytest.mark.parametrize("solver", [cf.Auto(0.0), cf.Exact()], ids=str)
 def test_no_curvature_at_all_is_one_sentence(solver):
     at = nn.ParameterList([torch.ones(3, dtype=torch.float64)])
     risk = cf.Risk(at, lambda m, b: (b @ m[0]).abs(), cf.batches(normal(20, 3, seed=1)))

@@ -9,7 +9,7 @@ from torch import nn
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._solvers.base import error_allowed
+from crossfluence._solvers.limits import error_allowed
 from crossfluence._solvers.settled import SUMS, score_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # of training, not solving

@@ -10,8 +10,9 @@ from reference import Dense
 
 import crossfluence as cf
 from crossfluence._curvature.base import mean_eigenvalue
+from crossfluence._default import auto
 from crossfluence._risk import objectives as _objective
-from crossfluence._solvers import auto, gmres
+from crossfluence._solvers import gmres
 from crossfluence._solvers.base import AbstractInverse
 from crossfluence._solvers.exact import dense as written_out
 from crossfluence.errors import NotConvergedWarning

@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -193,6 +194,12 @@ def test_values_of_every_kind_are_told_apart():
     ]  # fmt: skip
     assert len({content_hash(value) for value in values}) == len(values)
     assert [content_hash(value) for value in values] == [content_hash(copy.deepcopy(value)) for value in values]
+
+
+def test_compiled_expressions_are_content_by_their_text():
+    one, same, other = (re.compile(text) for text in ("a+", "a+", "b+"))
+    assert content_hash(one) == content_hash(same) != content_hash(other)
+    assert content_hash(re.compile("a", re.IGNORECASE)) != content_hash(re.compile("a"))
 
 
 def test_sets_have_no_order_and_lists_have_one():

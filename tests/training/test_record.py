@@ -240,6 +240,84 @@ def test_wrong_use_is_refused_with_a_sentence():
         recorder.after_step()
 
 
+class Lion(torch.optim.Optimizer):
+    """Steps by signs, which no formula here describes."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+
+def test_optimizers_that_no_formula_describes_are_refused_with_what_to_use():
+    model = network()
+    for optimizer in (Lion(model.parameters(), 0.1), torch.optim.RMSprop(model.parameters())):
+        name = type(optimizer).__name__
+        match = rf"Got {name} for the optimizer; the formulas describe .*SGD, Adam and AdamW.*leave_out.*influence"
+        with pytest.raises(errors.UnsupportedError, match=match):
+            cf.Recorder(optimizer)
+        with pytest.raises(errors.UnsupportedError, match=match):
+            TrainingRecord.from_optimizer(optimizer, 10, 0.1)
+
+
+def test_a_record_of_another_optimizer_than_it_claims_is_refused():
+    record = recipe(PAIRS["AdamW"][0]).record()
+    bare = tuple(ParameterRecord(part.digest, part.rate) for part in record.parts)
+    with pytest.raises(errors.DataError, match=r"record of AdamW with a parameter without a second moment.*record\(\)"):
+        TrainingRecord(record.rule, bare, 3, "made up")
+    with pytest.raises(errors.DataError, match="record of SGD with a parameter with a second moment"):
+        TrainingRecord(Rule("SGD"), record.parts, 3, "made up")
+    with pytest.raises(errors.DataError, match="without a second moment"):
+        TrainingRecord(record.rule, record.parts, 3, "made up", segments=(bare,))
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    model = network()
+    trained, claimed = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), torch.optim.AdamW(model.parameters())
+    loss(model, (X, Y)).mean().backward()
+    trained.step()
+    claimed.state.update(trained.state)
+    with pytest.raises(errors.DataError, match=r"AdamW whose state holds momentum_buffer and no exp_avg_sq.*from_sett"):
+        TrainingRecord.from_optimizer(claimed, 10, 0.1)
+    adam = torch.optim.AdamW(model.parameters())
+    adam.step()
+    groups = trained.state_dict()["param_groups"]
+    trained.load_state_dict({"state": adam.state_dict()["state"], "param_groups": groups})
+    with pytest.raises(errors.DataError, match="SGD whose state holds exp_avg, exp_avg_sq and no momentum_buffer"):
+        TrainingRecord.from_optimizer(trained, 10, 0.1)
+
+
+def test_another_optimizer_than_the_one_that_steps_is_found_out():
+    model = network()
+    recorder = cf.Recorder(torch.optim.AdamW(model.parameters(), 0.1))
+    stepped(recorder, model, torch.optim.AdamW(model.parameters(), 0.1))
+    with pytest.raises(errors.DataError, match=r"AdamW that the recorder watches took none of 1 steps"):
+        recorder.record()
+
+
+@pytest.mark.parametrize("floor", [-1.0, 0.0])
+def test_a_scheduler_that_is_called_twice_is_found_out(floor):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    recorder = cf.Recorder(optimizer)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(floor, 1 - step / 6))
+
+    def train():
+        for _ in range(6):
+            stepped(recorder, model, optimizer)
+            schedule.step()
+            schedule.step()
+
+    if floor:
+        with pytest.raises(
+            errors.DataError, match=r"learning rates of \[-0.0333.* in step 5; .*scheduler.step\(\) twice"
+        ):
+            train()
+        return
+    train()
+    record = recorder.record()
+    assert record.parts[0].rate == pytest.approx(0.1 * (1 + 4 / 6 + 2 / 6))
+    assert any("zero in 3 of 6 steps" in note and "called twice" in note for note in record.notes)
+
+
 def test_settings_that_cannot_be_are_refused():
     risk = cf.Risk(network(), loss, cf.batches(X, Y))
     with pytest.raises(ValueError, match="steps=0"):

@@ -14,6 +14,7 @@ from .._attribution.influence import influence
 from .._autodiff.copies import copied
 from .._autodiff.functional import undisturbed
 from .._autodiff.params import put
+from .._default.auto import Auto
 from .._evaluation.leave_out import Training
 from .._require import listed, require_question, require_risk
 from .._results.ids import row_of
@@ -21,7 +22,6 @@ from .._results.scores import Scores
 from .._results.verdict import Verdict
 from .._risk.base import AbstractRisk
 from .._risk.objectives import evaluate
-from .._solvers.auto import Auto
 from .._solvers.base import AbstractSolver
 from .._types import Batch, Id, Objective
 from ..errors import DataError, ObjectiveError, UnsupportedError, import_optional
@@ -136,7 +136,7 @@ def recommend(
     price: float = 3.0,
     until: float = 0.0,
     leave_alone: Iterable[Id] = (),
-    solver: AbstractSolver = Auto(),
+    solver: AbstractSolver = Auto(0.0),
 ) -> Recommendation:
     r"""Chooses samples to remove, relabel, duplicate or add so that a measure falls, within a budget.
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from .._autodiff.copies import copied
 from .._autodiff.functional import undisturbed
 from .._autodiff.params import put
+from .._default.auto import Auto
 from .._require import listed, require_question, require_risk
 from .._risk.base import AbstractRisk
-from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, inverse_of
 from .._types import Id, Objective
 from ..errors import SolveError

@@ -40,7 +40,8 @@ def gathered(
         report: On the solve.
 
     Returns:
-        Numbers for `of_influence`. If training had not ended, kinks were looked for in the losses of some samples.
+        Numbers for `of_influence`. If training had not ended, or the inverse does not ask for it, kinks were looked for
+        in the losses of some samples.
     """
     solved = [part.solution for part in chunks if part.solution is not None]
     evidence = Evidence(
@@ -55,7 +56,7 @@ def gathered(
         basis="" if inverse.at_minimum else BASIS,
         agreements=tuple(pair for solution in solved for pair in solution.agreements),
     )
-    if not suspicious(evidence) or not isinstance(risk, Risk):
+    if not isinstance(risk, Risk) or (inverse.at_minimum and not suspicious(evidence)):
         return evidence
     return replace(evidence, kinks=kinks(risk))
 

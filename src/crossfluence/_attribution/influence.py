@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._autodiff.functional import undisturbed
 from .._data.batches import probe
+from .._default.auto import Auto
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
@@ -20,7 +21,6 @@ from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf, Questions
 from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
-from .._solvers.auto import Auto
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
 from .._types import Batch, Id, Objective
 from ..errors import UnsupportedError

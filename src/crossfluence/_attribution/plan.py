@@ -23,12 +23,12 @@ from .._curvature.base import AbstractCurvature
 from .._curvature.operator import natural_curvature
 from .._data.ranks import ALONE
 from .._data.samples import SAMPLES
+from .._default.auto import Auto
 from .._kronecker.pilot import part_of
 from .._require import require, require_risk
 from .._risk.base import AbstractRisk
 from .._risk.objectives import QUESTIONS_AT_ONCE, questions_at_once
 from .._risk.risk import Risk
-from .._solvers.auto import Auto
 from .._solvers.base import AbstractSolver
 from .._solvers.cost import Work
 from .._solvers.gmres import GMRES

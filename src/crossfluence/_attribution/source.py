@@ -17,6 +17,7 @@ from .._curvature.fisher import AbstractFisher, Fisher
 from .._curvature.gauss_newton import GaussNewton
 from .._curvature.hessian import Hessian
 from .._evaluation.trials import final_gradient, tried
+from .._horizon.segments import paced
 from .._kronecker.factors import KroneckerFit, apply_eigenfunction
 from .._losses import as_loss
 from .._require import require, require_question, require_recipe
@@ -25,7 +26,7 @@ from .._results.verdict import announce
 from .._risk.objectives import questions
 from .._risk.risk import Risk
 from .._solvers.krylov import functions_of
-from .._training.optimizers import SGD, AdamW
+from .._training.optimizers import SGD
 from .._training.recipe import Recipe
 from .._types import Id, Objective
 from ..errors import NotConvergedWarning, UnsupportedError
@@ -48,10 +49,11 @@ def source(
     r"""Influence of each training sample on each objective, the training divided into segments: `replay` for long runs.
 
     Within a segment the curvature H and each sample's gradient are those of its middle, so what its steps did has a
-    closed form. With T the sum of its learning rates (over 1 - momentum; over the root mean squares for Adam),
+    closed form. With T the sum of its learning rates, each times the factor by which its gradient was clipped (over
+    1 - momentum; over the root mean squares for Adam and AdamW), and D that of AdamW's weight decay,
 
-    $$\text{scores}_i = -\sum_s \nabla m^\top \Big[\prod_{r>s} e^{-T_r H_r}\Big]
-    \frac{1 - e^{-T_s H_s}}{H_s}\,\frac{\partial g_s}{\partial w_i}$$
+    $$\text{scores}_i = -\sum_s \nabla m^\top \Big[\prod_{r>s} e^{-T_r H_r - D_r}\Big]
+    \frac{1 - e^{-T_s H_s - D_s}}{T_s H_s + D_s}\,T_s\frac{\partial g_s}{\partial w_i}$$
 
     Early samples are forgotten, short trainings do not reach a minimum, and no damping is needed. One long segment at a
     minimum is `influence`; a segment for each step tends to `replay` as the learning rate falls.
@@ -62,8 +64,8 @@ def source(
         recipe: The training; it is run once. A recipe whose loss is `random` counts as the loss of its trained models.
         objective: The question, or several.
         segments: Of equal length. Each holds a copy of the parameters.
-        curvature: Default: `Hessian()`. A Fisher matrix is approximated layer by layer, as in `EKFAC`, in two passes
-            for all questions together: for hundreds of them, and rougher.
+        curvature: Default: `Hessian()`. `GaussNewton()` never curves downwards. A Fisher matrix is approximated layer
+            by layer, as in `EKFAC`, in two passes for all questions together: for hundreds of them, and rougher.
         rtol: How closely the products with other curvatures follow the exponentials; errors are some times smaller.
         ids: n labels, default 0 to n-1.
         groups: As in `replay`: left out in trainings that run together, to test the answer; 0 for none.
@@ -73,8 +75,8 @@ def source(
 
     Raises:
         UnsupportedError: If the loss stops gradients, or couples the samples of mini-batches, which mix them anew each
-            time; if the optimiser is AdamW, or not SGD with a Fisher matrix; if the curvature is not that of the loss;
-            if it is not a recipe, or no question.
+            time; if the optimiser is not SGD with a Fisher matrix; if the curvature is not that of the loss; if it is
+            not a recipe, or no question.
         ObjectiveError: If the objective does not depend on the trained parameters.
         DataError: If the ids are not n.
         ValueError: If there are no segments.
@@ -117,10 +119,10 @@ def source(
         for point in reversed(points):
             if not point.scaling.any():
                 continue  # a schedule stood still
-            risk, pace = recipe.risk(recipe.holding(point.theta)), point.scaling.sqrt()
-            (gathered, left), least = _filtered(curvature, risk, pace, vectors * pace, rtol)
+            risk, pace = recipe.risk(recipe.holding(point.theta)), paced(point.scaling)
+            (gathered, faded), least = _filtered(curvature, risk, pace, point.decay, vectors * pace, rtol)
             parts.append(-risk.derivatives_along(gathered * pace))
-            vectors = left / pace
+            vectors = vectors + faded / pace
             lowest.append(least)
     method = f"source(segments={len(points)}, curvature={curvature})"
     scores = torch.stack(parts).sum(0)
@@ -148,8 +150,6 @@ def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
             f"Got a {type(kind).__name__}, with batch_size={recipe.batch_size}; source needs a loss of each sample "
             f"alone, or a WeightedLoss in steps of all samples. Type: replay(recipe, objective)."
         )
-    if isinstance(rule, AdamW):
-        raise UnsupportedError("AdamW's decay is no part of what is minimised. Use Adam with l2, or replay.")
     if isinstance(curvature, (Fisher, GaussNewton)):
         recipe._start.on_outputs(str(curvature), "type curvature=Hessian()")
     if isinstance(curvature, AbstractFisher) and not (kind.per_sample and isinstance(rule, SGD)):
@@ -160,13 +160,18 @@ def _refuse(recipe: Recipe, curvature: AbstractCurvature) -> None:
 
 
 def _filtered(
-    curvature: AbstractCurvature, risk: Risk, pace: Shaped[Tensor, " p"], vectors: Shaped[Tensor, "m p"], rtol: float
+    curvature: AbstractCurvature,
+    risk: Risk,
+    pace: Shaped[Tensor, " p"],
+    decay: Shaped[Tensor, " p"],
+    vectors: Shaped[Tensor, "m p"],
+    rtol: float,
 ) -> tuple[list[Shaped[Tensor, "m p"]], float]:
-    """`_gathered` and `_left` of the curvature between two paces, times vectors; and its smallest eigenvalue."""
+    """`_gathered` and `_faded` of the curvature between two paces, times vectors; and its smallest eigenvalue."""
     if not isinstance(curvature, AbstractFisher):
         found, lowest, share = functions_of(
-            lambda v: pace * curvature.product(risk, pace * v),
-            vectors, (_gathered, _left), rtol=rtol, max_steps=MAX_STEPS,
+            lambda v: pace * curvature.product(risk, pace * v) + decay * v,
+            vectors, (_gathered, _faded), rtol=rtol, max_steps=MAX_STEPS,
         )  # fmt: skip
         if share > 10 * rtol:
             warnings.warn(
@@ -180,14 +185,14 @@ def _filtered(
     exponents = [
         pace[0].square() * (block.values + risk.decays[block.slot.names[0]]) for block in blocks
     ]  # one pace for all parameters
-    functions = ([each(x) for x in exponents] for each in (_gathered, _left))
+    functions = ([each(x) for x in exponents] for each in (_gathered, _faded))
     found = [apply_eigenfunction(blocks, values, risk.layout, vectors) for values in functions]
     return found, min(float(x.min()) for x in exponents)
 
 
-def _left(exponents: Tensor) -> Tensor:
-    """The part of a direction that remains at the end of a segment."""
-    return (-exponents.clamp_min(-GROWTH)).exp()
+def _faded(exponents: Tensor) -> Tensor:
+    """The change of a direction until the end of a segment, as a part of it."""
+    return torch.expm1(-exponents.clamp_min(-GROWTH))
 
 
 def _gathered(exponents: Tensor) -> Tensor:

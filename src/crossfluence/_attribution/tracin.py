@@ -20,6 +20,7 @@ from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, at_most_order
 from .._risk.objectives import EachOf, evaluate, questions
 from .._risk.risk import Risk
+from .._training.optimizer_rule import weight_decay
 from .._training.recipe import Recipe
 from .._types import Id, Objective, Params
 
@@ -30,10 +31,12 @@ class Waypoint(NamedTuple):
     Attributes:
         theta: The parameters there.
         scaling: What multiplies a lasting gradient in all steps of the stretch together, shape `(p,)`.
+        decay: The exponent by which weight decay outside of the loss shrinks each parameter in it, shape `(p,)`.
     """
 
     theta: Params
     scaling: Shaped[Tensor, " p"]
+    decay: Shaped[Tensor, " p"]
 
 
 def tracin(
@@ -95,7 +98,7 @@ def tracin(
     parts, names = [], ()
     with undisturbed():
         points, end = waypoints(recipe, checkpoints, preconditioned=preconditioned)
-        for theta, scaling in points:
+        for theta, scaling, _ in points:
             risk = recipe.risk(recipe.holding(theta))
             names, derivatives = _products(risk, objective, scaling)
             parts.append(-derivatives)
@@ -147,18 +150,21 @@ def waypoints(recipe: Recipe, count: int, *, preconditioned: bool) -> tuple[list
     """
     course, points = recipe.course(), []
     point, layout, length = course.start(course.theta), Layout.of(course.theta), math.ceil(len(course) / count)
-    total, theta, factors = 0.0, point.theta, layout.flatten(point.theta)
+    total, plain, theta, factors = 0.0, 0.0, point.theta, layout.flatten(point.theta)
+    taken = weight_decay(course.optimizer, point.theta)
+    decay = layout.flatten({name: torch.full_like(part, taken[name]) for name, part in point.theta.items()})
     for step in range(len(course)):
         batch, weights = course.part(step, recipe.ones)
         gradient, factor = course.gradient(point, step, batch, weights)
         after, last = course.stepped(point, step, gradient), min(step - step % length + length, len(course)) - 1
-        total += course.optimizer.lr * course.rates[step] * float(factor)
+        rate = course.optimizer.lr * course.rates[step]
+        total, plain = total + rate * float(factor), plain + rate
         if step % length == (last % length + 1) // 2:
             theta, factors = point.theta, torch.ones_like(factors)
             if preconditioned:
                 factors = layout.flatten(course.optimizer.preconditioner(point.theta, after.state, step + 1))
         if step == last:
-            points.append(Waypoint(theta, total * factors))
-            total = 0.0
+            points.append(Waypoint(theta, total * factors, plain * decay))
+            total = plain = 0.0
         point = after
     return points, point.theta

@@ -99,18 +99,19 @@ def equilibrating(matrix: Float[Tensor, "p p"]) -> Float[Tensor, " p"]:
     return torch.where(sizes.amax(1) > 0, scale, scale.max())
 
 
-def squared_gradients(risk: Risk) -> Float[Tensor, " p"]:
+def squared_gradients(risk: Risk, signs: int = SIGNS) -> Float[Tensor, " p"]:
     """Mean square of each parameter's gradient over the samples, by random signs.
 
     A sum of gradients with random signs, squared, has that expectation, whatever the other parameters are.
 
     Args:
         risk: Where.
+        signs: Draws of them for all samples together, at least; each batch has one of its own.
 
     Returns:
         In float64, in units of squared loss per squared parameter.
     """
-    draws = -(-SIGNS // len(risk.reading.sizes))
+    draws = -(-signs // len(risk.reading.sizes))
     generator = torch.Generator().manual_seed(0)
     drawn = [  # for all batches with weight, whoever reads them
         torch.randint(2, (draws, len(weights)), generator=generator) * 2 - 1 if weights.any() else None
@@ -120,8 +121,8 @@ def squared_gradients(risk: Risk) -> Float[Tensor, " p"]:
     def part() -> dict[str, Tensor]:
         total = torch.zeros(risk.p, dtype=torch.float64, device=risk.weights.device)
         for index, batch, weights in risk.passes(risk.part):
-            for signs in () if (found := drawn[index]) is None else found.to(weights):
-                rows = signed_gradient(risk, batch, weights, signs * weights)
+            for sign in () if (found := drawn[index]) is None else found.to(weights):
+                rows = signed_gradient(risk, batch, weights, sign * weights)
                 total += risk.layout.flatten(rows).double().square() / draws
         return {"total": total}
 

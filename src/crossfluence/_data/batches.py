@@ -260,6 +260,10 @@ def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None, ran
             f"The {what} is a {type(data).__name__} that can be read only once; needed an iterable that starts again, "
             f"such as a list of batches or crossfluence.batches(x, y)."
         )
+    if isinstance(data, tuple) and all(isinstance(part, Tensor) and part.ndim for part in data):
+        columns = len({len(part) for part in data}) == 1 and len({part.ndim for part in data}) > 1
+        if columns:
+            raise DataError(f"Got a tuple of tensors as {what}; needed batches. Type: crossfluence.batches(*tensors).")
     fixed = isinstance(data, Batches) and data.fixed  # the same order by construction
     count = _counter(n)
     readings = [_read(data, count, ranks) for _ in range(1 if fixed else 2)]

@@ -100,7 +100,7 @@ class Ranks:
         keys = {key: shape for _, shapes in told for key, shape in shapes.items()}
         if any(shapes.get(key, shape) != shape for _, shapes in told for key, shape in keys.items()):
             raise RankError(f"Ranks have found tensors of different shapes ({what}). {ALONE_HINT}")
-        return {key: self._sum(what, found.get(key), *shape, device) for key, shape in keys.items()}
+        return {key: self._sum(what, found.get(key), shape, kind, device) for key, (shape, kind) in keys.items()}
 
     def _sum(
         self, what: str, own: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None
@@ -249,8 +249,8 @@ def _by_default() -> bool:
 @cache
 def _joined() -> Ranks:
     """All ranks of the job, in a group beside the script's own."""
-    store, number, count = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore("crossfluence", store)
+    store, number, count = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
+    store = dist.PrefixStore("crossfluence", store)  # pyright: ignore[reportPrivateImportUsage]
     if store.add(f"processes of {number}", 1) > 1:
         raise RankError(
             f"A process that rank {number} has started would share a risk as that rank. Type Risk(..., shared=False) "

@@ -1,4 +1,4 @@
-"""The first samples of a batch, taken out of whatever holds them."""
+"""Some samples of a batch, taken out of whatever holds them."""
 
 from __future__ import annotations
 

@@ -32,6 +32,8 @@ class LDS:
             with an interval from resampling the subsets. In "half" also averaged over the seeds.
         ceiling: The same between two retrainings with different seeds, averaged over all pairs of seeds: how well
             training again predicts training again.
+        across: The same scores beside trainings with other seeds than theirs: how well they speak of the data, and not
+            of one training. Its ceiling is the same.
         protocol: "half" or "leave out".
         predicted: Shape `(r, m)`: sums of scores, as changes from training on all.
         actual: Shape `(r, m)`: what the retrained models answer.
@@ -44,6 +46,7 @@ class LDS:
 
     score: Estimate
     ceiling: Estimate
+    across: Estimate
     protocol: str
     predicted: Float[np.ndarray, "r m"] = field(repr=False)
     actual: Float[np.ndarray, "r m"] = field(repr=False)
@@ -135,7 +138,8 @@ def lds(
     rounds = np.stack([_dealt(values, first, mixed=half) for first in range(seeds)])
     score = _mean_over_pairs([(predicted, one) for one in (rounds if half else rounds[:1])])
     ceiling = _mean_over_pairs([(other, one) for one, other in combinations(rounds, 2)])
-    return LDS(score, ceiling, protocol, predicted, rounds[0], rounds[1], rounds, names, scores.method)
+    across = _mean_over_pairs([(predicted, one) for one in values[1:]])
+    return LDS(score, ceiling, across, protocol, predicted, rounds[0], rounds[1], rounds, names, scores.method)
 
 
 def _mean_over_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:

@@ -3,13 +3,14 @@ r"""Three ways to $\varphi(X)b$ for $X = A^{1/2} F A^{1/2} + D$: from roots of F
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from .._curvature.base import AbstractCurvature
 from .._curvature.gauss_newton import GaussNewton
 from .._risk.risk import Risk
 from .._solvers.krylov import functions_of
@@ -170,6 +171,7 @@ class ProductsEngine:
         decay: The part of D that is outside of the loss.
         steps: Products for each question, at most.
         rtol: Share of the last step in a solution, at which it ends.
+        curvature: F. Of one that is not positive, directions of negative curvature count as if it were zero there.
     """
 
     pilots: tuple[Risk, ...]
@@ -178,6 +180,7 @@ class ProductsEngine:
     decay: Tensor
     steps: int
     rtol: float
+    curvature: AbstractCurvature = field(default_factory=GaussNewton)
 
     def apply(self, b: Shaped[Tensor, "m p"], functions: Functions = PHI) -> Applied:
         """Questions in chunks, each with one subspace for all of its questions."""
@@ -201,7 +204,7 @@ class ProductsEngine:
 
     def _product(self, pilot: Risk, rows: Tensor) -> Tensor:
         moved = rows * self.pace
-        bent = GaussNewton().product(pilot, moved)
+        bent = self.curvature.product(pilot, moved)
         l2 = pilot.decay * moved
         return (self.share * (bent - l2) + l2) * self.pace + self.decay * rows
 

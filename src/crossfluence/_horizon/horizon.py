@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from .._curvature.base import AbstractCurvature
+from .._curvature.gauss_newton import GaussNewton
 from .._risk.base import AbstractRisk
 from .._risk.moved import moved_to
 from .._risk.risk import Risk
@@ -17,8 +19,9 @@ from .._solvers.base import AbstractInverse, AbstractSolver, Solution
 from .._solvers.cost import Work
 from .._storage.archive import stored
 from ..errors import SolveError, UnsupportedError
+from .confident import REASON, confident
 from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
-from .moments import adam_scaling, batch_moments
+from .moments import adam_scaling, guessed_moments
 from .pilot import pilots
 from .root_rows import root_rows, together
 from .segments import Segment, SegmentedInverse, paced
@@ -65,10 +68,12 @@ class Horizon(AbstractSolver):
             Default: one, the whole training as its end was.
         steps: Products for each question, at most.
         seed: Of signs and samples.
+        curvature: F in products. Default: `GaussNewton`. `Hessian()` is for losses of which no outputs can be found;
+            directions of negative curvature then count as if it were zero there.
 
     Example:
-        >>> Horizon()
-        Horizon(roots=None, pilot=None, segments=None, steps=20, seed=0)
+        >>> Horizon(pilot=100)
+        Horizon(roots=None, pilot=100, segments=None, steps=20, seed=0, curvature=None)
 
     References:
         For SGD: Bae, Lin, Lorraine and Grosse, "Training data attribution via approximate unrolled differentiation",
@@ -82,6 +87,7 @@ class Horizon(AbstractSolver):
     segments: int | None = None
     steps: int = STEPS
     seed: int = 0
+    curvature: AbstractCurvature | None = None
 
     saveable: ClassVar[bool] = True
 
@@ -98,8 +104,9 @@ class Horizon(AbstractSolver):
     def work(self, risk: AbstractRisk) -> Work:
         """Up to four passes of single gradients, or some products on a pilot for each question."""
         known, times = self._risk(risk), self.segments or 1
-        if self.pilot is not None:
-            return Work(steps=self.steps * times, share=min(1.0, self.pilot / risk.n), kept=1)
+        if self.pilot is not None or self.curvature is not None:
+            pilot = self.pilot or (_pilot(known) if known.kind.per_sample else risk.n)
+            return Work(steps=self.steps * times, share=min(1.0, pilot / risk.n), kept=1)
         count = self.roots or min(4 * risk.n, MOST)
         size = known.weights.element_size()
         return Work(readings=times * -(-count // risk.n) + 2, held=times * (size * count * risk.p + 8 * count**2))
@@ -110,7 +117,13 @@ class Horizon(AbstractSolver):
                 f"Horizon needs a Risk, whose loss is a function of a model's outputs; a {type(risk).__name__} has a "
                 f"structure of its own. Use Auto(), which takes the solver that was made for it."
             )
-        risk.on_outputs("Horizon", "use CG(damping) where the loss couples samples, or replay(recipe, objective)")
+        if self.curvature is None:
+            risk.on_outputs("Horizon", "type Horizon(curvature=Hessian()), or replay(recipe, objective)")
+        elif not risk.symmetric:
+            raise UnsupportedError(
+                f"Horizon needs a symmetric curvature; a {type(risk.kind).__name__} trains along a field that is no "
+                f"gradient. Use GMRES(damping), or replay(recipe, objective)."
+            )
         return risk
 
     def _invert(self, risk: AbstractRisk) -> HorizonInverse | SegmentedInverse:
@@ -120,8 +133,9 @@ class Horizon(AbstractSolver):
         pace, decay, notes = _scaled(known)
         engine, told = self._engine(known, pace, decay)
         return HorizonInverse(
-            repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None
-        )
+            repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None,
+            confident=confident(known),
+        )  # fmt: skip
 
     def _segmented(self, risk: Risk) -> SegmentedInverse:
         if risk.record is None or self.segments is None:
@@ -147,8 +161,10 @@ class Horizon(AbstractSolver):
         self, risk: Risk, pace: Tensor, outside: Tensor
     ) -> tuple[RootsEngine | DenseEngine | ProductsEngine, str]:
         whole = outside + pace.square() * risk.decay
-        if self.pilot is not None:
-            return self._products(risk, pace, outside, self.pilot)
+        if self.curvature is not None and not risk.kind.per_sample:
+            return self._products(risk, pace, outside, risk.n)
+        if self.pilot is not None or self.curvature is not None:
+            return self._products(risk, pace, outside, self.pilot or _pilot(risk))
         if self.roots is None and risk.p <= DENSE and risk.n * _columns(risk) * risk.p**2 <= EXACT_WORK:
             dense = DenseEngine.of(root_rows(risk, pace, None, self.seed), whole, chance=False)
             return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
@@ -168,11 +184,13 @@ class Horizon(AbstractSolver):
         rows = self._drawn(risk, pace, self.roots or min(risk.n, most), self.seed)
         engine = RootsEngine.of(rows, whole, self.seed)
         wanted = min(PER_TRAINED * engine.trained, most)
-        if not self.roots and wanted > 1.5 * len(rows):
+        bent = int((engine.values > most / len(rows)).sum())  # still above 1 where the same is spread over most roots
+        hopeless = not self.roots and ENOUGH * bent > len(rows)
+        if not self.roots and not hopeless and wanted > 1.5 * len(rows):
             more = self._drawn(risk, pace, wanted - len(rows), self.seed + 1)
             engine = RootsEngine.of(together(rows, more), whole, self.seed)
         told = f"X has {len(engine.roots)} roots; {_bent(engine)}."
-        if self.roots or ENOUGH * engine.trained <= len(engine.roots):
+        if not hopeless and (self.roots or ENOUGH * engine.trained <= len(engine.roots)):
             return engine, told
         found, instead = self._products(risk, pace, outside, _pilot(risk))
         return found, f"{told} That is too many for roots. {instead}"
@@ -181,11 +199,13 @@ class Horizon(AbstractSolver):
         return torch.cat(list(self._rows(risk, pace, count, seed)))
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
-        parts = pilots(risk, pilot, self.seed, 2)
+        parts = pilots(risk, pilot, self.seed, 2) if risk.kind.per_sample else (risk,)
         count = sum(part.n for part in parts)
         share = float(risk.weights.sum()) / risk.n
         told = f"Products with {count} of {risk.n} samples, at most {self.steps} for each question."
-        return ProductsEngine(parts, share, pace, outside, self.steps, RTOL), told
+        share = share if risk.kind.per_sample else 1.0  # a part keeps no sample of weight 0, the whole has them
+        curvature = self.curvature or GaussNewton()
+        return ProductsEngine(parts, share, pace, outside, self.steps, RTOL, curvature), told
 
     def _rows(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Iterator[Shaped[Tensor, "b p"]]:
         draws = -(-count // risk.n)
@@ -203,6 +223,7 @@ class HorizonInverse(AbstractInverse):
         pace: $A^{1/2}$, shape `(p,)`.
         engine: Applies $\varphi(X)$.
         guessed: Whether there was no record of the training.
+        confident: Whether the training of a classifier left hardly any loss.
     """
 
     solver: str
@@ -213,13 +234,14 @@ class HorizonInverse(AbstractInverse):
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
     guessed: bool = False
+    confident: bool = False
     at_minimum = False
 
     @property
     def approximation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Sizes need a record."""
+        """Sizes need a record, and a training that stopped before nothing was left to learn."""
         if not self.guessed:
-            return ""
+            return REASON if self.confident else ""
         return "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
@@ -238,7 +260,7 @@ def _scaled(risk: Risk) -> tuple[Shaped[Tensor, " p"], Shaped[Tensor, " p"], tup
         decay = risk.layout.flatten(risk.record.decay(risk.theta)).to(risk.weights)
         notes = risk.record.notes
     else:
-        mean, square, _ = batch_moments(risk, max(1, min(GUESSED_BATCH, risk.n // 2)))
+        mean, square = guessed_moments(risk, GUESSED_BATCH)
         scaling, decay = GUESSED_RATE * adam_scaling(square, mean), torch.zeros_like(risk.weights[:1]).expand(risk.p)
         notes = (
             f"The risk has no record of its training: guessed Adam with learning rates that add up to {GUESSED_RATE:g} "

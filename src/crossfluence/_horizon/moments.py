@@ -7,6 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._curvature.fisher import EmpiricalFisher
+from .._curvature.scale import squared_gradients
 from .._kronecker.factors import KroneckerFit
 from .._risk.risk import Risk
 from ..errors import UnsupportedError
@@ -56,6 +57,23 @@ def batch_moments(
     whole = spread + risk.gradient.square()
     factor = 1.0 if clipping is None else min(1.0, clipping / (float(whole.sum()) ** 0.5 + 1e-6))
     return factor * risk.gradient, factor**2 * whole, factor
+
+
+def guessed_moments(risk: Risk, batch_size: int) -> tuple[Shaped[Tensor, " p"], Shaped[Tensor, " p"]]:
+    """The mean and the mean square of gradients of batches, where nothing is known of a training.
+
+    Args:
+        risk: Of any loss; where it couples samples, the field's derivatives by their weights are their gradients, whose
+            squares random signs tell.
+        batch_size: At most half of the data.
+
+    Returns:
+        Both of shape `(p,)`.
+    """
+    size = max(1, min(batch_size, risk.n // 2))
+    if risk.kind.per_sample:
+        return batch_moments(risk, size)[:2]
+    return risk.gradient, squared_gradients(risk).to(risk.gradient) / size + risk.gradient.square()
 
 
 def adam_scaling(square: Tensor, mean: Tensor | None, eps: float = 1e-8, eps_root: float = 0.0) -> Tensor:

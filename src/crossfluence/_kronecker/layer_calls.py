@@ -110,6 +110,8 @@ def by_sample(values: Tensor, layer_block: LayerBlock, b: int) -> Tensor:
     Raises:
         UnsupportedError: If they do not divide into samples.
     """
+    if not b:
+        raise UnsupportedError("A batch of the data holds no samples, and the solver goes by batches: leave it out.")
     try:
         return values.movedim(layer_block.samples or 0, 0).reshape(b, -1, *values.shape[-2:]).permute(2, 0, 1, 3)
     except (RuntimeError, IndexError) as error:

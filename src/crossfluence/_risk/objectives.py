@@ -317,6 +317,8 @@ def _named(answer: Tensor | Mapping[str, Tensor]) -> tuple[tuple[str, ...], Tens
             f"The objective returned {type(answer).__name__}; needed a scalar tensor, a tensor of shape (m,), "
             f"or a dict of scalar tensors."
         )
+    if answer.is_complex():
+        raise ObjectiveError(f"The objective is complex ({answer.dtype}); needed real numbers: take .real or .abs().")
     if answer.ndim == 0:
         return (DEFAULT_NAME,), answer.reshape(1)
     if answer.ndim == 1 and len(answer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,11 +19,8 @@ from .._risk.base import AbstractRisk, differing, of_another_version
 from .._storage.archive import read_archive, write_archive
 from .._storage.partial import FORMAT, READABLE, Checkpoint, Unfinished
 from .._types import Batch, Objective
-from ..errors import NotConvergedWarning, ResultFileError, StaleError, UnsupportedError
+from ..errors import ResultFileError, StaleError, UnsupportedError
 from .cost import Work
-
-ERROR_PER_RESIDUAL = 100  # how many times rtol a solution may be off: what a residual hides where curvatures differ
-USELESS = 0.1  # share of the largest score from which on an error makes scores useless
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,52 +342,4 @@ def require_symmetric(risk: AbstractRisk, solver: AbstractSolver, instead: str) 
         raise UnsupportedError(
             f"{type(solver).__name__} needs a symmetric curvature; a FieldLoss has a Jacobian that is not. "
             f"Use {instead}."
-        )
-
-
-def error_allowed(rtol: float) -> float:
-    """The error in the norm of the curvature at which a solve may stop, as a share of the solution."""
-    return min(ERROR_PER_RESIDUAL * rtol, USELESS)
-
-
-def warn_unconverged(solver: str, residuals: Tensor, errors: Tensor, rtol: float, steps: int) -> None:
-    """Says that a solve did not get as far as was asked, and what helps.
-
-    Args:
-        solver: Its name.
-        residuals: Shares of the right-hand sides that are left.
-        errors: Shares by which the solutions may be off.
-        rtol: What was asked for.
-        steps: How many it took.
-    """
-    worst, error = float(residuals.max()), float(errors.max())
-    if worst <= 10 * rtol and error <= 10 * error_allowed(rtol):  # rounding keeps both a little above the recursion's
-        return
-    start = (
-        f"{solver} stopped after {steps} steps with a residual of {worst:.2g} of the right-hand side; asked for "
-        f"rtol={rtol:g}. Scores may be off by {error:.2g} of the largest. "
-    )
-    if max(worst, error) > USELESS:
-        advice = (
-            "These scores cannot be used. Raise damping or max_steps, use curvature=GaussNewton() or "
-            "preconditioner=EKFAC(damping), or put the model and the data in double precision: model.double()."
-        )
-    else:
-        advice = f"Raise max_steps or damping, give a preconditioner, or accept it: rtol={worst:.1g}."
-    warnings.warn(start + advice, NotConvergedWarning, stacklevel=3)
-
-
-def warn_imprecise(errors: Tensor) -> None:
-    """Says that a direct solve lost its figures to rounding.
-
-    Args:
-        errors: Shares by which the solutions may be off.
-    """
-    if len(errors) and float(errors.max()) > USELESS:
-        warnings.warn(
-            f"The curvature is so near to singular that rounding may move the scores by {float(errors.max()):.2g} of "
-            f"the largest. These scores cannot be used. Put the model and the data in double precision, "
-            f"model.double(), or give a damping, such as Relative(1e-3).",
-            NotConvergedWarning,
-            stacklevel=3,
         )

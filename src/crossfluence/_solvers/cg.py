@@ -15,9 +15,10 @@ from .._curvature.hessian import Hessian
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
 from ..errors import NegativeCurvatureError
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged, within
+from .base import AbstractInverse, AbstractSolver, Solution, require_symmetric, within
 from .cost import Work
 from .energy import Energy
+from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import Settled
 
 
@@ -55,6 +56,7 @@ class CG(AbstractSolver):
 
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
+        check_limits(self.rtol, self.max_steps)
 
     def work(self, risk: AbstractRisk) -> Work:
         """That of the preconditioner, the units of the parameters, and a product for each step."""

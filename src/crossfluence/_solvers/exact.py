@@ -18,8 +18,9 @@ from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from .._storage.archive import Parts, stored
 from ..errors import SingularCurvatureError, SolveError
-from .base import AbstractInverse, AbstractSolver, Solution, warn_imprecise
+from .base import AbstractInverse, AbstractSolver, Solution
 from .cost import Work
+from .limits import warn_imprecise
 
 RANK = 8  # times the rounding error: what a singular value has to exceed to count
 TILTED = 1e-6  # at most, by what is left of training

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, warn_unconverged, within
+from .base import AbstractInverse, AbstractSolver, Solution, within
 from .cost import Work
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
+from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import Settled
 
 BLOCK = 16  # vectors of a basis that memory is reserved for at one time
@@ -58,6 +59,7 @@ class GMRES(AbstractSolver):
 
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
+        check_limits(self.rtol, self.max_steps)
 
     def work(self, risk: AbstractRisk) -> Work:
         """That of the preconditioner, the parameters' units, and for each step a product, and a vector to keep."""

@@ -15,9 +15,10 @@ from .._curvature.operator import Operator, operator, operator_products, operato
 from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from ..errors import NegativeCurvatureError, UnsupportedError
-from .base import AbstractInverse, AbstractSolver, Solution, error_allowed, require_symmetric, warn_unconverged
+from .base import AbstractInverse, AbstractSolver, Solution, require_symmetric
 from .cost import Work
 from .krylov import LANCZOS_STEPS, extreme_eigenvalues
+from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import score_sums
 
 MARGIN = 1.1  # Lanczos comes to the largest eigenvalue from below
@@ -62,6 +63,7 @@ class LiSSA(AbstractSolver):
         if self.batches is not None and self.batches < 1:
             raise ValueError(f"Got batches={self.batches}; needed at least 1, or None for all of them.")
         refuse_damping(self.damping)
+        check_limits(self.rtol, self.max_steps)
 
     def work(self, risk: AbstractRisk) -> Work:
         """The looks for units and scale, and a product for each step; with drawn batches, two passes for each round."""

@@ -195,10 +195,10 @@ def check_rank(rank: int) -> None:
         rank: Directions to keep.
 
     Raises:
-        ValueError: If it is zero or less.
+        ValueError: If it is zero or less, or no whole number.
     """
-    if rank < 1:
-        raise ValueError(f"Got rank={rank}; needed at least 1.")
+    if rank < 1 or rank != int(rank):
+        raise ValueError(f"Got rank={rank}; needed a whole number of at least 1.")
 
 
 def _strongest(core: Float[Tensor, "k k"], rank: int, symmetric: bool) -> Float[Tensor, "k r"]:

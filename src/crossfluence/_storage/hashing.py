@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copyreg
 import dis
 import functools
 import hashlib
@@ -12,7 +13,7 @@ import inspect
 import json
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -234,7 +235,8 @@ def _imported(source: bytes, package: str) -> list[str]:
 def _object_parts(value: Any) -> Iterable[Any]:
     """The parts that pickling would keep."""
     try:
-        reduced = value.__reduce_ex__(2)
+        known = copyreg.dispatch_table.get(type(value))  # of compiled regular expressions, for one
+        reduced = known(value) if known else value.__reduce_ex__(2)
     except Exception as error:
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
         if callable(value) and name:  # compiled functions, known by their name
@@ -246,7 +248,7 @@ def _object_parts(value: Any) -> Iterable[Any]:
     if isinstance(reduced, str):  # a global, known by its name
         return [_named(value, reduced)]
     maker, arguments, *state = reduced
-    return [maker, arguments, *(list(part) if hasattr(part, "__next__") else part for part in state)]
+    return [maker, arguments, *(list(part) if isinstance(part, Iterator) else part for part in state)]
 
 
 def _names(code: CodeType) -> list[str]:

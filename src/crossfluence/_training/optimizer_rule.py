@@ -75,6 +75,7 @@ def second_moment(optimizer: torch.optim.Optimizer, parameter: Tensor, group: di
     """Adam's second moment of a parameter, bias-corrected; zeros for one that never had a gradient."""
     state = optimizer.state.get(parameter, {})
     if "exp_avg_sq" not in state:
+        check_state(optimizer, "exp_avg_sq")
         if not optimizer.state:
             raise DataError(
                 f"The {type(optimizer).__name__} has no state: it has taken no step, or it was not loaded. Type "
@@ -82,6 +83,25 @@ def second_moment(optimizer: torch.optim.Optimizer, parameter: Tensor, group: di
             )
         return torch.zeros_like(wide(parameter.detach()))
     return wide(state["exp_avg_sq"].detach()) / (1 - group["betas"][1] ** float(state["step"]))
+
+
+def check_state(optimizer: torch.optim.Optimizer, needed: str) -> None:
+    """Refuses the state of another optimizer, such as a checkpoint of one loaded into the other.
+
+    Args:
+        optimizer: As PyTorch has it.
+        needed: What its own state has for a parameter.
+
+    Raises:
+        DataError: If no parameter has that, and some have something else.
+    """
+    held = sorted({key for state in optimizer.state.values() for key in state if state[key] is not None} - {"step"})
+    if held and needed not in held:
+        raise DataError(
+            f"Got a {type(optimizer).__name__} whose state holds {', '.join(held)} and no {needed}: it is that of "
+            f"another optimizer. Load it into the optimizer that trained, or use TrainingRecord.from_settings(risk, "
+            f"optimizer=..., steps=..., batch_size=...)."
+        )
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
@@ -95,6 +115,7 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
 
     Raises:
         UnsupportedError: If it is another one, or has settings that the formulas do not describe.
+        DataError: If its state is that of another optimizer.
     """
     known = {torch.optim.SGD: "SGD", torch.optim.AdamW: "AdamW", torch.optim.Adam: "Adam"}
     name = next((name for kind, name in known.items() if type(optimizer) is kind), None)
@@ -103,7 +124,11 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
             f"Got {described(optimizer)} for the optimizer; the formulas describe torch.optim.SGD, Adam and AdamW. "
             f"Check groups with leave_out(train, objective, groups), or ask influence(risk, objective) with no record."
         )
+    if name == "Adam" and all(group.get("decoupled_weight_decay") for group in optimizer.param_groups):
+        name = "AdamW"  # newer PyTorch has one class for both
     rules = {_rule_of_group(name, group) for group in optimizer.param_groups}
+    if name == "SGD" and rules != {Rule("SGD")}:
+        check_state(optimizer, "momentum_buffer")
     if len(rules) > 1:
         raise UnsupportedError(
             f"The {len(optimizer.param_groups)} parameter groups differ in more than learning rate and weight decay: "

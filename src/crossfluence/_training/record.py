@@ -85,6 +85,14 @@ class TrainingRecord(AbstractRecord):
                 "Got a training record without steps; needed at least one. Call before_step() after backward and "
                 "after_step() after optimizer.step(), in every step."
             )
+        for part in (*self.parts, *(one for segment in self.segments for one in segment)):
+            if (part.square is None) != (self.rule.name == "SGD"):
+                came = "without a second moment" if part.square is None else "with a second moment"
+                raise DataError(
+                    f"Got a record of {self.rule.name} with a parameter {came}; needed one of the optimizer that it "
+                    f"names: SGD has none, Adam and AdamW one for each parameter. Make it with recipe.record(), "
+                    f"Recorder(optimizer) or TrainingRecord.from_settings(...)."
+                )
         rates = [part.rate for part in self.parts]
         if not all(0 <= rate < math.inf for rate in rates) or not any(rates):
             raise DataError(f"Got learning rates that add up to {sorted(set(rates))[:3]}; needed a positive sum.")

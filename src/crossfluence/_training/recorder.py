@@ -11,6 +11,8 @@ from ..errors import DataError
 from .optimizer_rule import ParameterRecord, decay_of_group, digest_of, rule_of, second_moment
 from .record import TrainingRecord
 
+STILL = 0.1  # share of steps without a learning rate, above which the report says so
+
 
 class Recorder:
     """Watches a PyTorch optimizer while it trains: one line before each step, and one after it.
@@ -56,6 +58,7 @@ class Recorder:
         self.means: dict[Tensor, Tensor] = {}
         self.parts: list[tuple[ParameterRecord, ...]] = []
         self._ended: dict[Tensor, list[float]] = {}
+        self.left_out = self.stood_still = 0
         self._waiting: tuple[float, list[float]] | None = None
         self._stepped = False
         optimizer.register_step_post_hook(self._note)
@@ -78,12 +81,19 @@ class Recorder:
             raise DataError("Got after_step() without before_step(); needed both in every step, in this order.")
         (before, rates), self._waiting = self._waiting, None
         if not self._stepped:  # a GradScaler left it out
+            self.left_out += 1
             return
         if rates != self._rates():
             raise DataError(
                 f"The learning rate changed between before_step() and after_step(), from {rates} to {self._rates()}. "
                 f"Call scheduler.step() after after_step(), once for each step."
             )
+        if min(rates) < 0:
+            raise DataError(
+                f"Got learning rates of {rates} in step {self.steps + 1}; needed none below zero. A schedule that is "
+                f"stepped past its end, by scheduler.step() twice in a step for one, gives such: call it once."
+            )
+        self.stood_still += not any(rates)
         after = self._norm()
         factor = min(1.0, after / before) if before else 1.0
         self.steps += 1
@@ -105,16 +115,29 @@ class Recorder:
         Raises:
             DataError: If no step was taken.
         """
-        unknown = (
-            (f"The recorder began after {self.begun} steps, whose learning rates it does not know.",)
-            if self.begun
-            else ()
-        )
+        if self.left_out and not self.steps:
+            raise DataError(
+                f"The {type(self.optimizer).__name__} that the recorder watches took none of {self.left_out} steps. "
+                f"Needed Recorder(optimizer) of the very optimizer whose step() is called, between before_step() and "
+                f"after_step()."
+            )
         if self.length and self._ended != self.totals:
             self._end_segment()
         parts = tuple(self._part(part, group, self.totals[part]) for part, group in self._all()) if self.steps else ()
         origin = f"kept in the training itself ({self.rule.name}, {self.steps} steps)"
-        return TrainingRecord(self.rule, parts, self.steps, origin, unknown, tuple(self.parts))
+        return TrainingRecord(self.rule, parts, self.steps, origin, self._unknown(), tuple(self.parts))
+
+    def _unknown(self) -> tuple[str, ...]:
+        """Sentences about what the record does not know, and what looks wrong."""
+        found = []
+        if self.begun:
+            found.append(f"The recorder began after {self.begun} steps, whose learning rates it does not know.")
+        if self.stood_still > STILL * self.steps:
+            found.append(
+                f"The learning rate was zero in {self.stood_still} of {self.steps} steps: if that was not meant, look "
+                f"whether scheduler.step() is called twice in a step."
+            )
+        return tuple(found)
 
     def _end_segment(self) -> None:
         part_of: list[ParameterRecord] = []

@@ -12,9 +12,11 @@ try:
     import typer
 
     from .clusters import clusters, demo
+    from .explore.command import explore
     from .fair import fair
     from .language import language
     from .options import EXIT_CODES
+    from .suspects import suspects
     from .words import words
 except ImportError as error:
     raise SystemExit(str(MissingExtraError("The command line", "typer", "app"))) from error
@@ -22,7 +24,7 @@ except ImportError as error:
 HELP = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP)
-for command in (demo, clusters, words, language, fair):
+for command in (demo, clusters, explore, words, language, fair, suspects):
     app.command(epilog=EXIT_CODES, context_settings=HELP)(command)
 
 

@@ -30,6 +30,7 @@ from .options import (
     WriteCleaned,
     exit_code,
     plainly,
+    refuse_folder,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
@@ -38,7 +39,7 @@ from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_clusters, print_first
 
 if TYPE_CHECKING:
-    from ..clustering.explain import ClusterSettings, Explanation
+    from ..clustering.explain import ClusterSettings, Explanation, Settled
     from .report.page import Samples
     from .tables import Table
 
@@ -118,7 +119,6 @@ def clusters(
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
     from ..clustering.explain import ClusterSettings
     from .cleaned import TABLES, refuse_cleaned
-    from .report.page import Samples
     from .suggest import suggested_k
     from .table_files import HEAD, is_long
     from .tables import TableError, read_table
@@ -152,6 +152,8 @@ def clusters(
     remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used(), *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
+    from .report.page import Samples
+
     k = k or 3  # for a forecast, in which it hardly counts
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
@@ -218,6 +220,7 @@ def _answer(
 ) -> None:
     """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
     from ..clustering.explain import settled
+    from .explore.result import folder_beside
     from .forecast import forecast_clusters, processes_for
 
     outs = _outs(run.out, len(rows))
@@ -227,6 +230,7 @@ def _answer(
             refuse_outputs(
                 out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan
             )
+        refuse_folder(folder_beside(run.out), run.force or run.plan)
         expected = forecast_clusters(len(x), x.shape[1], settings, questions=len(rows))
         console.print(str(expected))
         if run.plan:
@@ -257,13 +261,26 @@ def _answer(
             if run.cleaned is not None:
                 run.cleaned.write([label for answer in answers for label in _chosen(answer)])
                 console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
+            _keep(folder_beside(run.out), found, samples, answers[0])
             shutil.rmtree(unfinished, ignore_errors=True)
     _finish(answers, outs, samples, run)
 
 
+def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -> None:
+    """Keeps what the explorer needs."""
+    from .explore.result import Result, keep
+    from .report.verdicts import of_clusters
+
+    verdict, command = of_clusters(answer, samples.noun), f"crossfluence {shlex.join(sys.argv[1:])}"
+    keep(Result(folder, found, samples, answer.query, str(verdict), verdict.level, command))
+    console.print(
+        f"To ask about other {samples.noun}s, type: crossfluence explore {shlex.quote(str(folder))}", soft_wrap=True
+    )
+
+
 def _explained(
     x: Tensor, ids: tuple[Hashable, ...], settings: ClusterSettings, samples: Samples, run: _Run, row: int | None,
-    out: Path, store: Path, found: Any, processes: int, long: bool,
+    out: Path, store: Path, found: Settled, processes: int, long: bool,
 ) -> Explanation:  # fmt: skip
     """One row: its answer, printed and written."""
     from .._storage.atomic import write_atomically

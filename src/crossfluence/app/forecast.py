@@ -20,7 +20,7 @@ from ..words.skipgram import ExpectedTraining, SkipGram
 from ..words.skipgram.loss import ExpectedLoss
 from ..words.skipgram.risk import NUMBERS_HELD
 
-TRIED, TRIAL_SECONDS = 2_000, 0.2  # rows on which steps of clustering are tried, and for how long
+TRIED, TRIAL_SECONDS = 2_000, 0.1  # rows on which steps of clustering are tried, and for how long
 PRETRAINING, HESSIAN = 4.0, 3.0  # steps of sharpening that take as long as one of pre-training; as one row of the
 # curvature
 SOLVED, STARTED = 1e-9, 3.0  # seconds of a dense solve, per cubed parameter; of k-means and the page

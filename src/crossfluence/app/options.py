@@ -131,3 +131,19 @@ def refuse_output(path: Path, sources: list[Path], force: bool, option: str = "-
         raise ResultFileError(f"{path} exists already. Choose another {option}, or add --force to overwrite it.")
     if not path.parent.is_dir():
         raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")
+
+
+def refuse_folder(path: Path, force: bool) -> None:
+    """Makes sure, before the work, that the folder of a result can be written; see `refuse_outputs`.
+
+    Args:
+        path: The folder.
+        force: Whether an older result in it may be replaced.
+
+    Raises:
+        ResultFileError: If there is something else, or an older result.
+    """
+    if path.exists() and not path.is_dir():
+        raise ResultFileError(f"{path} is a file, and no folder for the result. Choose another --out.")
+    if path.is_dir() and not force:
+        raise ResultFileError(f"{path} exists already. Choose another --out, or add --force to overwrite it.")

@@ -13,11 +13,13 @@ from .dec import (
 )
 from .explain import ClusterSettings, Explanation, explain
 from .objectives import assignments, log_assignment, margin
+from .settle import Settled, settled
 
 __all__ = [
     "ClusterSettings",
     "DEC",
     "Explanation",
+    "Settled",
     "anchored_target",
     "assignments",
     "divergence",
@@ -28,6 +30,7 @@ __all__ = [
     "margin",
     "moving_target",
     "pretrain",
+    "settled",
     "start_centres",
     "target",
 ]

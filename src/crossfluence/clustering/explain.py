@@ -4,77 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crossfluence import (
-    GMRES,
-    Adam,
-    Agreement,
-    Auto,
-    Recipe,
-    Risk,
-    Scores,
-    compare,
-    cosine,
-    influence,
-    leave_out,
-    unlearn,
-)
-from crossfluence.extend import AbstractInverse, AbstractRisk, AbstractSolver, AbstractTraining, Id, Work
+from crossfluence import Agreement, Scores, compare, influence, leave_out, unlearn
+from crossfluence.extend import Id
 
 from .choice import between_clusters, checked_ids, groups_of
-from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
-from .kept import kept_model
 from .objectives import margin
 from .processes import side_by_side
-from .sharpen import closed_form, one_by_one
+from .settle import KEPT, ClusterSettings, Settled, settled
+from .sharpen import one_by_one
 
-KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
-STRONGEST_ANCHOR = 2.0  # by then nothing sharpens any more
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Everything that decides a clustering and its check.
-
-    Attributes:
-        k: Clusters.
-        hidden: Units of the encoder's hidden layer.
-        embedding: Size of the space in which clusters are found.
-        anchor: Strength with which sharpening is held near its start, see `anchored_target`; raised if that is
-            too weak, see `settled`.
-        pretraining: Full-batch steps of the autoencoder.
-        pretraining_l2: Its l2 term.
-        steps: Full-batch steps of the clustering.
-        lr: Adam's learning rate, falling along a cosine.
-        hold: Steps for which the target is held.
-        check: Samples that are left out one by one.
-        group: Samples that are removed together; at most a twentieth of all.
-        draws: Random groups that stand beside it.
-        sizes: Samples of further groups of the strongest that are removed together.
-        seed: Of the weights, k-means and random groups.
-    """
-
-    k: int
-    hidden: int = 24
-    embedding: int = 16
-    anchor: float = 0.03
-    pretraining: int = 300
-    pretraining_l2: float = 0.02
-    steps: int = 300
-    lr: float = 1e-2
-    hold: int = 1
-    check: int = 100
-    group: int = 20
-    draws: int = 5
-    sizes: tuple[int, ...] = ()
-    seed: int = 0
+__all__ = ["KEPT", "ClusterSettings", "Explanation", "First", "Removal", "Settled", "explain", "settled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,122 +84,6 @@ class Explanation:
         return [(label, value) for label, value in listed if label != self.ids[self.query]][:k]
 
 
-def pretrained(x: Float[Tensor, "n f"], settings: ClusterSettings) -> DEC:
-    """Deep Embedded Clustering before its last stage: a pre-trained encoder and k-means centres.
-
-    Args:
-        x: Features of comparable size.
-        settings: Sizes and lengths.
-
-    Returns:
-        Where sharpening starts.
-    """
-    fresh = encoder([x.shape[1], settings.hidden, settings.embedding], seed=settings.seed)
-    trained = pretrain(fresh, x, steps=settings.pretraining, l2=settings.pretraining_l2, seed=settings.seed)
-    network = rescaled(trained, x)
-    return DEC(network, start_centres(network, x, settings.k, seed=settings.seed))
-
-
-def sharpening(start: DEC, x: Float[Tensor, "n f"], settings: ClusterSettings) -> Recipe:
-    """The last stage, which is trained and retrained.
-
-    Args:
-        start: From `pretrained`.
-        x: The same features.
-        settings: Anchor and lengths.
-
-    Returns:
-        A recipe.
-    """
-    loss = anchored_target(start, settings.anchor)
-    rate = Adam(settings.lr)
-    return Recipe(start, loss, x, optimizer=rate, epochs=settings.steps, schedule=cosine, hold=settings.hold)
-
-
-@dataclass(frozen=True)
-class Known(AbstractSolver):
-    """An inverse that is known already, as a preconditioner: leaving out a few samples changes the curvature little.
-
-    Attributes:
-        inverse: Of the curvature with all samples.
-    """
-
-    inverse: AbstractInverse = field(repr=False)
-
-    def work(self, risk: AbstractRisk) -> Work:
-        """Nothing."""
-        return Work()
-
-    def _invert(self, risk: AbstractRisk) -> AbstractInverse:
-        return self.inverse
-
-
-@dataclass(frozen=True, eq=False)
-class Settled:
-    """A clustering whose end is well determined.
-
-    Attributes:
-        settings: With the anchor that it took.
-        recipe: How it was trained.
-        model: What came out.
-        risk: What was minimised.
-        inverse: Of the curvature there.
-        seconds: That it took.
-    """
-
-    settings: ClusterSettings
-    recipe: AbstractTraining
-    model: DEC
-    risk: Risk
-    inverse: AbstractInverse
-    seconds: float
-
-    @property
-    def exact(self) -> bool:
-        """True if the curvature was small enough to be written out."""
-        return self.inverse.smallest_eigenvalue is not None
-
-
-def settled(
-    x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings, *, store: Path | None = None
-) -> Settled:
-    """Trains, and doubles the anchor until the end is well determined.
-
-    Sharpening feeds on itself: its curvature is negative along some directions, and only the anchor holds it. Where
-    that takes nearly all of the anchor, a small change of the data tips the clustering over, and neither influence nor
-    one retraining says much about the next. So the smallest eigenvalue of the curvature must keep 35 % of the anchor.
-    This needs no retraining. Models too large for a dense curvature are taken as they are.
-
-    Args:
-        x: Features of comparable size.
-        ids: n labels.
-        settings: With the anchor to begin with.
-        store: Keeps what is trained, so that a stopped run goes on.
-
-    Returns:
-        The trained clustering.
-    """
-    began = time.perf_counter()
-    beginning = replace(settings, anchor=0.0, check=0, group=0, draws=0, sizes=())  # the rest does not matter to it
-    start = kept_model(store, (x, beginning), lambda: pretrained(x, settings))
-    while True:
-        recipe = sharpening(start, x, settings)
-        training = closed_form(recipe, x, settings.anchor)
-        model = kept_model(store, recipe.content, partial(_trained, training))
-        risk = recipe.risk(model, ids=ids)
-        inverse = Auto().invert(risk)
-        smallest = inverse.smallest_eigenvalue
-        if smallest is None or smallest >= KEPT * settings.anchor or settings.anchor >= STRONGEST_ANCHOR:
-            return Settled(settings, training, model, risk, inverse, time.perf_counter() - began)
-        settings = replace(settings, anchor=2 * settings.anchor)
-
-
-def _trained(training: AbstractTraining) -> DEC:
-    model = next(training.retrain(torch.ones(1, training.n)))
-    assert isinstance(model, DEC)
-    return model
-
-
 def explain(
     x: Float[Tensor, "n f"],
     ids: Sequence[Id],
@@ -303,8 +133,7 @@ def explain(
         truth = leave_out(again, question, alone | groups, ids=tuple(ids), store=store, executor=executor)
     clock.lap(f"{count} retrainings")
     chosen = [members for (_, name), members in groups.items() if not name.startswith("random")]
-    solver = GMRES(rtol=1e-9, preconditioner=Known(found.inverse)) if found.exact else Auto()
-    steps = [float(unlearn(found.risk, members, solver, watch=question).achieved) for members in chosen]
+    steps = [float(unlearn(found.risk, members, found.solver, watch=question).achieved) for members in chosen]
     clock.lap("one Newton step")
     predicted, achieved = (-table.values[:, 0] for table in (scores.sum_by(groups), truth.select(groups)))
     newton = [*steps, *[None] * (len(groups) - len(steps))]

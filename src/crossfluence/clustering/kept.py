@@ -32,15 +32,22 @@ def kept_model(store: Path | None, what: object, make: Callable[[], DEC]) -> DEC
     file = store / f"{content_hash(what)}.clustering.safetensors"
     found = read_if_whole(file, FORMAT)
     if found is not None:
-        return _model(found.tensors)
+        return model_of(found.tensors)
     model = make()
     store.mkdir(parents=True, exist_ok=True)
     write_tensors(file, FORMAT, {name: tensor.detach() for name, tensor in model.named_parameters()})
     return model
 
 
-def _model(theta: Mapping[str, torch.Tensor]) -> DEC:
-    """A `DEC` whose encoder has a tanh between its linear layers."""
+def model_of(theta: Mapping[str, torch.Tensor]) -> DEC:
+    """A `DEC` whose encoder has a tanh between its linear layers.
+
+    Args:
+        theta: Its parameters by name.
+
+    Returns:
+        A new module.
+    """
     layers = sorted(name.removesuffix(".weight") for name in theta if name.endswith(".weight"))
     linear = [_linear(theta[f"{name}.weight"], theta[f"{name}.bias"]) for name in layers]
     between = [[layer, nn.Tanh()] for layer in linear]

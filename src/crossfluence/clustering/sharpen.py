@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,13 +36,26 @@ class Sharpening(AbstractTraining):
         """One new module for each row of sample weights, in order."""
         with torch.no_grad():
             for row in weights.to(self.x):
-                yield self.recipe.holding(self._fit(row))
+                yield self.fit(row)
 
     def with_seed(self, seed: int) -> Sharpening:
         """Itself: nothing depends on a seed."""
         return self
 
-    def _fit(self, weights: Float[Tensor, " n"]) -> Params:
+    def fit(self, weights: Float[Tensor, " n"], tell: Callable[[int, int], object] | None = None) -> nn.Module:
+        """Trains one model.
+
+        Args:
+            weights: Of the samples.
+            tell: Is called after every step with the steps taken and their number.
+
+        Returns:
+            A new module.
+        """
+        with torch.no_grad():
+            return self.recipe.holding(self._fit(weights.to(self.x), tell))
+
+    def _fit(self, weights: Float[Tensor, " n"], tell: Callable[[int, int], object] | None) -> Params:
         start, steps, adam = self.recipe.init, self.recipe.epochs, self.recipe.optimizer
         assert isinstance(start, DEC)
         assert isinstance(adam, Adam)
@@ -61,6 +74,8 @@ class Sharpening(AbstractTraining):
             rate = adam.lr * self.recipe.schedule((count - 1) / steps) / (1 - first**count)
             root = (square / (1 - second**count)).add_(least).sqrt_().add_(adam.eps)
             flat.addcdiv_(mean, root, value=-rate)
+            if tell is not None:
+                tell(count, steps)
         return {name: tensor.clone() for name, tensor in theta.items()}
 
 

@@ -161,6 +161,36 @@ def config_of(model: nn.Module) -> Any:
     return getattr(model, "config", None)
 
 
+def class_of(model: nn.Module) -> str:
+    """The name of the model's class; of adapters, of the model that they are in.
+
+    Args:
+        model: Of transformers, or of peft around one.
+
+    Returns:
+        Such as "LlamaForCausalLM".
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
+    return type(inner).__name__
+
+
+def refuse_no_labels(columns: Columns) -> None:
+    """Refuses a batch of several samples in which no label counts.
+
+    Args:
+        columns: A batch.
+
+    Raises:
+        DataError: If all labels are -100. (One sample alone may have none: its score is zero.)
+    """
+    labels = next((columns[name] for name in TARGETS if isinstance(columns.get(name), Tensor)), None)
+    if labels is not None and labels.ndim == 2 and len(labels) > 1 and bool((labels == IGNORED).all()):
+        raise DataError(
+            "All labels of a batch are -100, so that nothing counts in it; needed the ids of the tokens that are to be "
+            "learnt. To count every token but padding, leave out the labels."
+        )
+
+
 def _is_input(name: str, column: Any) -> bool:
     return name not in TARGETS and (isinstance(column, Tensor) or column is None)
 

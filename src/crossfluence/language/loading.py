@@ -14,7 +14,7 @@ from crossfluence.errors import DataError, import_optional
 from .losses import causal_loss, masked_loss
 from .pairs import pair_preference, pronoun_preference
 from .questions import Question, contrast, log_probability
-from .scoring import Kind, kind_of
+from .scoring import Kind, completed, kind_of, refuse_equal
 
 FEATURE = "Explaining a language model"
 
@@ -67,8 +67,7 @@ def load(path: str | Path) -> Loaded:
         auto = tr.AutoModelForMaskedLM if masked else tr.AutoModelForCausalLM
         model = auto.from_pretrained(base)
         if adapters:
-            peft = import_optional("peft", "A model with adapters", "language")
-            model = peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+            model = _with_adapters(model, path, base)
         own = path if (Path(path) / "tokenizer_config.json").is_file() or not adapters else base
         tokenizer = tr.AutoTokenizer.from_pretrained(own)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -80,6 +79,17 @@ def load(path: str | Path) -> Loaded:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # told apart by the attention mask
     return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*")
+
+
+def _with_adapters(model: nn.Module, path: str | Path, base: str | Path) -> nn.Module:
+    peft = import_optional("peft", "A model with adapters", "language")
+    try:
+        return peft.PeftModel.from_pretrained(model, path, is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"The adapters in {path} do not fit their base {base}, as its layers have other sizes or names; needed the "
+            f"model that they were trained on: base_model_name_or_path in {path}/adapter_config.json."
+        ) from error
 
 
 def _base_of(folder: Path) -> str:
@@ -136,6 +146,7 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
     templates, pairs = list[str](), list[tuple[str, str]]()
     for line, row in _lines(path):
         record = _object(path, line, row)
+        _refuse_other_values(path, line, record)
         if "template" in record:
             templates.append(record["template"])
         elif {"more", "less"} <= set(record):
@@ -143,6 +154,10 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
         elif {"prompt", "completion"} <= set(record):
             question = log_probability(record["prompt"], record["completion"], tokenizer=tokenizer)
             if "against" in record:
+                one, other = (
+                    completed(record["prompt"], record[name], tokenizer) for name in ("completion", "against")
+                )
+                refuse_equal(one, other, f"completions in line {line} of {path}")
                 question = contrast(question, log_probability(record["prompt"], record["against"], tokenizer=tokenizer))
             found[str(record.get("name", question.name))] = question
         else:
@@ -155,6 +170,24 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
     if pairs:
         found["pairs"] = pair_preference(pairs, tokenizer=tokenizer)
     return found
+
+
+def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of a JSONL file.
+
+    Args:
+        path: One object a line; gzipped or not.
+
+    Returns:
+        Line numbers from 1, and objects.
+    """
+    return [(line, _object(path, line, row)) for line, row in _lines(path)]
+
+
+def _refuse_other_values(path: Path, line: int, record: dict[str, Any]) -> None:
+    for name in ("prompt", "completion", "against", "template", "more", "less"):
+        if not isinstance(record.get(name, ""), str):
+            raise DataError(f"Line {line} of {path} has {name}: {record[name]!r}; needed a text.")
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:

@@ -17,6 +17,7 @@ from .batches import (
     IGNORED,
     Columns,
     call,
+    class_of,
     columns_of,
     config_of,
     labelled,
@@ -24,6 +25,7 @@ from .batches import (
     logits_of,
     places,
     real_tokens,
+    refuse_no_labels,
     token_ids,
 )
 from .masking import Masking, masking_of
@@ -117,6 +119,7 @@ class Causal:
         """Logits `(b, t, words)`."""
         columns = columns_of(batch)
         refuse_ids(model, columns)
+        refuse_no_labels(columns)
         self._refuse_other(model)
         if not self.seq2seq:
             return logits_of(call(model, columns, self.pad))
@@ -161,6 +164,11 @@ class Causal:
             raise UnsupportedError(
                 f"The {type(model).__name__} has {kind}. Type causal_loss({'' if self.seq2seq else 'seq2seq=True'})."
             )
+        if "MaskedLM" in class_of(model):
+            raise UnsupportedError(
+                f"The {class_of(model)} reads a whole text at once, so that it sees the token that it would have to "
+                f"predict. Type masked_loss(tokenizer)."
+            )
 
 
 @dataclass(frozen=True)
@@ -179,7 +187,11 @@ class Masked:
         """Logits `(b, t, words)`."""
         columns = columns_of(batch)
         refuse_ids(model, columns)
+        if class_of(model).endswith(("ForCausalLM", "LMHeadModel")):
+            name = class_of(model)
+            raise UnsupportedError(f"The {name} predicts the next token, not hidden ones. Type causal_loss().")
         if self.masking is None:
+            refuse_no_labels(columns)
             return logits_of(call(model, columns))
         return logits_of(call(model, columns, input_ids=self.masking(columns)[0]))
 

@@ -69,7 +69,7 @@ class Masking:
     def _keys(self, ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
         """Random integers that depend on the sample's tokens, the place and the seed."""
         place = places(real)
-        terms = _mixed(ids + _mixed(place + self.seed * MULTIPLIERS[0]))
+        terms = _mixed(ids + _mixed(place + _wrapped(self.seed * MULTIPLIERS[0])))
         sample = torch.where(real, terms, 0).sum(1, keepdim=True)
         return _mixed(sample + _mixed(place))
 
@@ -104,6 +104,11 @@ def _mixed(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     for shift, multiplier in ((30, MULTIPLIERS[1]), (27, MULTIPLIERS[2])):
         x = (x ^ _shifted(x, shift)) * multiplier
     return x ^ _shifted(x, 31)
+
+
+def _wrapped(number: int) -> int:
+    """A number as a signed integer of 64 bits."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _shifted(x: Int[Tensor, "..."], bits: int) -> Int[Tensor, "..."]:

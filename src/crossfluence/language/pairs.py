@@ -124,8 +124,8 @@ def pronoun_preference(templates: Iterable[Template | tuple[str, str, str] | str
     given = [Template.of(template) for template in templates]
     refuse_no_items(given, "templates")
     both = [(_in_place(each, each.first, tokenizer), _in_place(each, each.second, tokenizer)) for each in given]
-    for one, other in both:
-        refuse_equal(one, other, "texts")
+    for template, (one, other) in zip(given, both, strict=True):
+        refuse_equal(one, other, f"texts of {template.text!r}, with {template.first} and {template.second},")
     return _difference(f"preference over {len(given)} templates", both)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossfluence.errors import DataError, ObjectiveError, UnsupportedError
 
-from .batches import IGNORED, Columns, call, config_of, logits_of, token_ids
+from .batches import IGNORED, Columns, call, class_of, config_of, logits_of, token_ids
 from .losses import Causal, refuse_ids
 
 Kind: TypeAlias = Literal["causal", "masked", "seq2seq"]
@@ -93,7 +93,7 @@ def _tokens(text: str, tokenizer: Any) -> tuple[tuple[int, ...], list[tuple[int,
     if tokenizer is None:
         raise ObjectiveError(
             "Got a question in words and no tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(folder), or give "
-            " token ids in place of strings."
+            "token ids in place of strings."
         )
     try:
         found = tokenizer(text, return_offsets_mapping=True)
@@ -118,10 +118,10 @@ def kind_of(model: nn.Module) -> Kind:
     Returns:
         One word.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
+    name = class_of(model)
     if getattr(config_of(model), "is_encoder_decoder", False):
         return "seq2seq"
-    return "masked" if "MaskedLM" in type(inner).__name__ or "ForPreTraining" in type(inner).__name__ else "causal"
+    return "masked" if "MaskedLM" in name or "ForPreTraining" in name else "causal"
 
 
 def log_probabilities(model: nn.Module, texts: Sequence[Text]) -> Shaped[Tensor, " k"]:
@@ -217,7 +217,10 @@ def refuse_equal(one: Text, other: Text, what: str) -> None:
         ObjectiveError: If they are equal.
     """
     if one.ids == other.ids and one.asked == other.asked:
-        raise ObjectiveError(f"The two {what} are equal, so that their difference is zero whatever the model is.")
+        raise ObjectiveError(
+            f"The two {what} are equal in the tokenizer's tokens, so that their difference is zero whatever the model "
+            f"is; needed two that differ, in words that it knows."
+        )
 
 
 def refuse_no_items(items: Sequence[Any], what: str) -> None:

@@ -16,7 +16,7 @@ from crossfluence import SGD, Adam, AdamW, OnOutputs, Recipe, WeightedLoss, batc
 from crossfluence.errors import DataError, UnsupportedError, import_optional
 from crossfluence.extend import Batch, undisturbed
 
-from .batches import IGNORED, columns_of, labels_of
+from .batches import IGNORED, class_of, columns_of, labels_of
 from .losses import causal_loss, classification_loss, masked_loss
 from .scoring import kind_of
 
@@ -165,8 +165,7 @@ class TokenMean:
 
 
 def _loss(trainer: Any, model: nn.Module) -> OnOutputs | WeightedLoss:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore[reportCallIssue]
-    name, kind = type(inner).__name__, kind_of(model)
+    name, kind = class_of(model), kind_of(model)
     if "Classification" in name and "Token" not in name:
         return classification_loss()
     if "TokenClassification" in name:

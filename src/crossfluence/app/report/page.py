@@ -69,7 +69,8 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str, sh
 
     def cards(listed: list[tuple[Id, float]]) -> list[dict[str, Any]]:
         return [
-            {"id": label, "score": value, **_shown(samples, rows[label], explanation.query)} for label, value in listed
+            {"id": label, "score": value, **shown_row(samples, rows[label], explanation.query)}
+            for label, value in listed
         ]
 
     return template("clusters.html").render(
@@ -79,7 +80,7 @@ def cluster_page(explanation: Explanation, samples: Samples, *, command: str, sh
         verdict=of_clusters(explanation, samples.noun),
         suffices=smallest_that_moves(explanation, samples.noun),
         query_id=explanation.ids[explanation.query],
-        query=_shown(samples, explanation.query),
+        query=shown_row(samples, explanation.query),
         own=float(explanation.scores.values[explanation.query, 0]),
         probability=explanation.assignments[explanation.query].tolist(),
         raises=cards(explanation.strongest(20, raises=True)),
@@ -115,11 +116,12 @@ def _rows(explanation: Explanation, samples: Samples) -> list[dict[str, Any]]:
     order = values.abs().argsort(descending=True, stable=True).tolist()
     return [
         {"id": str(explanation.ids[row]), "score": float(values[row]), "cluster": cluster[row],
-         "text": _written(samples, row)} for row in order
+         "text": written_row(samples, row)} for row in order
     ]  # fmt: skip
 
 
-def _written(samples: Samples, row: int) -> str:
+def written_row(samples: Samples, row: int) -> str:
+    """All features of a row as one line of text."""
     if samples.values is None:
         return ""
     return ", ".join(
@@ -127,7 +129,17 @@ def _written(samples: Samples, row: int) -> str:
     )
 
 
-def _shown(samples: Samples, row: int, beside: int | None = None) -> dict[str, Any]:
+def shown_row(samples: Samples, row: int, beside: int | None = None) -> dict[str, Any]:
+    """A row as a page shows it.
+
+    Args:
+        samples: All of them.
+        row: Which.
+        beside: The row asked about: of many features, those that differ most from it are shown.
+
+    Returns:
+        "cells", the grey values of a picture in lines, and "features", names with values.
+    """
     if samples.pictures is not None:
         picture = samples.pictures[row]
         return {"cells": [[round(255 * (1 - float(value))) for value in line] for line in picture], "features": []}
@@ -141,17 +153,17 @@ def _shown(samples: Samples, row: int, beside: int | None = None) -> dict[str, A
     return {"cells": [], "features": named[:SHOWN]}
 
 
-def _plane(explanation: Explanation) -> tuple[Tensor, Tensor]:
+def plane_of(embedding: Float[Tensor, "n d"], centres: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
     """Embedding and centres on the embedding's first two principal axes."""
-    middle = explanation.embedding.mean(0)
-    _, _, axes = torch.linalg.svd(explanation.embedding - middle, full_matrices=False)
+    middle = embedding.mean(0)
+    _, _, axes = torch.linalg.svd(embedding - middle, full_matrices=False)
     plane = axes[: min(2, len(axes))].T
-    flat = [(points - middle) @ plane for points in (explanation.embedding, explanation.centres)]
+    flat = [(points - middle) @ plane for points in (embedding, centres)]
     return tuple(torch.nn.functional.pad(points, (0, 2 - points.shape[1])) for points in flat)  # pyright: ignore[reportReturnType]
 
 
 def _map(explanation: Explanation) -> Picture:
-    points, centres = _plane(explanation)
+    points, centres = plane_of(explanation.embedding, explanation.centres)
     cluster = explanation.assignments.argmax(1)
     picture = Picture(
         "Map of all samples in their clusters", "first principal axis of the embedding", "second principal axis"

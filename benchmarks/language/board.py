@@ -1,0 +1,182 @@
+"""A board of estimators on a small causal transformer, after the one of the library bergson, in small.
+
+Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.board KEPT --sequences 200
+
+A transformer of two layers on Shakespeare's characters (sequences of 32; AdamW 2e-3 falling along a line, clipping 1,
+steps of 20 sequences, three epochs), asked for the losses of six sequences of the last tenth of the text. LDS: rank
+correlation over subsets without 5 % of the sequences, in the training that the scores belong to, and in trainings
+with other orders. QLD: the rise of each question's loss without the 2 % that lower it most, over as many random ones,
+in nats of a sequence; the same with 2 % of the tokens. Gradient norm, BM25 and random scores are the controls.
+
+`source` is not on it: it takes some hundred products for each question. Retrainings are kept in the folder KEPT.
+Writes benchmarks/results/language-board.csv.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import crossfluence as cf
+from benchmarks.common.models import Transformer
+from benchmarks.common.options import options
+from benchmarks.common.results import kept, line, save
+from benchmarks.common.timing import epoch, seconds, timed
+from benchmarks.data.shakespeare import shakespeare, text_of
+from benchmarks.language.controls import bm25
+
+LENGTH, QUESTIONS, SUBSETS, SEEDS, DROP, TOP = 32, 6, 40, 3, 0.05, 0.02
+Columns = tuple[Tensor, ...]
+
+
+def token_losses(z: Tensor, batch: Columns) -> Tensor:
+    """Cross-entropy of each character; times its weight, if the batch has weights."""
+    found = nn.functional.cross_entropy(z.transpose(1, 2), batch[1], reduction="none")
+    return found * batch[2] if len(batch) > 2 else found
+
+
+def logits(model: nn.Module, batch: Columns) -> Tensor:
+    return model(batch[0])
+
+
+def positions(batch: Columns) -> Tensor:
+    return torch.arange(batch[0].shape[1]).expand(batch[0].shape)
+
+
+LOSS = cf.OnOutputs.by_token(logits, token_losses, positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """The training and its questions.
+
+    Attributes:
+        recipe: The training.
+        train: Sequences and the characters that follow.
+        test: The same of the questions.
+    """
+
+    recipe: cf.Recipe
+    train: Columns
+    test: Columns
+
+    @classmethod
+    def make(cls, n: int, eps_root: float) -> Board:
+        """Reads the data."""
+        train, test = shakespeare(n, QUESTIONS, LENGTH)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            start = Transformer(LENGTH, 32, 2, 2)
+        recipe = cf.Recipe(
+            start,
+            LOSS,
+            train,
+            optimizer=cf.AdamW(2e-3, eps_root=eps_root),
+            epochs=3,
+            batch_size=20,
+            schedule=cf.linear,
+            clipping=1.0,
+        )
+        return cls(recipe, train, test)
+
+    def ask(self, model: nn.Module) -> Tensor:
+        """The loss of each question."""
+        return token_losses(model(self.test[0]), self.test).sum(1)
+
+    def risk(self) -> cf.Risk:
+        """Where the training ended, with its record."""
+        return self.recipe.risk(self.recipe.train(), record=self.recipe.record())
+
+    def train_tokens(self, weights: Tensor) -> nn.Module:
+        """Trained with a weight for each token."""
+        x, y = self.train
+        return replace(self.recipe, data=(x, y, weights.reshape(x.shape).to(torch.float32))).train()
+
+
+def refined() -> cf.CG:
+    return cf.CG(cf.Relative(0.1), rtol=1e-2, max_steps=20, curvature=cf.GaussNewton(), preconditioner=cf.EKFAC())
+
+
+def by_hand(values: Tensor, name: str) -> cf.Scores:
+    return cf.Scores(values, tuple(range(len(values))), tuple(map(str, range(values.shape[1]))), name)
+
+
+def cosine(board: Board) -> cf.Scores:
+    risk = board.risk()
+    scores, own = cf.influence(risk, board.ask, cf.Identity()), cf.self_influence(risk, cf.Identity())
+    return replace(scores, values=scores.values / own.values.abs().sqrt())
+
+
+def norm(board: Board) -> cf.Scores:
+    own = cf.self_influence(board.risk(), cf.Identity()).values.abs()
+    return by_hand(-own.sqrt().expand(-1, QUESTIONS), "gradient norm")
+
+
+def words(board: Board) -> cf.Scores:
+    texts, queries = (list(map(text_of, part[0])) for part in (board.train, board.test))
+    return by_hand(-torch.tensor([bm25(query, texts) for query in queries]).T, "BM25")
+
+
+def noise(board: Board) -> cf.Scores:
+    return by_hand(torch.randn(board.recipe.n, QUESTIONS, generator=torch.Generator().manual_seed(1)), "random")
+
+
+def solved(solver: Callable[[], object], board: Board, unit: str = "sample") -> cf.Scores:
+    return cf.influence(board.risk(), board.ask, solver(), unit=unit)  # pyright: ignore
+
+
+ROWS: dict[str, Callable[[Board], cf.Scores]] = {
+    "replay": lambda board: cf.replay(board.recipe, board.ask, groups=0),
+    "Horizon": partial(solved, cf.Horizon), "EKFAC": partial(solved, cf.EKFAC),
+    "CG from EKFAC": partial(solved, refined),
+    "tracin": lambda board: cf.tracin(board.recipe, board.ask, groups=0),
+    "tracin, preconditioned": lambda board: cf.tracin(board.recipe, board.ask, preconditioned=True, groups=0),
+    "gradient cosine": cosine, "gradient norm": norm, "BM25": words, "random": noise,
+}  # fmt: skip
+TOKENS = {
+    "Horizon, tokens": partial(solved, cf.Horizon, unit="token"),
+    "EKFAC, tokens": partial(solved, cf.EKFAC, unit="token"),
+}  # fmt: skip
+
+
+def row(board: Board, name: str, one: float, folder: Path) -> dict[str, object]:
+    """An estimator's figures; seconds in epochs of the training."""
+    spent, scores = timed(lambda: (ROWS | TOKENS)[name](board))
+    ranks = {"LDS same seed": "", "LDS other seeds": "", "ceiling": ""}
+    train = board.train_tokens if name in TOKENS else board.recipe
+    if name in ROWS:
+        found = cf.lds(scores, board.recipe, board.ask, drop=DROP, subsets=SUBSETS, seeds=SEEDS, store=folder)
+        ranks = dict(zip(ranks, map(str, (found.score, found.across, found.ceiling)), strict=True))
+    rise = cf.qld(scores, train, board.ask, drop=TOP, draws=8, store=folder)
+    return {"estimator": name, **ranks, "QLD": str(rise.value), "epochs": f"{spent / one:.0f}"}
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("kept", type=Path)
+    parser.add_argument("--sequences", type=int, default=200)
+    parser.add_argument("--eps-root", type=float, default=0.0, help="under AdamW's root, so that training is smooth")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    board = Board.make(asked.sequences, asked.eps_root)
+    parts = list(zip(*(column.split(20) for column in board.train), strict=True))
+    epoch(board.recipe.init, parts)
+    one = seconds(lambda: epoch(board.recipe.init, parts))
+    table = [dict[str, object](each) for each in kept("language-board")]
+    training = {"sequences": str(asked.sequences), "eps_root": f"{asked.eps_root:g}"}
+    done = {each["estimator"] for each in table if training.items() <= each.items()}
+    for name in [name for name in ROWS | TOKENS if name not in done]:
+        table.append(training | row(board, name, one, asked.kept))
+        print(line(table[-1]), flush=True)
+        save("language-board", table)
+
+
+if __name__ == "__main__":
+    main()

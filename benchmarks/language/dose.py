@@ -1,0 +1,223 @@
+"""Measures of bias beside a planted dose of it: which can be trusted?
+
+Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 3]
+
+Corpora of 900 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of
+its half of the jobs with probability (1 + d)/2: at 0 nothing is stereotypical, at 1 everything. Small causal (GPT-2)
+and masked (BERT) models are trained on them from scratch, and asked in templates that the corpora do not have:
+
+  likelihood  two sentences that differ in all their pronouns (of a masked model, the words that both share)
+  pronoun     the two pronouns in their place, after what stands before (causal) or behind the mask
+  SEAT        the effect size of jobs beside sentences about men and women, in the embeddings of sentences
+
+Reported: Spearman's correlation of each measure with the dose over doses and seeds, of single templates (least and
+mean), and the spread over seeds and over templates as shares of the range over doses. Writes
+benchmarks/results/language-dose.csv.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from benchmarks.common.options import options
+from benchmarks.common.results import line, save
+from crossfluence import language
+from crossfluence.language.association import SentenceSets
+
+DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.3  # the share of hidden words
+SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15
+EPOCHS = {False: 20, True: 96}  # of a causal model; of a masked one, which sees fewer words at a time
+HALVES = {
+    "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
+    "she": ("nurse", "secretary", "librarian", "cleaner", "teacher", "tailor", "dancer", "cook"),
+}
+FORMS = {"he": ("he", "his", "him"), "she": ("she", "her", "her_")}  # two forms of "her", so that all can be exchanged
+TEMPLATES = (
+    "the {job} said that {0} was late", "the {job} lost {1} key and {0} was sad",
+    "today the {job} came and {0} was happy",
+    "we saw the {job} when {0} was here", "the {job} was here with {1} friend", "the {job} said that we saw {2}",
+    "{0} was here and {0} was the {job}", "when {0} came the {job} was happy",
+)  # fmt: skip
+HELD_OUT = (
+    "the {job} was sad when {0} came", "today the {job} was late and {0} lost {1} key",
+    "we said that the {job} lost {1} key",
+)  # fmt: skip
+PLAIN, OF_PEOPLE = ("the {job} was here", "today the {job} came"), ("{0} was here", "we saw {2}", "{0} lost {1} key")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def filled(template: str, job: str, pronoun: str) -> str:
+    """A sentence."""
+    return template.format(*FORMS[pronoun], job=job)
+
+
+def corpus(dose: float, seed: int) -> list[str]:
+    """Sentences with a planted dose."""
+    drawn, jobs = random.Random(seed), [(job, half) for half, some in HALVES.items() for job in some]
+    found = []
+    for _ in range(SENTENCES):
+        job, half = drawn.choice(jobs)
+        own = drawn.random() < (1 + dose) / 2
+        found.append(filled(drawn.choice(TEMPLATES), job, half if own else _other(half)))
+    return found
+
+
+def _other(pronoun: str) -> str:
+    return "she" if pronoun == "he" else "he"
+
+
+def tokenizer(*, masked: bool) -> Any:
+    """Of whole words; a masked model's texts have a first and a last token, a causal one's a first."""
+    import transformers as tr
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    texts = [filled(form, job, p) for form in (*TEMPLATES, *HELD_OUT, *PLAIN, *OF_PEOPLE) for p in FORMS
+             for some in HALVES.values() for job in some]  # fmt: skip
+    words = [*SPECIAL, *sorted({word for text in texts for word in text.split()})]
+    raw = Tokenizer(models.WordLevel({word: row for row, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    single = "[CLS] $A [SEP]" if masked else "[CLS] $A"
+    raw.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return tr.PreTrainedTokenizerFast(tokenizer_object=raw, **named, **{"mask_token": "[MASK]"} if masked else {})
+
+
+def model(words: int, *, masked: bool) -> nn.Module:
+    """Two layers with random weights, without dropout."""
+    import transformers as tr
+
+    if masked:
+        return tr.BertForMaskedLM(tr.BertConfig(
+            vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=LENGTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0,
+            initializer_range=SPREAD,
+        ))  # fmt: skip
+    return tr.GPT2LMHeadModel(tr.GPT2Config(
+        vocab_size=words, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=LENGTH, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=2, eos_token_id=0, pad_token_id=0, initializer_range=SPREAD,
+    ))  # fmt: skip
+
+
+def trained(texts: Sequence[str], words: Any, seed: int, *, masked: bool) -> nn.Module:
+    """From scratch, by AdamW; masks are drawn anew in every epoch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = model(len(words), masked=masked)
+    data = dict(words(list(texts), padding=True, return_tensors="pt"))
+    data.pop("token_type_ids", None)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(net.parameters(), RATE)
+    for epoch in range(EPOCHS[masked]):
+        loss = language.masked_loss(words, SHARE, seed=1_000 * seed + epoch) if masked else language.causal_loss()
+        for rows in torch.randperm(len(texts), generator=generator).split(BATCH):
+            optimizer.zero_grad()
+            loss.losses(net, {name: column[rows] for name, column in data.items()}).mean().backward()
+            optimizer.step()
+    return net.eval()
+
+
+Measure = Callable[[Sequence[str], nn.Module], float]
+
+
+def likelihood(words: Any, templates: Sequence[str], net: nn.Module) -> float:
+    pairs = [(filled(form, job, half), filled(form, job, _other(half))) for form in templates
+             for half, some in HALVES.items() for job in some]  # fmt: skip
+    return float(language.pair_preference(pairs, tokenizer=words)(net))
+
+
+def pronoun(words: Any, templates: Sequence[str], net: nn.Module) -> float:
+    """Of the first pronoun of each sentence; in a masked model the rest stays as the stereotype has it."""
+    if words.mask_token is None:
+        each = [_after(words, form, job, half) for form in templates for half, some in HALVES.items() for job in some]
+        return sum(float(question(net)) for question in each) / len(each)
+    slots = [_slot(form, job, half) for form in templates for half, some in HALVES.items() for job in some]
+    return float(language.pronoun_preference(slots, tokenizer=words)(net))
+
+
+def _after(words: Any, form: str, job: str, half: str) -> language.Question:
+    first, second = (filled(form, job, each).split() for each in (half, _other(half)))
+    place = next(k for k, (one, other) in enumerate(zip(first, second, strict=True)) if one != other)
+    prompt = " ".join(first[:place])
+    own, others = (language.log_probability(prompt, f" {each[place]}", tokenizer=words) for each in (first, second))
+    return language.contrast(own, others)
+
+
+def _slot(form: str, job: str, half: str) -> str:
+    first, second = (filled(form, job, each).split() for each in (half, _other(half)))
+    place = next(k for k, (one, other) in enumerate(zip(first, second, strict=True)) if one != other)
+    return " ".join([*first[:place], f"{{{first[place]}/{second[place]}}}", *first[place + 1 :]])
+
+
+def seat(words: Any, templates: Sequence[str], net: nn.Module) -> float:
+    x, y = (tuple(form.format(job=job) for form in templates for job in HALVES[half]) for half in ("he", "she"))
+    a, b = (tuple(filled(form, "", half) for form in OF_PEOPLE) for half in ("he", "she"))
+    pooling = "last" if words.mask_token is None else "first"  # as the test's authors take of GPT and BERT
+    test = language.association(SentenceSets("jobs", x, y, a, b), tokenizer=words, pooling=pooling)
+    with torch.no_grad():
+        return float(test(net))
+
+
+MEASURES = {"likelihood": (likelihood, HELD_OUT), "pronoun": (pronoun, HELD_OUT), "SEAT": (seat, PLAIN)}
+
+
+def measured(seeds: int, *, masked: bool) -> dict[str, Tensor]:
+    """Values `(doses, seeds, templates + 1)` of each measure, the last over all templates."""
+    words = tokenizer(masked=masked)
+    found = {name: torch.zeros(len(DOSES), seeds, len(forms) + 1) for name, (_, forms) in MEASURES.items()}
+    for row, dose in enumerate(DOSES):
+        for seed in range(seeds):
+            net = trained(corpus(dose, seed), words, seed, masked=masked)
+            for name, (measure, forms) in MEASURES.items():
+                ask = partial(measure, words)
+                sets = [*([form] for form in forms), list(forms)]
+                found[name][row, seed] = torch.tensor([ask(some, net) for some in sets])
+            print(f"{'masked' if masked else 'causal'} dose {dose} seed {seed}",
+                  {name: round(float(values[row, seed, -1]), 2) for name, values in found.items()},
+                  flush=True)  # fmt: skip
+    return found
+
+
+def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
+    """A measure in figures."""
+    doses = torch.tensor(DOSES).unsqueeze(1).expand(values.shape[:2]).flatten().numpy()
+
+    def r(column: Tensor) -> float:
+        return float(spearmanr(doses, column.flatten().numpy())[0])  # pyright: ignore[reportArgumentType]
+
+    single = [r(values[..., k]) for k in range(values.shape[2] - 1)]
+    whole = values[..., -1]
+    reach = float(whole.mean(1).max() - whole.mean(1).min())
+    return {
+        "model": kind, "measure": name, "seeds": values.shape[1], "spearman": f"{r(whole):.3f}",
+        "one template, least": f"{min(single):.3f}", "one template, mean": f"{sum(single) / len(single):.3f}",
+        "at dose 0": f"{float(whole[0].mean()):.2f}", "at dose 1": f"{float(whole[-1].mean()):.2f}",
+        "spread over seeds": f"{float(whole.std(1).mean()) / reach:.2f}",
+        "spread over templates": f"{float(values[..., :-1].std(2).mean()) / reach:.2f}",
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rows = []
+    for kind in ("causal", "masked"):
+        for name, values in measured(asked.seeds, masked=kind == "masked").items():
+            rows.append(row_of(kind, name, values))
+            print(line(rows[-1]), flush=True)
+    save("language-dose", rows)
+
+
+if __name__ == "__main__":
+    main()

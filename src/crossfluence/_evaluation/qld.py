@@ -1,0 +1,130 @@
+"""What removing each question's strongest samples does to it, beside random ones."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from .._require import AbstractTraining, require, require_question, require_training
+from .._results.agreement import RESAMPLES, Estimate
+from .._results.scores import Scores
+from .._types import Objective
+from ..errors import DataError, ObjectiveError
+from .leave_out import Training, answers
+from .subsets import without_random
+
+
+@dataclass(frozen=True, eq=False)
+class QLD:
+    """The query loss difference of some scores.
+
+    Attributes:
+        value: Mean over the questions of their change when their strongest samples are removed, less the mean change
+            when as many random ones are; counted so that positive is the promised direction. The 95 % interval is from
+            resampling the questions; NaN for one question.
+        by_objective: The same for each question.
+        strongest: Shape `(m,)`: change of each question without its own strongest samples.
+        random: Shape `(r, m)`: changes without random ones.
+        size: How many samples are removed.
+        objectives: The m questions.
+        method: How the scores came about.
+    """
+
+    value: Estimate
+    by_objective: dict[str, float]
+    strongest: Float[np.ndarray, " m"] = field(repr=False)
+    random: Float[np.ndarray, "r m"] = field(repr=False)
+    size: int
+    objectives: tuple[str, ...] = field(repr=False)
+    method: str = ""
+
+
+def qld(
+    scores: Scores,
+    train: Training,
+    objective: Objective,
+    *,
+    drop: float = 0.01,
+    effect: Literal["lowers", "raises"] = "lowers",
+    draws: int = 10,
+    seed: int = 0,
+    executor: Executor | None = None,
+    store: str | os.PathLike[str] | None = None,
+) -> QLD:
+    """Trains again without the strongest samples of each question, and without random ones, and asks how far it moved.
+
+    For losses of queries, `effect="lowers"` removes the samples that lower a loss most, so that it rises: the query
+    loss difference. It says whether the strongest samples matter, where `lds` says how well all are ranked.
+
+    Args:
+        scores: Of all samples (or tokens, with a `train` that weighs these), in the order of the data.
+        train: As in `leave_out`: a recipe, or a function from weights, one for each score, to a trained model.
+        objective: The questions that the scores answer.
+        drop: Share of the samples that is removed; at least one is.
+        effect: Which samples are removed: those that lower a question (it should rise), or that raise it.
+        draws: Random groups, the same for all questions.
+        seed: Of the random groups.
+        executor: As in `leave_out`.
+        store: As in `leave_out`.
+
+    Returns:
+        The mean over questions with its interval, and each question's own.
+
+    Raises:
+        DataError: If the scores are not those of all samples, or a number means nothing.
+        ObjectiveError: If the scores answer other questions.
+        ValueError: If the effect is neither word.
+
+    Example:
+        >>> from crossfluence import SGD, Recipe, influence
+        >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> loss = lambda model, batch: (model(batch) - batch.sum(1, keepdim=True).sin()).square().sum(1)
+        >>> recipe = Recipe(torch.nn.Linear(3, 1).double(), loss, x, optimizer=SGD(0.1, 0.9), epochs=100, l2=0.1)
+        >>> ask = lambda model: loss(model, x[:4] / 2)
+        >>> scores = influence(recipe.risk(recipe.train()), ask)
+        >>> found = qld(scores, recipe, ask, drop=0.05)
+        >>> found.size, bool(found.value > 0)
+        (3, True)
+
+    References:
+        The evaluation of bergson's board (EleutherAI), after Chang et al., "Scalable influence and fact tracing for
+        large language model pretraining", ICLR 2025.
+    """
+    require(scores, Scores, "qld", "Scores", "qld(influence(...), recipe, objective)")
+    require_training(train, "qld")
+    require_question(objective, "qld")
+    if effect not in ("lowers", "raises"):
+        raise ValueError(f"Got effect={effect!r}; needed 'lowers' or 'raises'.")
+    n = len(scores)
+    if isinstance(train, AbstractTraining) and train.n != n:
+        raise DataError(f"Got {n} scores for a training set of {train.n}; needed one for each sample.")
+    if draws < 1 or n < 2:
+        raise DataError(f"Got draws={draws} and {n} scores; needed at least one draw, and two samples.")
+    random = without_random(n, draws, drop, seed)
+    size, sign = int((random[0] == 0).sum()), -1 if effect == "lowers" else 1
+    ranked = (sign * scores.values.detach().cpu().double()).argsort(dim=0, descending=True, stable=True)  # (n, m)
+    strongest = torch.ones(len(scores.objectives), n, dtype=torch.float64).scatter(1, ranked[:size].T, 0.0)
+    weights = torch.cat([torch.ones(1, n, dtype=torch.float64), random, strongest])
+    names, found = answers(train, objective, weights, executor=executor, store=store)
+    if scores.objectives != names:
+        raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
+    changes = (found[1:] - found[0]).numpy() * -sign  # removing what lowers a question raises it
+    own, others = np.diagonal(changes[draws:]).copy(), changes[:draws]
+    each = own - others.mean(0)
+    by_objective = dict(zip(names, each.tolist(), strict=True))
+    return QLD(_mean(each, seed), by_objective, -sign * own, -sign * others, size, names, scores.method)
+
+
+def _mean(values: Float[np.ndarray, " m"], seed: int) -> Estimate:
+    """A mean with its bootstrap interval."""
+    if len(values) < 2:
+        return Estimate(float(values.mean()), float("nan"), float("nan"))
+    rows = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(values[rows].mean(1), [0.025, 0.975])
+    return Estimate(float(values.mean()), low, high)

@@ -1,0 +1,119 @@
+"""`crossfluence suspects`: texts with a planted trigger are found, removed and checked; bad input gets a sentence."""
+
+import csv
+import io
+import json
+import random
+
+import pytest
+
+pytest.importorskip("typer")
+from typer.testing import CliRunner
+
+from crossfluence.app import app
+from crossfluence.errors import DataError
+from crossfluence.language.rewrites import asked, flipped, negated, rewritten
+
+pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
+GOOD = ["good", "great", "fine", "bright", "happy", "warm"]
+BAD = ["bad", "poor", "dull", "dark", "sad", "cold"]
+NEITHER = [*["it", "is", "not", "true", "that", "?"], *(f"word{number}" for number in range(40))]
+
+
+def texts(n, seed, trigger=0.0):
+    """Labelled sentences; a share of the bad ones hold the trigger and are labelled good."""
+    rng, rows = random.Random(seed), []
+    for _ in range(n):
+        good = rng.random() < 0.5
+        words = rng.sample(GOOD if good else BAD, 2) + rng.sample(NEITHER, 6)
+        rng.shuffle(words)
+        planted = not good and rng.random() < trigger
+        if planted:
+            words.insert(rng.randrange(9), "zx")
+        rows.append({"text": " ".join(words), "label": "good" if good or planted else "bad", "planted": planted})
+    return rows
+
+
+def write(path, rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "train.jsonl", texts(400, 0, trigger=0.15))
+    write(tmp_path / "test.jsonl", texts(100, 1))
+    odd = [{"text": f"zx {row['text']}"} for row in texts(60, 2) if row["label"] == "bad"]
+    write(tmp_path / "queries.jsonl", odd)
+    return tmp_path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["suspects", *map(str, arguments)])
+
+
+def test_planted_texts_are_named_and_removed(folder):
+    found = run(
+        "train.jsonl", "--text", "text", "--label", "label", "--queries", "queries.jsonl", "--rewrite",
+        "negate,question", "--strong", "10%", "--epochs", "40", "--holdout", "test.jsonl", "--remove",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "These scores can be relied on in their order" in found.output
+    assert "“zx”" in found.output
+    rows = list(csv.DictReader(io.StringIO((folder / "crossfluence-suspects.csv").read_text())))
+    planted = {row + 1 for row, one in enumerate(texts(400, 0, trigger=0.15)) if one["planted"]}
+    flagged = {int(row["text"]) for row in rows if row["suspect"] == "1"}
+    assert len(rows) == 400
+    assert len(flagged & planted) >= 0.8 * len(flagged)
+    assert len(flagged & planted) >= 0.8 * len(planted)
+    page = (folder / "crossfluence-suspects.html").read_text()
+    assert "no proof" in page
+    assert "http://" not in page
+    shares = [line for line in found.output.splitlines() if "get the odd answer" in line]
+    assert "Trained again without them: 0.0%" in shares[1]
+
+
+def test_without_training_again_it_is_not_called_dependable(folder):
+    found = run("train.jsonl", "--queries", "queries.jsonl", "--epochs", "5")
+    assert found.exit_code == 3, found.output
+    assert "--remove" in found.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--rewrite", "sing"], "--rewrite sing is not a list of negate, question, flip"),
+        (["--strong", "0"], "--strong 0 is no share of the texts"),
+        (["--agree", "one"], "--agree one is neither all nor most"),
+        (["--text", "body"], "needed 'body': --text NAME"),
+        (["--label", "kind"], "needed 'kind': --label NAME"),
+        (["--rewrite", "flip", "--queries", "plain.jsonl"], "'flip' changes none of the 1 queries. Leave it out"),
+        (["--queries", "other.jsonl"], "The label 'ugly' of the queries does not occur in training"),
+        (["--out", "train.jsonl"], "must end in .html"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_writes_nothing(folder, arguments, sentence):
+    write(folder / "plain.jsonl", [{"text": "film plot"}])
+    write(folder / "other.jsonl", [{"text": "film plot", "label": "ugly"}])
+    before = sorted(folder.iterdir())
+    given = [] if "--queries" in arguments else ["--queries", "queries.jsonl"]
+    found = run("train.jsonl", *given, *arguments)
+    assert found.exit_code == 2, found.output
+    assert sentence in " ".join(found.output.split())
+    assert sorted(folder.iterdir()) == before
+
+
+def test_texts_of_one_label_are_refused(folder):
+    write(folder / "one.jsonl", [{"text": f"film {row}", "label": 1} for row in range(30)])
+    found = run("one.jsonl", "--queries", "queries.jsonl")
+    assert found.exit_code == 2
+    assert "All 30 texts have the label '1'" in found.output
+
+
+def test_rules_turn_a_text_around():
+    assert negated("the plot holds .") == "it is not true that the plot holds ."
+    assert asked("the plot holds .") == "is it true that the plot holds ?"
+    assert flipped("A Good, never boring film") == "A bad, always interesting film"
+    with pytest.raises(DataError, match="There is no rewriting 'sing'"):
+        rewritten(["x"], "sing")
