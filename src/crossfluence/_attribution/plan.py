@@ -22,6 +22,7 @@ from .._autodiff.functional import VECTORS_AT_ONCE, gradient_of, undisturbed
 from .._curvature.base import AbstractCurvature
 from .._curvature.operator import natural_curvature
 from .._data.ranks import ALONE
+from .._data.samples import SAMPLES
 from .._default.auto import Auto
 from .._kronecker.pilot import part_of
 from .._require import require, require_risk
@@ -37,7 +38,7 @@ PART = 512  # samples that are looked at; whole batches, at least one
 CLOCK = time.perf_counter
 LONG = 0.1  # seconds after which a run is not timed again
 DEAR = 0.5  # seconds of an epoch from which on a plan takes two epochs at most: a sixteenth of the data is timed,
-SIXTEENTH, FEW, SOME = 16, 8, 4  # eight samples say how many steps a solve takes, and four vectors what 32 would take
+SIXTEENTH, FEW, SOME = 16, 150, 4  # one sample in 150 says how many steps a solve takes, four vectors what 32 take
 BUDGET = 0.6  # of an epoch, for such a solve
 DENSE = 500  # order of the matrix that is factorised to see how fast that goes
 
@@ -212,7 +213,7 @@ def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[s
 def _few_steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
     """Number of steps for one query, from as many as the budget allows on a few samples."""
     try:
-        look = part_of(part, torch.arange(min(FEW, part.n)))
+        look = part_of(part, torch.arange(min(max(SAMPLES, risk.n // FEW), part.n)))
     except UnsupportedError:  # samples are coupled, or batches cannot be taken apart
         look = part
     limit = solver.work(risk).steps

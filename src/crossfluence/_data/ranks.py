@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .. import errors
 from ..errors import CrossfluenceError, RankError
 
 Key = TypeVar("Key", bound=Hashable)
@@ -112,11 +111,11 @@ class Ranks:
         return part.to(own.device if device is None and own is not None else device or part.device)
 
     def told(self, what: str, own: Any) -> list[Any]:
-        """What each rank says, by rank.
+        """Messages of all ranks, by rank.
 
         Args:
             what: Is done, as a clause for errors.
-            own: What this rank says; anything that can be pickled.
+            own: The message of this rank; anything that can be pickled.
 
         Returns:
             One of each rank.
@@ -231,12 +230,12 @@ def ranks_for(shared: bool | None) -> Ranks:
 
 
 def works_alone() -> bool:
-    """Whether this is one of several ranks of a script that has a process group of its own."""
+    """True if this is one of several ranks of a script that has a process group of its own."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _by_default() -> bool:
-    """Whether torchrun started this very process, and the script leaves what ranks do to others."""
+    """True if torchrun started this very process, and the script has made no process group."""
     return (
         dist.is_available()
         and all(name in os.environ for name in SETTINGS)
@@ -270,13 +269,19 @@ def _joined() -> Ranks:
     return Ranks(number, count, dist.ProcessGroupGloo(store, number, count, WAITING))
 
 
+def _kinds(kind: type[CrossfluenceError]) -> Iterator[type[CrossfluenceError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
+
+
 def _words(failure: Exception | None) -> tuple[str, str] | None:
     return None if failure is None else (type(failure).__name__, str(failure))
 
 
 def _again(number: int, kind: str, message: str) -> CrossfluenceError:
-    """What another rank has raised."""
-    known = vars(errors).get(kind)
-    if isinstance(known, type) and issubclass(known, CrossfluenceError) and kind != "MissingExtraError":
+    """The error that another rank has raised."""
+    known = {each.__name__: each for each in _kinds(CrossfluenceError)}.get(kind)
+    if known is not None and kind != "MissingExtraError":
         return known(message)
     return RankError(f"Rank {number} has failed with {kind}: {message}")
