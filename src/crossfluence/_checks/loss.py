@@ -185,7 +185,7 @@ def _few(
     for small, rows in ((chosen_samples(batch, len(weights), places), places), ordered):
         if small is None:
             continue
-        look = subject.look(small, weights[torch.tensor(rows, device=weights.device)], precision)
+        look = subject.look(small, weights[torch.tensor(rows).to(weights.device)], precision)
         with contextlib.suppress(Exception):  # whatever the user's code says of a batch that it cannot read
             here = look.at(subject.theta)
             if here.terms.isfinite().all() and (not subject.kind.per_sample or len(here.terms) == len(rows)):
@@ -280,7 +280,7 @@ def _refuse_ranked(subject: Subject, batch: Batch, weights: Tensor, whole: Tenso
     places = _largest_first(whole, len(weights))[: min(SAMPLES, len(weights) // 2)]
     if (small := chosen_samples(batch, len(weights), places)) is None:
         return
-    look = subject.look(small, weights[torch.tensor(places, device=weights.device)], precision)
+    look = subject.look(small, weights[torch.tensor(places).to(weights.device)], precision)
     alone = whole[:0]
     with contextlib.suppress(Exception):  # as in `_few`
         alone = evaluated(lambda: look.terms(subject.theta, subject.theta))
@@ -290,7 +290,7 @@ def _refuse_ranked(subject: Subject, batch: Batch, weights: Tensor, whole: Tenso
 
 def _refuse_coupled(look: Look, alone: Tensor, whole: Tensor, places: list[int], *, drew: bool) -> None:
     """Compares the losses of some samples with those that they have in the whole batch."""
-    among = whole[torch.tensor(places, device=whole.device)]
+    among = whole[torch.tensor(places).to(whole.device)]
     gap = (alone - among).abs() - TOGETHER * among.abs()
 
     def beyond(size: float) -> bool:
