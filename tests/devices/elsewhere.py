@@ -49,6 +49,11 @@ class Elsewhere(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"Elsewhere({self.inner})"
 
+    @property
+    def is_meta(self) -> bool:
+        """False: it holds numbers."""
+        return False
+
     def tolist(self) -> Any:
         return self.inner.tolist()
 

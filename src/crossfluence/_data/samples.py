@@ -56,7 +56,7 @@ def chosen_samples(batch: Batch, b: int, places: list[int]) -> Batch | None:
 
 
 def _taken(part: Any, places: list[int]) -> Any:
-    return part[torch.tensor(places, device=part.device)] if isinstance(part, Tensor) else [part[k] for k in places]
+    return part[torch.tensor(places).to(part.device)] if isinstance(part, Tensor) else [part[k] for k in places]
 
 
 def cut(batch: Batch, b: int, take: Callable[[Any], Any]) -> Batch | None:
