@@ -121,8 +121,9 @@ def as_linear(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if type(module).__name__ == "Conv1D":
-                linear = nn.Linear(*module.weight.shape)  # pyright: ignore[reportArgumentType]
-                linear.weight.data, linear.bias.data = module.weight.data.T.contiguous(), module.bias.data  # pyright: ignore
+                found = module.state_dict()
+                linear = nn.Linear(*found["weight"].shape)
+                linear.load_state_dict({"weight": found["weight"].T, "bias": found["bias"]})
                 setattr(parent, name, linear)
     return model
 
