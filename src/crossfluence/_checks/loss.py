@@ -195,7 +195,7 @@ def _few(
 
 
 def _rows(values: Tensor, places: list[int]) -> Tensor:
-    return values[torch.tensor(places, device=values.device)]
+    return values[torch.tensor(places).to(values.device)]
 
 
 def _largest_first(losses: Tensor, b: int) -> list[int]:
