@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from crossfluence.app.options import Force, Seed, plainly, stop
+from crossfluence.app.options import Force, Seed, exit_on_error, stop
 from crossfluence.app.report.terminal import console
 from crossfluence.errors import CorpusError, UnreliableWarning
 
@@ -25,7 +25,7 @@ def mixture(
     """The paper's first experiment: a mixture of Gaussians, each estimate beside its own leave-one-out."""
     from .mixture import mixture_study
 
-    with plainly():
+    with exit_on_error():
         rows = mixture_study(out, seeds=seeds, force=force)
     shown = Table(title="Pooled Pearson with leave-one-out, by seed; then means over seeds")
     columns = ["setting", "estimate", *[f"seed {seed}" for seed in range(seeds)], "per point", "slope"]
@@ -48,7 +48,7 @@ def planted(
     """A corpus whose culprits are known: are they found, and is the bias gone without them?"""
     from crossfluence.words.planted import planted_study
 
-    with plainly():
+    with exit_on_error():
         rows = planted_study(out, seeds=seeds, force=force)
     shown = Table(title="60 of 2,060 sentences were planted; effect sizes of the test career-terms")
     for column in rows[0]:
@@ -75,7 +75,7 @@ def weat(
     """The paper's experiment on bias in word embeddings: every action, predicted, found, and what it cost."""
     from .weat import WeatSettings, summary, weat_study
 
-    with plainly():
+    with exit_on_error():
         settings = WeatSettings(
             words, vocabulary, dimensions, _numbers("sizes", sizes), _numbers("steps", steps), seeds
         )
@@ -102,7 +102,7 @@ def scifi(
     settings = SciFi(seed=seed)
     if full:
         settings = replace(settings, sentences=(1, 2, 5, 10), steps=(5, 10, 100, 1000))
-    with plainly():
+    with exit_on_error():
         found = scifi_study(data_dir / "scifi", out, settings, force=force)
     print_scifi(found)
     console.print(f"Wrote results.csv, clusters.csv, determined.csv and figure.html into {out}.")

@@ -43,7 +43,7 @@ def main() -> None:
         looked, plan = timed(lambda solver=solver: cf.plan(risk, solver, QUESTIONS))
         seconds, scores = timed(lambda solver=solver: cf.influence(risk, question, solver))
         report = scores.report
-        with _plan.Tally() as tally:
+        with _plan.PeakMemory() as tally:
             cf.influence(risk, question, solver)
         assert report is not None
         row = {

@@ -7,7 +7,7 @@ an `AbstractInverse`; most begin with `operator(curvature, damping, risk)`. What
 package imports `crossfluence`, `crossfluence.errors` and this module, and nothing else.
 """
 
-from ._autodiff.functional import undisturbed
+from ._autodiff.functional import isolated
 from ._autodiff.params import Layout, fingerprint, trained_parameters
 from ._curvature.base import AbstractCurvature, absolute, refuse_damping
 from ._curvature.operator import Operator, natural_curvature, operator
@@ -27,7 +27,7 @@ from ._solvers.base import (
     require_symmetric,
     within,
 )
-from ._solvers.cost import Work
+from ._solvers.cost import Cost
 from ._storage.archive import fitting, read_if_whole, read_tensors, stored, write_tensors
 from ._storage.atomic import write_atomically
 from ._storage.hashing import content_hash
@@ -41,6 +41,7 @@ __all__ = [
     "AbstractSolver",
     "AbstractTraining",
     "Batch",
+    "Cost",
     "Id",
     "Layout",
     "Objective",
@@ -50,13 +51,13 @@ __all__ = [
     "SampleLoss",
     "Solution",
     "Train",
-    "Work",
     "absolute",
     "content_hash",
     "evaluate",
     "fingerprint",
     "fitting",
     "inverse_of",
+    "isolated",
     "layer_gradients",
     "natural_curvature",
     "numbered",
@@ -74,7 +75,6 @@ __all__ = [
     "stored",
     "trained_parameters",
     "training_modes",
-    "undisturbed",
     "within",
     "write_atomically",
     "write_tensors",

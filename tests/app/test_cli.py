@@ -181,7 +181,7 @@ def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
 
 
 def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypatch):
-    original, trained = retrain.retrained_answers, []
+    original, trained = retrain.retrained_values, []
 
     def interrupted(train, objective, weights):
         if trained:
@@ -192,7 +192,7 @@ def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypat
     quick = functools.partial(study.ClusterSettings, draws=30)  # more than are trained at once
     monkeypatch.setattr(study, "ClusterSettings", quick)
     with monkeypatch.context() as patched:
-        patched.setattr(retrain, "retrained_answers", interrupted)
+        patched.setattr(retrain, "retrained_values", interrupted)
         result = clusters()
     unfinished = folder / "page.html.unfinished"
     assert result.exit_code != 0
@@ -200,7 +200,7 @@ def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypat
     assert len(list(unfinished.glob("*.json"))) == trained[0]
     assert not list(folder.glob("page.*ml"))
     rest = []
-    monkeypatch.setattr(retrain, "retrained_answers", lambda *a: rest.append(len(a[2])) or original(*a))
+    monkeypatch.setattr(retrain, "retrained_values", lambda *a: rest.append(len(a[2])) or original(*a))
     assert clusters().exit_code == 0
     assert trained[0] + sum(rest) == 5 + 31 + 1
     assert {path.name for path in folder.iterdir()} == WRITTEN

@@ -47,7 +47,7 @@ def test_direct_solvers_take_the_products_that_were_foreseen(solver, products):
     cf.influence(made, EACH, solver)
     whole = [min(32, count - start) for count in products for start in range(0, count, 32)]
     assert sum(products) == found.products
-    readings = solver.work(made).readings
+    readings = solver.cost(made).data_passes
     assert len(whole) == found.passes - readings - 2  # and two passes for the scores of 40 questions
 
 
@@ -73,7 +73,7 @@ def test_iterative_solvers_take_about_the_products_that_were_foreseen(solver, pr
 def test_memory_is_about_that_of_the_run(solver):
     made = risk()
     found = cf.plan(made, solver, m=40)
-    with _plan.Tally() as tally:
+    with _plan.PeakMemory() as tally:
         cf.influence(made, EACH, solver)
     assert 0.4 < found.memory / tally.peak < 2.5
 
@@ -114,7 +114,7 @@ def test_a_preconditioner_by_layers_is_fitted_once_and_answers_nothing():
 
 
 def test_a_tally_counts_what_lives_together_and_views_once():
-    with _plan.Tally() as tally:
+    with _plan.PeakMemory() as tally:
         first = torch.ones(1000, dtype=torch.float64)
         second = (first + 1)[10:].reshape(-1, 2)
         del first

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence._autodiff.functional import bind, each_direction, jvp, undisturbed
+from crossfluence._autodiff.functional import bind, isolated, jvp, vmap_in_chunks
 from crossfluence._autodiff.params import Layout, fingerprint, trained_parameters
 from crossfluence._losses import frozen_copy
 
@@ -115,10 +115,10 @@ def test_user_code_that_looks_at_values_is_run_one_direction_at_a_time(peek):
 def test_many_directions_are_as_many_times_one():
     directions = normal(70, 3, seed=2)
     wanted = torch.stack([(direction**2).cumsum(0) for direction in directions])
-    assert torch.equal(each_direction(lambda v: (v**2).cumsum(0), directions), wanted)
-    assert torch.equal(each_direction(lambda v: (v**2).cumsum(0), directions[:1]), wanted[:1])
+    assert torch.equal(vmap_in_chunks(lambda v: (v**2).cumsum(0), directions), wanted)
+    assert torch.equal(vmap_in_chunks(lambda v: (v**2).cumsum(0), directions[:1]), wanted[:1])
     with pytest.raises(RuntimeError, match="broken"):
-        each_direction(lambda v: (_ for _ in ()).throw(RuntimeError("broken")), directions)
+        vmap_in_chunks(lambda v: (_ for _ in ()).throw(RuntimeError("broken")), directions)
 
 
 # Binding.
@@ -238,7 +238,7 @@ def test_a_fingerprint_sees_every_bit_of_parameters_and_buffers():
 def test_what_was_switched_off_comes_back_after_an_error():
     torch.backends.mha.set_fastpath_enabled(True)
     state = torch.random.get_rng_state()
-    with pytest.raises(KeyError), undisturbed():
+    with pytest.raises(KeyError), isolated():
         {}[float(torch.rand(()))]
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.equal(torch.random.get_rng_state(), state)

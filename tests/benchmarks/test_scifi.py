@@ -122,7 +122,7 @@ def test_a_stopped_study_goes_on_and_gives_what_an_unbroken_one_gives(data, foun
     assert not list(out.glob("*.csv"))
     monkeypatch.setattr(study, "influence", stops)  # scores, retrainings and steps are kept
     monkeypatch.setattr(study, "newton_step", stops)
-    monkeypatch.setattr(leave_out, "retrained_answers", stops)
+    monkeypatch.setattr(leave_out, "retrained_values", stops)
     scifi_study(data, out, TOY)
     assert (out / "results.csv").read_text() == (found[1] / "results.csv").read_text()
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import crossfluence as cf
 from crossfluence import errors
 from crossfluence._curvature.output_gradients import square_root
-from crossfluence._risk.criterion import Bend, of_batch
+from crossfluence._risk.criterion import CriterionCurvature, of_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # random weights
 
@@ -216,4 +216,4 @@ def test_a_batch_follows_the_outputs_into_double_precision():
     criterion = of_batch(
         lambda z, b: F.cross_entropy(z, b["soft"], reduction="none"), {"soft": soft, "id": torch.ones(2)}
     )
-    assert Bend.of(criterion, torch.zeros(2, 3)).z.dtype == torch.float64
+    assert CriterionCurvature.of(criterion, torch.zeros(2, 3)).z.dtype == torch.float64

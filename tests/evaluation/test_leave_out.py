@@ -59,7 +59,7 @@ def without(*rows):
 def trainings(monkeypatch):
     """Which rows had weight 0 in each training; raises instead of beginning call number `stop`."""
     seen = SimpleNamespace(rows=[], stop=None)
-    original = retrain.retrained_answers
+    original = retrain.retrained_values
 
     def counted(train, objective, weights):
         if seen.stop is not None and len(seen.rows) >= seen.stop:
@@ -67,7 +67,7 @@ def trainings(monkeypatch):
         seen.rows += [tuple((row == 0).nonzero().flatten().tolist()) for row in weights]
         return original(train, objective, weights)
 
-    monkeypatch.setattr(retrain, "retrained_answers", counted)
+    monkeypatch.setattr(retrain, "retrained_values", counted)
     return seen
 
 

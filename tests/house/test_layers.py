@@ -164,7 +164,7 @@ def test_the_global_random_state_is_seeded_only_where_it_is_put_back(name):
         call
         for block in ast.walk(tree)
         if isinstance(block, ast.With) and any(
-            guard in ast.unparse(item.context_expr) for item in block.items for guard in ("fork_rng", "undisturbed")
+            guard in ast.unparse(item.context_expr) for item in block.items for guard in ("fork_rng", "isolated")
         )
         for call in ast.walk(block)
     ]  # fmt: skip

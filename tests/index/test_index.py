@@ -43,7 +43,7 @@ def loss(model, batch):
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-class Reading(nn.Module):
+class DataManifest(nn.Module):
     """A table, attention over three words, a normalisation, and a parameter that belongs to no layer."""
 
     def __init__(self):
@@ -64,7 +64,7 @@ def network():
 
 def reader():
     torch.manual_seed(0)
-    return Reading().double()
+    return DataManifest().double()
 
 
 def numbers(n, seed):

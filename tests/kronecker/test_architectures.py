@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import crossfluence as cf
-from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.functional import isolated
 from crossfluence._kronecker.factors import layers_of_risk
 
 pytest.importorskip("transformers")
@@ -22,7 +22,7 @@ def test_layers_are_recognised_or_the_report_says_what_they_cost(architecture):
     whole = architecture.data(24, generator)
     data = [{name: part[start : start + 12] for name, part in whole.items()} for start in (0, 12)]
     risk = cf.Risk(model, architectures.losses, data)
-    with undisturbed():
+    with isolated():
         layers = layers_of_risk(risk)
         found = layers.gradients(architectures.losses, data[1])
         wanted = architectures.by_sample(model, data[1])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
-from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.functional import isolated
 from crossfluence._autodiff.params import trained_parameters
 from crossfluence._kronecker.layers import layers_of
 from crossfluence._kronecker.recognised import Alone, Products, Scales, Table, layer_gradients
@@ -36,7 +36,7 @@ def curve(model, x):
 )
 def test_layers_of_other_classes_are_recognised(name, kinds):
     model, x = classes.INSIDE[name]
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, trained_parameters(model), curve, x)
     found = [each.kind for each in layers.layer_blocks]
     assert [kind for kind in found if kind in kinds] == kinds
@@ -90,7 +90,7 @@ def test_gradients_of_a_layer_can_be_registered_in_a_few_lines():
     scores = cf.influence(risk, cf.each_of(cf.batches(X[:5]), curve), cf.EKFAC(tolerance=0))
     assert any("Kronecker factors of their layer" in note for note in scores.report.notes)
     inverse = cf.EKFAC().invert(risk)
-    with undisturbed():
+    with isolated():
         each = torch.cat(list(risk.sample_gradients())) * N
     for block in inverse.blocks:
         rows = block.along(block.slot.gather(risk.layout.split(each)))
@@ -108,7 +108,7 @@ def test_registered_gradients_that_are_wrong_are_not_used():
         return {"weight": (gradient, inputs), "shift": gradient}
 
     model = seeded(nn.Sequential(nn.Linear(4, 4), Wrong(), nn.Flatten()))
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, trained_parameters(model), curve, X)
     kinds = {each.slot.names: each.kind for each in layers.layer_blocks}
     assert kinds["1.weight",] == Alone(("weight",))
@@ -138,7 +138,7 @@ def test_what_no_layer_explains_costs_one_run_of_each_sample(kind):
     rows = []
     counted = model.register_forward_hook(lambda m, args, out: rows.append(len(args[0])))
     risk = cf.Risk(model, curve, cf.batches(X))
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, risk.theta, curve, X)
         for _ in range(2):
             rows.clear()
@@ -167,7 +167,7 @@ def test_parameters_that_seemed_idle_are_found_where_a_batch_reaches_them():
     x[20:, 0, 0] = 6
     model = seeded(Sometimes())
     risk = cf.Risk(model, curve, cf.batches(x, size=20))
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, risk.theta, curve, x[:20])
         assert len(layers.gradients(curve, x[:20])) == 1
         found = layers.gradients(curve, x[20:])

@@ -8,7 +8,7 @@ from torch import nn
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.functional import isolated
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
 
@@ -27,7 +27,7 @@ def contrast(model, batch, weights):
 
 
 def dense(inverse, risk):
-    with undisturbed():
+    with isolated():
         each = torch.cat(list(risk.sample_gradients())) * risk.n
     return risk.layout.split(each)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.functional import isolated
 from crossfluence._autodiff.params import trained_parameters
 from crossfluence._curvature.output_gradients import OutputGradients
 from crossfluence._kronecker import factors as eigenbasis
@@ -131,7 +131,7 @@ def curve(model, x):
 
 
 def found_by_hooks(model, x, loss=curve):
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, trained_parameters(model), loss, x)
         return layers, layers.gradients(loss, x)
 
@@ -158,7 +158,7 @@ def test_gradients_from_hooks_are_those_of_each_sample_alone(model, x, outside):
 
 @pytest.mark.parametrize(("model", "x", "outside"), MODELS)
 def test_directions_of_the_outputs_share_one_forward_pass(model, x, outside):
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, trained_parameters(model), curve, x)
         directions, passed = list(normal(3, *model(x).shape, seed=9)), []
         output_gradients = OutputGradients(lambda model, batch: model(batch), lambda _: directions)
@@ -183,7 +183,7 @@ def test_eigenvalues_are_mean_squared_gradients_along_the_eigenvectors(model, x,
     weights = torch.tensor([1, 1, 0, 1, 1, 1]).double()
     wanted = sample_gradients(model, curve, (x,))
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1).without([2])
-    with undisturbed():
+    with isolated():
         blocks = KroneckerFit.of(risk, cf.EmpiricalFisher()).blocks()
     assert sum(block.slot.size for block in blocks) == risk.p
     for block in blocks:
@@ -197,7 +197,7 @@ def test_eigenvalues_are_mean_squared_gradients_along_the_eigenvectors(model, x,
 def test_blocks_of_one_row_are_exact(name):
     model, x = (INSIDE | OUTSIDE)[name][:2]
     wanted, risk = sample_gradients(model, curve, (x,)), cf.Risk(model, curve, cf.batches(x))
-    with undisturbed():
+    with isolated():
         blocks = KroneckerFit.of(risk, cf.EmpiricalFisher()).blocks()
     rows = [block for block in blocks if block.slot.form[1] == 1]
     assert rows
@@ -267,7 +267,7 @@ def test_scores_by_products_of_eigenvalues_equal_the_dense_formula(damping):
 def test_plain_blocks_are_those_of_the_second_moment_of_whole_gradients(model, x, outside, kind):
     each = sample_gradients(model, curve, (x,))
     risk = cf.Risk(model, curve, cf.batches(x, size=4))
-    with undisturbed():
+    with isolated():
         how = {"in_full": True, "by_squares": False} if kind == "exact" else {"by_factors": False}
         blocks = KroneckerFit.of(risk, cf.EmpiricalFisher(), **how).blocks()
     assert sum(block.slot.size for block in blocks) == risk.p
@@ -288,7 +288,7 @@ def test_larger_layers_keep_their_factors_among_exact_blocks(monkeypatch):
 
 
 def kronecker(model, loss, data, size=4):
-    with undisturbed():
+    with isolated():
         risk = cf.Risk(model, loss, cf.batches(*data, size=size))
         return KroneckerFit.of(risk, cf.EmpiricalFisher(), by_squares=False).blocks()
 
@@ -318,7 +318,7 @@ def test_positions_count_as_samples_whose_losses_add_up():
 
 def test_draws_do_not_change_the_size_of_products():
     risk = cf.Risk(CHAIN, SPLIT, cf.batches(X, Y))
-    with undisturbed():
+    with isolated():
         one, many = (KroneckerFit.of(risk, cf.Fisher(samples=count), by_squares=False).blocks() for count in (2, 64))
     for few, more in zip(one, many, strict=True):
         assert float(more.values.sum() / few.values.sum()) == pytest.approx(1, abs=0.3)
@@ -531,7 +531,7 @@ def test_questions_about_a_part_of_the_model_reach_only_that_part():
 def test_scores_of_own_losses_equal_those_of_a_solve_for_each_sample(model, x, outside, kind, monkeypatch):
     risk = cf.Risk(model, curve, cf.batches(x, size=4), l2=0.1)
     inverse = kind().invert(risk)
-    with undisturbed():
+    with isolated():
         gradients = torch.cat(list(risk.sample_gradients()))
     wanted = -risk.n * (inverse.solve(gradients).vectors * gradients).sum(1, keepdim=True)
     if kind is cf.EKFAC:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.functional import isolated
 from crossfluence._kronecker import pilot, streamed
 from crossfluence._kronecker.factors import KroneckerFit
 from crossfluence._kronecker.pilot import _mean, part_of
@@ -69,7 +69,7 @@ def test_auto_fits_all_where_there_are_few():
 
 def test_moments_of_parts_add_up_to_those_of_the_whole():
     risk = risk_of()
-    with undisturbed():
+    with isolated():
         fit = KroneckerFit.of(risk, cf.EmpiricalFisher())
         whole = fit.moments()
         one, other = (

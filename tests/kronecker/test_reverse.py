@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import crossfluence as cf
 from crossfluence import errors
-from crossfluence._autodiff.functional import undisturbed
+from crossfluence._autodiff.functional import isolated
 from crossfluence._curvature.fisher import EmpiricalFisher
 from crossfluence._kronecker.factors import KroneckerFit, layers_at
 from crossfluence._kronecker.layers import layers_of
@@ -150,7 +150,7 @@ def test_gradients_are_those_of_a_backward_pass_for_each_sample(name):
     torch.compiler.reset()
     model = build() if name == "scripted" else seeded(build())
     wanted, theta = one_by_one(model, loss, batch), {n: p.detach() for n, p in model.named_parameters()}
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, theta, loss, batch)
         found = layers.gradients(loss, batch)
     assert sorted(part for slot in found for part in slot.names) == sorted(wanted)
@@ -276,7 +276,7 @@ def test_a_layer_that_another_batch_reaches_is_differentiated_there():
     x, model = X[order], seeded(Experts())
     size = int((x[:, 0] <= 0).sum())
     risk = cf.Risk(model, lambda m, b: squares(m, (b[0], b[1])), [(x[:size], Y[:size]), (x[size:], Y[size:])])
-    with undisturbed():
+    with isolated():
         layers = layers_at(risk, squares, (x[:size], Y[:size]))
         found = layers.gradients(squares, (x[size:], Y[size:]))
     wanted = one_by_one(model, squares, (x[size:], Y[size:]))
@@ -300,7 +300,7 @@ def test_gradients_that_add_up_to_rounding_are_judged_by_their_terms():
     model = seeded(Shifts())
     theta = {name: part.detach() for name, part in model.named_parameters()}
     decay = {name: float("bias" in name) for name in theta}
-    with undisturbed():
+    with isolated():
         layers = layers_of(model, theta, lambda m, b: m(b).sin(), SEQUENCES, decay=decay)
     assert not layers.outside
     assert {layer_block.slot.names for layer_block in layers.layer_blocks} >= {("k.bias",), ("k.weight",)}

@@ -31,13 +31,13 @@ class Stopped(BaseException):
 def work(monkeypatch):
     """Counts pieces of work, and stops before one; every state that is offered is written."""
 
-    class Work:
+    class Cost:
         count, stop = 0, -1
 
     def note():
-        if Work.count == Work.stop:
+        if Cost.count == Cost.stop:
             raise Stopped
-        Work.count += 1
+        Cost.count += 1
 
     def counted(function):
         def call(self, *arguments):
@@ -59,7 +59,7 @@ def work(monkeypatch):
     monkeypatch.setattr(cf.Risk, "gauss_newton_product", counted(cf.Risk.gauss_newton_product))
     monkeypatch.setattr(_checkpoint, "SHARE", float("inf"))
     monkeypatch.setattr(nystrom, "VECTORS_AT_ONCE", 2)
-    return Work
+    return Cost
 
 
 def equal(first, second):
@@ -107,7 +107,7 @@ def test_a_fit_that_was_stopped_is_no_inverse(work, tmp_path):
     work.stop = 3
     with pytest.raises(Stopped):
         cf.EKFAC(0.1).invert(PROBLEM.risk(size=7), checkpoint=tmp_path / "fit")
-    with pytest.raises(errors.ResultFileError, match="holds a Unfinished; needed an inverse"):
+    with pytest.raises(errors.ResultFileError, match="holds a PartialFit; needed an inverse"):
         cf.load_inverse(tmp_path / "fit")
 
 
@@ -176,6 +176,6 @@ def test_writing_takes_at_most_a_twentieth_of_the_time(tmp_path, monkeypatch):
     kept = _checkpoint.Checkpoint(tmp_path / "fit")
     for _ in range(1000):
         clock[0] += 1.0
-        kept.offer(lambda: (normal(2, seed=0),))
+        kept.maybe_save(lambda: (normal(2, seed=0),))
     assert len(written) * 2.0 <= 0.06 * clock[0]
     assert len(written) > 20

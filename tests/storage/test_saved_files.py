@@ -110,7 +110,7 @@ def resigned(name, path):
 def test_an_old_fit_that_was_stopped_goes_on_to_the_inverse_of_one_that_was_not(tmp_path, monkeypatch):
     solver, read = SOLVERS["ekfac-corrected"], []
     file = resigned("stopped-ekfac-corrected", tmp_path / "fit")
-    monkeypatch.setattr(_checkpoint.Checkpoint, "offer", lambda kept, state: read.append(state()))
+    monkeypatch.setattr(_checkpoint.Checkpoint, "maybe_save", lambda kept, state: read.append(state()))
     made = solver.invert(make.risk(), checkpoint=file)
     assert 0 < len(read) < 7  # of three batches, twice, and the bases between
     close(made.solve(make.questions()).vectors, VALUES["ekfac-corrected"], rtol=1e-9, atol=1e-12)

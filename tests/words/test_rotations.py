@@ -33,24 +33,24 @@ def slow(words, contexts, along):
 def test_rotations_are_taken_out_by_the_projection_that_is_written_out(size, d, rank):
     given = (normal(2 * size, rank, seed=1) @ normal(rank, d, seed=2)).view(2, size, d)
     along = normal(3 * 2 * size, d, seed=3).view(3, 2, size, d)
-    for left, direction in zip(Rotations.of(given).taken_out(along), along, strict=True):
+    for left, direction in zip(Rotations.of(given).project_out(along), along, strict=True):
         close(left.flatten(), slow(*given, direction.flatten()), rtol=0, atol=1e-12)
 
 
 def test_a_pure_rotation_leaves_nothing_and_the_gradient_is_left_as_it_is():
     given, turn = torch.stack(tables(11)), normal(D, D, seed=12)
     rotations = Rotations.of(given)
-    turning = rotations.taken_out((given @ (turn - turn.T))[None])
+    turning = rotations.project_out((given @ (turn - turn.T))[None])
     close(turning, torch.zeros_like(turning))
     gradient = torch.stack(ExpectedLoss.of(pairs(), 0.02, torch.float64).value_and_gradient(*given)[1:])[None]
-    close(rotations.taken_out(gradient), gradient, rtol=1e-9, atol=1e-13)
+    close(rotations.project_out(gradient), gradient, rtol=1e-9, atol=1e-13)
 
 
 def test_one_newton_step_does_not_rotate():
     stepped = cf.unlearn(risk(), risk().labels[:12], PRECISE).model
     before, after = (torch.stack(split(flat(model.parameters()))) for model in (trained(), stepped))
     moved = (after - before)[None]
-    close(Rotations.of(before).taken_out(moved), moved)
+    close(Rotations.of(before).project_out(moved), moved)
 
 
 def test_a_rotated_model_has_the_same_scores_and_trains_to_the_same_products():

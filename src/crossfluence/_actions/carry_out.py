@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._evaluation.leave_out import trained_models
 from .._require import AbstractTraining, require_training, takes
 from .._risk.objectives import evaluate
@@ -184,5 +184,5 @@ def _columns(source: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]) -> list
 
 def _all_rows(joined: Iterable[Batch]) -> list[Tensor]:
     """Every column of all batches."""
-    with undisturbed():
+    with isolated():
         return [torch.cat(column) for column in zip(*(_columns(batch) for batch in joined), strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._attribution.influence import influence
 from .._autodiff.copies import copied
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import put
 from .._default.auto import Auto
 from .._evaluation.leave_out import Training
@@ -193,7 +193,7 @@ def recommend(
         raise UnsupportedError("recommend solves at several points; it needs a solver, such as crossfluence.Auto().")
     _refuse_numbers(rounds, price)
     kinds = _possible(actions, labels, pool)
-    with undisturbed():
+    with isolated():
         risk.check()
         before = torch.stack([_one_value(each, risk, name) for each, name in zip(asked, NAMES, strict=False)])
         if not float(before[0]) > until:
@@ -207,7 +207,7 @@ def recommend(
     effects = options.effects(torch.cat([one.values for one in scored], 1).double().cpu())
     allowed = _allowed(options, risk, leave_alone)
     chooser = Chooser(options, solver, question, keep, price, until, count, allowed)
-    with undisturbed():
+    with isolated():
         choice = (
             chooser.in_one(effects, float(before[0]))
             if rounds == 1

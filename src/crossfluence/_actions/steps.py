@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .._autodiff.copies import copied
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import put
 from .._require import listed, require, require_question, require_risk
 from .._results.ids import row_of
@@ -144,7 +144,7 @@ def _walk(
     if not name or steps < 1:
         raise ValueError(f"Got {len(away) + len(towards)} samples and {steps} steps; needed at least one of each.")
     model, optimizer = copied(risk.model), Adam(lr)
-    with undisturbed():
+    with isolated():
         risk.check()
         gradient = _pull(risk, away, towards)
         allowed = Guard.of(risk, [*away, *towards], model, guard, tolerance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .._autodiff.copies import copied
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import put
 from .._default.auto import Auto
 from .._require import listed, require_question, require_risk
@@ -65,7 +65,7 @@ def unlearn(
     if not chosen:
         raise ValueError("Got no samples to unlearn; needed at least one id.")
     model = copied(risk.model)
-    with undisturbed():
+    with isolated():
         risk.check()
         rest = risk.without(chosen)
         inverse = inverse_of(solver, risk if isinstance(solver, AbstractInverse) else rest)

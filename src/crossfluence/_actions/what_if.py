@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._attribution.unrolled import Put, swept
-from .._autodiff.functional import undisturbed
+from .._attribution.unrolled import Put, differentiate_training
+from .._autodiff.functional import isolated
 from .._losses import as_loss
 from .._require import require, require_question, require_recipe
 from .._results.ids import numbered, row_of
 from .._risk.objectives import evaluate
 from .._training.recipe import Recipe
 from .._training.state import state_before, walked
-from .._training.trajectory import Course
+from .._training.trajectory import Trajectory
 from .._types import Batch, Id, Objective, Params
 from ..errors import DataError, UnsupportedError
 from .outcome import Outcome
@@ -99,8 +99,8 @@ def what_if(
         other, _ = changed.part(step, recipe.ones)
         return torch.zeros_like(weights), lambda part: (Mixed(batch, other, part), weights)
 
-    found = swept(recipe, objective, share, keep, by_step=True, course=mixed, first=start)
-    with undisturbed():
+    found = differentiate_training(recipe, objective, share, keep, by_step=True, course=mixed, first=start)
+    with isolated():
         point = state_before(course, recipe.ones, start, recipe.content).point
         point = walked(changed, recipe.ones, point, range(start, stop))
         model = recipe.holding(walked(course, recipe.ones, point, range(stop, len(course))).theta)
@@ -110,7 +110,7 @@ def what_if(
     return Outcome(model, names, found.values.cpu().double(), after, predicted, method=method)
 
 
-def _mixing(course: Course) -> Any:
+def _mixing(course: Trajectory) -> Any:
     """The weighted sum of losses, of a batch that may be on its way to another one."""
 
     def total(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def _with_rows(column: Tensor, rows: Mapping[int, Any]) -> Tensor:
     return made
 
 
-def _refuse_nothing(recipe: Recipe, course: Course, window: range, places: list[int]) -> None:
+def _refuse_nothing(recipe: Recipe, course: Trajectory, window: range, places: list[int]) -> None:
     """Makes sure that the window holds at least one of the samples."""
     seen = set[int]()
     for step in window:

@@ -11,7 +11,7 @@ from .._require import require_question, require_recipe
 from .._training.recipe import Recipe
 from .._types import Batch, Objective
 from ..errors import DataError
-from .unrolled import Put, swept
+from .unrolled import Put, differentiate_training
 
 
 def data_gradient(
@@ -68,7 +68,7 @@ def data_gradient(
             raise DataError(f"Got part={part!r} of batches with the parts {list(parts)}; needed one of them.")
         return _floats(parts[part], part), lambda value: (_with(batch, part, value), weights)
 
-    found = swept(recipe, objective, chosen, keep)
+    found = differentiate_training(recipe, objective, chosen, keep)
     return dict(zip(found.names, found.effects, strict=True))
 
 

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._data.batches import beside, probe
 from .._default.auto import Auto
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
-from .._risk.objectives import EachOf, Questions
+from .._risk.objectives import EachOf, Queries
 from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
@@ -88,7 +88,7 @@ def influence(
     require_risk(risk, AbstractRisk, "influence")
     require_question(objective, "influence")
     started = time.perf_counter()
-    with undisturbed():
+    with isolated():
         risk.check()
         if not (isinstance(objective, EachOf) and candidates is None):  # all pairs may give it with the scores
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
@@ -148,7 +148,7 @@ def _derivatives(
 def _scored(
     risk: AbstractRisk,
     inverse: AbstractInverse,
-    query: Questions,
+    query: Queries,
     wanted: Tensor,
     solution: Solution,
     derivatives: Tensor,
@@ -163,7 +163,7 @@ def _scored(
     )  # fmt: skip
 
 
-def _left_out(risk: AbstractRisk, query: Questions, wanted: Tensor) -> tuple[str, ...]:
+def _left_out(risk: AbstractRisk, query: Queries, wanted: Tensor) -> tuple[str, ...]:
     """A note if a part of a question lies along directions that training does not determine."""
     shares = (query.gradients - wanted).norm(dim=1) / query.gradients.norm(dim=1)
     share, place = max(zip(shares.nan_to_num().tolist(), query.names, strict=True))
@@ -210,7 +210,7 @@ def self_influence(risk: AbstractRisk, solver: AbstractSolver | AbstractInverse 
             "gradient. Ask influence(risk, objective) about a quantity of the sample instead."
         )
     started = time.perf_counter()
-    with undisturbed():
+    with isolated():
         risk.check()
         _ = risk.gradient
         inverse = inverse_of(solver, risk)

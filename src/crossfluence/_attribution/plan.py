@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .._autodiff.functional import VECTORS_AT_ONCE, gradient_of, undisturbed
+from .._autodiff.functional import VECTORS_AT_ONCE, gradient_of, isolated
 from .._curvature.base import AbstractCurvature
 from .._curvature.operator import natural_curvature
 from .._data.ranks import ALONE
@@ -27,10 +27,10 @@ from .._default.auto import Auto
 from .._kronecker.pilot import part_of
 from .._require import require, require_risk
 from .._risk.base import AbstractRisk
-from .._risk.objectives import QUESTIONS_AT_ONCE, questions_at_once
+from .._risk.objectives import QUERY_CHUNK, queries_at_once
 from .._risk.risk import Risk
 from .._solvers.base import AbstractSolver
-from .._solvers.cost import Work
+from .._solvers.cost import Cost
 from .._solvers.gmres import GMRES
 from ..errors import NegativeCurvatureError, NotConvergedWarning, UnsupportedError
 
@@ -72,9 +72,9 @@ class Plan:
     def __str__(self) -> str:
         saved = f", {self.disk / 1e6:,.3g} MB when saved" if self.disk else ""
         head = f"{self.solver} for {self.questions:,} question(s) about {self.samples:,} samples: "
-        cost = f"about {self.seconds:,.2g} s and {self.memory / 1e6:,.3g} MB of memory{saved}; "
-        work = f"{self.products:,} products with the curvature in {self.passes:,} passes over the data."
-        return "\n".join([head + cost + work, *self.notes])
+        takes = f"about {self.seconds:,.2g} s and {self.memory / 1e6:,.3g} MB of memory{saved}; "
+        cost = f"{self.products:,} products with the curvature in {self.passes:,} passes over the data."
+        return "\n".join([head + takes + cost, *self.notes])
 
 
 def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Plan:
@@ -114,35 +114,43 @@ def plan(risk: AbstractRisk, solver: AbstractSolver = Auto(), m: int = 1) -> Pla
         raise UnsupportedError(f"plan needs a Risk; got a {type(risk).__name__}, which has its own ways.")
     risk = risk if risk.ranks.count == 1 else risk._changed(ranks=ALONE)  # times differ from rank to rank
     chosen = solver.choose(risk)[0] if isinstance(solver, Auto) else solver
-    work = chosen.work(risk)
-    with undisturbed():
+    cost = chosen.cost(risk)
+    with isolated():
         risk.check()
         dear = _epoch(risk) > DEAR
         part = _part(risk, min(PART, risk.n // SIXTEENTH) if dear else PART)
-        tried = _rehearsed(work, part, m, risk.n)
+        tried = _dry_run(cost, part, m, risk.n)
         if tried.answers:
             memory = max(tried.peak, tried.held + _scores_held(risk, m))
-            passes = work.readings + -(-m // QUESTIONS_AT_ONCE)
+            passes = cost.data_passes + -(-m // QUERY_CHUNK)
             return Plan(repr(chosen), risk.n, m, 0, passes, tried.seconds + tried.answers, memory, tried.held)
         curvature = natural_curvature(getattr(chosen, "curvature", None), risk)
         look = _few_steps if dear else _steps
-        steps, notes = look(chosen, risk, part) if work.steps else (0, ())
+        steps, notes = look(chosen, risk, part) if cost.steps else (0, ())
         together = SOME if dear else VECTORS_AT_ONCE
-        product = _pace(lambda v: curvature.product(part, v), part, risk.n / part.n, together)
-        scores = _pace(part.derivatives_along, part, risk.n / part.n, together)
-        seconds = tried.seconds + work.alone * product(1) + product(work.together) + _factorising(work.order)
-        at_once = min(m, questions_at_once(risk.p))
-        peak = _peak(curvature, part, min(max(at_once, work.together), VECTORS_AT_ONCE), together)
+        product = _seconds_per_product(lambda v: curvature.product(part, v), part, risk.n / part.n, together)
+        scores = _seconds_per_product(part.derivatives_along, part, risk.n / part.n, together)
+        seconds = (
+            tried.seconds
+            + cost.sequential_products * product(1)
+            + product(cost.batched_products)
+            + _factorising(cost.matrix_order)
+        )
+        at_once = min(m, queries_at_once(risk.p))
+        peak = _peak(curvature, part, min(max(at_once, cost.batched_products), VECTORS_AT_ONCE), together)
     each = steps + 1 if steps else 0  # one more for the residual
-    products, passes = work.alone + work.together, work.readings + work.alone + _passes(work.together)
+    products, passes = (
+        cost.sequential_products + cost.batched_products,
+        cost.data_passes + cost.sequential_products + _passes(cost.batched_products),
+    )
     for start in range(0, m, at_once):
         size = min(at_once, m - start)
-        seconds += work.share * each * product(size) + scores(size)
+        seconds += cost.data_fraction * each * product(size) + scores(size)
         products += each * size
-        passes += round(work.share * each) * _passes(size) + _passes(size)
-    solving = (work.vectors + work.kept * steps) * at_once * risk.p * risk.weights.element_size()
-    held = work.held + tried.held
-    memory = max(tried.peak, held + max(max(work.scratch, solving) + peak, _scores_held(risk, m)))
+        passes += round(cost.data_fraction * each) * _passes(size) + _passes(size)
+    solving = (cost.vectors + cost.vectors_per_step * steps) * at_once * risk.p * risk.weights.element_size()
+    held = cost.inverse_bytes + tried.held
+    memory = max(tried.peak, held + max(max(cost.temporary_bytes, solving) + peak, _scores_held(risk, m)))
     return Plan(repr(chosen), risk.n, m, products, passes, seconds, memory, held if chosen.saveable else 0, notes)
 
 
@@ -156,12 +164,12 @@ class _Tried:
     peak: int = 0
 
 
-def _rehearsed(work: Work, part: Risk, m: int, n: int) -> _Tried:
+def _dry_run(cost: Cost, part: Risk, m: int, n: int) -> _Tried:
     """Runs the work of a solver that is no product, once for its memory, then timed piece by piece."""
-    if work.rehearse is None:
+    if cost.dry_run is None:
         return _Tried()
-    with Tally() as tally:
-        found = work.rehearse(part, 1 if work.steps else m)
+    with PeakMemory() as tally:
+        found = cost.dry_run(part, 1 if cost.steps else m)
     before = answers = 0.0
     for stage in found.stages:
         seconds = _seconds(stage.run) * (n / part.n if stage.grows else 1)
@@ -207,7 +215,7 @@ def _steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[s
             refused = str(error)
         else:
             return steps, (f"A question takes about {steps} steps, as one did on {look.n:,} samples.",)
-    return solver.work(part).steps, (f"The number of steps is its limit: {refused}",)
+    return solver.cost(part).steps, (f"The number of steps is its limit: {refused}",)
 
 
 def _few_steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tuple[str, ...]]:
@@ -216,7 +224,7 @@ def _few_steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tup
         look = part_of(part, torch.arange(min(max(SAMPLES, risk.n // FEW), part.n)))
     except UnsupportedError:  # samples are coupled, or batches cannot be taken apart
         look = part
-    limit = solver.work(risk).steps
+    limit = solver.cost(risk).steps
     allowed = max(3, min(limit, int(BUDGET * risk.n / (3 * look.n))))
     short: Any = replace(solver, max_steps=allowed)  # pyright: ignore[reportArgumentType,reportCallIssue]
     question = look.gradient if not look.symmetric else next(look.sample_gradients())[0]
@@ -232,7 +240,9 @@ def _few_steps(solver: AbstractSolver, risk: Risk, part: Risk) -> tuple[int, tup
     return steps, (f"A question takes about {steps} steps, as {allowed} or fewer on {look.n} samples suggest.",)
 
 
-def _pace(function: Callable[[Tensor], Tensor], part: Risk, scale: float, together: int) -> Callable[[int], float]:
+def _seconds_per_product(
+    function: Callable[[Tensor], Tensor], part: Risk, scale: float, together: int
+) -> Callable[[int], float]:
     """Seconds over the whole data for any number of vectors, from those for one and for several on a part."""
     like = part.layout.flatten(part.theta)
     generator = torch.Generator().manual_seed(0)
@@ -282,7 +292,7 @@ def _peak(curvature: AbstractCurvature, part: Risk, count: int, most: int) -> in
     """Bytes of the tensors that live together in one pass, from a pass of at most so many vectors."""
 
     def bytes_of(vectors: int) -> int:
-        with Tally() as tally:
+        with PeakMemory() as tally:
             curvature.product(part, torch.zeros(vectors, part.p).to(part.layout.flatten(part.theta)))
         return tally.peak
 
@@ -292,7 +302,7 @@ def _peak(curvature: AbstractCurvature, part: Risk, count: int, most: int) -> in
     return one + (several - one) * (count - 1) // (most - 1)
 
 
-class Tally(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):
     """Counts the bytes of all tensors made inside it, and the most that lived at one time."""
 
     def __init__(self) -> None:

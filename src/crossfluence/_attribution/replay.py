@@ -16,7 +16,7 @@ from .._results.verdict import ROUGH, announce
 from .._training.recipe import Recipe
 from .._types import Batch, Id, Objective
 from ..errors import DataError
-from .unrolled import Put, swept
+from .unrolled import Put, differentiate_training
 
 By: TypeAlias = Literal["sample", "step"]
 
@@ -91,7 +91,7 @@ def replay(
     def own(_: int, batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
         return weights, lambda w: (batch, w)
 
-    found = swept(recipe, objective, own, keep, by_step=by == "step")
+    found = differentiate_training(recipe, objective, own, keep, by_step=by == "step")
     labels = recipe.labels(ids) if by == "sample" else tuple(range(found.steps))
     effects = found.effects.T
     values = tuple(found.values.tolist())

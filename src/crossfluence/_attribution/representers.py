@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._data.batches import probe
 from .._losses import OnOutputs
 from .._require import require, require_risk
@@ -130,7 +130,7 @@ def representers(
         raise ValueError(f"Got importance={importance!r}; needed 'derivative' or 'path'.")
     if importance == "path" and not isinstance(recipe, Recipe):
         raise UnsupportedError("importance='path' follows the training. Type recipe=recipe, a crossfluence.Recipe.")
-    with undisturbed():
+    with isolated():
         risk.check()
         probe(queries, "queries")
         split = risk.on_outputs("representers", "ask influence(risk, question)")
@@ -142,7 +142,7 @@ def representers(
         return Representers(
             scores.values, kept, values, torch.zeros_like(values), chosen, risk.labels, method, scores.verdict
         )
-    with undisturbed():
+    with isolated():
         if importance == "path":
             assert recipe is not None
             metric: AbstractMetric = plain_metric(risk, kernel)

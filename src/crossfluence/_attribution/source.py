@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import fingerprint
 from .._curvature.base import AbstractCurvature
 from .._curvature.fisher import AbstractFisher, Fisher
@@ -25,7 +25,7 @@ from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce
 from .._risk.objectives import questions
 from .._risk.risk import Risk
-from .._solvers.krylov import functions_of
+from .._solvers.krylov import lanczos_functions
 from .._training.optimizers import SGD
 from .._training.recipe import Recipe
 from .._types import Id, Objective
@@ -110,7 +110,7 @@ def source(
         raise ValueError(f"Got segments={segments}; needed at least 1.")
     labels, curvature = recipe.labels(ids), curvature or Hessian()
     _refuse(recipe, curvature)
-    with undisturbed():
+    with isolated():
         points, end = waypoints(recipe, segments, preconditioned=True)
         model = recipe.holding(end)
         asked = list(questions(objective, model, end))
@@ -169,7 +169,7 @@ def _filtered(
 ) -> tuple[list[Shaped[Tensor, "m p"]], float]:
     """`_gathered` and `_faded` of the curvature between two paces, times vectors; and its smallest eigenvalue."""
     if not isinstance(curvature, AbstractFisher):
-        found, lowest, share = functions_of(
+        found, lowest, share = lanczos_functions(
             lambda v: pace * curvature.product(risk, pace * v) + decay * v,
             vectors, (_gathered, _faded), rtol=rtol, max_steps=MAX_STEPS,
         )  # fmt: skip

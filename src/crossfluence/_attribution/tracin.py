@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import Layout, fingerprint
 from .._evaluation.trials import final_gradient, tried
 from .._kronecker.pairwise import pairwise_scores
@@ -96,7 +96,7 @@ def tracin(
         raise ValueError(f"Got checkpoints={checkpoints}; needed at least 1.")
     started, labels = time.perf_counter(), recipe.labels(ids)
     parts, names = [], ()
-    with undisturbed():
+    with isolated():
         points, end = waypoints(recipe, checkpoints, preconditioned=preconditioned)
         for theta, scaling, _ in points:
             risk = recipe.risk(recipe.holding(theta))

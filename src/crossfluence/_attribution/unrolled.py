@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from tqdm.auto import tqdm
 
-from .._autodiff.functional import recorded_twice, undisturbed
+from .._autodiff.functional import isolated, recorded_twice
 from .._autodiff.params import Layout
 from .._autodiff.ways import pulled_rows
-from .._risk.objectives import Questions, questions
+from .._risk.objectives import Queries, questions
 from .._training.recipe import Recipe
-from .._training.trajectory import Course, Point
+from .._training.trajectory import Point, Trajectory
 from .._types import Batch, Objective, Params
 from ..errors import NonFiniteError
 
@@ -56,14 +56,14 @@ class Sweep:
     growth: float
 
 
-def swept(
+def differentiate_training(
     recipe: Recipe,
     objective: Objective,
     variable: Variable,
     keep: int | None,
     *,
     by_step: bool = False,
-    course: Course | None = None,
+    course: Trajectory | None = None,
     first: int = 0,
 ) -> Sweep:
     """Trains once, and goes back through every step.
@@ -87,7 +87,7 @@ def swept(
     """
     if keep is not None and keep < 2:
         raise ValueError(f"Got keep={keep}; needed at least 2 points, or None for as many as fit.")
-    with undisturbed():
+    with isolated():
         recipe.refuse_once_differentiable()
         course = recipe.course() if course is None else course
         like, _ = variable(0, *course.part(0, recipe.ones))  # first of all: it may refuse the data
@@ -113,7 +113,7 @@ def swept(
     return Sweep(model, names, values, effects, len(course), run.keep, growth)
 
 
-def _room(course: Course, point: Point) -> int:
+def _room(course: Trajectory, point: Point) -> int:
     """Number of points to keep: as many as fit, and never so few that training would run more than twice."""
     tensors = [tensor for params in (point.theta, *point.state.values()) for tensor in params.values()]
     fit = MEMORY // sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -124,7 +124,7 @@ def _room(course: Course, point: Point) -> int:
 class _Run:
     """A course with its sample weights, of which at most `keep` points are held at once."""
 
-    course: Course
+    course: Trajectory
     weights: Shaped[Tensor, " n"]
     keep: int
 
@@ -158,7 +158,7 @@ class _Run:
             stop = first
 
 
-def _cotangent(end: Point, asked: list[Questions]) -> Point:
+def _cotangent(end: Point, asked: list[Queries]) -> Point:
     """Derivatives of the objectives by the state at the end: by the parameters alone, one row for each objective."""
     gradients = torch.cat([chunk.gradients for chunk in asked])
 
@@ -195,7 +195,7 @@ def _add_up(
 
 
 def _pulled(
-    course: Course, step: int, point: Point, value: Tensor, put: Put, cotangent: Point
+    course: Trajectory, step: int, point: Point, value: Tensor, put: Put, cotangent: Point
 ) -> tuple[Point, Shaped[Tensor, "m b *each"]]:
     """Cotangents of the point after a step to those of the point before it, and of what is differentiated in it."""
     parts, form = tree_flatten(point)

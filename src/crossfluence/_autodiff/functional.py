@@ -203,7 +203,7 @@ def _generators() -> tuple[Any, ...]:
     return name, np.asarray(keys).tobytes(), *rest, random.getstate(), *(state.numpy().tobytes() for state in states)
 
 
-def each_direction(function: Callable[[Tensor], Value], directions: Shaped[Tensor, "m *each"]) -> Value:
+def vmap_in_chunks(function: Callable[[Tensor], Value], directions: Shaped[Tensor, "m *each"]) -> Value:
     """Applies a function of one vector to many, vectorised in chunks where the user's code allows it.
 
     Args:
@@ -274,7 +274,7 @@ def recorded_twice() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """Differentiates twice and in forward mode safely, and leaves no trace; one thread at a time.
 
     The fused attention kernels and the transformer fast path have no second derivative: they are switched off

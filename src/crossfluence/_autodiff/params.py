@@ -66,7 +66,7 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
 
 
-def coarseness(params: Params) -> float:
+def largest_eps(params: Params) -> float:
     """The relative rounding error of the least precise of some tensors."""
     return max(torch.finfo(tensor.dtype).eps for tensor in params.values())
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 
 from .._types import Params
 from ..errors import UnsupportedError
-from .functional import VECTORS_AT_ONCE, differentiating, each_direction, jvp, recorded, recorded_twice, strided
+from .functional import VECTORS_AT_ONCE, differentiating, jvp, recorded, recorded_twice, strided, vmap_in_chunks
 from .params import Layout, wide
 
 Total: TypeAlias = Callable[[Params, Params], Tensor]
@@ -87,7 +87,7 @@ class Forward(AbstractWay):
         def along(direction: Tensor) -> Params:
             return jvp(lambda at: grad(total)(at, at), theta, layout.unflatten(direction))
 
-        return each_direction(along, directions)
+        return vmap_in_chunks(along, directions)
 
     def transposed_products(
         self, total: Total, theta: Params, layout: Layout, directions: Shaped[Tensor, "m p"]
@@ -98,13 +98,13 @@ class Forward(AbstractWay):
             tangent = layout.unflatten(direction)
             return grad(lambda at: jvp(lambda live: total(live, at), at, tangent))(theta)
 
-        return each_direction(along, directions)
+        return vmap_in_chunks(along, directions)
 
     def derivatives(
         self, values: Values, theta: Params, layout: Layout, directions: Shaped[Tensor, "m p"]
     ) -> Shaped[Tensor, "m *values"]:
         """One forward-mode pass."""
-        return each_direction(lambda v: jvp(values, theta, layout.unflatten(v)), directions)
+        return vmap_in_chunks(lambda v: jvp(values, theta, layout.unflatten(v)), directions)
 
     def sensitivities(
         self, total: Weighed, theta: Params, layout: Layout, directions: Shaped[Tensor, "m p"], weights: Tensor
@@ -114,7 +114,7 @@ class Forward(AbstractWay):
         def along(direction: Tensor, w: Tensor) -> Tensor:
             return jvp(lambda live: total(live, theta, w), theta, layout.unflatten(direction))
 
-        return each_direction(lambda v: grad(along, argnums=1)(v, weights), directions)
+        return vmap_in_chunks(lambda v: grad(along, argnums=1)(v, weights), directions)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def non_finite_message(what: str, index: int, ids: Sequence[Id], losses: Tensor 
         index: The number of the batch.
         ids: Labels of its samples.
         losses: Their losses, if each has its own.
-        place: From `birthplace`.
+        place: From `first_non_finite_module`.
         advice: From `advice_of`.
 
     Returns:
@@ -55,7 +55,7 @@ def advice_of(losses: Callable[[], Tensor], batch: Batch) -> str:
     return "Clean or drop the sample, or check for a division by zero or a square root at zero in the loss."
 
 
-def birthplace(model: nn.Module, total: Callable[[Params], Tensor], theta: Params) -> str:
+def first_non_finite_module(model: nn.Module, total: Callable[[Params], Tensor], theta: Params) -> str:
     """The first module that makes a NaN or an infinity out of finite numbers, forwards or backwards.
 
     Args:

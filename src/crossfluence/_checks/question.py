@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from .._autodiff.functional import drawing, evaluated
-from .._autodiff.params import Layout, coarseness, moving
+from .._autodiff.params import Layout, largest_eps, moving
 from .._autodiff.precision import coarsest_precision
 from .._autodiff.ways import moved, step_length, value_and_rows
 from .._types import Params
@@ -50,7 +50,7 @@ def check_question(
         ObjectiveError: If the derivative of a question does not belong to its value.
     """
     (here, seen), drew = drawing(lambda: coarsest_precision(lambda: evaluated(lambda: values(theta))))
-    precision = max(seen, coarseness(theta))
+    precision = max(seen, largest_eps(theta))
     known, rows = value_and_rows(values, theta)
     rows = Layout.of(theta).flatten(rows)
     if not (here.isfinite().all() and known.isfinite().all() and rows.isfinite().all() and rows.any()):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import all_finite, bind, undisturbed
+from .._autodiff.functional import all_finite, bind, isolated
 from .._autodiff.params import wide
 from .._risk.base import AbstractRisk
 from .._risk.criterion import Rounding, of_batch
@@ -64,7 +64,7 @@ class AbstractFisher(AbstractCurvature):
                 f"{type(risk).__name__} has no product with {self}, which is made of gradients of single samples. "
                 f"Use curvature=Hessian() or curvature=GaussNewton()."
             )
-        with undisturbed():
+        with isolated():
             found = risk.ranks.added("multiplying with the curvature", lambda: {"total": self._sum(risk, vectors)})
         return found["total"].add_(risk.decay * vectors)
 
@@ -86,7 +86,7 @@ class AbstractFisher(AbstractCurvature):
 
             found = risk.first.pulled(values, risk.theta, cotangents)
             if not all(map(all_finite, found.values())):
-                raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
+                raise NonFiniteError(risk.nan_message(index, batch, "A derivative of the outputs or of the criterion"))
             risk.layout.add(total, found, 1 / risk.n)
         return total
 

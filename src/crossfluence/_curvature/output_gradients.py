@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._risk.criterion import DOUBLED, LOST, Bend, dims_of_classes, lengths, random_direction, random_signs
+from .._risk.criterion import (
+    DOUBLED,
+    LOST,
+    CriterionCurvature,
+    dims_of_classes,
+    lengths,
+    random_direction,
+    random_signs,
+)
 from .._types import SampleLoss
 from ..errors import SolveError, UnsupportedError
 
@@ -77,12 +85,12 @@ def square_root(criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out
     """
     if not len(z):
         return lambda noise: noise
-    bend = Bend.of(criterion, z)
+    bend = CriterionCurvature.of(criterion, z)
     root = _softmax(bend) or _diagonal(bend) or _dense(bend)
     return lambda noise: root(noise.to(torch.promote_types(noise.dtype, bend.z.dtype))).to(z)
 
 
-def _diagonal(bend: Bend) -> Callable[[Tensor], Tensor] | None:
+def _diagonal(bend: CriterionCurvature) -> Callable[[Tensor], Tensor] | None:
     signs, trial = random_signs(bend.z, 0), random_direction(bend.z)
     diagonal, bent = bend.along(signs) * signs, bend.along(trial)
     if not bent.any():
@@ -94,7 +102,7 @@ def _diagonal(bend: Bend) -> Callable[[Tensor], Tensor] | None:
     return lambda noise: root * noise
 
 
-def _softmax(bend: Bend) -> Callable[[Tensor], Tensor] | None:
+def _softmax(bend: CriterionCurvature) -> Callable[[Tensor], Tensor] | None:
     """Softmax along the last dimension or the second, times one number at every position."""
     for dim in dims_of_classes(bend.z):
         root = _softmax_along(bend, dim)
@@ -103,7 +111,7 @@ def _softmax(bend: Bend) -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-def _softmax_along(bend: Bend, dim: int) -> Callable[[Tensor], Tensor] | None:
+def _softmax_along(bend: CriterionCurvature, dim: int) -> Callable[[Tensor], Tensor] | None:
     p = (bend.z.double() if bend.z.numel() <= DOUBLED else bend.z).softmax(dim)
     top = p.argmax(dim, keepdim=True)
     trial = random_direction(p).scatter(dim, top, 0)  # a difference to the largest class: only small terms are added
@@ -130,7 +138,7 @@ def _softmax_along(bend: Bend, dim: int) -> Callable[[Tensor], Tensor] | None:
     return apply
 
 
-def _dense(bend: Bend) -> Callable[[Tensor], Tensor]:
+def _dense(bend: CriterionCurvature) -> Callable[[Tensor], Tensor]:
     z, count = bend.z, bend.z[0].numel()
     if count > DENSE_OUTPUTS:
         raise UnsupportedError(
@@ -161,18 +169,18 @@ def _balanced(matrices: Shaped[Tensor, "b k k"], shape: torch.Size, dim: int) ->
     return matrices - torch.diag_embed(matrices.diagonal(dim1=1, dim2=2) + beside.sum(2))
 
 
-def _floor(bend: Bend) -> float:
+def _floor(bend: CriterionCurvature) -> float:
     """The size below which numbers of this precision cannot be told from zero."""
     info = torch.finfo(bend.z.dtype)
     return info.tiny / info.eps
 
 
-def _close(bend: Bend, found: Tensor, wanted: Tensor) -> bool:
+def _close(bend: CriterionCurvature, found: Tensor, wanted: Tensor) -> bool:
     """True if they agree, sample by sample."""
     return bool((lengths(found - wanted) <= bend.rough**0.5 * lengths(wanted) + _floor(bend)).all())
 
 
-def _same(bend: Bend, found: Tensor, wanted: Tensor, direction: Tensor) -> bool:
+def _same(bend: CriterionCurvature, found: Tensor, wanted: Tensor, direction: Tensor) -> bool:
     """The same, with what rounding explains of the difference, if that is a small part."""
     if _close(bend, found, wanted):
         return True
@@ -181,7 +189,7 @@ def _same(bend: Bend, found: Tensor, wanted: Tensor, direction: Tensor) -> bool:
     return bool((lengths(found - wanted) <= bend.rough**0.5 * sizes + explained + _floor(bend)).all())
 
 
-def _refuse_concave(bend: Bend, values: Shaped[Tensor, "b k"], direction: Tensor) -> None:
+def _refuse_concave(bend: CriterionCurvature, values: Shaped[Tensor, "b k"], direction: Tensor) -> None:
     """Judges each sample's second derivative beside its own size, and beside what rounding does to it."""
     lowest, sizes = values.amin(1), values.abs().amax(1)
     allowed = bend.rough**0.5 * sizes + 64 * bend.rough * sizes.max()

@@ -221,7 +221,7 @@ def _refuse_lists_of_numbers(sample: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Reading:
+class DataManifest:
     """Lengths and content hashes of the data at their first reading.
 
     Attributes:
@@ -272,7 +272,7 @@ def _only(data: Iterable[Batch], wanted: Collection[int]) -> DataLoader[Any] | N
     )
 
 
-def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None, ranks: Ranks = ALONE) -> Reading:
+def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None, ranks: Ranks = ALONE) -> DataManifest:
     """Reads the data and makes sure that it comes back in the same order.
 
     Args:
@@ -311,7 +311,7 @@ def probe(data: Iterable[Batch], what: str = "data", n: Count | None = None, ran
     sizes = _settled(tuple(length for length, _ in readings[0]), n)
     if not sum(sizes):
         raise DataError(f"The {what} holds no samples; needed at least one batch.")
-    return Reading(sizes, tuple(found for _, found in readings[0]))
+    return DataManifest(sizes, tuple(found for _, found in readings[0]))
 
 
 def _read(data: Iterable[Batch], count: Callable[[Batch], int], ranks: Ranks) -> list[tuple[int, str]]:

@@ -20,7 +20,7 @@ from .._risk.double import DENSE_PARAMETERS, DENSE_WORK
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution, risk_of
 from .._solvers.cg import CG
-from .._solvers.cost import Work
+from .._solvers.cost import Cost
 from .._solvers.exact import Exact
 from .._solvers.gmres import GMRES
 from ..errors import NegativeCurvatureError, SingularCurvatureError, SolveError, UnsupportedError
@@ -77,9 +77,9 @@ class Auto(AbstractSolver):
             noted.save(checkpoint)  # the file holds what was returned
         return noted
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """That of the chosen solver."""
-        return self.choose(risk)[0].work(risk)
+        return self.choose(risk)[0].cost(risk)
 
     def choose(self, risk: AbstractRisk) -> tuple[AbstractSolver, str]:
         """The solver for a risk as the gradient that training left tells it, and the reason as a clause.

@@ -244,13 +244,13 @@ def _run(
 ) -> Iterator[tuple[list[int], list[Answer]]]:
     if executor is None:
         for job in jobs:
-            yield job, retrained_answers(train, objective, weights[job])
+            yield job, retrained_values(train, objective, weights[job])
         return
     futures: dict[Future[list[Answer]], list[int]] = {}
     failure: BaseException | None = None
     try:
         try:
-            futures.update((executor.submit(retrained_answers, train, objective, weights[job]), job) for job in jobs)
+            futures.update((executor.submit(retrained_values, train, objective, weights[job]), job) for job in jobs)
         except Exception as error:  # the pool broke while jobs were handed to it
             failure, futures = error, _under_way(futures)
         while futures:
@@ -283,7 +283,7 @@ def _failure(future: Future[list[Answer]]) -> BaseException | None:
     )
 
 
-def retrained_answers(train: Training, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:
+def retrained_values(train: Training, objective: Objective, weights: Float[Tensor, "c n"]) -> list[Answer]:
     """Trains once for each row and asks; runs wherever the executor puts it.
 
     Args:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._require import AbstractTraining
 from .._results.agreement import Agreement
 from .._training.optimizers import AbstractOptimizer, Adam, AdamW
@@ -210,7 +210,7 @@ def _moved(recipe: Recipe, own: nn.Module, other: nn.Module) -> float:
 def _loss(recipe: Recipe, model: nn.Module) -> float:
     """The mean training loss, without l2; NaN where it has no one value."""
     try:
-        with undisturbed():
+        with isolated():
             risk = recipe.risk(model)
             totals = [float(risk.total(risk.theta, risk.theta, batch, w)) for _, batch, w in risk.passes()]
     except CrossfluenceError:  # a loss that draws random numbers

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._results.verdict import Verdict, of_trainings
 from .._risk.objectives import evaluate
 from .._training.recipe import Recipe
-from .._training.trajectory import Course, Point
+from .._training.trajectory import Point, Trajectory
 from .._types import Objective
 from ..errors import CrossfluenceError
 from .leave_out import answers
@@ -116,10 +116,10 @@ def tried_windows(
     return of_trainings((predicted / size).flatten().tolist(), (actual / size).flatten().tolist(), what, advice)
 
 
-def with_step_weights(course: Course, ones: Tensor, factors: Sequence[float]) -> Point:
+def with_step_weights(course: Trajectory, ones: Tensor, factors: Sequence[float]) -> Point:
     """Where training ends if the weights of all samples are multiplied by a factor in each step."""
     point = course.start(course.theta)
-    with undisturbed():
+    with isolated():
         for step, factor in enumerate(factors):
             batch, weights = course.part(step, ones)
             point = course.advance(point, step, batch, weights * factor)

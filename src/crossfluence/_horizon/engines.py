@@ -13,7 +13,7 @@ from torch import Tensor
 from .._curvature.base import AbstractCurvature
 from .._curvature.gauss_newton import GaussNewton
 from .._risk.risk import Risk
-from .._solvers.krylov import functions_of
+from .._solvers.krylov import lanczos_functions
 from .._solvers.phi import phi
 from .._storage.archive import stored
 from .block_lanczos import block_lanczos, function_within
@@ -107,7 +107,7 @@ class RootsEngine:
         def product(v: Tensor) -> Tensor:
             return (v @ self.roots.T) @ self.roots + self.decay * v
 
-        return functions_of(product, b, functions, rtol=rough(b), max_steps=MANY)[0]
+        return lanczos_functions(product, b, functions, rtol=rough(b), max_steps=MANY)[0]
 
 
 @stored("HorizonMatrix")
@@ -150,7 +150,7 @@ class DenseEngine:
         if self.halves:
             first = b[:COMPARED].double()
             found = [
-                functions_of(
+                lanczos_functions(
                     lambda v, half=half: v @ half + self.decay.double() * v, first, [phi], rtol=TIGHT, max_steps=MANY
                 )[0][0]
                 for half in self.halves

@@ -16,7 +16,7 @@ from .._risk.base import AbstractRisk
 from .._risk.moved import moved_to
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution
-from .._solvers.cost import Work
+from .._solvers.cost import Cost
 from .._storage.archive import stored
 from ..errors import SolveError, UnsupportedError
 from .confident import REASON, confident
@@ -101,15 +101,17 @@ class Horizon(AbstractSolver):
                 f"Got roots={self.roots} and pilot={self.pilot}; needed one of them: they are two engines."
             )
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """Up to four passes of single gradients, or some products on a pilot for each question."""
         known, times = self._risk(risk), self.segments or 1
         if self.pilot is not None or self.curvature is not None:
             pilot = self.pilot or (_pilot(known) if known.kind.per_sample else risk.n)
-            return Work(steps=self.steps * times, share=min(1.0, pilot / risk.n), kept=1)
+            return Cost(steps=self.steps * times, data_fraction=min(1.0, pilot / risk.n), vectors_per_step=1)
         count = self.roots or min(4 * risk.n, MOST)
         size = known.weights.element_size()
-        return Work(readings=times * -(-count // risk.n) + 2, held=times * (size * count * risk.p + 8 * count**2))
+        return Cost(
+            data_passes=times * -(-count // risk.n) + 2, inverse_bytes=times * (size * count * risk.p + 8 * count**2)
+        )
 
     def _risk(self, risk: AbstractRisk) -> Risk:
         if not isinstance(risk, Risk):

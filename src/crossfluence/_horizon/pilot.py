@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from .._data.batches import Batches, Reading, probe
+from .._data.batches import Batches, DataManifest, probe
 from .._risk.risk import Risk
 
 
@@ -57,7 +57,7 @@ def _of_batches(risk: Risk, count: int, parts: int, generator: torch.Generator) 
     for part in (enough[start::parts] for start in range(parts)):
         if not part:
             continue
-        reading = Reading(tuple(sizes[i] for i in part), tuple(risk.reading.digests[i] for i in part))
+        reading = DataManifest(tuple(sizes[i] for i in part), tuple(risk.reading.digests[i] for i in part))
         weights = torch.cat([risk.weights[starts[i] : starts[i + 1]] for i in part])
         labels = tuple(label for i in part for label in risk.labels_of(i))
         found.append(_made(risk, [held[i] for i in part], reading, weights, labels))
@@ -69,6 +69,6 @@ def _weighed(risk: Risk, starts: list[int], index: int) -> bool:
     return bool(risk.weights[start:end].any())
 
 
-def _made(risk: Risk, data, reading: Reading, weights: Tensor, labels: tuple) -> Risk:
+def _made(risk: Risk, data, reading: DataManifest, weights: Tensor, labels: tuple) -> Risk:
     rows = {label: row for row, label in enumerate(labels)}
     return risk._changed(data=data, reading=reading, weights=weights, n=len(weights), ids=labels, rows=rows)

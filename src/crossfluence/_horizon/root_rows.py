@@ -42,7 +42,7 @@ def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: i
         for found in layers.along(gradients, batch):
             rows = written(risk, found, risk.reading.sizes[index]).mul_(pace / risk.n**0.5)
             if not all_finite(rows):
-                raise NonFiniteError(risk.blame(index, batch, "A derivative of the outputs or of the criterion"))
+                raise NonFiniteError(risk.nan_message(index, batch, "A derivative of the outputs or of the criterion"))
             yield rows
 
 

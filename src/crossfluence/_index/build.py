@@ -138,8 +138,8 @@ def append(
     opened = opened_from(folder, manifest, next(iter(trained.theta.values())).device)
     largest = max(data, key=lambda each: each[1])[0]
     writer = ShardWriter(folder, manifest, rows_in_shard(opened.code), ids)
-    blame = "Batch {} of the new data gives a NaN or an infinity. Clean or drop it.".format
-    batches = ((batch, size, partial(blame, index)) for index, (batch, size) in enumerate(data))
+    nan_message = "Batch {} of the new data gives a NaN or an infinity. Clean or drop it.".format
+    batches = ((batch, size, partial(nan_message, index)) for index, (batch, size) in enumerate(data))
     return _written(writer, opened, trained.sample_gradients(losses, largest), manifest.n, batches)
 
 
@@ -274,7 +274,7 @@ def _gradients(risk: Risk, coordinates: Coordinates) -> Callable[[Batch], ByBloc
 
 def _batches(risk: Risk) -> Iterator[tuple[Batch, int, Callable[[], str]]]:
     for index, batch, weights in risk.passes():
-        yield batch, len(weights), partial(risk.blame, index, batch)
+        yield batch, len(weights), partial(risk.nan_message, index, batch)
 
 
 def _written(
@@ -287,13 +287,13 @@ def _written(
     """Writes the rows of all batches that are in no file yet."""
     done, seen = writer.written, 0
     progress = tqdm(batches, desc="Index", unit="batch", disable=None, leave=False)
-    for batch, size, blame in progress:
+    for batch, size, nan_message in progress:
         seen += size
         if seen <= done:
             continue
         rows = opened.coded(gradients(batch), size, n)
         if not all(part.isfinite().all() for part in rows.values() if part.is_floating_point()):
-            raise NonFiniteError(blame())
+            raise NonFiniteError(nan_message())
         new = seen - max(done, seen - size)
         writer.add({name: part[size - new :] for name, part in rows.items()})
     return writer.close()

@@ -16,11 +16,11 @@ from .._kronecker.factors import LONGEST_SIDE
 from .._kronecker.gradients import ByBlock, DenseGradients, ParameterBlock
 from .._kronecker.layers import Layers, layers_of
 from .._risk.objectives import (
-    QUESTIONS_AT_ONCE,
+    QUERY_CHUNK,
     EachOf,
     check_each_question,
+    queries_at_once,
     questions,
-    questions_at_once,
     refuse_independent,
     refuse_not_finite,
 )
@@ -85,7 +85,7 @@ class Trained:
             yield Asked(chunk.names, chunk.values, self._dense(layout.split(chunk.gradients)))
 
     def _each(self, objective: EachOf, layers: Layers) -> Iterator[Asked]:
-        start, dependent, step = 0, False, min(QUESTIONS_AT_ONCE, questions_at_once(Layout.of(self.theta).size))
+        start, dependent, step = 0, False, min(QUERY_CHUNK, queries_at_once(Layout.of(self.theta).size))
         for batch in objective.batches:
             values = objective.losses(self.model, batch)
             found = layers.gradients(objective.losses, batch)

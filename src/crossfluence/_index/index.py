@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._data.batches import beside, probe
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
 from .._losses import AbstractLoss, as_loss
@@ -112,7 +112,7 @@ class Index:
                 f"influence(risk, questions, EKFAC()), which takes each sample's row through its batch."
             )
         place = Path(folder)
-        with undisturbed():
+        with isolated():
             risk.check()
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
             with building(made(place, ours)):
@@ -151,7 +151,7 @@ class Index:
                 f"Type: crossfluence.Index.open(folder, model)."
             )
         if model is not None:
-            with undisturbed():
+            with isolated():
                 _ = index._trained
         return index
 
@@ -202,7 +202,7 @@ class Index:
         """
         started, shards = time.perf_counter(), self._manifest.shards
         answers, columns = [], []
-        with undisturbed():
+        with isolated():
             for chunk in self._asked(objective, "Index.scores"):
                 question = self._opened.code.question(chunk.blocks)
                 values = torch.empty(self._manifest.rows, chunk.m)
@@ -237,7 +237,7 @@ class Index:
         if k < 1 or not 0 < share <= 1:
             raise ValueError(f"Got k={k}, share={share}; needed at least 1, and a share above 0 of at most 1.")
         started, answers, found = time.perf_counter(), [], []
-        with undisturbed():
+        with isolated():
             for chunk in self._asked(objective, "Index.search"):
                 found.extend(self._found(chunk, k, share))
                 answers.append(chunk)
@@ -309,7 +309,7 @@ class Index:
         """
         kind = self._kind(loss)
         trained = self._trained
-        with undisturbed():
+        with isolated():
             reading = probe(data, "new data")
             count = sum(reading.sizes)
             start = len(self.ids)

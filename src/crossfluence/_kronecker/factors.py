@@ -20,7 +20,7 @@ from .._data.samples import SAMPLES, first_samples
 from .._losses import length_of
 from .._risk.risk import Risk
 from .._storage.archive import stored
-from .._storage.partial import NOWHERE, Checkpoint
+from .._storage.partial import NO_CHECKPOINT, Checkpoint
 from .._types import Batch, SampleLoss
 from ..errors import NonFiniteError
 from .coupled import CoupledRows
@@ -123,7 +123,7 @@ class KroneckerFit:
         layers = layers_of_risk(risk, output_gradients.outputs, batch)
         return cls(risk, curvature, replace(layers, rows=LONGEST_SIDE) if in_full else layers, by_factors, by_squares)
 
-    def blocks(self, kept: Checkpoint = NOWHERE) -> list[Eigenblock]:
+    def blocks(self, kept: Checkpoint = NO_CHECKPOINT) -> list[Eigenblock]:
         """Fits every block.
 
         Args:
@@ -143,12 +143,12 @@ class KroneckerFit:
         """
         bases, so_far = kept.state or ((), FitProgress())
         if self.by_factors and not bases:
-            moments = self.moments(so_far, lambda sums: kept.offer(lambda: ((), sums())))
+            moments = self.moments(so_far, lambda sums: kept.maybe_save(lambda: ((), sums())))
             if not self.by_squares:
                 return self.products(moments)
             bases, so_far = self.bases(moments), FitProgress()
-            kept.offer(lambda: (bases, so_far))
-        return self.along(bases, so_far, lambda sums: kept.offer(lambda: (bases, sums())))
+            kept.maybe_save(lambda: (bases, so_far))
+        return self.along(bases, so_far, lambda sums: kept.maybe_save(lambda: (bases, sums())))
 
     def moments(self, so_far: FitProgress = FitProgress(), keep: Keep | None = None) -> Moments:
         """One pass: mean second moments of both sides of each block, in float64."""
@@ -241,7 +241,9 @@ class KroneckerFit:
                 for slot, gradients in found.items():
                     parts = statistic(slot, gradients)
                     if not all(part.sum().isfinite() for part in parts):
-                        raise NonFiniteError(risk.blame(index, batch, f"The gradient by {' and '.join(slot.names)}"))
+                        raise NonFiniteError(
+                            risk.nan_message(index, batch, f"The gradient by {' and '.join(slot.names)}")
+                        )
                     if slot not in totals:
                         totals[slot] = tuple(torch.zeros_like(part, dtype=torch.float64) for part in parts)
                     for total, part in zip(totals[slot], parts, strict=True):

@@ -12,7 +12,7 @@ from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution
-from .._solvers.cost import Work
+from .._solvers.cost import Cost
 from .._storage.archive import stored
 from .._types import Objective
 from .pairwise import PairwiseScores, pairwise_scores
@@ -31,9 +31,9 @@ class Identity(AbstractSolver):
 
     saveable: ClassVar[bool] = True
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """No products at all."""
-        return Work()
+        return Cost()
 
     def _invert(self, risk: AbstractRisk) -> IdentityInverse:
         """Needs no work."""

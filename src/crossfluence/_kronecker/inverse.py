@@ -21,9 +21,9 @@ from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf
 from .._risk.risk import Risk
 from .._solvers.base import AbstractInverse, AbstractSolver, Solution
-from .._solvers.cost import Rehearsal, Stage, Work
+from .._solvers.cost import Cost, DryRun, Timing
 from .._storage.archive import stored
-from .._storage.partial import NOWHERE, Checkpoint
+from .._storage.partial import NO_CHECKPOINT, Checkpoint
 from .._types import Objective, Params
 from ..errors import NonFiniteError, ParameterError, SolveError, UnsupportedError
 from .coupled import CoupledRows
@@ -86,10 +86,10 @@ class AbstractBlockSolver(AbstractSolver):
                 GaussNewton=f"{name}(curvature=crossfluence.Fisher()), whose expectation is GaussNewton()",
             )  # fmt: skip
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """One or two passes over the data, and eigenproblems that do not grow with it."""
         self._curvature(risk)
-        return Work(readings=self.by_factors + self.by_squares, rehearse=self._rehearse)
+        return Cost(data_passes=self.by_factors + self.by_squares, dry_run=self._rehearse)
 
     def _fit(self, risk: Risk) -> KroneckerFit:
         pace = Pace.of(risk, repr(self)) if isinstance(self.damping, Trained) else None
@@ -115,23 +115,23 @@ class AbstractBlockSolver(AbstractSolver):
             )
         return named
 
-    def _rehearse(self, part: Risk, m: int) -> Rehearsal:
+    def _rehearse(self, part: Risk, m: int) -> DryRun:
         def start() -> KroneckerFit:
             part.remembered.pop("layers", None)  # looks at them anew
             return self._fit(part)
 
-        fit, stages = start(), [Stage(start)]
+        fit, stages = start(), [Timing(start)]
         if (pilot := self._piloted(fit)) is not None:
             inverse = self._inverse(fit, pilot.blocks)
-            return Rehearsal(inverse.size, (*stages, Stage(lambda: self._piloted(fit)), *inverse.rehearse(part, m)))
+            return DryRun(inverse.size, (*stages, Timing(lambda: self._piloted(fit)), *inverse.dry_run(part, m)))
         moments = fit.moments() if fit.by_factors else {}
         bases = fit.bases(moments)
         if fit.by_factors:
-            stages += [Stage(fit.moments, grows=True), Stage(lambda: fit.bases(moments))]
+            stages += [Timing(fit.moments, grows=True), Timing(lambda: fit.bases(moments))]
         if fit.by_squares:
-            stages += [Stage(lambda: fit.along(bases), grows=True)]
+            stages += [Timing(lambda: fit.along(bases), grows=True)]
         inverse = self._inverse(fit, fit.along(bases) if fit.by_squares else fit.products(moments))
-        return Rehearsal(inverse.size, (*stages, *inverse.rehearse(part, m)))
+        return DryRun(inverse.size, (*stages, *inverse.dry_run(part, m)))
 
     def _invert(self, risk: AbstractRisk) -> EKFACInverse:
         """Fits the blocks.
@@ -145,7 +145,7 @@ class AbstractBlockSolver(AbstractSolver):
         Raises:
             UnsupportedError: If the loss couples samples, stops gradients or has a structure of its own.
         """
-        return self._resumed(risk, NOWHERE)
+        return self._resumed(risk, NO_CHECKPOINT)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> EKFACInverse:
         self._curvature(risk)
@@ -262,7 +262,7 @@ class EKFACInverse(AbstractInverse):
         found = [side for block in self.blocks for side in (block.left, block.right, block.values)]
         return sum(tensor.nbytes for tensor in (*found, *self.responses) if tensor is not None)
 
-    def rehearse(self, part: Risk, m: int) -> tuple[Stage, ...]:
+    def dry_run(self, part: Risk, m: int) -> tuple[Timing, ...]:
         """All pairs of the samples of a part, as samples and as up to 256 questions; nothing if there is one question.
 
         Args:
@@ -280,7 +280,7 @@ class EKFACInverse(AbstractInverse):
             return pairwise_scores(part, queries, inverses, self._step_of)
 
         pairs = start() if m > 1 and part.kind.per_sample else None
-        return () if pairs is None else (Stage(start), *pairs.rehearse(m))
+        return () if pairs is None else (Timing(start), *pairs.dry_run(m))
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Block by block; the matrix is symmetric."""
@@ -330,7 +330,7 @@ class EKFACInverse(AbstractInverse):
                 block, values = inverses[slot]
                 total -= gradients.rotated(block.left, block.right).weighted_squared_norms(values) / risk.n
             if not total.isfinite().all():
-                raise NonFiniteError(risk.blame(index, batch))
+                raise NonFiniteError(risk.nan_message(index, batch))
             yield index, total.unsqueeze(1)
 
     def block_inverses(self) -> list[BlockInverse]:

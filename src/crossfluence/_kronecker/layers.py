@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .._autodiff.functional import evaluated, recorded
-from .._autodiff.params import coarseness, wide
+from .._autodiff.params import largest_eps, wide
 from .._curvature.output_gradients import OutputGradients
 from .._losses import length_of
 from .._types import Batch, Params, SampleLoss
@@ -264,7 +264,7 @@ def layers_of(
     Returns:
         Layers, and the parameters outside of them.
     """
-    precision = coarseness(theta) if precision is None else precision
+    precision = largest_eps(theta) if precision is None else precision
     layer_blocks, kept = (
         layer_blocks_of(model, theta, decay or {}, lambda: evaluated(lambda: scalars(model, batch))),
         [],

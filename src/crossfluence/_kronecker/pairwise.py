@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .._autodiff.params import Layout
 from .._losses import length_of
-from .._risk.objectives import QUESTIONS_AT_ONCE, EachOf, check_each_question, refuse_independent, refuse_not_finite
+from .._risk.objectives import QUERY_CHUNK, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk.risk import Risk
 from .._solvers.base import AbstractPairwise, QueryScores
-from .._solvers.cost import Stage
+from .._solvers.cost import Timing
 from .._types import Batch, Params
 from ..errors import NonFiniteError
 from .factors import Eigenblock, layers_at, layers_of_risk
@@ -220,16 +220,16 @@ class PairwiseScores(AbstractPairwise):
         step = self.solve(decay)
         return found + torch.cat([piece.along(step) for piece in pieces])
 
-    def rehearse(self, m: int) -> tuple[Stage, ...]:
+    def dry_run(self, m: int) -> tuple[Timing, ...]:
         """The first questions' gradients, and a pass over the samples for up to m of them."""
         first = next(self._questions())
         asked = [self._preconditioned(first[0][:m])]
         return (
-            Stage(
+            Timing(
                 lambda: [self._preconditioned(piece) for piece in next(self._questions())],
                 questions=sum(len(piece.values) for piece in first),
             ),
-            Stage(lambda: self._derivatives(asked, None), grows=True, questions=asked[0][0]),
+            Timing(lambda: self._derivatives(asked, None), grows=True, questions=asked[0][0]),
         )
 
     def _note(self, asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]]) -> str:
@@ -245,9 +245,9 @@ class PairwiseScores(AbstractPairwise):
         for batch in self.objective.batches:
             values = self.objective.losses(self.risk.model, batch)
             whole = QueryBatch(values, self.query_layers.gradients(self.objective.losses, batch))
-            starts = range(0, len(values), QUESTIONS_AT_ONCE)
-            pieces += [whole[start : start + QUESTIONS_AT_ONCE] for start in starts]
-            if sum(len(piece.values) for piece in pieces) >= QUESTIONS_AT_ONCE:
+            starts = range(0, len(values), QUERY_CHUNK)
+            pieces += [whole[start : start + QUERY_CHUNK] for start in starts]
+            if sum(len(piece.values) for piece in pieces) >= QUERY_CHUNK:
                 yield pieces
                 pieces = []
         if pieces:
@@ -269,7 +269,7 @@ class PairwiseScores(AbstractPairwise):
         whole = StreamedPass(self.sample_layers, chunks)
 
         def rows() -> Iterator[tuple[int, Tensor]]:
-            for index, batch, weights, blame in self._samples(candidates):
+            for index, batch, weights, nan_message in self._samples(candidates):
                 b = len(weights) if candidates is None else length_of(batch)
                 if summed:
                     whole.weights = weights
@@ -278,7 +278,7 @@ class PairwiseScores(AbstractPairwise):
                 added = [sum(found, blank.expand(-1, m)) for found, (m, _) in zip(parts, asked, strict=True)]
                 row = torch.cat(added, dim=1) / risk.n
                 if not row.isfinite().all():
-                    raise NonFiniteError(blame())
+                    raise NonFiniteError(nan_message())
                 yield index, row
 
         if candidates is not None:
@@ -308,10 +308,10 @@ class PairwiseScores(AbstractPairwise):
         """Batches, their weights, and a sentence for the case that one is not finite."""
         if candidates is None:
             for index, batch, weights in self.risk.passes(self.risk.part):
-                yield index, batch, weights, partial(self.risk.blame, index, batch)
+                yield index, batch, weights, partial(self.risk.nan_message, index, batch)
         for index, batch in enumerate(candidates or ()):
-            blame = partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
-            yield index, batch, self.risk.weights[:0], blame
+            nan_message = partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
+            yield index, batch, self.risk.weights[:0], nan_message
 
 
 def pairwise_scores(

@@ -16,7 +16,7 @@ from .._storage.archive import fitting, read_tensors, write_tensors
 from .._types import Id
 from ..errors import IdError, import_optional
 from .ids import label_from_json, label_to_json, numbered, plain_id, row_of
-from .significance import standing_out
+from .significance import significant
 from .verdict import Verdict
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Scores:
                 f"All errors of {self.objectives[column]!r} are zero: the {self.members} members are equal, so they "
                 f"say nothing about seeds. Give each member a training with a seed that changes it."
             )
-        return standing_out(self.values[:, column].double(), self.errors[:, column].double(), self.members, level)
+        return significant(self.values[:, column].double(), self.errors[:, column].double(), self.members, level)
 
     def select(self, ids: Iterable[Id]) -> Scores:
         """The scores of some samples, in the order given.

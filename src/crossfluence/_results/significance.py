@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def standing_out(
+def significant(
     means: Float[Tensor, " n"], errors: Float[Tensor, " n"], members: int, level: float
 ) -> Bool[Tensor, " n"]:
     """Means further from zero than chance would put any of them.

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import undisturbed
-from .._autodiff.params import Layout, coarseness, fingerprint
+from .._autodiff.functional import isolated
+from .._autodiff.params import Layout, fingerprint, largest_eps
 from .._autodiff.trained import Decay
 from .._results.ids import row_of
 from .._types import Batch, Id, Params
@@ -75,7 +75,7 @@ class AbstractRisk(ABC):
     @property
     def precision(self) -> float:
         """The relative rounding error of the loss as it is really computed."""
-        return coarseness(self.theta)
+        return largest_eps(self.theta)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ class AbstractRisk(ABC):
     @cached_property
     def gradient(self) -> Shaped[Tensor, " p"]:
         """The field g at the trained parameters, in units of mean loss per parameter; near zero after training."""
-        with undisturbed():
+        with isolated():
             return self.field(self.theta)
 
     @abstractmethod

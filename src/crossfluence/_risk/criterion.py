@@ -21,7 +21,7 @@ LOST = 0.1  # share of a criterion's derivative that rounding may take
 
 
 @dataclass(frozen=True, eq=False)
-class Bend:
+class CriterionCurvature:
     """A criterion's first two derivatives at the outputs of a batch, in double precision where it takes that.
 
     Attributes:
@@ -35,7 +35,7 @@ class Bend:
     rough: float
 
     @classmethod
-    def of(cls, criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"]) -> Bend:
+    def of(cls, criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"]) -> CriterionCurvature:
         """Tries double precision first: what a confident model leaves over is a small difference of large terms."""
         wide = z.detach().double() if z.numel() <= DOUBLED else z.detach()
         try:
@@ -169,7 +169,7 @@ def across(
         >>> across(lambda z: 2 * z.square().sum(1), z, moves, torch.ones(1))
         tensor([[[4., 4.]]])
     """
-    bend = Bend.of(criterion, z)
+    bend = CriterionCurvature.of(criterion, z)
     return (bend.along(moves.to(bend.z)) * weights.reshape(-1, *[1] * (z.ndim - 1))).to(z)
 
 
@@ -189,7 +189,7 @@ class Rounding:
         self, criterion: Callable[[Tensor], Tensor], z: Shaped[Tensor, "b *out"], weights: Shaped[Tensor, " b"]
     ) -> None:
         """One batch's outputs, beside double precision; of that itself, what is left of a sum that should be zero."""
-        bend = Bend.of(criterion, z)
+        bend = CriterionCurvature.of(criterion, z)
         fine = bend.gradient(bend.z)
         if bend.z.dtype != z.dtype:
             gap = bend.gradient(z) - fine

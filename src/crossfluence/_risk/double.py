@@ -13,8 +13,8 @@ from torch.func import grad
 from torch.utils._pytree import tree_map
 
 from .._autodiff.copies import copied, frozen_copy
-from .._autodiff.functional import all_finite, bind, evaluated, undisturbed
-from .._autodiff.params import coarseness, trained_parameters
+from .._autodiff.functional import all_finite, bind, evaluated, isolated
+from .._autodiff.params import largest_eps, trained_parameters
 from .._autodiff.precision import in_double as computed_in_double
 from .._checks.looks import ELSEWHERE, ROUNDINGS
 from .._losses import AbstractLoss, FieldLoss, OnOutputs, PerSample, WeightedLoss
@@ -43,7 +43,7 @@ def in_double(risk: Rebuilt) -> Rebuilt:
     loss = _widened(risk.kind)
     if not small or not rough or loss is None:
         return risk
-    with undisturbed():
+    with isolated():
         for each in (loss, _everywhere(loss)):
             with contextlib.suppress(Exception):  # the user's code may refuse double precision in any way
                 made = _made(risk, each)
@@ -108,7 +108,7 @@ def same_values(
         return True
     elsewhere = [rough({name: factor * part for name, part in theta.items()}).double().abs() for factor in ELSEWHERE]
     terms = torch.stack([size, *elsewhere]).nan_to_num(posinf=0.0).amax(0)  # those that cancel in a value near zero
-    return bool((gap <= torch.maximum(DIFFERENT * size, ROUNDINGS * coarseness(theta) * terms)).all())
+    return bool((gap <= torch.maximum(DIFFERENT * size, ROUNDINGS * largest_eps(theta) * terms)).all())
 
 
 def _widened(kind: AbstractLoss) -> AbstractLoss | None:

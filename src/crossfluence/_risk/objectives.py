@@ -21,13 +21,13 @@ from .._losses import checked_losses
 from .._types import Batch, Objective, Params, SampleLoss
 from ..errors import NonFiniteError, ObjectiveError
 
-QUESTIONS_AT_ONCE = 256  # gradients held together when every test sample is a question
+QUERY_CHUNK = 256  # gradients held together when every test sample is a question
 NUMBERS_AT_ONCE = 2**26  # in all of them: a quarter of a gigabyte in single precision, some times over in a solver
 DEFAULT_NAME = "objective"
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
+class Queries:
     """Some objectives at the trained parameters.
 
     Attributes:
@@ -134,7 +134,7 @@ def evaluate(objective: Objective, model: nn.Module) -> tuple[tuple[str, ...], T
     return names, values.detach().cpu().double()
 
 
-def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator[Questions]:
+def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator[Queries]:
     """Values and gradients of an objective, in chunks that fit in memory.
 
     Args:
@@ -143,7 +143,7 @@ def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator
         theta: The parameters to differentiate by.
 
     Yields:
-        At most `questions_at_once` for samples of a test set; all together for other objectives.
+        At most `queries_at_once` for samples of a test set; all together for other objectives.
 
     Raises:
         ObjectiveError: If the objective has another form or does not depend on the parameters.
@@ -198,7 +198,7 @@ def refuse_independent(theta: Params) -> NoReturn:
     )
 
 
-def questions_at_once(p: int) -> int:
+def queries_at_once(p: int) -> int:
     """Number of queries that `each_of` answers together.
 
     Args:
@@ -208,10 +208,10 @@ def questions_at_once(p: int) -> int:
         256, or as many as their gradients have room for.
 
     Example:
-        >>> questions_at_once(10_000), questions_at_once(10_000_000)
+        >>> queries_at_once(10_000), queries_at_once(10_000_000)
         (256, 6)
     """
-    return max(1, min(QUESTIONS_AT_ONCE, NUMBERS_AT_ONCE // p))
+    return max(1, min(QUERY_CHUNK, NUMBERS_AT_ONCE // p))
 
 
 def _check_batches(batches: Iterable[Batch], name: str) -> None:
@@ -221,7 +221,7 @@ def _check_batches(batches: Iterable[Batch], name: str) -> None:
             probe(batches, f"data of {name}")
 
 
-def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Questions:
+def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Queries:
     names: list[tuple[str, ...]] = []
 
     def stacked(params: Params) -> Tensor:
@@ -230,10 +230,10 @@ def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Q
         return values
 
     values, gradients = check_question(stacked, model, theta, lambda: names[0])
-    return Questions(names[-1], values, gradients)
+    return Queries(names[-1], values, gradients)
 
 
-def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Questions:
+def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Queries:
     layout, count = Layout.of(theta), 0
     values, gradients = torch.zeros(()), torch.zeros(())
     bound = bind(objective.losses, model)
@@ -258,10 +258,10 @@ def _mean_questions(objective: MeanOver, model: nn.Module, theta: Params) -> Que
         count += counts[-1]
     if not count:
         raise ObjectiveError("mean_over got no batches; needed at least one that comes back every time.")
-    return Questions((DEFAULT_NAME,), values.reshape(1) / count, gradients.reshape(1, -1) / count)
+    return Queries((DEFAULT_NAME,), values.reshape(1) / count, gradients.reshape(1, -1) / count)
 
 
-def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterator[Questions]:
+def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterator[Queries]:
     layout, start = Layout.of(theta), 0
     bound = bind(objective.losses, model)
     for batch in objective.batches:
@@ -269,12 +269,12 @@ def _each_question(objective: EachOf, model: nn.Module, theta: Params) -> Iterat
             check_each_question(objective, model, theta, batch)
         with recorded_twice():
             live = {name: part.detach().requires_grad_() for name, part in theta.items()}
-            chunks = bound(live, batch).split(questions_at_once(layout.size))
+            chunks = bound(live, batch).split(queries_at_once(layout.size))
         for values in chunks:
             stop = start + len(values)
             with differentiating():
                 gradients = layout.flatten(gradient_rows(values, live))
-            yield Questions(tuple(str(position) for position in range(start, stop)), values.detach(), gradients)
+            yield Queries(tuple(str(position) for position in range(start, stop)), values.detach(), gradients)
             start = stop
     if not start:
         raise ObjectiveError("each_of got no batches; needed at least one that comes back every time.")

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from .._autodiff.functional import all_finite, bind, gradient_of, undisturbed
+from .._autodiff.functional import all_finite, bind, gradient_of, isolated
 from .._autodiff.params import wide
 from .._autodiff.ways import AbstractWay, value_and_rows
-from .._data.batches import Reading
+from .._data.batches import DataManifest
 from .._data.ranks import Ranks
 from .._losses import AbstractLoss, OnOutputs
 from .._types import Batch, Params
@@ -39,7 +39,7 @@ class AbstractBatchedRisk(AbstractRisk):
         ranks: The processes that share the work.
     """
 
-    reading: Reading
+    reading: DataManifest
     total: Callable[[Params, Params, Batch, Tensor], Tensor]
     ranks: Ranks
 
@@ -63,7 +63,7 @@ class AbstractBatchedRisk(AbstractRisk):
         """One reading of the data, or of some batches: number, batch and sample weights."""
 
     @abstractmethod
-    def blame(self, index: int, batch: Batch, what: str = "The risk") -> str:
+    def nan_message(self, index: int, batch: Batch, what: str = "The risk") -> str:
         """A sentence about a number that is not finite, and where it begins."""
 
     @abstractmethod
@@ -127,10 +127,10 @@ class AbstractBatchedRisk(AbstractRisk):
             for index, batch, weights in self.passes(self.part):
                 part = self._derivatives(batch, weights, directions)  # (m, b)
                 if not all_finite(part):
-                    raise NonFiniteError(self.blame(index, batch))
+                    raise NonFiniteError(self.nan_message(index, batch))
                 yield index, part.T.to(self.weights) / self.n
 
-        with undisturbed():
+        with isolated():
             return self.in_rows("scoring samples", rows, len(directions))
 
     def in_rows(
@@ -206,7 +206,7 @@ class AbstractBatchedRisk(AbstractRisk):
         for index, batch, weights in self.passes():
             rows = self.layout.flatten(self.rows_of(batch, weights)) / self.n
             if not all_finite(rows):
-                raise NonFiniteError(self.blame(index, batch))
+                raise NonFiniteError(self.nan_message(index, batch))
             yield rows
 
     def rows_of(self, batch: Batch, weights: Tensor) -> Params:
@@ -246,14 +246,14 @@ class AbstractBatchedRisk(AbstractRisk):
     def jacobian_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """J v for each row, in the way that the first look at the loss found to be right."""
         products = self.second.symmetric_products if self.symmetric else self.second.products
-        with undisturbed():
+        with isolated():
             return self._accumulated(self._by(products), vectors)
 
     def jacobian_transpose_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         """Jᵀ v for each row."""
         if self.symmetric:
             return self.jacobian_product(vectors)
-        with undisturbed():
+        with isolated():
             return self._accumulated(self._by(self.second.transposed_products), vectors)
 
     def gauss_newton_product(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
@@ -284,7 +284,7 @@ class AbstractBatchedRisk(AbstractRisk):
 
             return self.first.pulled(values, self.theta, cotangents)
 
-        with undisturbed():
+        with isolated():
             total = self._accumulated(along, vectors)
             rounding.refuse(self.ranks)
         return total
@@ -318,7 +318,7 @@ class AbstractBatchedRisk(AbstractRisk):
                     continue
                 found = of_batch(batch, weights)
                 if not all(map(all_finite, found.values())):
-                    raise NonFiniteError(self.blame(index, batch, blamed))
+                    raise NonFiniteError(self.nan_message(index, batch, blamed))
                 self.layout.add(total, found, 1 / self.n)
                 del found  # not beside the next one
             return {"total": total}

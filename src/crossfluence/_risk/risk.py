@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._autodiff.functional import evaluated, undisturbed
+from .._autodiff.functional import evaluated, isolated
 from .._autodiff.params import Layout, digest_tensors, fingerprint, trained_parameters
 from .._autodiff.trained import Decay, decays, held, names_of
 from .._autodiff.ways import AbstractWay
 from .._checks.loss import Examined, Subject, examine, refuse_once_differentiable
-from .._checks.non_finite import advice_of, birthplace, non_finite_message
+from .._checks.non_finite import advice_of, first_non_finite_module, non_finite_message
 from .._data.batch import digest
 from .._data.batch_size import roomy
-from .._data.batches import Batches, Count, Reading, beside, numbered_batches, probe
+from .._data.batches import Batches, Count, DataManifest, beside, numbered_batches, probe
 from .._data.ranks import Ranks, ranks_for, works_alone
 from .._losses import AbstractLoss, MiscountedError, as_loss, counted
 from .._require import labelled
@@ -97,7 +97,7 @@ class Risk(AbstractBatchedRisk):
     def __post_init__(self) -> None:
         n: Count | None = self.n
         _ = self.kind  # a loss that is none is refused first
-        with undisturbed():  # a DataLoader draws from the global generator even if it does not shuffle
+        with isolated():  # a DataLoader draws from the global generator even if it does not shuffle
             self._set(ranks=ranks_for(self.shared))
             reading = probe(self.data, n=n, ranks=self.ranks)
             if (data := beside(self.data, self.model)) is not self.data:
@@ -116,7 +116,7 @@ class Risk(AbstractBatchedRisk):
             "l2": str(self.decays),
             "choice of parameters": str(self.layout.names),
         })
-        with undisturbed():
+        with isolated():
             try:
                 self.look()
             except MiscountedError:  # the loss says how many samples a batch has
@@ -133,7 +133,7 @@ class Risk(AbstractBatchedRisk):
         for name, value in made.items():
             object.__setattr__(self, name, value)
 
-    def _read(self, reading: Reading) -> None:
+    def _read(self, reading: DataManifest) -> None:
         """Takes the data as it was read: so many samples, each of weight 1."""
         like = next(iter(self.theta.values()))
         weights = torch.ones(sum(reading.sizes), dtype=_working_dtype(self.theta), device=like.device)
@@ -166,7 +166,7 @@ class Risk(AbstractBatchedRisk):
     # Set in __post_init__, derived from the fields above.
     rows: dict[Id, int] = dataclasses.field(init=False, repr=False)
     """Row number of each id."""
-    reading: Reading = dataclasses.field(init=False, repr=False)
+    reading: DataManifest = dataclasses.field(init=False, repr=False)
     """Length and content hash of each batch."""
     theta: Params = dataclasses.field(init=False, repr=False)
     """The trained parameters, sharing memory with the model."""
@@ -306,7 +306,7 @@ class Risk(AbstractBatchedRisk):
         start = sum(self.reading.sizes[:index])
         return self.labels[start : start + self.reading.sizes[index]]
 
-    def blame(self, index: int, batch: Batch, what: str = "The risk") -> str:
+    def nan_message(self, index: int, batch: Batch, what: str = "The risk") -> str:
         """A sentence about what is not finite, and where.
 
         Args:
@@ -322,7 +322,9 @@ class Risk(AbstractBatchedRisk):
         per_sample = self.kind.per_sample
         losses = evaluated(lambda: self.kind.losses(self.model, batch)) if per_sample else None
         ones = self.weights.new_ones(self.reading.sizes[index])
-        place = birthplace(self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta)
+        place = first_non_finite_module(
+            self.model, lambda theta: self.total(theta, self.theta, batch, ones), self.theta
+        )
         advice = advice_of(lambda: self.total(self.theta, self.theta, batch, ones), batch)
         return non_finite_message(what, index, self.labels_of(index), losses, place, advice)
 

@@ -12,10 +12,10 @@ from .._autodiff.precision import in_double
 from .._types import Objective, Params
 from .base import AbstractRisk
 from .double import same_values
-from .objectives import EachOf, MeanOver, Questions, evaluate, questions
+from .objectives import EachOf, MeanOver, Queries, evaluate, questions
 
 
-def sharper_questions(objective: Objective, risk: AbstractRisk, fine: AbstractRisk) -> Iterator[Questions]:
+def sharper_questions(objective: Objective, risk: AbstractRisk, fine: AbstractRisk) -> Iterator[Queries]:
     """Values and gradients of an objective, in the precision that its answers are solved in.
 
     The slope of a loss that a model is sure of is a difference of nearly equal numbers. In single precision rounding

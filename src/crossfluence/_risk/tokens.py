@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import all_finite, bind, undisturbed
+from .._autodiff.functional import all_finite, bind, isolated
 from .._losses import OnOutputs, TokenLosses
 from .._types import Batch, Id
 from ..errors import NonFiniteError, UnsupportedError
@@ -40,12 +40,14 @@ def token_derivatives(
     tokens = tokens_of(risk)
     assert isinstance(risk, Risk)
     parts = []
-    with undisturbed():
+    with isolated():
         for index, batch in _batches(risk, candidates):
             losses = _listed(risk, tokens, batch)
             found = risk.first.derivatives(losses, risk.theta, risk.layout, directions)  # (m, tokens)
             if not all_finite(found):
-                blamed = risk.blame(index, batch) if candidates is None else f"Candidate batch {index} gives a NaN."
+                blamed = (
+                    risk.nan_message(index, batch) if candidates is None else f"Candidate batch {index} gives a NaN."
+                )
                 raise NonFiniteError(blamed)
             parts.append(found.T.to(risk.weights))
     return torch.cat(parts) / risk.n

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._curvature.base import AbstractCurvature
 from .._require import described, require, require_risk
 from .._risk.base import AbstractRisk, differing, of_another_version
 from .._storage.archive import read_archive, write_archive
-from .._storage.partial import FORMAT, READABLE, Checkpoint, Unfinished
+from .._storage.partial import FORMAT, READABLE, Checkpoint, PartialFit
 from .._types import Batch, Objective
 from ..errors import ResultFileError, StaleError, UnsupportedError
-from .cost import Work
+from .cost import Cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class AbstractInverse(ABC):
         Returns:
             One solution in each row.
         """
-        with undisturbed():
+        with isolated():
             solution = self._solve(vectors, transposed)
         return replace(solution, vectors=solution.vectors.to(vectors.dtype))
 
@@ -211,7 +211,7 @@ class AbstractSolver(ABC):
         """
         require_risk(risk, AbstractRisk, f"{type(self).__name__}().invert")
         self._refuse_wrong_settings()
-        with undisturbed():
+        with isolated():
             risk.check()
             if checkpoint is None:
                 return self._invert(risk)
@@ -230,14 +230,14 @@ class AbstractSolver(ABC):
             if (value := getattr(self, name, None)) is not None:
                 require(value, kind, f"{name}=", f"a {name}", f"{name}={line}")
 
-    def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | Unfinished:
+    def _found(self, risk: AbstractRisk, file: str | os.PathLike[str]) -> AbstractInverse | PartialFit:
         """The content of a checkpoint; an empty fit, if there is none."""
         if not self.saveable:
             raise UnsupportedError(f"{type(self).__name__} fits nothing that a file could keep. Leave out checkpoint=.")
         if not os.path.exists(file):
-            return Unfinished(repr(self), risk.signature)
+            return PartialFit(repr(self), risk.signature)
         found = read_archive(file, READABLE, risk.weights.device)
-        if not isinstance(found, (AbstractInverse, Unfinished)):
+        if not isinstance(found, (AbstractInverse, PartialFit)):
             raise ResultFileError(f"{os.fspath(file)} holds a {type(found).__name__}; needed a fit or an inverse.")
         changed = [f"solver ({found.solver}, now {self})"] if found.solver not in self._names() else []
         changed += differing(found.signature, risk.signature)
@@ -256,7 +256,7 @@ class AbstractSolver(ABC):
         """As `_invert`, from where a checkpoint is; from the beginning in solvers that are quick, or cannot stop."""
         return self._invert(risk)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """The cost of inverting and solving, known without doing any of it.
 
         Args:

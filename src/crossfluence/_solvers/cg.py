@@ -16,7 +16,7 @@ from .._curvature.operator import Operator, operator, operator_products, operato
 from .._risk.base import AbstractRisk
 from ..errors import NegativeCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution, require_symmetric, within
-from .cost import Work
+from .cost import Cost
 from .energy import Energy
 from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import Settled
@@ -58,12 +58,22 @@ class CG(AbstractSolver):
         refuse_damping(self.damping)
         check_limits(self.rtol, self.max_steps)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """That of the preconditioner, the units of the parameters, and a product for each step."""
-        first = self.preconditioner.work(risk) if self.preconditioner else Work()
-        together = first.together + operator_products(self.damping, risk)
-        readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
-        return replace(first, together=together, alone=alone, readings=readings, steps=self.max_steps, vectors=7)
+        first = self.preconditioner.cost(risk) if self.preconditioner else Cost()
+        together = first.batched_products + operator_products(self.damping, risk)
+        readings, alone = (
+            first.data_passes + operator_readings(risk),
+            first.sequential_products + operator_readings(risk),
+        )
+        return replace(
+            first,
+            batched_products=together,
+            sequential_products=alone,
+            data_passes=readings,
+            steps=self.max_steps,
+            vectors=7,
+        )
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.

@@ -9,38 +9,38 @@ from .._risk.risk import Risk
 
 
 @dataclass(frozen=True)
-class Work:
+class Cost:
     """The cost of a solver: counts that `plan` multiplies with measured times.
 
     Attributes:
-        alone: Products with the curvature before the first question, one after another.
-        together: Such products that share passes over the data.
+        sequential_products: Products with the curvature before the first question, one after another.
+        batched_products: Such products that share passes over the data.
         steps: Products for each question, at most.
-        share: Of the data that a step reads.
+        data_fraction: Of the data that a step reads.
         vectors: Of p numbers held for each question while it is solved.
-        kept: Such vectors that every step adds.
-        held: Bytes of the inverse.
-        scratch: Bytes beside it while it is made.
-        order: Of a dense matrix that is factorised.
-        readings: Passes over the data that are no products.
-        rehearse: Does the work that is no products on a part of the data, for some number of questions.
+        vectors_per_step: Such vectors that every step adds.
+        inverse_bytes: Bytes of the inverse.
+        temporary_bytes: Bytes beside it while it is made.
+        matrix_order: Of a dense matrix that is factorised.
+        data_passes: Passes over the data that are no products.
+        dry_run: Does the work that is no products on a part of the data, for some number of questions.
     """
 
-    alone: int = 0
-    together: int = 0
+    sequential_products: int = 0
+    batched_products: int = 0
     steps: int = 0
-    share: float = 1.0
+    data_fraction: float = 1.0
     vectors: int = 2
-    kept: int = 0
-    held: int = 0
-    scratch: int = 0
-    order: int = 0
-    readings: int = 0
-    rehearse: Callable[[Risk, int], Rehearsal] | None = None
+    vectors_per_step: int = 0
+    inverse_bytes: int = 0
+    temporary_bytes: int = 0
+    matrix_order: int = 0
+    data_passes: int = 0
+    dry_run: Callable[[Risk, int], DryRun] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
+class Timing:
     """A piece of work on a part of the data, to be timed.
 
     Attributes:
@@ -55,7 +55,7 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
-class Rehearsal:
+class DryRun:
     """The work of a solver on a part of the data.
 
     Attributes:
@@ -64,4 +64,4 @@ class Rehearsal:
     """
 
     held: int
-    stages: tuple[Stage, ...]
+    stages: tuple[Timing, ...]

@@ -19,7 +19,7 @@ from .._risk.risk import Risk
 from .._storage.archive import Parts, stored
 from ..errors import SingularCurvatureError, SolveError
 from .base import AbstractInverse, AbstractSolver, Solution
-from .cost import Work
+from .cost import Cost
 from .limits import warn_imprecise
 
 RANK = 8  # times the rounding error: what a singular value has to exceed to count
@@ -58,11 +58,13 @@ class Exact(AbstractSolver):
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """A product for each parameter, and a dense matrix of which four copies live together."""
         square, traced = 8 * risk.p**2, risk.p > TRACED and isinstance(self.damping, Relative)
         together = risk.p + (PROBES if traced else 0)
-        return Work(together=together, held=2 * square, scratch=2 * square, order=risk.p)
+        return Cost(
+            batched_products=together, inverse_bytes=2 * square, temporary_bytes=2 * square, matrix_order=risk.p
+        )
 
     def _invert(self, risk: AbstractRisk) -> ExactInverse:
         """Forms the matrix, scales its rows and columns by the diagonal, and factorises it.

@@ -16,7 +16,7 @@ from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.operator import Operator, operator, operator_products, operator_readings
 from .._risk.base import AbstractRisk
 from .base import AbstractInverse, AbstractSolver, Solution, within
-from .cost import Work
+from .cost import Cost
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
 from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import Settled
@@ -61,19 +61,22 @@ class GMRES(AbstractSolver):
         refuse_damping(self.damping)
         check_limits(self.rtol, self.max_steps)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """That of the preconditioner, the parameters' units, and for each step a product, and a vector to keep."""
-        first = self.preconditioner.work(risk) if self.preconditioner else Work()
-        together = first.together + operator_products(self.damping, risk)
-        readings, alone = first.readings + operator_readings(risk), first.alone + operator_readings(risk)
+        first = self.preconditioner.cost(risk) if self.preconditioner else Cost()
+        together = first.batched_products + operator_products(self.damping, risk)
+        readings, alone = (
+            first.data_passes + operator_readings(risk),
+            first.sequential_products + operator_readings(risk),
+        )
         return replace(
             first,
-            together=together,
-            alone=alone,
-            readings=readings,
+            batched_products=together,
+            sequential_products=alone,
+            data_passes=readings,
             steps=self.max_steps,
             vectors=6,
-            kept=1,
+            vectors_per_step=1,
         )
 
     def _invert(self, risk: AbstractRisk) -> GMRESInverse:

@@ -15,7 +15,7 @@ from .._risk.base import AbstractRisk
 from .._storage.archive import stored
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution
-from .cost import Work
+from .cost import Cost
 
 FLOOR = 1e-3  # of the mean, where the diagonal is about one: what random signs leave below it is noise
 
@@ -45,12 +45,18 @@ class Jacobi(AbstractSolver):
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """The products of the estimate, all together."""
         size, count = risk.fine.weights.element_size() * risk.p, min(PROBES, risk.p)
         together = count + operator_products(self.damping, risk)
         readings = operator_readings(risk)
-        return Work(alone=readings, together=together, readings=readings, held=size, scratch=count * size)
+        return Cost(
+            sequential_products=readings,
+            batched_products=together,
+            data_passes=readings,
+            inverse_bytes=size,
+            temporary_bytes=count * size,
+        )
 
     def _invert(self, risk: AbstractRisk) -> JacobiInverse:
         """Estimates the diagonal; entries that come out too small to be meant are raised.

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .._curvature.base import AbstractCurvature
 from .._curvature.operator import Operator
 from .._risk.base import AbstractRisk
-from .._storage.partial import NOWHERE, Checkpoint
+from .._storage.partial import NO_CHECKPOINT, Checkpoint
 
 NUMBERS_AT_ONCE = 2**27  # held in the bases of questions that are solved together: 1 GB in double precision
 LANCZOS_STEPS = 30  # products that find the ends of a spectrum
@@ -45,7 +45,7 @@ def arnoldi(
     like: Shaped[Tensor, " p"],
     steps: int,
     seed: int,
-    kept: Checkpoint = NOWHERE,
+    kept: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Shaped[Tensor, "k p"], Float[Tensor, "k k"]]:
     """An orthonormal basis of a Krylov subspace, and the matrix in it; Lanczos, if the matrix is symmetric.
 
@@ -90,11 +90,11 @@ def arnoldi(
         else:
             core[step + 1, step] = float(height)
         state = (step + 1, basis[0, : step + 1], core, following, generator.get_state())
-        kept.offer(lambda state=state: state)
+        kept.maybe_save(lambda state=state: state)
     return basis[0], core
 
 
-def functions_of(
+def lanczos_functions(
     product: Callable[[Shaped[Tensor, "m p"]], Shaped[Tensor, "m p"]],
     vectors: Shaped[Tensor, "m p"],
     functions: Sequence[Callable[[Tensor], Tensor]],
@@ -119,12 +119,12 @@ def functions_of(
         Numerical Analysis 29(1), 1992.
     """
     parts = vectors.split(max(1, NUMBERS_AT_ONCE // (max_steps * vectors.shape[1])))
-    found = [_functions_of(product, part, functions, rtol, max_steps) for part in parts]
+    found = [_lanczos_functions(product, part, functions, rtol, max_steps) for part in parts]
     results, lowest, shares = zip(*found, strict=True)
     return [torch.cat(each) for each in zip(*results, strict=True)], min(lowest), max(shares)
 
 
-def _functions_of(
+def _lanczos_functions(
     product: Callable[[Tensor], Tensor],
     vectors: Shaped[Tensor, "m p"],
     functions: Sequence[Callable[[Tensor], Tensor]],

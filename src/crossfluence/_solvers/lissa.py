@@ -16,7 +16,7 @@ from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 from ..errors import NegativeCurvatureError, UnsupportedError
 from .base import AbstractInverse, AbstractSolver, Solution, require_symmetric
-from .cost import Work
+from .cost import Cost
 from .krylov import LANCZOS_STEPS, extreme_eigenvalues
 from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import score_sums
@@ -65,15 +65,20 @@ class LiSSA(AbstractSolver):
         refuse_damping(self.damping)
         check_limits(self.rtol, self.max_steps)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """The looks for units and scale, and a product for each step; with drawn batches, two passes for each round."""
         share = 1.0
         if isinstance(risk, Risk) and self.batches is not None:
             share = 2 / (1 - (-len(risk.reading.sizes) // self.batches))
         together, alone = operator_products(self.damping, risk), min(LANCZOS_STEPS, risk.p)
         readings = operator_readings(risk)
-        return Work(
-            alone=alone + readings, together=together, readings=readings, steps=self.max_steps, share=share, vectors=6
+        return Cost(
+            sequential_products=alone + readings,
+            batched_products=together,
+            data_passes=readings,
+            steps=self.max_steps,
+            data_fraction=share,
+            vectors=6,
         )
 
     def _invert(self, risk: AbstractRisk) -> LiSSAInverse:

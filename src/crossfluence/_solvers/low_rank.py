@@ -15,10 +15,10 @@ from .._curvature.operator import Operator, operator
 from .._curvature.scale import scale_products, scale_readings
 from .._risk.base import AbstractRisk
 from .._storage.archive import stored
-from .._storage.partial import NOWHERE, Checkpoint
+from .._storage.partial import NO_CHECKPOINT, Checkpoint
 from ..errors import SingularCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution
-from .cost import Work
+from .cost import Cost
 from .exact import refuse_asymmetric
 from .krylov import arnoldi
 
@@ -59,15 +59,16 @@ class LowRank(AbstractSolver):
         check_rank(self.rank)
         refuse_damping(self.damping)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """Two products for each direction, which wait for each other."""
         size, rank = risk.fine.weights.element_size(), min(self.rank, risk.p)
-        return Work(
-            alone=min(STEPS_PER_DIRECTION * self.rank, risk.p) + (scale_readings(risk) if rank == risk.p else 0),
-            together=damping_products(self.damping, risk) + (scale_products(risk) if rank == risk.p else 0),
-            readings=scale_readings(risk) if rank == risk.p else 0,
-            held=size * rank * (risk.p + rank),
-            scratch=size * STEPS_PER_DIRECTION * rank * risk.p,
+        return Cost(
+            sequential_products=min(STEPS_PER_DIRECTION * self.rank, risk.p)
+            + (scale_readings(risk) if rank == risk.p else 0),
+            batched_products=damping_products(self.damping, risk) + (scale_products(risk) if rank == risk.p else 0),
+            data_passes=scale_readings(risk) if rank == risk.p else 0,
+            inverse_bytes=size * rank * (risk.p + rank),
+            temporary_bytes=size * STEPS_PER_DIRECTION * rank * risk.p,
         )
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
@@ -79,7 +80,7 @@ class LowRank(AbstractSolver):
         Returns:
             An inverse that solves in 2 `rank` p operations for each question.
         """
-        return self._resumed(risk, NOWHERE)
+        return self._resumed(risk, NO_CHECKPOINT)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
         matrix = operator(self.curvature, self.damping, risk)

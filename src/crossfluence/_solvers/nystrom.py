@@ -14,10 +14,10 @@ from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.operator import operator, operator_products, operator_readings
 from .._curvature.scale import tempered
 from .._risk.base import AbstractRisk
-from .._storage.partial import NOWHERE, Checkpoint
+from .._storage.partial import NO_CHECKPOINT, Checkpoint
 from ..errors import NegativeCurvatureError
 from .base import AbstractSolver, require_symmetric
-from .cost import Work
+from .cost import Cost
 from .low_rank import LowRankInverse, check_rank, inverse_within
 
 
@@ -54,12 +54,18 @@ class Nystrom(AbstractSolver):
         check_rank(self.rank)
         refuse_damping(self.damping)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """One product for each direction, all together."""
         rank = min(self.rank, risk.p)
         size = risk.fine.weights.element_size() * rank * risk.p
         together, readings = rank + operator_products(self.damping, risk), operator_readings(risk)
-        return Work(alone=readings, together=together, readings=readings, held=size, scratch=4 * size)
+        return Cost(
+            sequential_products=readings,
+            batched_products=together,
+            data_passes=readings,
+            inverse_bytes=size,
+            temporary_bytes=4 * size,
+        )
 
     def _invert(self, risk: AbstractRisk) -> LowRankInverse:
         """Sketches the curvature without its l2 term.
@@ -74,18 +80,18 @@ class Nystrom(AbstractSolver):
             UnsupportedError: If the curvature is not symmetric.
             NegativeCurvatureError: If it is not positive once damped.
         """
-        return self._resumed(risk, NOWHERE)
+        return self._resumed(risk, NO_CHECKPOINT)
 
     def _resumed(self, risk: AbstractRisk, kept: Checkpoint) -> LowRankInverse:
         require_symmetric(risk, self, "LowRank(rank)")
         matrix = operator(self.curvature, self.damping, risk)
         fine, damping = matrix.risk, matrix.damping
         scale, *products = kept.state or (tempered(matrix.units),)
-        kept.offer(lambda: (scale, *products))
+        kept.maybe_save(lambda: (scale, *products))
         test = _directions(fine.layout.flatten(fine.theta), self.rank, self.seed)
         for part in test.split(VECTORS_AT_ONCE)[len(products) :]:
             products = [*products, matrix.undamped(part * scale) * scale]
-            kept.offer(lambda done=products: (scale, *done))
+            kept.maybe_save(lambda done=products: (scale, *done))
         squares = scale.square()
         sketch = torch.cat(products) - fine.decay * squares * test
         least = matrix.decay * squares  # one number, where the parameters' own units are ordinary

@@ -25,7 +25,7 @@ def _in_present_units(parts: Parts, form: str) -> Parts:
 
 @stored("Unfinished", _in_present_units)
 @dataclass(frozen=True, eq=False)
-class Unfinished:
+class PartialFit:
     """The state of a fit that is not finished.
 
     Attributes:
@@ -47,7 +47,7 @@ class Checkpoint:
         found: What it held.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, found: Unfinished = Unfinished("", "")) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, found: PartialFit = PartialFit("", "")) -> None:
         self.path, self.found = path, found
         self._due = time.perf_counter()
 
@@ -56,7 +56,7 @@ class Checkpoint:
         """The state to go on from; empty at the beginning."""
         return self.found.state
 
-    def offer(self, state: Callable[[], tuple[Any, ...]]) -> None:
+    def maybe_save(self, state: Callable[[], tuple[Any, ...]]) -> None:
         """Writes the state, if it is time to; called where nothing is half done.
 
         Args:
@@ -70,4 +70,4 @@ class Checkpoint:
         self._due = ended + (ended - started) / SHARE
 
 
-NOWHERE = Checkpoint()
+NO_CHECKPOINT = Checkpoint()

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .._autodiff.copies import copied
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import put, trained_parameters
 from .._autodiff.trained import Decay, held, hooks_of, with_hooks
 from .._data.batches import SIZE, Batches, batches, beside
@@ -30,7 +30,7 @@ from .record import TrainingRecord
 from .recorded import recorded_training
 from .schedules import Schedule, constant
 from .state import TrainingState, state_before, walked
-from .trajectory import Course
+from .trajectory import Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +223,7 @@ class Recipe(AbstractTraining):
 
     def _models(self, weights: Shaped[Tensor, "r n"]) -> Iterator[nn.Module]:
         for chunk in weights.split(self.at_once) if len(weights) else ():
-            with undisturbed():  # closed before the yield: it changes global settings
+            with isolated():  # closed before the yield: it changes global settings
                 theta = self._fit(chunk.to(self.ones))
                 rows = [{name: tensor[row] for name, tensor in theta.items()} for row in range(len(chunk))]
                 models = [self.holding(row) for row in rows]
@@ -271,7 +271,7 @@ class Recipe(AbstractTraining):
         Raises:
             DataError: If the training has fewer steps.
         """
-        with undisturbed():
+        with isolated():
             return state_before(self.course(), self.ones, step, self.content)
 
     def resume(self, state: TrainingState) -> nn.Module:
@@ -288,7 +288,7 @@ class Recipe(AbstractTraining):
         """
         require(state, TrainingState, "resume", "a state of the training", "recipe.resume(recipe.state(10))")
         state.check(self.content)
-        with undisturbed():
+        with isolated():
             return self.holding(walked(self.course(), self.ones, state.point, range(state.step, self.steps)).theta)
 
     @property
@@ -305,7 +305,7 @@ class Recipe(AbstractTraining):
         Returns:
             A record of the model that `train()` returns.
         """
-        with undisturbed():
+        with isolated():
             return recorded_training(self.course(), self.ones, segments)
 
     def refuse_once_differentiable(self) -> None:
@@ -314,13 +314,13 @@ class Recipe(AbstractTraining):
         Raises:
             UnsupportedError: If the second derivative of the loss is missing or wrong.
         """
-        with undisturbed():
+        with isolated():
             self._start.refuse_once_differentiable()
 
-    def course(self) -> Course:
+    def course(self) -> Trajectory:
         """All steps of the training, for whoever walks through them."""
         rows = tuple(self._schedule())
-        return Course(
+        return Trajectory(
             self._start.theta,
             self._start.total,
             self._batches,

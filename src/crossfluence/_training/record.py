@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 
-from .._autodiff.functional import undisturbed
+from .._autodiff.functional import isolated
 from .._autodiff.params import wide
 from .._horizon.moments import batch_moments
 from .._require import require_risk
@@ -133,7 +133,7 @@ class TrainingRecord(AbstractRecord):
         require_risk(risk, Risk, "TrainingRecord.from_settings")
         _require_counts(steps=steps, batch_size=batch_size)
         rule, size = Rule.of(optimizer), min(batch_size, risk.n)
-        with undisturbed():
+        with isolated():
             squares = means = dict.fromkeys(risk.theta)
             factor = 1.0
             if rule.name != "SGD" or clipping is not None:

@@ -14,10 +14,10 @@ from .._types import Params
 from .optimizer_rule import ParameterRecord, Rule, digest_of, weight_decay
 from .optimizers import Adam, AdamW
 from .record import TrainingRecord
-from .trajectory import Course, Point
+from .trajectory import Point, Trajectory
 
 
-def recorded_training(course: Course, ones: Shaped[Tensor, " n"], segments: int) -> TrainingRecord:
+def recorded_training(course: Trajectory, ones: Shaped[Tensor, " n"], segments: int) -> TrainingRecord:
     """Runs a training as `Recipe.train` does, and adds up what it did.
 
     Args:
@@ -57,7 +57,7 @@ def _averaged(mean: Params, gradient: Params, optimizer: object) -> Params:
 
 
 def _parts(
-    course: Course, point: Point, mean: Params, count: int, total: Shaped[Tensor, "2"], *, valued: bool
+    course: Trajectory, point: Point, mean: Params, count: int, total: Shaped[Tensor, "2"], *, valued: bool
 ) -> tuple[ParameterRecord, ...]:
     found, rule, (rate, plain) = [], course.optimizer, total.tolist()
     taken = weight_decay(rule, point.theta)

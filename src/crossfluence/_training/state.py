@@ -12,7 +12,7 @@ from torch import Tensor
 from .._storage.archive import fitting, read_tensors, write_tensors
 from .._types import Params
 from ..errors import DataError, StaleError
-from .trajectory import Course, Point
+from .trajectory import Point, Trajectory
 
 FORMAT = "crossfluence.state/1"
 BETWEEN = "|"  # no parameter's name has one
@@ -93,7 +93,7 @@ class TrainingState:
             return cls(int(found.texts["step"]), point, found.texts["content"])
 
 
-def walked(course: Course, weights: Shaped[Tensor, " n"], point: Point, steps: Iterable[int]) -> Point:
+def walked(course: Trajectory, weights: Shaped[Tensor, " n"], point: Point, steps: Iterable[int]) -> Point:
     """The point after some steps.
 
     Args:
@@ -114,7 +114,7 @@ def walked(course: Course, weights: Shaped[Tensor, " n"], point: Point, steps: I
     return point
 
 
-def state_before(course: Course, weights: Shaped[Tensor, " n"], step: int, content: str) -> TrainingState:
+def state_before(course: Trajectory, weights: Shaped[Tensor, " n"], step: int, content: str) -> TrainingState:
     """The state before a step.
 
     Args:

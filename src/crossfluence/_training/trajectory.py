@@ -39,7 +39,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class Trajectory:
     """All steps of one training.
 
     Attributes:

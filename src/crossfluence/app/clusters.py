@@ -29,7 +29,7 @@ from .options import (
     Separator,
     WriteCleaned,
     exit_code,
-    plainly,
+    exit_on_error,
     refuse_folder,
     refuse_output,
     refuse_outputs,
@@ -125,7 +125,7 @@ def clusters(
 
     quieten(quiet, as_json)
     reading: dict[str, Any] = {"header": header, "encoding": encoding, "separator": separator}
-    with plainly():
+    with exit_on_error():
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
             refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
@@ -225,7 +225,7 @@ def _answer(
 
     outs = _outs(run.out, len(rows))
     unfinished = run.out.with_name(f"{run.out.name}.unfinished")
-    with plainly():
+    with exit_on_error():
         for out in outs:
             refuse_outputs(
                 out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Seed, exit_code, plainly, refuse_outputs
+from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs
 from .report.terminal import console
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def fair(
     from .report.fair import chosen_csv, fair_page, print_fair, verdict_of
 
     sheet = out.with_suffix(".csv")
-    with plainly():
+    with exit_on_error():
         kinds = _actions(actions)
         settings = FairSettings(
             _metric(metric), kinds, _amount(budget), cast('Literal["logistic", "mlp"]', _model(model)),

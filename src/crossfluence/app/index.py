@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ..errors import DataError
-from .options import EXIT_CODES, AsJson, Force, exit_code, plainly, refuse_output, stop
+from .options import EXIT_CODES, AsJson, Force, exit_code, exit_on_error, refuse_output, stop
 from .output import print_json
 from .report.reliability import Reliability, judged
 from .report.terminal import console
@@ -49,7 +49,7 @@ def build(
     from ..language.explain import encoded_texts
     from ..language.loading import read_texts
 
-    with plainly():
+    with exit_on_error():
         if dtype not in DTYPES:
             raise DataError(f"Got --dtype {dtype}; needed one of {', '.join(DTYPES)}.")
         if tolerance is not None and not 0 <= tolerance < 1:
@@ -89,7 +89,7 @@ def ask(
     from .._storage.atomic import write_atomically
     from ..language.loading import read_questions, read_texts
 
-    with plainly():
+    with exit_on_error():
         if share is not None and not 0 < share <= 1:
             raise DataError(f"Got --share {share:g}; needed a share above 0, and at most 1.")
         refuse_output(out, [path for path in (data, questions) if path and path.is_file()], force)
@@ -118,7 +118,7 @@ def info(folder: Folder, as_json: AsJson = False) -> None:
     """Print what an index holds: samples, sizes, the fit, and how near its scores are to those of full gradients."""
     from .. import Index
 
-    with plainly():
+    with exit_on_error():
         opened = Index.open(folder)
         if as_json:
             print_json(opened.info())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Plan, Seed, exit_code, plainly, refuse_outputs
+from .options import Force, Out, Plan, Seed, exit_code, exit_on_error, refuse_outputs
 from .report.terminal import console
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def language(
     from .words import amount
 
     sheet = out.with_suffix(".csv")
-    with plainly():
+    with exit_on_error():
         if (ask is None) == (bias is None):
             raise DataError(
                 "Got neither --ask nor --bias, or both; needed one: --ask questions.jsonl, or --bias crows."

@@ -37,7 +37,7 @@ UNDEPENDABLE, STOPPED = 3, 130
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """One sentence and exit code 2 for what a person can mend; exit code 130 for a run that is stopped."""
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Seed, exit_code, plainly, refuse_outputs
+from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs
 from .report.terminal import console
 
 
@@ -40,7 +40,7 @@ def suspects(
     from .report.suspects import dependable, print_suspects, suspects_csv, suspects_page
 
     sheet = out.with_suffix(".csv")
-    with plainly():
+    with exit_on_error():
         settings = SuspectSettings(_names(rewrite), _share(strong), _agreement(agree), remove, epochs=epochs, seed=seed)
         refuse_outputs(out, sheet, [path for path in (train, queries, holdout) if path is not None], force)
         texts, labels = labelled(train, text, label)

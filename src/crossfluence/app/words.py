@@ -23,7 +23,7 @@ from .options import (
     Seed,
     WriteCleaned,
     exit_code,
-    plainly,
+    exit_on_error,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
@@ -119,7 +119,7 @@ def words(
         return
     quieten(quiet, as_json)
     sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
-    with plainly():
+    with exit_on_error():
         if corpus is None:
             raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
         if word is not None and (model or save_vectors):

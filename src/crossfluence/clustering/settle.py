@@ -19,8 +19,8 @@ from crossfluence.extend import (
     AbstractRisk,
     AbstractSolver,
     AbstractTraining,
+    Cost,
     Id,
-    Work,
     fitting,
     read_tensors,
     write_tensors,
@@ -115,9 +115,9 @@ class Known(AbstractSolver):
 
     inverse: AbstractInverse = field(repr=False)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """Nothing."""
-        return Work()
+        return Cost()
 
     def _invert(self, risk: AbstractRisk) -> AbstractInverse:
         return self.inverse

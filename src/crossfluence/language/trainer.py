@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crossfluence import SGD, Adam, AdamW, OnOutputs, Recipe, WeightedLoss, batches
 from crossfluence.errors import DataError, UnsupportedError, import_optional
-from crossfluence.extend import Batch, undisturbed
+from crossfluence.extend import Batch, isolated
 
 from .batches import IGNORED, class_of, columns_of, labels_of
 from .losses import causal_loss, classification_loss, masked_loss
@@ -59,7 +59,7 @@ def recipe(trainer: Any, *, start: nn.Module | None = None, redraw: bool = False
             "language.recipe(trainer, start=model), with the model as it was before."
         )
     init = copy.deepcopy(trainer.model if start is None else start).train(redraw)
-    with undisturbed(), torch.enable_grad():
+    with isolated(), torch.enable_grad():
         plan = _Plan.of(trainer)
         _refuse_random_batches(plan)
         if not redraw:
@@ -119,7 +119,7 @@ class _Plan:
     def of(cls, trainer: Any) -> _Plan:
         """Reads the order of the data as `train()` does: it begins by seeding PyTorch's generators."""
         args = trainer.args
-        with undisturbed(), torch.enable_grad():
+        with isolated(), torch.enable_grad():
             torch.manual_seed(args.seed)
             loader = trainer.get_train_dataloader()
         if getattr(loader, "batch_sampler", None) is None or not hasattr(loader.dataset, "__len__"):

@@ -26,7 +26,7 @@ ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one 
 
 
 @dataclass(frozen=True, eq=False)
-class Move:
+class Removal:
     """Sentences removed together, and the margin afterwards.
 
     Attributes:
@@ -75,7 +75,7 @@ class WordAnswer:
     second: int
     margin: float
     scores: Scores = field(repr=False)
-    moves: tuple[Move, ...]
+    moves: tuple[Removal, ...]
     seconds: Mapping[str, float]
     steps: int
 
@@ -135,7 +135,7 @@ def explain_word(
     clock.note("training again without each group")
     margin = float(torch.as_tensor(question(model)).detach())
     moves = tuple(
-        Move(
+        Removal(
             str(name),
             tuple(ids),
             margin - float(scores.select(ids).values.sum()),

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ...errors import ResultFileError, import_optional
-from ..options import STOPPED, plainly
+from ..options import STOPPED, exit_on_error
 
 ADDRESS = "127.0.0.1"  # of this machine, reached from no other
 
@@ -27,7 +27,7 @@ def explore(
 
     from .result import read_result
 
-    with plainly():
+    with exit_on_error():
         uvicorn = import_optional("uvicorn", "The explorer", "explore")
         import_optional("starlette", "The explorer", "explore")
         found = read_result(result)

@@ -15,8 +15,8 @@ from crossfluence.extend import (
     AbstractInverse,
     AbstractRisk,
     AbstractSolver,
+    Cost,
     Solution,
-    Work,
     absolute,
     preferred,
     refuse_damping,
@@ -54,10 +54,10 @@ class WordBlocks(AbstractSolver):
     def __post_init__(self) -> None:
         refuse_damping(self.damping)
 
-    def work(self, risk: AbstractRisk) -> Work:
+    def cost(self, risk: AbstractRisk) -> Cost:
         """No product and no pass: the blocks come from the counts, d numbers for each parameter."""
         size = risk.weights.element_size() * risk.p * next(iter(risk.theta.values())).shape[-1]
-        return Work(held=size, scratch=size)
+        return Cost(inverse_bytes=size, temporary_bytes=size)
 
     def _invert(self, risk: AbstractRisk) -> WordBlocksInverse:
         """Factorises the blocks.
@@ -103,7 +103,7 @@ class WordBlocksInverse(AbstractInverse):
 
     def _determined(self, vectors: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m p"]:
         tables = vectors.reshape(len(vectors), len(self.factors), -1, self.factors[0].shape[-1])
-        return self.rotations.taken_out(tables).flatten(1)
+        return self.rotations.project_out(tables).flatten(1)
 
 
 def cholesky(blocks: Float[Tensor, "V d d"], damping: float = 0.0) -> Float[Tensor, "V d d"]:

@@ -16,7 +16,7 @@ SHRINK, ENOUGH = 0.1, 1e-4  # smallest cut of a step that was too long; share of
 
 
 @dataclass(frozen=True, eq=False)
-class Descent:
+class Minimum:
     """The end of a minimisation.
 
     Attributes:
@@ -34,7 +34,7 @@ class Descent:
     evaluations: int
 
 
-def minimise(
+def minimise_lbfgs(
     function: Callable[[Tensor], tuple[float, Tensor]],
     start: Float[Tensor, " p"],
     preconditioner: Callable[[Tensor], Callable[[Tensor], Tensor]],
@@ -44,7 +44,7 @@ def minimise(
     refresh: Callable[[int], bool],
     description: str,
     on_step: Callable[[int, Tensor], None] | None = None,
-) -> Descent:
+) -> Minimum:
     r"""A local minimum of a smooth function.
 
     Stops when $\sqrt{g^\top B^{-1} g}$ is at most the tolerance, B being the preconditioning curvature: half its square
@@ -87,11 +87,11 @@ def minimise(
             if on_step is not None:
                 on_step(step, point)
             if norm <= tolerance:
-                return Descent(point, value, norm, step, evaluations)
+                return Minimum(point, value, norm, step, evaluations)
             direction = -_two_loops(gradient, history, precondition, scale)
-            found = _shorter(function, point, value, direction, float(gradient @ direction))
+            found = _backtrack(function, point, value, direction, float(gradient @ direction))
             if found is None:  # rounding: the value no longer falls
-                return Descent(point, value, norm, step, evaluations)
+                return Minimum(point, value, norm, step, evaluations)
             new, new_value, new_gradient, tried = found
             moved, change, new_solved = new - point, new_gradient - gradient, precondition(new_gradient)
             bent = float(change @ (new_solved - solved))  # the solve of a difference is the difference of solves
@@ -100,7 +100,7 @@ def minimise(
                 scale = float(moved @ change) / bent
             point, value, gradient, solved = new, new_value, new_gradient, new_solved
             evaluations += tried
-    return Descent(point, value, norm, steps.stop, evaluations)
+    return Minimum(point, value, norm, steps.stop, evaluations)
 
 
 def _two_loops(
@@ -118,7 +118,7 @@ def _two_loops(
     return found
 
 
-def _shorter(
+def _backtrack(
     function: Callable[[Tensor], tuple[float, Tensor]], point: Tensor, value: float, direction: Tensor, slope: float
 ) -> tuple[Tensor, float, Tensor, int] | None:
     """The first of ever shorter steps that decreases the function enough, its value and gradient, and how many."""

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crossfluence.errors import CorpusError, NotConvergedWarning
-from crossfluence.extend import content_hash, read_if_whole, undisturbed, write_tensors
+from crossfluence.extend import content_hash, isolated, read_if_whole, write_tensors
 
 from ..corpus.pairs import Pairs
 from .blocks import cholesky, solve_blocks
 from .checks import refuse_misfit, sentence_weights
-from .descent import Descent, minimise
+from .descent import Minimum, minimise_lbfgs
 from .loss import ExpectedLoss
 from .module import SkipGram
 from .risk import SkipGramRisk
@@ -46,8 +46,8 @@ class ExpectedTraining:
             samples is lowest; less gives a little better word similarities and much flatter directions.
         seed: Of the initial vectors.
         dtype: Default: float64 up to 10,000 words, float32 above.
-        tolerance: Training ends when its own estimate of what is left, as in `minimise`, is this small; default: 1e-6
-            in float64, 1e-4 in float32.
+        tolerance: Training ends when its own estimate of what is left, as in `minimise_lbfgs`, is this small; default:
+            1e-6 in float64, 1e-4 in float32.
         max_steps: At the latest, with a warning.
         start: A model to start from; default: small random vectors. Retraining from the trained model takes a tenth.
 
@@ -111,7 +111,7 @@ class ExpectedTraining:
 
     def fit(
         self, weights: Tensor | None = None, *, checkpoint: str | os.PathLike[str] | None = None
-    ) -> tuple[SkipGram, Descent]:
+    ) -> tuple[SkipGram, Minimum]:
         """One model, and how its training ended.
 
         Args:
@@ -125,7 +125,7 @@ class ExpectedTraining:
         Raises:
             DataError: If there is not one weight for each sentence, finite and not below zero.
         """
-        with undisturbed():
+        with isolated():
             counts = None if weights is None else self.pairs.weighted(sentence_weights(weights, self.n))
             loss = ExpectedLoss.of(self.pairs, self.l2, self.precision, counts)
             kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), content_hash(self._settings, weights))
@@ -155,7 +155,7 @@ class ExpectedTraining:
         """
         return replace(self, start=model, dtype=model.word_vectors.dtype)
 
-    def _minimised(self, loss: ExpectedLoss, kept: _Checkpoint | None) -> Descent:
+    def _minimised(self, loss: ExpectedLoss, kept: _Checkpoint | None) -> Minimum:
         def function(point: Tensor) -> tuple[float, Tensor]:
             value, *tables = loss.value_and_gradient(*self._tables(point))
             return value, torch.cat([table.flatten() for table in tables])
@@ -166,7 +166,7 @@ class ExpectedTraining:
             return lambda vector: solve_blocks(factors, vector.unsqueeze(0))[0]
 
         done, point = (kept.read() if kept else None) or (0, self._initial)
-        ended = minimise(
+        ended = minimise_lbfgs(
             function, point, preconditioner, tolerance=self._tolerance, steps=range(done, self.max_steps),
             refresh=self._refresh, description="training", on_step=kept.write if kept else None,
         )  # fmt: skip

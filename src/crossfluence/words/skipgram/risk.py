@@ -22,11 +22,11 @@ from crossfluence.extend import (
     Params,
     content_hash,
     fingerprint,
+    isolated,
     numbered,
     signed,
     trained_parameters,
     training_modes,
-    undisturbed,
 )
 
 from ..corpus.pairs import PairCounts, Pairs
@@ -149,7 +149,7 @@ class SkipGramRisk(AbstractRisk):
         Returns:
             Their orthogonal projections.
         """
-        return self.rotations.taken_out(self._shaped(vectors)).flatten(1)
+        return self.rotations.project_out(self._shaped(vectors)).flatten(1)
 
     def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         """Derivatives by each sentence's weight of the gradient along each direction.
@@ -160,7 +160,7 @@ class SkipGramRisk(AbstractRisk):
         Returns:
             Shape `(n, m)`.
         """
-        with undisturbed():
+        with isolated():
             return self._scores(self.pairs.corpus.tokens, self.pairs.corpus.offsets, directions)
 
     def derivatives_along_of(
@@ -201,11 +201,11 @@ class SkipGramRisk(AbstractRisk):
             yield (flat - self.l2 * self.layout.flatten(self.theta)).unsqueeze(0)
 
     def _product(self, vectors: Shaped[Tensor, "m p"], *, full: bool) -> Shaped[Tensor, "m p"]:
-        with undisturbed():
-            along = self.rotations.taken_out(self._shaped(vectors))
+        with isolated():
+            along = self.rotations.project_out(self._shaped(vectors))
             bends = self._held or self.expected.bends(*self._tables)
             products = self.expected.curvature_products(self._tables, along, bends, full=full)
-            return self.rotations.taken_out(products).flatten(1)
+            return self.rotations.project_out(products).flatten(1)
 
     @cached_property
     def _held(self) -> tuple[Bend, ...]:

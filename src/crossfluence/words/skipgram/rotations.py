@@ -45,7 +45,7 @@ class Rotations:
         both[both <= len(vectors) * torch.finfo(sizes.dtype).eps * sizes[0]] = torch.inf
         return cls(vectors[:rows], axes.T, sizes[:, None] / both)
 
-    def taken_out(self, along: Float[Tensor, "m 2 V d"]) -> Float[Tensor, "m 2 V d"]:
+    def project_out(self, along: Float[Tensor, "m 2 V d"]) -> Float[Tensor, "m 2 V d"]:
         """Directions without their nearest rotations: an orthogonal projection.
 
         Args:

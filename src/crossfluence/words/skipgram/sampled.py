@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from crossfluence.errors import NonFiniteError
-from crossfluence.extend import undisturbed
+from crossfluence.extend import isolated
 
 from ..corpus.pairs import Pairs, sentence_numbers
 from .checks import sentence_weights
@@ -95,7 +95,7 @@ class SampledTraining:
         words, contexts = start.word_vectors.data, torch.zeros_like(start.context_vectors.data)
         words *= self.dimensions**-0.5  # word2vec's: small words, contexts at zero
         seen, total = 0, self.epochs * len(self.pairs.corpus.tokens)
-        with undisturbed(), tqdm(total=total, desc="training", unit="word", unit_scale=True, disable=None,
+        with isolated(), tqdm(total=total, desc="training", unit="word", unit_scale=True, disable=None,
                                  leave=False) as bar:  # fmt: skip
             for done, sentence, *drawn in self._draws():
                 rates = [self.lr + (self.lr_end - self.lr) * place / total for place in (seen, seen + done)]
