@@ -46,7 +46,7 @@ def dense(model, x, y, ridge):
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
-@pytest.mark.parametrize(("d", "seed"), [(3, 0), (3, 1), (5, 2), (40, 3)])
+@pytest.mark.parametrize(("d", "seed"), [(3, 0), (3, 1), (5, 2), (40, 3), (40, 8), (40, 12), (40, 16)])
 def test_scores_that_nearly_cancel_are_right_or_said_to_be_off(solver, d, seed):
     model, x, y = cancelling(d, seed)
     right = dense(model, x, y, 0.2)

@@ -107,7 +107,7 @@ def influence(
             parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one forward-mode pass
             derivatives = torch.stack(parts).sum(0)
             chunks.append(_scored(risk, inverse, query, wanted, solution, derivatives))
-        values = -torch.cat([chunk.derivatives for chunk in chunks], dim=1)
+        values = 0.0 - torch.cat([chunk.derivatives for chunk in chunks], dim=1)  # and no zero below zero
         if unit == "token":  # a verdict is about samples
             chunks = [replace(chunk, derivatives=_added(chunk.derivatives, ids)) for chunk in chunks]
         solved = [chunk.solution for chunk in chunks if chunk.solution]

@@ -1,4 +1,4 @@
-"""What removing each question's strongest samples does to it, beside random ones."""
+"""Effects of removing each question's strongest samples, beside random ones."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def opened_from(folder: Path, manifest: Manifest, device: torch.device) -> Opene
 
 
 def ours(name: str) -> bool:
-    """Whether a name is that of a file of an index."""
+    """True for the name of a file of an index."""
     return OURS.fullmatch(name) is not None
 
 

@@ -299,7 +299,7 @@ class PairwiseScores(AbstractPairwise):
 
     @cached_property
     def streamed(self) -> bool:
-        """Whether gradients can be taken while the backward pass runs."""
+        """True if gradients can be taken while the backward pass runs."""
         risk = self.risk
         batch = next(iter(risk.data))
         return streams(self.sample_layers, risk.theta, risk.kind.losses, batch, risk.reading.sizes[0], risk.precision)

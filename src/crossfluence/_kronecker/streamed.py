@@ -147,7 +147,7 @@ class StreamedPass:
             self._add(slot, gradients.weighted(self.weights))
 
     def _in_pieces(self, slot: ParameterBlock, gradients: AbstractGradients) -> bool:
-        """Whether the gradients are written out in memory that is used again."""
+        """True if the gradients are written out in memory that is used again."""
         return isinstance(gradients, OuterProducts) and not gradients.single and len(gradients.left) == 1
 
     def _take_in_pieces(self, slot: ParameterBlock, gradients: OuterProducts, parts: list[list[Tensor]]) -> None:
@@ -185,7 +185,7 @@ class StreamedPass:
 
 
 def streams(layers: Layers, theta: Params, losses: SampleLoss, batch: Batch, b: int, precision: float) -> bool:
-    """Whether a streamed pass gives the gradient that a plain one does, on a few samples.
+    """True if a streamed pass gives the gradient that a plain one does, on a few samples.
 
     Args:
         layers: Of the model, as the losses use them.

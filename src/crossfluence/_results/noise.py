@@ -28,6 +28,7 @@ def reliability(values: Float[Tensor, " n"], errors: Float[Tensor, " n"]) -> flo
         $1 - \overline{\text{errors}^2} / \operatorname{var}(\text{values})$; 0 where all is noise, 1 where nothing is.
 
     Example:
+        >>> import torch
         >>> round(reliability(torch.tensor([-1.0, 0.0, 1.0]), torch.full((3,), 0.5)), 2)
         0.75
 

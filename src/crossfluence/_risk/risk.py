@@ -97,13 +97,13 @@ class Risk(AbstractBatchedRisk):
     def __post_init__(self) -> None:
         n: Count | None = self.n
         _ = self.kind  # a loss that is none is refused first
+        theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         with isolated():  # a DataLoader draws from the global generator even if it does not shuffle
             self._set(ranks=ranks_for(self.shared))
             reading = probe(self.data, n=n, ranks=self.ranks)
             if (data := beside(self.data, self.model)) is not self.data:
                 self._set(data=data)
                 reading = probe(data, n=n, ranks=self.ranks)
-        theta, names = trained_parameters(self.model, self.params), names_of(self.model)
         self._set(
             l2=held(self.l2), decays=decays(self.l2, {name: names[name] for name in theta}), theta=theta,
             layout=Layout.of(theta), fingerprint=fingerprint(self.model), total=bound_total(self.kind, self.model),

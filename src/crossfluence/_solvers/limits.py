@@ -1,4 +1,4 @@
-"""Where a solve stops, and the words for one that stopped too early."""
+"""Limits of solves, and the words for one that stopped too early."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 
 SUMS = 4  # random sums of scores; their size is off by a third or so, which only decides when to stop
+LAST = 2  # moves that count: one step may go where samples see nothing
 ROUNDINGS = 10  # rounding errors of the largest move that scores may hold
 
 
@@ -30,8 +31,9 @@ class Settled:
             no samples to sum over, and then scores always count as settled.
         sums: Of the solutions so far, shape `(m, s)`.
         largest: Largest move of the sums so far, `(m,)`.
-        share: Last move of the sums, or their estimated error, as a share of them; zero where rounding is all that
-            moves, `(m,)`.
+        moves: The last moves of the sums, `(LAST, m)`.
+        share: Largest of the last moves of the sums, or their estimated error, as a share of them; zero where rounding
+            is all that moves, `(m,)`.
 
     References:
         Johnson and Lindenstrauss, "Extensions of Lipschitz mappings into a Hilbert space", 1984.
@@ -40,6 +42,7 @@ class Settled:
     rows: Shaped[Tensor, "p s"]
     sums: Float[Tensor, "m s"]
     largest: Float[Tensor, " m"]
+    moves: Float[Tensor, "last m"]
     share: Float[Tensor, " m"]
 
     @classmethod
@@ -55,7 +58,8 @@ class Settled:
         """
         rows = matrix.inside(score_sums(matrix.risk)).T
         sums = torch.zeros(count, rows.shape[1], dtype=torch.float64, device=rows.device)
-        return cls(rows, sums, sums.new_zeros(count), sums.new_full((count,), torch.inf if rows.shape[1] else 0.0))
+        unknown = sums.new_full((count,), torch.inf if rows.shape[1] else 0.0)
+        return cls(rows, sums, sums.new_zeros(count), sums.new_zeros(LAST, count), unknown)
 
     def move(self, chosen: Tensor, by: Shaped[Tensor, "k s"]) -> None:
         """Adds to the sums of some solutions.
@@ -69,8 +73,10 @@ class Settled:
         moved = by.double().norm(dim=1)
         self.sums[chosen] += by.double()
         self.largest[chosen] = torch.maximum(self.largest[chosen], moved)
+        moves = torch.cat([self.moves[1:, chosen], moved.unsqueeze(0)])
+        self.moves[:, chosen] = moves
         noise = ROUNDINGS * torch.finfo(by.dtype).eps * self.largest[chosen]
-        share = (moved / self.sums[chosen].norm(dim=1)).nan_to_num(0.0, 1.0)
+        share = (moves.amax(0) / self.sums[chosen].norm(dim=1)).nan_to_num(0.0, 1.0, 1.0)
         self.share[chosen] = torch.where(moved <= noise, 0.0, share)
 
     def leave(self, chosen: Tensor, error: Shaped[Tensor, "k s"]) -> None:
