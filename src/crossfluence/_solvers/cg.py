@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 
 from .._curvature.base import AbstractCurvature, Relative, refuse_damping
 from .._curvature.hessian import Hessian
-from .._curvature.operator import Operator, operator, operator_products, operator_readings
+from .._curvature.operator import Operator, operator
 from .._risk.base import AbstractRisk
 from ..errors import NegativeCurvatureError
 from .base import AbstractInverse, AbstractSolver, Solution, require_symmetric, within
-from .cost import Cost
+from .cost import Cost, iterated
 from .energy import Energy
 from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import Settled
@@ -61,19 +61,7 @@ class CG(AbstractSolver):
     def cost(self, risk: AbstractRisk) -> Cost:
         """That of the preconditioner, the units of the parameters, and a product for each step."""
         first = self.preconditioner.cost(risk) if self.preconditioner else Cost()
-        together = first.batched_products + operator_products(self.damping, risk)
-        readings, alone = (
-            first.data_passes + operator_readings(risk),
-            first.sequential_products + operator_readings(risk),
-        )
-        return replace(
-            first,
-            batched_products=together,
-            sequential_products=alone,
-            data_passes=readings,
-            steps=self.max_steps,
-            vectors=7,
-        )
+        return iterated(first, self.damping, risk, steps=self.max_steps, vectors=7)
 
     def _invert(self, risk: AbstractRisk) -> CGInverse:
         """Settles the damping and the preconditioner; the products come with each question.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from .._curvature.base import Relative
+from .._curvature.operator import operator_products, operator_readings
+from .._risk.base import AbstractRisk
 from .._risk.risk import Risk
 
 
@@ -65,3 +69,24 @@ class DryRun:
 
     held: int
     stages: tuple[Timing, ...]
+
+
+def iterated(first: Cost, damping: float | Relative, risk: AbstractRisk, **counts: Any) -> Cost:
+    """The cost of a solver that takes a product for each step.
+
+    Args:
+        first: Of its preconditioner.
+        damping: Of the solver.
+        risk: The trained model.
+        **counts: Of the steps, by the names of `Cost`.
+
+    Returns:
+        That of the preconditioner, of the damping and of the units of the parameters, and the counts.
+    """
+    return replace(
+        first,
+        batched_products=first.batched_products + operator_products(damping, risk),
+        sequential_products=first.sequential_products + operator_readings(risk),
+        data_passes=first.data_passes + operator_readings(risk),
+        **counts,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,10 +13,10 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .._curvature.base import AbstractCurvature, Relative, refuse_damping
-from .._curvature.operator import Operator, operator, operator_products, operator_readings
+from .._curvature.operator import Operator, operator
 from .._risk.base import AbstractRisk
 from .base import AbstractInverse, AbstractSolver, Solution, within
-from .cost import Cost
+from .cost import Cost, iterated
 from .krylov import NUMBERS_AT_ONCE, orthogonalised
 from .limits import check_limits, error_allowed, warn_unconverged
 from .settled import Settled
@@ -64,20 +64,7 @@ class GMRES(AbstractSolver):
     def cost(self, risk: AbstractRisk) -> Cost:
         """That of the preconditioner, the parameters' units, and for each step a product, and a vector to keep."""
         first = self.preconditioner.cost(risk) if self.preconditioner else Cost()
-        together = first.batched_products + operator_products(self.damping, risk)
-        readings, alone = (
-            first.data_passes + operator_readings(risk),
-            first.sequential_products + operator_readings(risk),
-        )
-        return replace(
-            first,
-            batched_products=together,
-            sequential_products=alone,
-            data_passes=readings,
-            steps=self.max_steps,
-            vectors=6,
-            vectors_per_step=1,
-        )
+        return iterated(first, self.damping, risk, steps=self.max_steps, vectors=6, vectors_per_step=1)
 
     def _invert(self, risk: AbstractRisk) -> GMRESInverse:
         """Settles the damping and the preconditioner; the products come with each question.
