@@ -27,6 +27,8 @@ from .root_rows import root_rows, together
 from .segments import Segment, SegmentedInverse, paced
 
 GUESSED_RATE, GUESSED_BATCH = 0.05, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
+GUESSED = "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
+FLAT = "directions of negative curvature were taken for flat ones, so that sizes can be off by a factor"
 PER_TRAINED, ENOUGH = 4, 2  # roots for each direction with an exponent above 1: wanted, and at least
 PLENTY = 4  # roots for each sample, at most
 MOST = 1_024  # roots that are factorised
@@ -242,10 +244,12 @@ class HorizonInverse(AbstractInverse):
 
     @property
     def approximation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Sizes need a record, and a training that stopped before nothing was left to learn."""
-        if not self.guessed:
-            return REASON if self.confident else ""
-        return "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
+        """Sizes need a record, no negative curvature, and a training that stopped before nothing was left to learn."""
+        if self.guessed:
+            return GUESSED
+        if isinstance(self.engine, ProductsEngine) and not isinstance(self.engine.curvature, GaussNewton):
+            return FLAT
+        return REASON if self.confident else ""
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Symmetric."""
