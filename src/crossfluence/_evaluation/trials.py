@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -54,24 +55,7 @@ def tried(
     Raises:
         ValueError: If the number of groups is negative.
     """
-    if groups < 0:
-        raise ValueError(f"Got groups={groups}; needed zero or more.")
-    if not groups:
-        return UNTESTED
-    kept = _kept(scores.detach().cpu().double(), groups)
-    try:
-        _, moved = answers(recipe, objective, kept)
-    except CrossfluenceError as error:  # a training diverged
-        return Verdict("unreliable", (f"a training without some samples failed: {str(error).rstrip('.')}",))
-    predicted = (1 - kept) @ scores.detach().cpu().double()  # (groups, m)
-    actual = torch.tensor(values, dtype=torch.float64) - moved
-    size = predicted.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
-    return of_trainings(
-        (predicted / size).flatten().tolist(),
-        (actual / size).flatten().tolist(),
-        f"leaving out {groups} groups",
-        advice,
-    )
+    return _tested(lambda kept: answers(recipe, objective, kept)[1], "samples", scores, values, groups, advice)
 
 
 def tried_windows(
@@ -98,21 +82,33 @@ def tried_windows(
     Raises:
         ValueError: If the number of groups is negative.
     """
+
+    def moved(kept: Float[Tensor, "g t"]) -> Tensor:
+        ends = (with_step_weights(recipe.course(), recipe.ones, row.tolist()) for row in kept)
+        return torch.stack([evaluate(objective, recipe.holding(end.theta))[1] for end in ends])
+
+    return _tested(moved, "steps", scores, values, groups, advice)
+
+
+def _tested(
+    retrained: Callable[[Float[Tensor, "g n"]], Tensor], units: Literal["samples", "steps"],
+    scores: Float[Tensor, "n m"], values: Sequence[float], groups: int, advice: str,
+) -> Verdict:  # fmt: skip
+    """The verdict of trainings without groups; `retrained` gives the questions' values, `(groups, m)`."""
     if groups < 0:
         raise ValueError(f"Got groups={groups}; needed zero or more.")
     if not groups:
         return UNTESTED
-    kept, moved = _kept(scores.detach().cpu().double(), groups), list[Tensor]()
+    known = scores.detach().cpu().double()
+    kept = _kept(known, groups)
     try:
-        for row in kept:
-            end = with_step_weights(recipe.course(), recipe.ones, row.tolist())
-            moved.append(evaluate(objective, recipe.holding(end.theta))[1])
-    except CrossfluenceError as error:
-        return Verdict("unreliable", (f"a training without some steps failed: {str(error).rstrip('.')}",))
-    predicted = (1 - kept) @ scores.detach().cpu().double()
-    actual = torch.tensor(values, dtype=torch.float64) - torch.stack(moved)
+        moved = retrained(kept)
+    except CrossfluenceError as error:  # a training diverged
+        return Verdict("unreliable", (f"a training without some {units} failed: {str(error).rstrip('.')}",))
+    predicted = (1 - kept) @ known  # (groups, m)
+    actual = torch.tensor(values, dtype=torch.float64) - moved
     size = predicted.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
-    what = f"leaving out {groups} groups of steps"
+    what = f"leaving out {groups} groups{'' if units == 'samples' else ' of steps'}"
     return of_trainings((predicted / size).flatten().tolist(), (actual / size).flatten().tolist(), what, advice)
 
 
