@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs
+from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs, share_of
 from .report.terminal import console
 
 if TYPE_CHECKING:
@@ -122,10 +122,7 @@ def _model(name: str) -> str:
 
 def _amount(budget: str) -> float:
     """A share from "1%", a number from "300"."""
-    try:
-        value = float(budget.removesuffix("%")) / (100 if budget.endswith("%") else 1)
-    except ValueError:
-        value = 0.0
+    value = share_of(budget)
     whole = value >= 1 and value == int(value)
     if not (0 < value < 1 and budget.endswith("%")) and not (whole and not budget.endswith("%")):
         raise DataError(f"--budget {budget} is not a share such as 1% or a number of rows such as 300.")

@@ -80,6 +80,21 @@ def stop_unfinished(store: Path, again: str) -> NoReturn:
     stop("Nothing is kept, so the same command starts from the beginning.")
 
 
+def share_of(text: str) -> float:
+    """The number that an option's text says: a hundredth for "1%".
+
+    Args:
+        text: As it was typed.
+
+    Returns:
+        0 if it is no number.
+    """
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return 0.0
+
+
 def exit_code(dependable: bool) -> None:
     """Ends a command whose answer was printed.
 

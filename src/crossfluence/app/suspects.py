@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs
+from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs, share_of
 from .report.terminal import console
 
 
@@ -103,10 +103,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _share(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = 0.0
+    value = share_of(text)
     if not 0 < value < 1:
         raise DataError(f"--strong {text} is no share of the texts. Type: --strong 5%.")
     return value
