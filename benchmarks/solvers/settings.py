@@ -25,6 +25,8 @@ from torch.nn import functional as F  # noqa: N812
 import crossfluence as cf
 from benchmarks.common import results
 
+from .trainings import Transformer
+
 ORDERS = 4
 WRONG = {"right": (1, 1), "S / 2": (0.5, 1), "S x 2": (2, 1), "S x 10": (10, 1), "batch / 4": (1, 0.25),
          "batch x 4": (1, 4)}  # fmt: skip
@@ -54,21 +56,6 @@ class Case:
                 "schedule": made.schedule, "clipping": made.clipping}  # fmt: skip
 
 
-class Transformer(nn.Module):
-    """Causal, of two layers."""
-
-    def __init__(self, words: int = 40, length: int = 24, width: int = 48) -> None:
-        super().__init__()
-        self.words, self.places = nn.Embedding(words, width), nn.Embedding(length, width)
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, words)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits of the next word at every place."""
-        mask = nn.Transformer.generate_square_subsequent_mask(ids.shape[1])
-        return self.head(self.layers(self.words(ids) + self.places(torch.arange(ids.shape[1])), mask=mask))
-
-
 def next_words(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(model(ids)[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
 
@@ -87,7 +74,8 @@ def markov(count: int, seed: int, words: int = 40, length: int = 24) -> Tensor:
 def transformer(count: int = 160) -> Case:
     """From scratch on texts of a Markov chain, three epochs."""
     test = markov(40, 2)
-    recipe = cf.Recipe(Transformer().eval(), next_words, markov(count, 1), optimizer=cf.AdamW(2e-3), epochs=3,
+    start = Transformer(width=48, length=24).eval()
+    recipe = cf.Recipe(start, next_words, markov(count, 1), optimizer=cf.AdamW(2e-3), epochs=3,
                        batch_size=16, schedule=cf.linear, clipping=1.0)  # fmt: skip
 
     def ask(model: nn.Module) -> dict[str, Tensor]:

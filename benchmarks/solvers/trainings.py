@@ -142,9 +142,9 @@ def markov(count: int, seed: int, chain: int = 0, words: int = WORDS) -> tuple[T
 class Transformer(nn.Module):
     """Causal, of two layers."""
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, length: int = LENGTH) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(WORDS, width), nn.Embedding(LENGTH, width)
+        self.words, self.places = nn.Embedding(WORDS, width), nn.Embedding(length, width)
         layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.layers, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, WORDS)
 
