@@ -14,7 +14,7 @@ from ...tabular.fairness import FairAnswer
 from ...tabular.measured import Interval, Measured
 from ..fair_table import People
 from .page import template, versions
-from .reliability import Reliability, Removed, foretold, judged, predictions, share_of
+from .reliability import Finding, Reliability, Removed, foretold, judged, predictions, share_of
 from .terminal import console
 
 SHOWN = 10  # rows in the terminal
@@ -40,7 +40,7 @@ def verdict_of(answer: FairAnswer) -> Reliability:
         f"training again changed the gap it was asked to narrow by {achieved:+.3f}, predicted {predictions(chosen)}"
     )
     beside = f"as many random rows changed it by up to {noise:.3f}"
-    found = [(foretold(chosen, abs(achieved), noise), figures), (share_of(noise, achieved), beside)]
+    found: list[Finding] = [(foretold(chosen, abs(achieved), noise), figures), (share_of(noise, achieved), beside)]
     return judged(found, advice=["--budget with fewer rows", "--actions remove"])
 
 
