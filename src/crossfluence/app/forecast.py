@@ -12,7 +12,8 @@ from jaxtyping import Float
 from ..clustering.processes import WORTH, processors
 from ..clustering.settings import ClusterSettings
 
-TRIED, TRIAL_SECONDS = 20_000, 0.05  # rows on which a step is tried, for it takes longer a row where many are; how long
+TRIED, TRIAL_SECONDS = 2_048, 0.05  # rows on which steps are tried, as many as are computed together; for how long
+MANY_ROWS = 1.6  # times as long takes each of more rows than that: they leave the processor's cache
 PRETRAINING, HESSIAN = 4.0, 3.0  # steps of sharpening that take as long as one of pre-training; as one row of the
 # curvature
 SOLVED, STARTED = 1e-9, 3.0  # seconds of a dense solve, per cubed parameter; of k-means and the page
@@ -56,7 +57,7 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
     """
     m, h, d, k = min(n, TRIED), settings.hidden, settings.embedding, settings.k
     x = np.linspace(-1, 1, m * features).reshape(m, features)
-    step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m
+    step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m * (MANY_ROWS if n > m else 1.0)
     p = (features + 1) * h + (h + 1) * d + k * d
     trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
     once = step * (settings.pretraining * PRETRAINING + settings.steps + p * HESSIAN * (1 + questions))
@@ -103,19 +104,18 @@ def processes_for(expected: Forecast) -> int:
 
 
 def seconds_of(work: Callable[[], object], *, least: float = 0.0) -> float:
-    """The shortest of at least two runs, after one that warms up.
+    """The mean of at least three runs, after one that warms up: other work on the machine slows the real run too.
 
     Args:
-        work: What to do.
+        work: The work to measure.
         least: Seconds for which it is done again.
 
     Returns:
         Seconds on the clock.
     """
     work()
-    taken, begun = [], time.perf_counter()
-    while len(taken) < 2 or time.perf_counter() - begun < least:
-        started = time.perf_counter()
+    count, begun = 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - begun < least:
         work()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+        count += 1
+    return (time.perf_counter() - begun) / count

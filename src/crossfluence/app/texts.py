@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +93,8 @@ def first_row_of(corpus: Corpus) -> list[str]:
     for file in corpus.source.files:
         if file.format in {"csv", "tsv"}:
             start = next(iter(pieces_of(Path(file.path), 1 << 12)), b"").decode(corpus.source.encoding, "ignore")
-            names = start.partition("\n")[0].split("\t" if file.format == "tsv" else ",")
+            first = start.partition("\n")[0]
+            names = first.split("\t") if file.format == "tsv" else next(csv.reader([first], skipinitialspace=True), [])
             if long := [name for name in names if len(name.split()) >= LIKE_TEXT]:
                 return [
                     f"Warning: the first row of {Path(file.path).name} was taken for column names, but "

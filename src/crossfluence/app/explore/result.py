@@ -11,7 +11,7 @@ from ..._storage.archive import fitting, read_tensors, write_tensors
 from ..._storage.atomic import write_atomically
 from ...clustering import Settled
 from ...errors import NewerFileError, ResultFileError
-from ..options import ENDING
+from ..options import ENDING, folder_beside
 from ..report.page import Samples
 
 FORMAT, SHOWN, ABOUT = "crossfluence.result/1", "shown.safetensors", "result.json"
