@@ -55,9 +55,12 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
         The time of a few steps on some rows here and now, times the number of rows, steps and trainings, and
         the products of the curvature in such steps.
     """
+    from threadpoolctl import threadpool_limits
+
     m, h, d, k = min(n, TRIED), settings.hidden, settings.embedding, settings.k
     x = np.linspace(-1, 1, m * features).reshape(m, features)
-    step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m * (MANY_ROWS if n > m else 1.0)
+    with threadpool_limits(1):  # as training does
+        step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m * (MANY_ROWS if n > m else 1.0)
     p = (features + 1) * h + (h + 1) * d + k * d
     trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
     once = step * (settings.pretraining * PRETRAINING + settings.steps + p * HESSIAN * (1 + questions))

@@ -28,6 +28,7 @@ from crossfluence.extend import (
 
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from .kept import kept_model, model_of
+from .processes import one_thread
 from .settings import ClusterSettings
 from .sharpen import Sharpening, closed_form
 
@@ -189,6 +190,7 @@ class Settled:
         return model
 
 
+@one_thread()
 def settled(
     x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings, *, store: Path | None = None
 ) -> Settled:
