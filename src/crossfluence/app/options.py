@@ -167,6 +167,8 @@ def refuse_output(path: Path, sources: list[Path], force: bool, option: str = "-
         raise ResultFileError(f"{path} is what is read. Choose another {option}.")
     if path.exists() and not force:
         raise ResultFileError(f"{path} exists already. Choose another {option}, or add --force to overwrite it.")
+    if path.parent.is_file():
+        raise ResultFileError(f"{path.parent} is a file, and no folder. Choose another {option}.")
     if not path.parent.is_dir():
         raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +26,8 @@ from .options import (
     amount_of,
     exit_code,
     exit_on_error,
+    folder_beside,
+    refuse_folder,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
@@ -124,6 +126,7 @@ def words(
             raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
         sources = [path for path in (corpus, model) if path is not None and path.is_file()]
         refuse_outputs(out, sheet, sources, force or plan)
+        refuse_folder(folder_beside(out), force or plan)
         if save_vectors is not None:
             from ..words.skipgram.formats import refuse_ending
 
@@ -203,18 +206,20 @@ def words(
                     print_words(answer, shown_ids)
                     reliable, told_json = dependable(answer), of_words(answer, shown_ids, out)
                     verdict = " ".join(first_sentence(answer, one) for one in answer.tests)
+                    made: WordsAnswer | WordAnswer = answer
                     gone = {label for one in answer.tests for label in chosen_of(one).ids}
                 else:
                     moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
                     _write_words(moved, corpus.name, out, sheet, own)
                     print_word(moved, shown_ids)
                     reliable, told_json = of_word(moved).dependable, of_cluster_of_word(moved, shown_ids, out)
-                    verdict, gone = str(of_word(moved)), set(moved.moves[0].ids)
+                    verdict, gone, made = str(of_word(moved)), set(moved.moves[0].ids), moved
             except KeyboardInterrupt:
                 stop_unfinished(unfinished, "reads the corpus and computes the scores")
             if write_cleaned is not None:
                 count = write_corpus(text, gone, write_cleaned)
                 console.print(f"Wrote {write_cleaned}: {count:,} sentences, without the {len(gone):,} found.")
+            _keep(out, text, made, tuple(lists), word, clusters, shown_ids, corpus.name, verdict)
             shutil.rmtree(unfinished, ignore_errors=True)
     written = [out, sheet, *([save_vectors] if save_vectors else [])]
     console.print(f"Wrote {' and '.join(map(str, written))}.")
@@ -222,6 +227,27 @@ def words(
     if as_json:
         print_json(told_json)
     exit_code(reliable)
+
+
+def _keep(
+    out: Path, text: Corpus, made: WordsAnswer | WordAnswer, lists: tuple[WordSets, ...], word: str | None,
+    clusters: int, shown: Mapping[Hashable, str], title: str, verdict: str,
+) -> None:  # fmt: skip
+    """Keeps what the explorer needs."""
+    from ..words.explain_word import WordAnswer
+    from .explore.words_result import WordsResult, keep_words
+    from .report.reliability import LEVELS
+    from .report.verdicts import of_test, of_word
+
+    levels = [of_word(made).level] if isinstance(made, WordAnswer) else [of_test(made, one).level for one in made.tests]
+    folder, found = folder_beside(out), text.find(text.ids)
+    keep_words(WordsResult(
+        folder, text, made.model, made.settings, [found[label].text for label in text.ids],
+        [shown[label] for label in text.ids], lists, word or "", clusters, title, verdict,
+        LEVELS[max(map(LEVELS.index, levels))], f"crossfluence {shlex.join(sys.argv[1:])}",
+    ))  # fmt: skip
+    typed = f"crossfluence explore {shlex.quote(str(folder))}"
+    console.print(f"To ask about other tests and words, type: {typed}", soft_wrap=True)
 
 
 def _refuse_lists(lists: WordSets, text: Corpus, settings: WordsSettings) -> None:
