@@ -88,4 +88,4 @@ def test_an_explorer_has_no_serious_fault(pages, browser, name):
                 assert faults(page, dark, width) == "[]", (name, dark, width)
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        server.communicate(timeout=60)

@@ -219,4 +219,4 @@ def test_a_person_asks_ticks_trains_and_exports(folder, tmp_path):
             assert all(url.startswith((address, "data:", "about:", "blob:")) for url in browser.requested)
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        server.communicate(timeout=60)

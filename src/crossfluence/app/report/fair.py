@@ -18,6 +18,7 @@ from .reliability import Finding, Reliability, Removed, foretold, judged, predic
 from .terminal import console
 
 SHOWN = 10  # rows in the terminal
+FIGURES = ("change", "change of held-out loss")
 DONE = {"remove": "removed", "relabel": "relabelled", "add": "added"}
 
 
@@ -171,6 +172,7 @@ def fair_page(answer: FairAnswer, people: People, rows: dict[str, np.ndarray], t
         a=answer, title=title, command=command, verdict=verdict_of(answer), result=result_of(answer),
         lines=lines_of(answer), comparison=comparison_of(answer), chosen=lines, remarks=people.remarks,
         rates=_rates(answer), settings=settings, versions=versions(), names=list(lines[0]),
+        figures=FIGURES,
         sizes={name: len(held) for name, held in rows.items()},
     )  # fmt: skip
 

@@ -110,7 +110,7 @@ function showState(state, live) {
   }));
   const table = get("list");
   table.tBodies[0].replaceChildren(...state.tried.map(one => {
-    const row = made("tr"), again = made("td"), done = made("td", `${what(one)}${one.said ? ` ${one.said}` : ""}`);
+    const row = made("tr"), again = made("td"), done = made("td", `${what(one)}${one.said ? `. ${one.said}` : ""}`);
     again.append(button("Show", "Show this question with these sentences ticked", async () => {
       chosen.clear(); for (const place of one.rows) chosen.add(place);
       await choose({ kind: one.kind, name: one.query });
