@@ -18,6 +18,7 @@ INDEX = re.compile(r"crossfluence\.Index\.build\(risk, EKFAC\(\), '([^']*)'\)")
 PHRASES = {
     "crossfluence.Index.build(...)": "crossfluence index build",
     "lower least.": "lower --least.",
+    "Ask for .statistic, or look at the table: are its rows all equal?": "The vectors do not tell them apart: give more text in which they stand, or type --prior 1 or --dimensions 4.",
     "pass header=False": "type --no-header",
     "a lower minimum count": "a lower --min-count",
     "min_count": "--min-count",

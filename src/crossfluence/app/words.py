@@ -66,8 +66,12 @@ def words(
         list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
     ] = ["career-terms"],  # noqa: B006  # typer copies it
     remove: Annotated[
-        str, typer.Option(help="How many sentences to remove together: 0.5%, a number, or several: 10,50.")
-    ] = "0.5%",
+        str | None,
+        typer.Option(
+            help="How many sentences to remove together: 1%, a number, or several: 10,50; default: 0.5%, with --word at "
+            "most a quarter of those that hold it."
+        ),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
     split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
     header: Header = True,
@@ -135,7 +139,7 @@ def words(
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, CORPORA)
             refuse_output(write_cleaned, sources, force or plan, "--write-cleaned")
-        amounts = [amount_of(part.strip(), "--remove") for part in remove.split(",")]
+        amounts = [amount_of(part.strip(), "--remove") for part in (remove or "0.5%").split(",")]
         settings = WordsSettings(
             dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
         )
@@ -171,6 +175,10 @@ def words(
         for remark in (*remarks, *left_aside(text), *first_row_of(text), *of_scripts(text, tokenizer)):
             console.print(remark, soft_wrap=True)
         console.print(str(extent))
+        if word is not None and remove is None and extent.share == 1.0:
+            row = next(iter(rows_of([word], text.index).values()))
+            most = max(1, len(text.sentences_with(text.words[row])) // 4)
+            settings = replace(settings, remove=min(settings.group(text.n), most))
         if extent.share == 1.0:  # refused before any time is foretold
             if word is not None:
                 rows_of([word], text.index)
