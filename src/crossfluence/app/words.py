@@ -68,8 +68,8 @@ def words(
     remove: Annotated[
         str | None,
         typer.Option(
-            help="How many sentences to remove together: 1%, a number, or several: 10,50; default: 0.5%, with --word at "
-            "most a quarter of those that hold it."
+            help="How many sentences to remove together: 1%, a number, or several: 10,50; default: 0.5%, with --word "
+            "no more than a quarter of those that hold it."
         ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
