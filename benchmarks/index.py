@@ -42,8 +42,8 @@ from crossfluence._index.manifest import Listed, read_manifest
 from crossfluence._storage.archive import read_tensors, write_tensors
 
 CODES = (
-    "float32:0", "float16:0", "float16:0.1", "int8:0", "int8:0.1", "int8:0.2", "int8:0.3", "int8:0.4", "int8:0.5",
-    "sign:0", "sign:0.1", "sign:0.3",
+    "float32:0", "float16:0", "float16:0.1", "int8:0", "int8:0.1", "int8:0.2", "int8:0.3", "int8:0.4", "int8:0.435", "int8:0.5",
+    "int4:0", "int4:0.1", "int4:0.435", "sign:0", "sign:0.1", "sign:0.3",
 )  # fmt: skip
 ROWS = (("int8", 0.2), ("sign", 0.1))
 SMALL = Training(
@@ -227,7 +227,7 @@ def recall(index: cf.Index, test: Pair, k: int) -> str:
 
 def order(row: Mapping[str, str]) -> tuple[int, float]:
     """Wider numbers first, then by tolerance."""
-    return ("float32", "float16", "int8", "sign").index(row["dtype"]), float(row["tolerance"])
+    return ("float32", "float16", "int8", "int4", "sign").index(row["dtype"]), float(row["tolerance"])
 
 
 def main() -> None:

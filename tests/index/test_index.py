@@ -141,7 +141,7 @@ def test_every_solver_with_blocks_makes_an_index(solver, folder):
     close(index.self_influence().values.double(), cf.self_influence(risk, inverse).values, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float16", 0.999999), ("int8", 0.9999), ("sign", 0.75)])
+@pytest.mark.parametrize(("dtype", "least"), [("float16", 0.999999), ("int8", 0.9999), ("int4", 0.99), ("sign", 0.75)])
 def test_every_code_is_near_and_says_how_near_it_is(dtype, least, folder):
     risk = risk_of("reader")
     index = cf.Index.build(risk, cf.EKFAC(), folder, dtype=dtype, tolerance=0.0)
@@ -469,8 +469,8 @@ def test_a_damaged_or_newer_list_is_refused(folder):
 
 def test_wrong_settings_are_refused(folder):
     risk = risk_of()
-    with pytest.raises(ValueError, match=r"Got dtype='int4'; needed one of 'float32', 'float16', 'int8', 'sign'"):
-        cf.Index.build(risk, cf.EKFAC(), folder, dtype="int4")
+    with pytest.raises(ValueError, match=r"Got dtype='int2'; needed one of 'float32', 'float16', 'int8', 'int4', 'sign'"):
+        cf.Index.build(risk, cf.EKFAC(), folder, dtype="int2")
     with pytest.raises(ValueError, match=r"Got tolerance=1\.5"):
         cf.Index.build(risk, cf.EKFAC(), folder, tolerance=1.5)
     with pytest.raises(UnsupportedError, match=r"a solver with blocks.*EKFAC\(\)"):

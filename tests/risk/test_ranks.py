@@ -132,6 +132,16 @@ if rank == 0:
 torch.distributed.barrier()
 found = cf.influence(cf.Risk(model, loss, data, shared=True), one, cf.CG(1.0, curvature=cf.GaussNewton()))
 assert "worked alone" not in str(found.report.notes)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+sharded = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)).double()
+fully_shard(sharded, mesh=init_device_mesh("cpu", (int(os.environ["WORLD_SIZE"]),)))
+for shared in (None, True, False):
+    refused(cf.errors.UnsupportedError, "The model is sharded", lambda: cf.Risk(sharded, loss, data, shared=shared))
+place = f"index of {rank}"
+cf.Index.build(cf.Risk(model, loss, data), cf.EKFAC(), place)
+refused(cf.errors.UnsupportedError, "The model is sharded", lambda: cf.Index.open(place, sharded))
 torch.distributed.destroy_process_group()
 print("all is well")
 """

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._attribution.evidence import kinks
 from .._autodiff.params import fingerprint, trained_parameters
+from .._autodiff.trained import refuse_sharded
 from .._curvature.base import Trained as HorizonOfTraining
 from .._data.batches import numbered_batches
 from .._data.ranks import ALONE, Ranks
@@ -173,7 +174,9 @@ def trained_of(model: nn.Module, manifest: Manifest, inverse: EKFACInverse) -> T
 
     Raises:
         StaleError: If it is another model, or has other weights.
+        UnsupportedError: If it is sharded.
     """
+    refuse_sharded(model)
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     wrong = [
         f"{name} {tuple(shape)} (the model has {tuple(shapes[name]) if name in shapes else 'none'})"

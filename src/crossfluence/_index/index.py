@@ -73,7 +73,7 @@ class Index:
         solver: AbstractBlockSolver | EKFACInverse,
         folder: str | os.PathLike[str],
         *,
-        dtype: Literal["float32", "float16", "int8", "sign"] = "float16",
+        dtype: Literal["float32", "float16", "int8", "int4", "sign"] = "float16",
         tolerance: float | None = None,
     ) -> Index:
         r"""Fits, and writes every sample's gradient; stopped and called again, it goes on where it was.
@@ -82,8 +82,8 @@ class Index:
             risk: What training minimised, and where it ended; with a loss of single samples.
             solver: `EKFAC`, `KFAC`, `BlockDiagonal` or `Diagonal`, or what its `invert` returned.
             folder: Where to; made if it is not there, in a folder that is.
-            dtype: Of the stored numbers: "float32", "float16", "int8" (with a scale for each sample and block), or
-                "sign" (one bit, and the scale).
+            dtype: Of the stored numbers: "float32", "float16", "int8" or "int4" (with a scale for each sample and
+                block), or "sign" (one bit, and the scale).
             tolerance: Share of the scores, in root mean square, that coordinates left out may hold. Default: 0 for
                 "float32", and .05 otherwise.
 
