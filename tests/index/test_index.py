@@ -514,7 +514,7 @@ def test_a_scan_holds_one_file_and_small_pieces(folder, small_shards, monkeypatc
     monkeypatch.setattr(type(CODES["int8"]), "products", counted)
     wanted = index.scores(each("reader")).values
     assert max(sizes) <= 64
-    monkeypatch.setattr(row_code, "CHUNK_BYTES", 2**21)
+    monkeypatch.setattr(row_code, "CHUNK_BYTES", 2**22)
     close(index.scores(each("reader")).values, wanted)
 
 
