@@ -193,8 +193,10 @@ def test_the_strongest_samples_are_those_of_all_scores(folder, small_shards):
     assert len(found) <= 6 * len(scores.objectives)
 
 
-def test_a_sketch_finds_most_of_the_strongest_and_follows_what_is_appended(folder, small_shards, monkeypatch):
-    monkeypatch.setattr(sketch, "RANK", 8)
+@pytest.mark.parametrize("far", [1, 512])
+def test_a_sketch_finds_most_of_the_strongest_and_follows_what_is_appended(far, folder, small_shards, monkeypatch):
+    monkeypatch.setattr(shards, "FAR", far)  # rows of so many bytes are read one by one
+    monkeypatch.setattr(sketch, "RANK", (8, 8))
     risk = risk_of(n=300)
     index = cf.Index.build(risk, cf.EKFAC(), folder, dtype="int8")
     question = QUESTIONS["mean"]("network")
@@ -203,6 +205,9 @@ def test_a_sketch_finds_most_of_the_strongest_and_follows_what_is_appended(folde
     directions = sketch.read_if_whole(folder / sketch.FILE, sketch.FORM).tensors["0"]
     index.append(cf.batches(*numbers(50, 7), size=20))
     assert index.search(question, 400, share=1.0).ids == index.search(question, 400, share=0.99999).ids
+    scores = index.scores(question)
+    found = index.search(question, 40, share=0.5)
+    close(found.values, scores.select(found.ids).values)
     assert torch.equal(sketch.read_if_whole(folder / sketch.FILE, sketch.FORM).tensors["0"], directions)
     assert len(sketch.read_if_whole(folder / sketch.FILE, sketch.FORM).tensors["rows"]) == 350
 
@@ -469,7 +474,9 @@ def test_a_damaged_or_newer_list_is_refused(folder):
 
 def test_wrong_settings_are_refused(folder):
     risk = risk_of()
-    with pytest.raises(ValueError, match=r"Got dtype='int2'; needed one of 'float32', 'float16', 'int8', 'int4', 'sign'"):
+    with pytest.raises(
+        ValueError, match=r"Got dtype='int2'; needed one of 'float32', 'float16', 'int8', 'int4', 'sign'"
+    ):
         cf.Index.build(risk, cf.EKFAC(), folder, dtype="int2")
     with pytest.raises(ValueError, match=r"Got tolerance=1\.5"):
         cf.Index.build(risk, cf.EKFAC(), folder, tolerance=1.5)

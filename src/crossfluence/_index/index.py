@@ -227,8 +227,8 @@ class Index:
     def search(self, objective: Objective, k: int = 10, *, share: float = 1.0) -> Scores:
         """The samples that raised and that lowered each question most.
 
-        With `share=1` every row is read, as in `scores`, but only the strongest are kept. With less, rows along 128
-        principal directions, which stay in memory, say which share of the rows is read, for each question. They are
+        With `share=1` every row is read, as in `scores`, but only the strongest are kept. With less, rows along 128 to
+        512 principal directions, which stay in memory, say which share of the rows is read, for each question. They are
         found the first time, with a pass over the index.
 
         Args:

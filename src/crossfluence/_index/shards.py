@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._data.ranks import ALONE, Ranks
 from .._results.ids import label_from_json, label_to_json
-from .._storage.archive import fitting, read_tensors, write_tensors
+from .._storage.archive import fitting, read_tensors, starts_of, write_tensors
 from .._types import Id
 from ..errors import RankError, ResultFileError
 from .codes import Parts
@@ -25,6 +25,7 @@ from .row_code import RowCode
 
 FORM = "crossfluence.index-rows/1"
 LOCK = "building.lock"
+FAR = 512  # bytes of a row from which on a scattered one is read, and not mapped: a fault maps sixteen pages
 SHARD_BYTES = 2**26  # of one file of rows: what a scan holds in memory, and what is lost when a build is stopped
 
 
@@ -153,20 +154,38 @@ class Shard:
         rows: How many.
         tensors: By name.
         ids: Of the samples.
+        path: The file.
     """
 
     rows: int
     tensors: Mapping[str, Tensor]
     ids: tuple[Id, ...]
+    path: Path
 
     def at(self, rows: slice | Int[Tensor, " b"]) -> Parts:
-        """Some rows."""
-        return {name: part[rows] for name, part in self.tensors.items()}
+        """Some rows; scattered ones are read one by one, without what lies around them."""
+        if isinstance(rows, slice):
+            return {name: part[rows] for name, part in self.tensors.items()}
+        starts, found = starts_of(self.path), {}
+        with self.path.open("rb", buffering=0) as file:
+            for name, part in self.tensors.items():
+                one = part[0].nbytes
+                found[name] = _read(file.fileno(), starts[name], one, part, rows) if one >= FAR else part[rows]
+        return found
 
     @property
     def own(self) -> Shaped[Tensor, " b"]:
         """Scores for the samples' own losses."""
         return self.tensors["own"]
+
+
+def _read(descriptor: int, start: int, one: int, like: Tensor, rows: Int[Tensor, " b"]) -> Tensor:
+    """Rows of one tensor, of so many bytes each."""
+    found = like.new_empty(len(rows), *like.shape[1:])
+    whole = found.flatten().view(torch.uint8).numpy().data
+    for at, row in enumerate(rows.tolist()):
+        os.preadv(descriptor, [whole[at * one : (at + 1) * one]], start + row * one)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +216,7 @@ class ShardReader:
         self.checked.add(listed.file)
         found = read_tensors(path, FORM)
         with fitting(path):
-            return Shard(listed.rows, found.tensors, _read_ids(found.texts["ids"]))
+            return Shard(listed.rows, found.tensors, _read_ids(found.texts["ids"]), path)
 
     def all(self, shards: Sequence[Listed]) -> Iterator[Shard]:
         """One file after another."""
