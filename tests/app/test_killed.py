@@ -93,8 +93,10 @@ def test_a_second_run_with_the_same_output_is_refused_while_the_first_goes_on_un
     first = command(tmp_path, "page.html")
     while pieces(tmp_path) < 3 and first.poll() is None:
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # it would end before the second has begun
     second = command(tmp_path, "page.html")
     _, said = second.communicate(timeout=600)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert b"has not ended" in said
     _, said = first.communicate(timeout=600)

@@ -172,7 +172,7 @@ class WordsApplication:
         rows = np.flatnonzero(fits)
         if words:
             shown = self.engine.result.shown
-            fit = [row for row in rows.tolist() if words in self._lowered[row] or words in shown[row].lower()]
+            fit = [row for row in map(int, rows) if words in self._lowered[row] or words in shown[row].lower()]
             rows = np.array(fit, dtype=int)
         return rows
 
