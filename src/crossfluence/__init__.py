@@ -34,7 +34,7 @@ from ._kronecker.identity import Identity
 from ._losses import FieldLoss, OnOutputs, WeightedLoss
 from ._results.agreement import Agreement, Estimate, compare
 from ._results.ensemble import ensemble
-from ._results.invariant import invariant
+from ._results.invariant import invariant, suspected
 from ._results.scores import Scores, SolveReport
 from ._results.verdict import Verdict
 from ._risk.objectives import each_of, mean_over
@@ -137,6 +137,7 @@ __all__ = [
     "self_influence",
     "smoothness",
     "source",
+    "suspected",
     "tracin",
     "undo",
     "unlearn",

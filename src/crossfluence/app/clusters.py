@@ -39,7 +39,8 @@ from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_clusters, print_first
 
 if TYPE_CHECKING:
-    from ..clustering.explain import ClusterSettings, Explanation, Settled
+    from ..clustering.explain import CheckSettings, ClusterSettings, Explanation, Settled
+    from .forecast import Forecast
     from .report.page import Samples
     from .tables import Table
 
@@ -78,6 +79,10 @@ def clusters(
             help="A table: .csv, .tsv, .txt, .xlsx, .parquet, .jsonl, .json, .npy, .npz; also as .gz, .xz, .bz2, .zip."
         ),
     ],
+    method: Annotated[
+        str,
+        typer.Option(help="dec: deep embedded clustering; kmeans or mixture: as scikit-learn fits them."),
+    ] = "dec",
     k: Annotated[int | None, typer.Option("--k", help="How many clusters; default: suggested, with a reason.", min=2)]
     = None,
     query: Annotated[
@@ -126,6 +131,11 @@ def clusters(
     quieten(quiet, as_json)
     reading: dict[str, Any] = {"header": header, "encoding": encoding, "separator": separator}
     with exit_on_error():
+        from .cluster_estimators import METHODS, estimator_settings
+
+        _one_of(method, "--method", METHODS)
+        if method != "dec" and anchor is not None:
+            raise TableError(f"--anchor holds the clusters of --method dec; {method} has none. Leave it out.")
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
             refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
@@ -133,10 +143,10 @@ def clusters(
             table, id_column=id_column, use=None if columns is None else _listed(columns),
             exclude=_listed(exclude or ""), categories=_one_of(categories, "--categories", ("drop", "onehot")),
             missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")),
-            beginning=plan and is_long(table), **reading,
+            beginning=plan and is_long(table) and method == "dec", **reading,
         )  # fmt: skip
         asked = [None if one == "auto" else one for one in query or ["auto"]]
-        if plan and is_long(table):
+        if plan and is_long(table) and method == "dec":
             rows_in_all = round(len(data.ids) * table.stat().st_size / HEAD)
             _foretell(rows_in_all, data, ClusterSettings(k=k or 3, check=check), sample, len(asked), as_json)
             return
@@ -158,9 +168,11 @@ def clusters(
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
-    settings = ClusterSettings(k=k, seed=seed, check=check)
+    settings: CheckSettings = (
+        ClusterSettings(k=k, seed=seed, check=check, sizes=sizes) if method == "dec"
+        else estimator_settings(method, k, data.values, seed=seed, check=check, sizes=sizes)
+    )  # fmt: skip
     settings = settings if anchor is None else replace(settings, anchor=anchor)
-    settings = settings if not sizes else replace(settings, sizes=sizes)
     cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
     run = _Run(out, table, force, plan, quiet, as_json, cleaned)
     _answer(data.standardised(), data.ids, settings, samples, run, rows)
@@ -213,57 +225,91 @@ class _Run:
 def _answer(
     x: Tensor,
     ids: tuple[Hashable, ...],
-    settings: ClusterSettings,
+    settings: CheckSettings,
     samples: Samples,
     run: _Run,
     rows: Sequence[int | None] = (None,),
 ) -> None:
     """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
-    from ..clustering.explain import settled
     from .explore.result import folder_beside
-    from .forecast import forecast_clusters, processes_for
 
     outs = _outs(run.out, len(rows))
-    unfinished = run.out.with_name(f"{run.out.name}.unfinished")
     with exit_on_error():
         for out in outs:
             refuse_outputs(
                 out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan
             )
         refuse_folder(folder_beside(run.out), run.force or run.plan)
-        expected = forecast_clusters(len(x), x.shape[1], settings, questions=len(rows))
+        expected = _expected(x, settings, len(rows))
         console.print(str(expected))
         if run.plan:
             if run.as_json:
                 print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
             return
         with alone(run.out):
-            try:
-                found = settled(x, ids, settings, store=unfinished)
-                answers = [
-                    _explained(
-                        x,
-                        ids,
-                        settings,
-                        samples,
-                        run,
-                        row,
-                        out,
-                        unfinished,
-                        found,
-                        processes_for(expected),
-                        expected.seconds > SOON,
-                    )
-                    for row, out in zip(rows, outs, strict=True)
-                ]
-            except KeyboardInterrupt:
-                stop_unfinished(unfinished, "computes the scores")
+            answers = _explained(x, ids, settings, samples, run, rows, outs, expected)
             if run.cleaned is not None:
                 run.cleaned.write([label for answer in answers for label in _chosen(answer)])
                 console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
-            _keep(folder_beside(run.out), found, samples, answers[0])
-            shutil.rmtree(unfinished, ignore_errors=True)
     _finish(answers, outs, samples, run)
+
+
+def _expected(x: Tensor, settings: CheckSettings, questions: int) -> Forecast:
+    from ..clustering.explain import ClusterSettings
+    from .cluster_estimators import EstimatorSettings, forecast_estimator
+    from .forecast import forecast_clusters
+
+    if isinstance(settings, ClusterSettings):
+        return forecast_clusters(len(x), x.shape[1], settings, questions=questions)
+    assert isinstance(settings, EstimatorSettings)
+    return forecast_estimator(x, settings, questions)
+
+
+def _explained(
+    x: Tensor, ids: tuple[Hashable, ...], settings: CheckSettings, samples: Samples, run: _Run,
+    rows: Sequence[int | None], outs: Sequence[Path], expected: Forecast,
+) -> list[Explanation]:  # fmt: skip
+    """The answer for each row, printed and written."""
+    from ..clustering.explain import ClusterSettings, explain, settled
+    from .cluster_estimators import EstimatorSettings, explain_estimator
+    from .explore.result import folder_beside
+    from .forecast import processes_for
+
+    tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
+    if isinstance(settings, EstimatorSettings):
+        answers = explain_estimator(x, ids, settings, rows, tell)
+        for answer, out in zip(answers, outs, strict=True):
+            _write(answer, settings, samples, out)
+        return answers
+    assert isinstance(settings, ClusterSettings)
+    unfinished, answers = run.out.with_name(f"{run.out.name}.unfinished"), list[Explanation]()
+    try:
+        found = settled(x, ids, settings, store=unfinished)
+        for row, out in zip(rows, outs, strict=True):
+            answer = explain(
+                x, ids, settings, query=row, store=unfinished, found=found, processes=processes_for(expected), tell=tell
+            )
+            _write(answer, settings, samples, out)
+            answers.append(answer)
+    except KeyboardInterrupt:
+        stop_unfinished(unfinished, "computes the scores")
+    _keep(folder_beside(run.out), found, samples, answers[0])
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return answers
+
+
+def _write(answer: Explanation, settings: CheckSettings, samples: Samples, out: Path) -> None:
+    """The page and the scores of one row."""
+    from .._storage.atomic import write_atomically
+    from .report.page import cluster_page, frame_csv
+
+    page = cluster_page(
+        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
+    )
+    write_atomically(out, page.encode())
+    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
+    print_clusters(answer, settings, samples)
+    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
 
 
 def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -> None:
@@ -276,29 +322,6 @@ def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -
     console.print(
         f"To ask about other {samples.noun}s, type: crossfluence explore {shlex.quote(str(folder))}", soft_wrap=True
     )
-
-
-def _explained(
-    x: Tensor, ids: tuple[Hashable, ...], settings: ClusterSettings, samples: Samples, run: _Run, row: int | None,
-    out: Path, store: Path, found: Settled, processes: int, long: bool,
-) -> Explanation:  # fmt: skip
-    """One row: its answer, printed and written."""
-    from .._storage.atomic import write_atomically
-    from ..clustering.explain import explain
-    from .report.page import cluster_page, frame_csv
-
-    answer = explain(
-        x, ids, settings, query=row, store=store, found=found, processes=processes,
-        tell=partial(print_first, ids=ids, noun=samples.noun) if long else None,
-    )  # fmt: skip
-    page = cluster_page(
-        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
-    )
-    write_atomically(out, page.encode())
-    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
-    print_clusters(answer, settings, samples)
-    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
-    return answer
 
 
 def _finish(answers: Sequence[Explanation], outs: Sequence[Path], samples: Samples, run: _Run) -> None:
