@@ -11,7 +11,7 @@ import torch
 
 from ..clustering.dec import DEC, encoder
 from ..clustering.explain import ClusterSettings
-from ..clustering.processes import WORTH, processors
+from ..clustering.processes import WORTH, one_thread, processors
 from ..clustering.sharpen import field
 from ..words.corpus.corpus import Corpus
 from ..words.corpus.pairs import Pairs, pair_counts
@@ -86,6 +86,7 @@ def forecast(corpus: Corpus, questions: int, settings: WordsSettings) -> Forecas
     return Forecast(size * passes + looked_up, LIBRARIES + (numbers * dtype.itemsize + 40 * counted) / 2**30)
 
 
+@one_thread()
 def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, questions: int = 1) -> Forecast:
     """Estimates the time and memory of `explain` on this machine; more, if the anchor has to be raised.
 

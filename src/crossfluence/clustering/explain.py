@@ -16,7 +16,7 @@ from crossfluence.extend import AbstractInverse, AbstractSolver, AbstractTrainin
 
 from .choice import between_clusters, checked_ids, groups_of
 from .objectives import margin
-from .processes import side_by_side
+from .processes import one_thread, side_by_side
 from .settle import KEPT, CheckSettings, ClusterSettings, Settled, settled
 from .sharpen import one_by_one
 
@@ -96,6 +96,7 @@ class Explanation:
         return [(label, value) for label, value in listed if label != self.ids[self.query]][:k]
 
 
+@one_thread()
 def explain(
     x: Float[Tensor, "n f"],
     ids: Sequence[Id],
@@ -163,6 +164,7 @@ class Clustered:
     seconds: float
 
 
+@one_thread()
 def explain_clustered(
     found: Clustered,
     ids: Sequence[Id],

@@ -28,6 +28,7 @@ from crossfluence.extend import (
 
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from .kept import kept_model, model_of
+from .processes import one_thread
 from .sharpen import Sharpening, closed_form
 
 KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
@@ -242,6 +243,7 @@ class Settled:
         return model
 
 
+@one_thread()
 def settled(
     x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings, *, store: Path | None = None
 ) -> Settled:
