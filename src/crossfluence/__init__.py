@@ -38,6 +38,7 @@ from ._results.invariant import invariant, suspected
 from ._results.scores import Scores, SolveReport
 from ._results.verdict import Verdict
 from ._risk.objectives import each_of, mean_over
+from ._risk.parameters import parameters
 from ._risk.risk import Risk
 from ._solvers.base import load_inverse
 from ._solvers.cg import CG
@@ -127,6 +128,7 @@ __all__ = [
     "linear",
     "load_inverse",
     "mean_over",
+    "parameters",
     "plan",
     "qld",
     "recommend",
