@@ -16,7 +16,7 @@ from .._storage.archive import fitting, read_tensors, write_tensors
 from .._types import Id
 from ..errors import IdError, import_optional
 from .ids import label_from_json, label_to_json, numbered, plain_id, row_of
-from .norms import Metric, norm_of
+from .norms import Metric, lengths_of
 from .significance import significant
 from .verdict import Verdict
 
@@ -257,7 +257,8 @@ class Scores:
             >>> Scores(torch.tensor([[3.0, 4.0]]), ("a",), ("x", "y"), "by hand").norm().values.item()
             5.0
         """
-        return norm_of(self, metric)
+        lengths, name = lengths_of(self.values, metric, self.metric)
+        return replace(self, values=lengths, objectives=(name,), errors=None, members=1, metric=None)
 
     def _grouped(self, groups: Sequence[Hashable] | Mapping[Any, Any]) -> dict[Id, list[int]]:
         if isinstance(groups, Mapping):
