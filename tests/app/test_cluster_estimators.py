@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import crossfluence as cf
 from crossfluence.app import app
-from crossfluence.app.cluster_estimators import clustered, estimator_settings
+from crossfluence.app.cluster_estimators import clustered
+from crossfluence.app.estimator_settings import estimator_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
 
@@ -52,7 +53,7 @@ def test_margins_are_log_ratios_of_what_scikit_learn_fitted():
     x = torch.randn(60, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x[:30] += 3
     for method in ("kmeans", "mixture"):
-        settings = estimator_settings(method, 2, x, seed=3)
+        settings = estimator_settings(method, 2, 60, 2, seed=3)
         found, again = clustered(x, settings)
         model = again(torch.ones(60))
         value = found.question(5, 0, 1)(model).item()
@@ -77,8 +78,8 @@ def test_margins_are_log_ratios_of_what_scikit_learn_fitted():
 
 
 def test_few_rows_for_each_number_of_a_component_give_diagonal_covariances():
-    assert estimator_settings("mixture", 3, torch.zeros(90, 2)).covariances == "full"
-    assert estimator_settings("mixture", 3, torch.zeros(90, 8)).covariances == "diag"
+    assert estimator_settings("mixture", 3, 90, 2).covariances == "full"
+    assert estimator_settings("mixture", 3, 90, 8).covariances == "diag"
 
 
 def test_a_plan_writes_nothing(folder):

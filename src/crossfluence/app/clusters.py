@@ -10,11 +10,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from torch import Tensor
 
+from ..clustering.settings import ClusterSettings
 from .options import (
     AsJson,
     Check,
@@ -30,6 +30,7 @@ from .options import (
     WriteCleaned,
     exit_code,
     exit_on_error,
+    folder_beside,
     refuse_folder,
     refuse_output,
     refuse_outputs,
@@ -39,10 +40,16 @@ from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_clusters, print_first
 
 if TYPE_CHECKING:
-    from ..clustering.explain import CheckSettings, ClusterSettings, Explanation, Settled
+    from torch import Tensor
+
+    from ..clustering.explain import Explanation, Settled
+    from ..clustering.settings import CheckSettings
     from .forecast import Forecast
     from .report.page import Samples
     from .tables import Table
+
+DIGITS = (1797, 64)
+"""Rows and columns of the digits of `demo`."""
 
 MANY = 20_000
 """Rows beyond which some are drawn, if nothing else is asked for."""
@@ -61,14 +68,19 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
+    quieten(quiet, as_json)
+    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
+    if plan:
+        with exit_on_error():
+            _refuse_outs(run, 1)
+            _foretell(*DIGITS, ClusterSettings(k=10, check=check), 1, as_json)
+        return
     from ..clustering.digits import SETTINGS, digits
     from .report.page import Samples
 
-    quieten(quiet, as_json)
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
     _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, run)
 
 
@@ -122,33 +134,37 @@ def clusters(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
-    from ..clustering.explain import ClusterSettings
     from .cleaned import TABLES, refuse_cleaned
+    from .estimator_settings import METHODS
     from .suggest import suggested_k
-    from .table_files import HEAD, is_long
+    from .table_files import share_in_head
     from .tables import TableError, read_table
 
     quieten(quiet, as_json)
     reading: dict[str, Any] = {"header": header, "encoding": encoding, "separator": separator}
     with exit_on_error():
-        from .cluster_estimators import METHODS, estimator_settings
-
         _one_of(method, "--method", METHODS)
         if method != "dec" and anchor is not None:
             raise TableError(f"--anchor holds the clusters of --method dec; {method} has none. Leave it out.")
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
             refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
+        share = share_in_head(table) if plan else 1.0
         data = read_table(
             table, id_column=id_column, use=None if columns is None else _listed(columns),
             exclude=_listed(exclude or ""), categories=_one_of(categories, "--categories", ("drop", "onehot")),
             missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")),
-            beginning=plan and is_long(table) and method == "dec", **reading,
+            beginning=share < 1, **reading,
         )  # fmt: skip
         asked = [None if one == "auto" else one for one in query or ["auto"]]
-        if plan and is_long(table) and method == "dec":
-            rows_in_all = round(len(data.ids) * table.stat().st_size / HEAD)
-            _foretell(rows_in_all, data, ClusterSettings(k=k or 3, check=check), sample, len(asked), as_json)
+        run = _Run(out, table, force, plan, quiet, as_json)
+        if plan and share < 1:
+            _refuse_outs(run, len(asked))
+            n, most = round(len(data.ids) / share), MANY if sample is None else sample
+            if 0 < most < n:
+                console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
+                n = most
+            _foretell(n, len(data.columns), _settings(method, k or 3, n, data, check=check), len(asked), as_json)
             return
         keep = [data.row(one) for one in asked if one is not None]
         data = data.sampled(MANY if sample is None else sample, seed, keep=keep)
@@ -158,39 +174,62 @@ def clusters(
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
         sizes = _sizes(remove, len(data.ids))
-        k, why = (k, None) if k is not None or plan else suggested_k(data.standardised(), seed)
-    remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used(), *([why] if why else []))
+        remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used())
+        if plan:
+            for remark in remarks:
+                console.print(remark, soft_wrap=True)
+            _refuse_outs(run, len(rows))
+            foretold = _settings(method, k or 3, len(data.ids), data, check=check, sizes=sizes)
+            _foretell(len(data.ids), len(data.columns), foretold, len(rows), as_json)
+            return
+        k, why = (k, None) if k is not None else suggested_k(data.standardised(), seed)
+    remarks = (*remarks, *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
     from .report.page import Samples
 
-    k = k or 3  # for a forecast, in which it hardly counts
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
-    settings: CheckSettings = (
-        ClusterSettings(k=k, seed=seed, check=check, sizes=sizes) if method == "dec"
-        else estimator_settings(method, k, data.values, seed=seed, check=check, sizes=sizes)
-    )  # fmt: skip
+    settings = _settings(method, k, len(data.ids), data, check=check, sizes=sizes, seed=seed)
     settings = settings if anchor is None else replace(settings, anchor=anchor)
     cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
-    run = _Run(out, table, force, plan, quiet, as_json, cleaned)
+    run = replace(run, cleaned=cleaned)
     _answer(data.standardised(), data.ids, settings, samples, run, rows)
 
 
-def _foretell(
-    n: int, data: Table, settings: ClusterSettings, sample: int | None, questions: int, as_json: bool
-) -> None:
-    """Time and memory for a large table, of which the beginning was read."""
-    from .forecast import forecast_clusters
+def _settings(method: str, k: int, n: int, data: Table, **check: Any) -> CheckSettings:
+    """Those of a method."""
+    from .estimator_settings import estimator_settings
 
-    most = MANY if sample is None else sample or n
-    if most < n:
-        console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
-    expected = forecast_clusters(min(n, most), len(data.columns), settings, questions=questions)
+    return ClusterSettings(k, **check) if method == "dec" else estimator_settings(
+        method, k, n, len(data.columns), **check
+    )  # fmt: skip
+
+
+def _foretell(n: int, columns: int, settings: CheckSettings, questions: int, as_json: bool) -> None:
+    """Prints time and memory, from numbers alone."""
+    expected = _expected(n, columns, settings, questions)
     console.print(str(expected))
     if as_json:
         print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
+
+
+def _expected(n: int, columns: int, settings: CheckSettings, questions: int) -> Forecast:
+    from .estimator_settings import EstimatorSettings, forecast_estimator
+    from .forecast import forecast_clusters
+
+    if isinstance(settings, EstimatorSettings):
+        return forecast_estimator(n, columns, settings, questions)
+    return forecast_clusters(n, columns, cast(ClusterSettings, settings), questions=questions)
+
+
+def _refuse_outs(run: _Run, questions: int) -> None:
+    """Makes sure, before the work, that all that is written can be."""
+    sources = [] if run.source is None else [run.source]
+    for out in _outs(run.out, questions):
+        refuse_outputs(out, out.with_suffix(".csv"), sources, run.force or run.plan)
+    refuse_folder(folder_beside(run.out), run.force or run.plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,21 +270,11 @@ def _answer(
     rows: Sequence[int | None] = (None,),
 ) -> None:
     """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
-    from .explore.result import folder_beside
-
     outs = _outs(run.out, len(rows))
     with exit_on_error():
-        for out in outs:
-            refuse_outputs(
-                out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan
-            )
-        refuse_folder(folder_beside(run.out), run.force or run.plan)
-        expected = _expected(x, settings, len(rows))
+        _refuse_outs(run, len(rows))
+        expected = _expected(len(x), x.shape[1], settings, len(rows))
         console.print(str(expected))
-        if run.plan:
-            if run.as_json:
-                print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
-            return
         with alone(run.out):
             answers = _explained(x, ids, settings, samples, run, rows, outs, expected)
             if run.cleaned is not None:
@@ -254,25 +283,14 @@ def _answer(
     _finish(answers, outs, samples, run)
 
 
-def _expected(x: Tensor, settings: CheckSettings, questions: int) -> Forecast:
-    from ..clustering.explain import ClusterSettings
-    from .cluster_estimators import EstimatorSettings, forecast_estimator
-    from .forecast import forecast_clusters
-
-    if isinstance(settings, ClusterSettings):
-        return forecast_clusters(len(x), x.shape[1], settings, questions=questions)
-    assert isinstance(settings, EstimatorSettings)
-    return forecast_estimator(x, settings, questions)
-
-
 def _explained(
     x: Tensor, ids: tuple[Hashable, ...], settings: CheckSettings, samples: Samples, run: _Run,
     rows: Sequence[int | None], outs: Sequence[Path], expected: Forecast,
 ) -> list[Explanation]:  # fmt: skip
     """The answer for each row, printed and written."""
-    from ..clustering.explain import ClusterSettings, explain, settled
-    from .cluster_estimators import EstimatorSettings, explain_estimator
-    from .explore.result import folder_beside
+    from ..clustering.explain import explain, settled
+    from .cluster_estimators import explain_estimator
+    from .estimator_settings import EstimatorSettings
     from .forecast import processes_for
 
     tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
@@ -281,13 +299,13 @@ def _explained(
         for answer, out in zip(answers, outs, strict=True):
             _write(answer, settings, samples, out)
         return answers
-    assert isinstance(settings, ClusterSettings)
-    unfinished, answers = run.out.with_name(f"{run.out.name}.unfinished"), list[Explanation]()
+    deep = cast(ClusterSettings, settings)
+    unfinished, answers = run.out.with_name(f"{run.out.name}.unfinished"), list["Explanation"]()
     try:
-        found = settled(x, ids, settings, store=unfinished)
+        found = settled(x, ids, deep, store=unfinished)
         for row, out in zip(rows, outs, strict=True):
             answer = explain(
-                x, ids, settings, query=row, store=unfinished, found=found, processes=processes_for(expected), tell=tell
+                x, ids, deep, query=row, store=unfinished, found=found, processes=processes_for(expected), tell=tell
             )
             _write(answer, settings, samples, out)
             answers.append(answer)

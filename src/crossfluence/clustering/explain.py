@@ -17,7 +17,8 @@ from crossfluence.extend import AbstractInverse, AbstractSolver, AbstractTrainin
 from .choice import between_clusters, checked_ids, groups_of
 from .objectives import margin
 from .processes import one_thread, side_by_side
-from .settle import KEPT, CheckSettings, ClusterSettings, Settled, settled
+from .settings import CheckSettings, ClusterSettings
+from .settle import KEPT, Settled, settled
 from .sharpen import one_by_one
 
 __all__ = [
