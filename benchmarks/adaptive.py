@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from time import process_time
 
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import crossfluence as cf
@@ -238,7 +239,8 @@ def summary(rows: list[dict]) -> None:
 
 def interval(values: list[float]) -> str:
     """Mean and half the width of its 95 % interval."""
-    half = 2.093 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")  # t of 20 seeds
+    count = len(values)
+    half = stats.t.ppf(0.975, count - 1) * statistics.stdev(values) / count**0.5 if count > 1 else float("nan")
     return f"{statistics.mean(values):.4f} ± {half:.4f}"
 
 

@@ -121,7 +121,7 @@ def what_if(
     changed = dataclasses.replace(recipe, data=_replaced(recipe.data, places)).course()
     for start, stop in windows:
         _refuse_nothing(recipe, course, changed, range(start, stop), list(places))
-    mixed = dataclasses.replace(course, total=_mixing(course))
+    mixed = dataclasses.replace(course, total=mixing(course))
     inside = {step for start, stop in windows for step in range(start, stop)}
 
     def share(step: int, batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
@@ -158,7 +158,7 @@ def _trained(
         yield model
 
 
-def _mixing(course: Trajectory) -> Any:
+def mixing(course: Trajectory) -> Any:
     """The weighted sum of losses, of a batch that may be on its way to another one."""
 
     def total(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Tensor:
