@@ -16,7 +16,11 @@ from crossfluence.language.pairs import Pair
 SPLIT = re.compile(r"(?<=[.!?]) +")
 MALE_JOBS = ("engineer", "mechanic", "carpenter", "driver", "farmer", "janitor")
 FEMALE_JOBS = ("nurse", "secretary", "housekeeper", "librarian", "hairdresser", "receptionist")
-FORMS = ("The {job} said that {{he/she}} was late.",)
+FORMS = (
+    "The {job} said that {{he/she}} was late.",
+    "The {job} knew that {{he/she}} had lost the key.",
+    "Today the {job} was here, and {{he/she}} was happy.",
+)
 MALE, FEMALE = {"he", "him", "his", "himself", "man", "men"}, {"she", "her", "hers", "herself", "woman", "women"}
 WORD = re.compile(r"\w+")
 
