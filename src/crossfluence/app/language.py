@@ -17,6 +17,7 @@ from .options import (
     Out,
     Plan,
     Seed,
+    amount_of,
     exit_code,
     exit_on_error,
     refuse_output,
@@ -71,7 +72,6 @@ def language(
     from ..language.explain import LanguageSettings, encoded_texts, explain_language
     from ..language.loading import load, read_texts
     from .report.language import dependable, print_language
-    from .words import amount
 
     sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
     gone = out.with_name(f"{out.stem}-removals.csv")
@@ -86,7 +86,7 @@ def language(
         refuse_outputs(out, sheet, sources, force or plan)
         if train:
             refuse_output(gone, sources, force or plan)
-        settings = LanguageSettings(train, epochs, lr, batch_size, amount(remove), unit, truncate, seed)
+        settings = LanguageSettings(train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed)
         texts = read_texts(data, field)
         others = None if held_out is None else read_texts(held_out, field)
         if train:

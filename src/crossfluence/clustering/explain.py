@@ -16,7 +16,7 @@ from crossfluence.extend import Id
 
 from .choice import between_clusters, checked_ids, groups_of
 from .objectives import margin
-from .processes import side_by_side
+from .processes import one_thread, side_by_side
 from .settle import KEPT, ClusterSettings, Settled, settled
 from .sharpen import one_by_one
 
@@ -84,6 +84,7 @@ class Explanation:
         return [(label, value) for label, value in listed if label != self.ids[self.query]][:k]
 
 
+@one_thread()
 def explain(
     x: Float[Tensor, "n f"],
     ids: Sequence[Id],

@@ -157,9 +157,7 @@ def removed(
     Returns:
         Of each question, its groups.
     """
-    members = {
-        frozenset(ids): ids for some in groups.values() for _, ids in some.values()
-    }
+    members = {frozenset(ids): ids for some in groups.values() for _, ids in some.values()}
     keys = {some: str(place) for place, some in enumerate(members)}
     drop = {keys[some]: ids for some, ids in members.items()}
 
