@@ -48,6 +48,24 @@ Ask = Callable[[nn.Module], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
+class Asked:
+    """All questions; a value of its own, so that kept trainings are found again whatever else was computed.
+
+    Attributes:
+        questions: By name.
+    """
+
+    questions: dict[str, language.Question]
+
+    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
+        """Templates are read once."""
+        men, women = (self.questions[name].items(model) for name in (MEN, WOMEN))
+        rest = {name: self.questions[name](model) for name in (CROWS, LOSS)}
+        halves = {MEN: men.mean(), WOMEN: women.mean()}
+        return {PRONOUNS: torch.cat([men, women]).mean(), GAP: (men - women).mean(), **halves, **rest}
+
+
+@dataclass(frozen=True, eq=False)
 class Study:
     """The sentences, the training and the questions.
 
@@ -76,12 +94,10 @@ class Study:
         found = {name: preference(name, some) for name, some in both.items()}
         return cls(texts, recipe, found | {GAP: gap(found), LOSS: loss_of(LOSS, held_out)})
 
-    def ask(self, model: nn.Module) -> dict[str, Tensor]:
-        """All questions; templates are read once."""
-        men, women = (self.questions[name].items(model) for name in (MEN, WOMEN))
-        rest = {name: self.questions[name](model) for name in (CROWS, LOSS)}
-        halves = {MEN: men.mean(), WOMEN: women.mean()}
-        return {PRONOUNS: torch.cat([men, women]).mean(), GAP: (men - women).mean(), **halves, **rest}
+    @property
+    def ask(self) -> Asked:
+        """All questions."""
+        return Asked(self.questions)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -29,8 +29,9 @@ from .segments import Segment, SegmentedInverse, paced
 GUESSED_RATE, GUESSED_BATCH = 0.05, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
 GUESSED = "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
 FLAT = "directions of negative curvature were taken for flat ones, so that sizes can be off by a factor"
-PER_TRAINED, ENOUGH = 16, 2  # roots for each direction with an exponent above 1: wanted, and at least
+PER_TRAINED, ENOUGH = 16, 4  # roots for each direction with an exponent above 1: wanted, and at least
 FEW = 4  # roots, fewer of which tell nothing
+WRITTEN = 2  # roots for each sample or parameter, where X is written out
 PLENTY = 8  # roots for each sample, at most
 MOST = 2_048  # roots that are factorised
 ROOM = 2**28  # numbers in them
@@ -174,7 +175,7 @@ class Horizon(AbstractSolver):
             dense = DenseEngine.of(root_rows(risk, pace, None, self.seed), whole, chance=False)
             return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
         if risk.p <= DENSE:
-            count = self.roots or max(ENOUGH * risk.n, ENOUGH * risk.p)
+            count = self.roots or WRITTEN * max(risk.n, risk.p)
             dense = DenseEngine.of(self._rows(risk, pace, count, self.seed), whole, chance=True)
             return dense, f"X was written out, from {count} roots; {_bent(dense)}."
         return self._from_roots(risk, pace, outside, whole)
