@@ -145,7 +145,7 @@ ROWS: dict[str, Callable[[Board], cf.Scores]] = {
     ),
     "gradient cosine": cosine, "gradient norm": norm, "BM25": words, "random": noise,
 }  # fmt: skip
-PEERS = ("kronfluence", "dattri")
+PEERS = ("kronfluence", "dattri", "dattri TRAK, 512 directions")
 TOKENS = {
     "Horizon, tokens": partial(solved, cf.Horizon, unit="token"),
     "EKFAC, tokens": partial(solved, cf.EKFAC, unit="token"),
