@@ -173,6 +173,18 @@ def refuse_output(path: Path, sources: list[Path], force: bool, option: str = "-
         raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")
 
 
+def unfinished_beside(page: Path) -> Path:
+    """The folder that keeps what a run has finished, until all of it is; where it is, the same command goes on.
+
+    Args:
+        page: Ends in .html.
+
+    Returns:
+        The same name with .unfinished.
+    """
+    return page.with_name(f"{page.name}.unfinished")
+
+
 def refuse_folder(path: Path, force: bool) -> None:
     """Makes sure, before the work, that the folder of a result can be written; see `refuse_outputs`.
 

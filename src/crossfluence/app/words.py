@@ -31,6 +31,7 @@ from .options import (
     refuse_output,
     refuse_outputs,
     stop_unfinished,
+    unfinished_beside,
 )
 from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_word, print_words
@@ -122,13 +123,14 @@ def words(
         typer.echo(EXAMPLE_LISTS)
         return
     quieten(quiet, as_json)
-    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
     with exit_on_error():
         if corpus is None:
             raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
         if word is not None and (model or save_vectors):
             raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
         sources = [path for path in (corpus, model) if path is not None and path.is_file()]
+        force = force or unfinished.is_dir()  # what is there may be of the run that goes on now
         refuse_outputs(out, sheet, sources, force or plan)
         refuse_folder(folder_beside(out), force or plan)
         if save_vectors is not None:
