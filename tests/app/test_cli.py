@@ -158,23 +158,24 @@ def test_a_run_writes_page_and_scores_and_overwrites_them_only_when_told(folder)
 def test_time_and_memory_are_foretold_before_a_run_and_alone_with_plan(folder):
     result = clusters("--plan")
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(r"Not used.*\.\nAbout \d+ min and \d+\.\d GiB\.\n", result.stdout, re.DOTALL)
+    assert re.fullmatch(r"Not used.*\.\nAbout \d+ (?:s|min) and \d+\.\d GiB\.\n", result.stdout, re.DOTALL)
     assert {path.name for path in folder.iterdir()} == {"blobs.csv"}
-    assert re.search(r"About \d+ min and \d+\.\d GiB\.\n.*Row r3", clusters().stdout, re.DOTALL)
+    assert re.search(r"About \d+ (?:s|min) and \d+\.\d GiB\.\n.*Row r3", clusters().stdout, re.DOTALL)
     assert clusters("--plan").exit_code == 0  # it will not overwrite anything
 
 
 def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
-    monkeypatch.setattr(forecast, "_seconds", lambda work, least=0.0: 3.0)
+    monkeypatch.setattr(forecast, "seconds_of", lambda work, least=0.0: 3.0)
     monkeypatch.setattr(forecast, "processors", lambda: 2)
     settings = study.ClusterSettings(3, pretraining=30, steps=60, check=60, draws=2)
     p = 3 * 24 + 24 + 24 * 16 + 16 + 3 * 16
 
     def foretold(n, step):
+        step *= forecast.MANY_ROWS if n > forecast.TRIED else 1
         once = step * (30 * forecast.PRETRAINING + 60 + 2 * p * forecast.HESSIAN)
         return forecast.STARTED + once + p**3 * forecast.SOLVED + step * 60 * (min(60, n) + 4) / 2
 
-    for n, step in ((40, 3.0), (20_000, 30.0)):  # 2,000 rows are tried
+    for n, step in ((40, 3.0), (20_480, 30.0)):  # 2,048 rows are tried
         found = forecast.forecast_clusters(n, 3, settings)
         assert found.seconds == pytest.approx(foretold(n, step))
         assert found.gigabytes > 0.7

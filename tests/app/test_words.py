@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_and_gives_what_an_unbroken_one_gives(corpus_file,
 def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
     result = run(corpus_file, "--plan", "--out", tmp_path / "words.html")
     assert result.exit_code == 0
-    assert re.search(r"About \d+ min and [\d.]+ GiB", result.output)
+    assert re.search(r"About \d+ (s|min) and [\d.]+ GiB", result.output)
     assert list(tmp_path.iterdir()) == []
 
 

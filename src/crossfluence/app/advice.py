@@ -18,6 +18,7 @@ INDEX = re.compile(r"crossfluence\.Index\.build\(risk, EKFAC\(\), '([^']*)'\)")
 PHRASES = {
     "crossfluence.Index.build(...)": "crossfluence index build",
     "lower least.": "lower --least.",
+    "pass header=False": "type --no-header",
     "a lower minimum count": "a lower --min-count",
     "min_count": "--min-count",
 }

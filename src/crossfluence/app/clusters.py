@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from torch import Tensor
 
+from ..clustering.settings import ClusterSettings
 from .options import (
     AsJson,
     Check,
@@ -30,6 +30,7 @@ from .options import (
     WriteCleaned,
     exit_code,
     exit_on_error,
+    folder_beside,
     refuse_folder,
     refuse_output,
     refuse_outputs,
@@ -39,9 +40,14 @@ from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_clusters, print_first
 
 if TYPE_CHECKING:
-    from ..clustering.explain import ClusterSettings, Explanation, Settled
+    from torch import Tensor
+
+    from ..clustering.explain import Explanation, Settled
     from .report.page import Samples
     from .tables import Table
+
+DIGITS = (1797, 64)
+"""Rows and columns of the digits of `demo`."""
 
 MANY = 20_000
 """Rows beyond which some are drawn, if nothing else is asked for."""
@@ -60,14 +66,19 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
+    quieten(quiet, as_json)
+    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
+    if plan:
+        with exit_on_error():
+            _refuse_outs(run, 1)
+            _foretell(*DIGITS, ClusterSettings(k=10, check=check), 1, as_json)
+        return
     from ..clustering.digits import SETTINGS, digits
     from .report.page import Samples
 
-    quieten(quiet, as_json)
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
     _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, run)
 
 
@@ -117,10 +128,9 @@ def clusters(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
-    from ..clustering.explain import ClusterSettings
     from .cleaned import TABLES, refuse_cleaned
     from .suggest import suggested_k
-    from .table_files import HEAD, is_long
+    from .table_files import share_in_head
     from .tables import TableError, read_table
 
     quieten(quiet, as_json)
@@ -129,16 +139,22 @@ def clusters(
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
             refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
+        share = share_in_head(table) if plan else 1.0
         data = read_table(
             table, id_column=id_column, use=None if columns is None else _listed(columns),
             exclude=_listed(exclude or ""), categories=_one_of(categories, "--categories", ("drop", "onehot")),
             missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")),
-            beginning=plan and is_long(table), **reading,
+            beginning=share < 1, **reading,
         )  # fmt: skip
         asked = [None if one == "auto" else one for one in query or ["auto"]]
-        if plan and is_long(table):
-            rows_in_all = round(len(data.ids) * table.stat().st_size / HEAD)
-            _foretell(rows_in_all, data, ClusterSettings(k=k or 3, check=check), sample, len(asked), as_json)
+        run = _Run(out, table, force, plan, quiet, as_json)
+        if plan and share < 1:
+            _refuse_outs(run, len(asked))
+            n, most = round(len(data.ids) / share), MANY if sample is None else sample
+            if 0 < most < n:
+                console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
+                n = most
+            _foretell(n, len(data.columns), ClusterSettings(k=k or 3, check=check), len(asked), as_json)
             return
         keep = [data.row(one) for one in asked if one is not None]
         data = data.sampled(MANY if sample is None else sample, seed, keep=keep)
@@ -148,37 +164,53 @@ def clusters(
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
         sizes = _sizes(remove, len(data.ids))
-        k, why = (k, None) if k is not None or plan else suggested_k(data.standardised(), seed)
-    remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used(), *([why] if why else []))
+        remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used())
+        if plan:
+            for remark in remarks:
+                console.print(remark, soft_wrap=True)
+            _refuse_outs(run, len(rows))
+            _foretell(
+                len(data.ids),
+                len(data.columns),
+                ClusterSettings(k=k or 3, check=check, sizes=sizes),
+                len(rows),
+                as_json,
+            )
+            return
+        k, why = (k, None) if k is not None else suggested_k(data.standardised(), seed)
+    remarks = (*remarks, *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
+    from ..clustering.explain import ClusterSettings as Settings
     from .report.page import Samples
 
-    k = k or 3  # for a forecast, in which it hardly counts
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
-    settings = ClusterSettings(k=k, seed=seed, check=check)
+    settings = Settings(k=k, seed=seed, check=check)
     settings = settings if anchor is None else replace(settings, anchor=anchor)
     settings = settings if not sizes else replace(settings, sizes=sizes)
     cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
-    run = _Run(out, table, force, plan, quiet, as_json, cleaned)
+    run = replace(run, cleaned=cleaned)
     _answer(data.standardised(), data.ids, settings, samples, run, rows)
 
 
-def _foretell(
-    n: int, data: Table, settings: ClusterSettings, sample: int | None, questions: int, as_json: bool
-) -> None:
-    """Time and memory for a large table, of which the beginning was read."""
+def _foretell(n: int, columns: int, settings: ClusterSettings, questions: int, as_json: bool) -> None:
+    """Prints time and memory, from numbers alone."""
     from .forecast import forecast_clusters
 
-    most = MANY if sample is None else sample or n
-    if most < n:
-        console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
-    expected = forecast_clusters(min(n, most), len(data.columns), settings, questions=questions)
+    expected = forecast_clusters(n, columns, settings, questions=questions)
     console.print(str(expected))
     if as_json:
         print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
+
+
+def _refuse_outs(run: _Run, questions: int) -> None:
+    """Makes sure, before the work, that all that is written can be."""
+    sources = [] if run.source is None else [run.source]
+    for out in _outs(run.out, questions):
+        refuse_outputs(out, out.with_suffix(".csv"), sources, run.force or run.plan)
+    refuse_folder(folder_beside(run.out), run.force or run.plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,23 +252,14 @@ def _answer(
 ) -> None:
     """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
     from ..clustering.explain import settled
-    from .explore.result import folder_beside
     from .forecast import forecast_clusters, processes_for
 
     outs = _outs(run.out, len(rows))
     unfinished = run.out.with_name(f"{run.out.name}.unfinished")
     with exit_on_error():
-        for out in outs:
-            refuse_outputs(
-                out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan
-            )
-        refuse_folder(folder_beside(run.out), run.force or run.plan)
+        _refuse_outs(run, len(rows))
         expected = forecast_clusters(len(x), x.shape[1], settings, questions=len(rows))
         console.print(str(expected))
-        if run.plan:
-            if run.as_json:
-                print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
-            return
         with alone(run.out):
             try:
                 found = settled(x, ids, settings, store=unfinished)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Plan, Seed, exit_code, exit_on_error, refuse_outputs
+from .options import Force, Out, Plan, Seed, amount_of, exit_code, exit_on_error, refuse_outputs
 from .report.terminal import console
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def language(
     from ..language.explain import LanguageSettings, encoded_texts, explain_language
     from ..language.loading import load, read_texts
     from .report.language import dependable, language_csv, language_page, print_language
-    from .words import amount
 
     sheet = out.with_suffix(".csv")
     with exit_on_error():
@@ -65,7 +64,7 @@ def language(
         if unit not in {"sentence", "token"}:
             raise DataError(f"Got --unit {unit}; needed sentence or token.")
         refuse_outputs(out, sheet, [path for path in (data, ask) if path and path.is_file()], force or plan)
-        settings = LanguageSettings(train, epochs, lr, batch_size, amount(remove), unit, truncate, seed)
+        settings = LanguageSettings(train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed)
         texts = read_texts(data, field)
         if train:
             settings.group(len(texts))

@@ -11,9 +11,9 @@ from ..._storage.archive import fitting, read_tensors, write_tensors
 from ..._storage.atomic import write_atomically
 from ...clustering import Settled
 from ...errors import NewerFileError, ResultFileError
+from ..options import ENDING, folder_beside
 from ..report.page import Samples
 
-ENDING = ".result"
 FORMAT, SHOWN, ABOUT = "crossfluence.result/1", "shown.safetensors", "result.json"
 
 
@@ -38,18 +38,6 @@ class Result:
     verdict: str
     level: str
     command: str
-
-
-def folder_beside(page: Path) -> Path:
-    """The folder that belongs to a page.
-
-    Args:
-        page: Ends in .html.
-
-    Returns:
-        The same name with .result.
-    """
-    return page.with_suffix(ENDING)
 
 
 def keep(result: Result) -> None:

@@ -14,7 +14,7 @@ from ...tabular.fairness import FairAnswer
 from ...tabular.measured import Interval, Measured
 from ..fair_table import People
 from .page import template, versions
-from .reliability import HIGH_SLOPE, LITTLE, LOW_SLOPE, MUCH, Finding, Level, Reliability, judged
+from .reliability import Finding, Reliability, Removed, foretold, judged, predictions, share_of
 from .terminal import console
 
 SHOWN = 10  # rows in the terminal
@@ -34,22 +34,14 @@ def verdict_of(answer: FairAnswer) -> Reliability:
     linear, newton, achieved = (
         float(part[0]) for part in (answer.found.linear, answer.found.predicted, answer.outcome.achieved)
     )
+    chosen = Removed("the chosen rows", linear, newton, achieved)
     noise = float(answer.outcome.random[:, 0].abs().max())
-    near, bent = (LOW_SLOPE <= _ratio(achieved, said) <= HIGH_SLOPE for said in (linear, newton))
     figures = (
-        f"training again changed the gap it was asked to narrow by {achieved:+.3f}, predicted {newton:+.3f} by one "
-        f"Newton step and {linear:+.3f} by summed scores"
+        f"training again changed the gap it was asked to narrow by {achieved:+.3f}, predicted {predictions(chosen)}"
     )
-    found: list[Finding] = [("sizes" if near else "order" if bent else "unreliable", figures)]
-    loud: Level = (
-        "sizes" if noise <= LITTLE * abs(achieved) else "order" if noise <= MUCH * abs(achieved) else "unreliable"
-    )
-    found.append((loud, f"as many random rows changed it by up to {noise:.3f}"))
+    beside = f"as many random rows changed it by up to {noise:.3f}"
+    found: list[Finding] = [(foretold(chosen, abs(achieved), noise), figures), (share_of(noise, achieved), beside)]
     return judged(found, advice=["--budget with fewer rows", "--actions remove"])
-
-
-def _ratio(achieved: float, predicted: float) -> float:
-    return achieved / predicted if predicted else float("nan")
 
 
 def result_of(answer: FairAnswer) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from ..._types import Id
 from .verdicts import (
     empty_clusters,
     first_sentence,
@@ -21,6 +20,7 @@ from .verdicts import (
 )
 
 if TYPE_CHECKING:
+    from ..._types import Id
     from ...clustering.explain import ClusterSettings, Explanation, First
     from ...words.explain_bias import WordsAnswer
     from ...words.explain_word import WordAnswer
