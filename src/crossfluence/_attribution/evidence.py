@@ -95,12 +95,12 @@ def stranger(risk: Risk) -> float:
     of two dimensions or more: biases hold the level of the outputs, which is right for permuted labels too.
 
     Args:
-        risk: With losses of single samples; for others the share is zero.
+        risk: With losses of single samples; for others, and for one with the record of its training, the share is zero.
 
     Returns:
         A share of the mean size of the losses, from 0.
     """
-    if not risk.kind.per_sample:
+    if not risk.kind.per_sample or risk.record is not None:
         return 0.0
     if "stranger" not in risk.remembered:
         risk.remembered["stranger"] = _stranger(risk)

@@ -263,8 +263,8 @@ def _stranger(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "unreliable",
-        f"the model does not belong to these samples: their mean loss falls by {evidence.stranger:.1%} when its "
-        f"weights are made 3 % smaller, which training on them would have done",
+        f"the model does not belong to these samples, or was hardly trained on them: their mean loss falls by "
+        f"{evidence.stranger:.1%} when its weights are made 3 % smaller, which training would have done",
         "Give the samples, labels and preprocessing of the training, and its loss.",
     )
 
