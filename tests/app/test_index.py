@@ -123,7 +123,7 @@ def test_a_build_that_was_stopped_goes_on(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["build", "model", "texts.jsonl", "new", "--dtype", "int4"], "needed one of float32, float16, int8, sign"),
+    (["build", "model", "texts.jsonl", "new", "--dtype", "int2"], "needed one of float32, float16, int8, int4, sign"),
     (["build", "model", "texts.jsonl", "new", "--tolerance", "2"], "--tolerance 2; needed a share"),
     (["build", "missing", "texts.jsonl", "new"], "No model could be loaded from missing"),
     (["build", "model", "missing.jsonl", "new"], "no file missing.jsonl"),

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from .._autodiff.functional import isolated
 from .._data.batches import beside, probe
+from .._data.dealt import Dealt
+from .._data.ranks import ALONE
 from .._default.auto import Auto
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf, Queries
+from .._risk.products import AbstractBatchedRisk
 from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
@@ -93,8 +96,9 @@ def influence(
         if not (isinstance(objective, EachOf) and candidates is None):  # all pairs may give it with the scores
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
-            probe(candidates, "candidates")
-            candidates = beside(candidates, risk.model)
+            ranks = risk.ranks if isinstance(risk, AbstractBatchedRisk) else ALONE
+            reading = probe(candidates, "candidates", ranks=ranks)
+            candidates = Dealt(beside(candidates, risk.model), reading.sizes)
         ids = _ids(risk, candidates, unit)
         inverse = inverse_of(solver, risk)
         pairs = inverse.pairwise(risk, objective) if unit == "sample" else None

@@ -170,11 +170,13 @@ class Horizon(AbstractSolver):
         if self.pilot is not None or self.curvature is not None:
             return self._products(risk, pace, outside, self.pilot or _pilot(risk))
         if self.roots is None and risk.p <= DENSE and risk.n * _columns(risk) * risk.p**2 <= EXACT_WORK:
-            dense = DenseEngine.of(root_rows(risk, pace, None, self.seed), whole, chance=False)
+            dense = DenseEngine.of(
+                root_rows(risk, pace, None, self.seed, risk.part), whole, chance=False, ranks=risk.ranks
+            )
             return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
         if risk.p <= DENSE:
             count = self.roots or max(ENOUGH * risk.n, ENOUGH * risk.p)
-            dense = DenseEngine.of(self._rows(risk, pace, count, self.seed), whole, chance=True)
+            dense = DenseEngine.of(self._rows(risk, pace, count, self.seed), whole, chance=True, ranks=risk.ranks)
             return dense, f"X was written out, from {count} roots; {_bent(dense)}."
         return self._from_roots(risk, pace, outside, whole)
 
@@ -200,8 +202,9 @@ class Horizon(AbstractSolver):
         return found, f"{told} That is too many for roots. {instead}"
 
     def _drawn(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Shaped[Tensor, "k p"]:
-        parts = list(self._rows(risk, pace, count, seed))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        """Rows that ranks have drawn, each from its part of the data."""
+        found = risk.ranks.gathered("drawing roots", lambda: list(self._rows(risk, pace, count, seed)), risk.p)
+        return found.to(risk.weights)
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
         parts = pilots(risk, pilot, self.seed, 2) if risk.kind.per_sample else (risk,)
@@ -216,7 +219,7 @@ class Horizon(AbstractSolver):
         draws = -(-count // risk.n)
         (part,) = pilots(risk, count, seed) if count < risk.n else (risk,)
         share = float(risk.weights.sum() / risk.n) if part is not risk else 1.0
-        return root_rows(part, pace * share**0.5, draws, seed)
+        return root_rows(part, pace * share**0.5, draws, seed, part.part)
 
 
 @stored("HorizonInverse")

@@ -15,6 +15,8 @@ Parts: TypeAlias = dict[str, Tensor]
 """Tensors of b rows: the code of one block of b samples."""
 
 LARGEST = 127  # of the whole numbers
+SMALL = 7  # of those that take half a byte
+CLIPPED = (1.0, 0.7, 0.5)  # shares of a row's largest number that 7 may stand for
 FINER = 254  # steps of a question's second plane in one of the first
 LONGEST = 2**16  # numbers in one product of whole ones, whose sum is to fit into 32 bits
 
@@ -167,6 +169,46 @@ class Whole(AbstractCode):
 
 
 @dataclass(frozen=True)
+class Nibbles(AbstractCode):
+    """Whole numbers between -7 and 7, two in a byte, and one scale for each sample and block."""
+
+    name: ClassVar[str] = "int4"
+    exact: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.05
+
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """Rounded; the largest of each row to 7 or beyond it, whichever is nearer to the row."""
+        largest = (rows.abs().amax(1) / SMALL).clamp_min(torch.finfo(torch.float32).tiny)
+        best, steps, scales = torch.full_like(largest, torch.inf), torch.zeros_like(rows), torch.zeros_like(largest)
+        for share in CLIPPED:
+            own = largest * share
+            found = (rows / own.unsqueeze(1)).round().clamp(-SMALL, SMALL)
+            missed = (rows - found * own.unsqueeze(1)).square() @ energy
+            better = missed < best
+            best, scales = torch.where(better, missed, best), torch.where(better, own, scales)
+            steps = torch.where(better.unsqueeze(1), found, steps)
+        high, low = _two(steps).to(torch.int8).view(torch.uint8).unbind(1)
+        return {"rows": (high << 4) | (low & 15), "scales": scales.float()}
+
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Whole numbers times their scale."""
+        return torch.cat([part.float() / 16 for part in _apart(parts["rows"])], 1)[:, :k] * parts["scales"].unsqueeze(1)
+
+    def prepared(self, questions: Shaped[Tensor, "m k"]) -> list[Planes]:
+        """Whole numbers, in two parts of which each belongs to one half of a byte."""
+        return [Planes.of(part) for part in _two(questions).unbind(1)]
+
+    def products(self, parts: Parts, prepared: list[Planes]) -> Shaped[Tensor, "b m"]:
+        """In whole numbers, then scaled."""
+        high, low = (own.times(part) for own, part in zip(prepared, _apart(parts["rows"]), strict=True))
+        return (high + low) * (parts["scales"] / 16).unsqueeze(1)
+
+    def bytes_of(self, k: int) -> int:
+        """Half a byte each, and the scale."""
+        return -(-k // 2) + 4
+
+
+@dataclass(frozen=True)
 class Signs(AbstractCode):
     r"""Signs, and for each sample and block the scale with which its product with itself is exact.
 
@@ -232,7 +274,17 @@ class SomeSigns(Signs):
         return 2 * -(-k // 8) + 4
 
 
-CODES: Mapping[str, AbstractCode] = {code.name: code for code in (Single(), Half(), Whole(), Signs())}
+CODES: Mapping[str, AbstractCode] = {code.name: code for code in (Single(), Half(), Whole(), Nibbles(), Signs())}
+
+
+def _two(numbers: Shaped[Tensor, "b k"]) -> Shaped[Tensor, "b 2 B"]:
+    """Coordinate i B + j belongs into half i of byte j, the upper one first."""
+    return torch.nn.functional.pad(numbers, (0, numbers.shape[1] % 2)).unflatten(1, (2, -1))
+
+
+def _apart(packed: Shaped[Tensor, "b B"]) -> tuple[Int[Tensor, "b B"], Int[Tensor, "b B"]]:
+    """Both halves of all bytes, each 16 times its number."""
+    return (packed & 240).view(torch.int8), (packed << 4).view(torch.int8)
 
 
 def _packed(bits: Shaped[Tensor, "b k"]) -> Shaped[Tensor, "b B"]:
