@@ -132,12 +132,12 @@ def rows(folder: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     exact = cf.influence(risk, each(test), inverse).values
     for dtype, share in (code.split(":") for code in (ROWS if wanted is CODES else wanted)):
         tolerance, place = float(share), folder / dtype
+        there = place.exists()
         built, index = timed(lambda: cf.Index.build(risk, inverse, place, dtype=dtype, tolerance=tolerance))
         r = correlation(index.scores(each(test)).values, exact)
         for times in (1, 10, 100):
-            own = place if times == 1 else folder / "repeated"
-            if times > 1:
-                shutil.rmtree(own, ignore_errors=True)
+            own = place if times == 1 else folder / f"{dtype}-{times}"
+            if not own.exists():
                 repeated(place, own, times)
             done = json.loads(last_line(run_module("benchmarks.index", "--ask", str(own), OMP_NUM_THREADS="1")))
             yield {
@@ -146,10 +146,9 @@ def rows(folder: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
                 "rows": SMALL.n * times,
                 "bytes a sample": index.info()["bytes a sample"],
                 "correlation": f"{r:.4f}",
-                "rows a second": f"{SMALL.n / built:.0f}",
+                "rows a second": "" if there else f"{SMALL.n / built:.0f}",
                 **done,
             }
-        shutil.rmtree(folder / "repeated", ignore_errors=True)
 
 
 def read(folder: Path) -> None:
@@ -244,13 +243,17 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--parts", nargs="+", default=["codes", "rows"], choices=["codes", "rows"])
     parser.add_argument("--codes", nargs="+", metavar="DTYPE:TOLERANCE", help="others keep their rows of the last run")
+    parser.add_argument(
+        "--folder", type=Path, help="keeps the indexes of `rows`, some 8 GB a code, and uses those there"
+    )
     parser.add_argument("--ask", help="a folder, in a process of its own")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.ask:
         print(json.dumps(ask(Path(asked.ask))))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as made:
+        folder = asked.folder or made
         for part in asked.parts:
             found = kept(f"index-{part}") if asked.codes else []
             for row in {"codes": codes, "rows": rows}[part](Path(folder), asked.codes or CODES):

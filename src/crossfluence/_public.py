@@ -57,11 +57,13 @@ from ._results.agreement import Estimate as Estimate
 from ._results.agreement import compare as compare
 from ._results.ensemble import ensemble as ensemble
 from ._results.invariant import invariant as invariant
+from ._results.invariant import suspected as suspected
 from ._results.scores import Scores as Scores
 from ._results.scores import SolveReport as SolveReport
 from ._results.verdict import Verdict as Verdict
 from ._risk.objectives import each_of as each_of
 from ._risk.objectives import mean_over as mean_over
+from ._risk.parameters import parameters as parameters
 from ._risk.risk import Risk as Risk
 from ._solvers.base import load_inverse as load_inverse
 from ._solvers.cg import CG as CG

@@ -21,6 +21,7 @@ from crossfluence._evaluation import leave_out as retrain
 from crossfluence.app import forecast, tables
 from crossfluence.app.report import verdicts
 
+command = importlib.import_module("crossfluence.app.clusters")  # so has that one
 study = importlib.import_module("crossfluence.clustering.explain")  # the package has the function of this name
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
@@ -39,7 +40,7 @@ def folder(tmp_path, monkeypatch):
     """An empty working folder that holds the table, and settings that take a second."""
     monkeypatch.chdir(tmp_path)
     quick = functools.partial(study.ClusterSettings, pretraining=30, steps=80, draws=1, group=4)
-    monkeypatch.setattr(study, "ClusterSettings", quick)
+    monkeypatch.setattr(command, "ClusterSettings", quick)
     (tmp_path / "blobs.csv").write_text(table())
     return tmp_path
 
@@ -191,7 +192,7 @@ def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypat
         return original(train, objective, weights)
 
     quick = functools.partial(study.ClusterSettings, draws=30)  # more than are trained at once
-    monkeypatch.setattr(study, "ClusterSettings", quick)
+    monkeypatch.setattr(command, "ClusterSettings", quick)
     with monkeypatch.context() as patched:
         patched.setattr(retrain, "retrained_values", interrupted)
         result = clusters()

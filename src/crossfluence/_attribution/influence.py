@@ -21,6 +21,7 @@ from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf, Queries
+from .._risk.parameters import Parameters, fisher_of
 from .._risk.products import AbstractBatchedRisk
 from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
@@ -117,9 +118,11 @@ def influence(
         solved = [chunk.solution for chunk in chunks if chunk.solution]
         report = _report(risk, inverse, solved, chunks, values.abs().amax(0).tolist(), started)
         verdict = of_influence(gathered(risk, inverse, chunks, report))
+        metric = fisher_of(objective, risk) if isinstance(objective, Parameters) else None
     ids = tuple(range(len(values))) if ids is None else ids
     names = tuple(name for chunk in chunks for name in chunk.names)
-    return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
+    report = replace(report, verdict=str(verdict))
+    return Scores(values, ids, names, report.solver, report, verdict=announce(verdict), metric=metric)
 
 
 def _ids(risk: AbstractRisk, candidates: Iterable[Batch] | None, unit: Unit) -> tuple[Id, ...] | None:

@@ -17,6 +17,7 @@ Parts: TypeAlias = dict[str, Tensor]
 LARGEST = 127  # of the whole numbers
 SMALL = 7  # of those that take half a byte
 CLIPPED = (1.0, 0.7, 0.5)  # shares of a row's largest number that 7 may stand for
+FEW = 3  # questions that are multiplied one by one
 FINER = 254  # steps of a question's second plane in one of the first
 LONGEST = 2**16  # numbers in one product of whole ones, whose sum is to fit into 32 bits
 
@@ -112,13 +113,12 @@ class Planes:
     """Questions as two planes of whole numbers, the second 254 times finer than the first.
 
     Attributes:
-        coarse: Shape `(k, m)`.
-        fine: The same.
+        pieces: Of the coordinates, which fit into one product each; and both planes there, `(k, m)`, in the columns
+            that are multiplied at once: all, or one where they are few, which is quicker.
         unit: Of the first plane, shape `(m,)`.
     """
 
-    coarse: Int[Tensor, "k m"]
-    fine: Int[Tensor, "k m"]
+    pieces: tuple[tuple[slice, list[Tensor], list[Tensor]], ...]
     unit: Shaped[Tensor, " m"]
 
     @classmethod
@@ -127,14 +127,23 @@ class Planes:
         unit = (questions.abs().amax(1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
         shares = questions / unit
         coarse = shares.round()
-        fine = ((shares - coarse) * FINER).round()
-        first, second = (plane.to(torch.int8).T.contiguous() for plane in (coarse, fine))
-        return cls(first, second, unit.squeeze(1).float())
+        planes = [plane.to(torch.int8).T for plane in (coarse, ((shares - coarse) * FINER).round())]
+        at_once = 1 if len(questions) <= FEW else len(questions)
+        pieces = []
+        for start in range(0, questions.shape[1], LONGEST):
+            own = slice(start, start + LONGEST)
+            pieces.append((own, *([_plain(part) for part in plane[own].split(at_once, 1)] for plane in planes)))
+        return cls(tuple(pieces), unit.squeeze(1).float())
 
     def times(self, rows: Int[Tensor, "b k"]) -> Shaped[Tensor, "b m"]:
         """Products with rows of whole numbers."""
-        parts = zip(rows.split(LONGEST, 1), self.coarse.split(LONGEST), self.fine.split(LONGEST), strict=True)
-        return sum((_whole(own, coarse) + _whole(own, fine) / FINER for own, coarse, fine in parts)) * self.unit  # pyright: ignore[reportReturnType]
+        total = None
+        for at, coarse, fine in self.pieces:
+            own = _plain(rows if len(self.pieces) == 1 else rows[:, at])
+            found = _products(own, coarse).add_(_products(own, fine), alpha=1 / FINER)
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.mul_(self.unit)
 
 
 @dataclass(frozen=True)
@@ -314,12 +323,11 @@ def _sums(packed: Shaped[Tensor, "b B"], planes: Sequence[Planes]) -> Shaped[Ten
     return found
 
 
-def _whole(rows: Int[Tensor, "b k"], columns: Int[Tensor, "k m"]) -> Shaped[Tensor, "b m"]:
-    """A product of whole numbers, which is exact; few columns are quicker one by one."""
+def _products(rows: Int[Tensor, "b k"], columns: Sequence[Int[Tensor, "k _"]]) -> Shaped[Tensor, "b m"]:
+    """Products of whole numbers, which are exact."""
     multiplied: Callable[[Tensor, Tensor], Tensor] = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
-    if columns.shape[1] <= 3:
-        return torch.cat([multiplied(_plain(rows), _plain(one)) for one in columns.split(1, 1)], 1).float()
-    return multiplied(_plain(rows), _plain(columns)).float()
+    found = [multiplied(rows, each) for each in columns]
+    return (found[0] if len(found) == 1 else torch.cat(found, 1)).float()
 
 
 def _plain(matrix: Int[Tensor, "r c"]) -> Int[Tensor, "r c"]:

@@ -168,6 +168,8 @@ class Shard:
             return {name: part[rows] for name, part in self.tensors.items()}
         starts, found = starts_of(self.path), {}
         with self.path.open("rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
             for name, part in self.tensors.items():
                 one = part[0].nbytes
                 found[name] = _read(file.fileno(), starts[name], one, part, rows) if one >= FAR else part[rows]
@@ -182,10 +184,19 @@ class Shard:
 def _read(descriptor: int, start: int, one: int, like: Tensor, rows: Int[Tensor, " b"]) -> Tensor:
     """Rows of one tensor, of so many bytes each."""
     found = like.new_empty(len(rows), *like.shape[1:])
-    whole = found.flatten().view(torch.uint8).numpy().data
-    for at, row in enumerate(rows.tolist()):
+    whole, numbers = found.flatten().view(torch.uint8).numpy().data, rows.tolist()
+    for row in numbers if hasattr(os, "posix_fadvise") else ():  # all are asked for before the first is waited for
+        os.posix_fadvise(descriptor, start + row * one, one, os.POSIX_FADV_WILLNEED)
+    for at, row in enumerate(numbers):
         os.preadv(descriptor, [whole[at * one : (at + 1) * one]], start + row * one)
     return found
+
+
+def _ask_for(path: Path) -> None:
+    """Has the system begin to read a file, where it can be told to."""
+    if hasattr(os, "posix_fadvise") and path.is_file():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,8 +230,10 @@ class ShardReader:
             return Shard(listed.rows, found.tensors, _read_ids(found.texts["ids"]), path)
 
     def all(self, shards: Sequence[Listed]) -> Iterator[Shard]:
-        """One file after another."""
-        for listed in shards:
+        """One file after another; the system reads the next one while this one is worked on."""
+        for number, listed in enumerate(shards):
+            for following in shards[number + 1 : number + 2]:
+                _ask_for(self.folder / following.file)
             yield self.open(listed)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..clustering.explain import Explanation, Settled
+    from ..clustering.settings import CheckSettings
+    from .forecast import Forecast
     from .report.page import Samples
     from .tables import Table
 
@@ -89,6 +91,10 @@ def clusters(
             help="A table: .csv, .tsv, .txt, .xlsx, .parquet, .jsonl, .json, .npy, .npz; also as .gz, .xz, .bz2, .zip."
         ),
     ],
+    method: Annotated[
+        str,
+        typer.Option(help="dec: deep embedded clustering; kmeans or mixture: as scikit-learn fits them."),
+    ] = "dec",
     k: Annotated[int | None, typer.Option("--k", help="How many clusters; default: suggested, with a reason.", min=2)]
     = None,
     query: Annotated[
@@ -129,6 +135,7 @@ def clusters(
 ) -> None:  # fmt: skip
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
     from .cleaned import TABLES, refuse_cleaned
+    from .estimator_settings import METHODS
     from .suggest import suggested_k
     from .table_files import share_in_head
     from .tables import TableError, read_table
@@ -136,6 +143,9 @@ def clusters(
     quieten(quiet, as_json)
     reading: dict[str, Any] = {"header": header, "encoding": encoding, "separator": separator}
     with exit_on_error():
+        _one_of(method, "--method", METHODS)
+        if method != "dec" and anchor is not None:
+            raise TableError(f"--anchor holds the clusters of --method dec; {method} has none. Leave it out.")
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
             refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
@@ -154,7 +164,7 @@ def clusters(
             if 0 < most < n:
                 console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
                 n = most
-            _foretell(n, len(data.columns), ClusterSettings(k=k or 3, check=check), len(asked), as_json)
+            _foretell(n, len(data.columns), _settings(method, k or 3, n, data, check=check), len(asked), as_json)
             return
         keep = [data.row(one) for one in asked if one is not None]
         data = data.sampled(MANY if sample is None else sample, seed, keep=keep)
@@ -169,40 +179,49 @@ def clusters(
             for remark in remarks:
                 console.print(remark, soft_wrap=True)
             _refuse_outs(run, len(rows))
-            _foretell(
-                len(data.ids),
-                len(data.columns),
-                ClusterSettings(k=k or 3, check=check, sizes=sizes),
-                len(rows),
-                as_json,
-            )
+            foretold = _settings(method, k or 3, len(data.ids), data, check=check, sizes=sizes)
+            _foretell(len(data.ids), len(data.columns), foretold, len(rows), as_json)
             return
         k, why = (k, None) if k is not None else suggested_k(data.standardised(), seed)
     remarks = (*remarks, *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
-    from ..clustering.explain import ClusterSettings as Settings
     from .report.page import Samples
 
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
-    settings = Settings(k=k, seed=seed, check=check)
+    settings = _settings(method, k, len(data.ids), data, check=check, sizes=sizes, seed=seed)
     settings = settings if anchor is None else replace(settings, anchor=anchor)
-    settings = settings if not sizes else replace(settings, sizes=sizes)
     cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
     run = replace(run, cleaned=cleaned)
     _answer(data.standardised(), data.ids, settings, samples, run, rows)
 
 
-def _foretell(n: int, columns: int, settings: ClusterSettings, questions: int, as_json: bool) -> None:
-    """Prints time and memory, from numbers alone."""
-    from .forecast import forecast_clusters
+def _settings(method: str, k: int, n: int, data: Table, **check: Any) -> CheckSettings:
+    """Those of a method."""
+    from .estimator_settings import estimator_settings
 
-    expected = forecast_clusters(n, columns, settings, questions=questions)
+    return ClusterSettings(k, **check) if method == "dec" else estimator_settings(
+        method, k, n, len(data.columns), **check
+    )  # fmt: skip
+
+
+def _foretell(n: int, columns: int, settings: CheckSettings, questions: int, as_json: bool) -> None:
+    """Prints time and memory, from numbers alone."""
+    expected = _expected(n, columns, settings, questions)
     console.print(str(expected))
     if as_json:
         print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
+
+
+def _expected(n: int, columns: int, settings: CheckSettings, questions: int) -> Forecast:
+    from .estimator_settings import EstimatorSettings, forecast_estimator
+    from .forecast import forecast_clusters
+
+    if isinstance(settings, EstimatorSettings):
+        return forecast_estimator(n, columns, settings, questions)
+    return forecast_clusters(n, columns, cast(ClusterSettings, settings), questions=questions)
 
 
 def _refuse_outs(run: _Run, questions: int) -> None:
@@ -245,48 +264,70 @@ class _Run:
 def _answer(
     x: Tensor,
     ids: tuple[Hashable, ...],
-    settings: ClusterSettings,
+    settings: CheckSettings,
     samples: Samples,
     run: _Run,
     rows: Sequence[int | None] = (None,),
 ) -> None:
     """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
-    from ..clustering.explain import settled
-    from .forecast import forecast_clusters, processes_for
-
     outs = _outs(run.out, len(rows))
-    unfinished = run.out.with_name(f"{run.out.name}.unfinished")
     with exit_on_error():
         _refuse_outs(run, len(rows))
-        expected = forecast_clusters(len(x), x.shape[1], settings, questions=len(rows))
+        expected = _expected(len(x), x.shape[1], settings, len(rows))
         console.print(str(expected))
         with alone(run.out):
-            try:
-                found = settled(x, ids, settings, store=unfinished)
-                answers = [
-                    _explained(
-                        x,
-                        ids,
-                        settings,
-                        samples,
-                        run,
-                        row,
-                        out,
-                        unfinished,
-                        found,
-                        processes_for(expected),
-                        expected.seconds > SOON,
-                    )
-                    for row, out in zip(rows, outs, strict=True)
-                ]
-            except KeyboardInterrupt:
-                stop_unfinished(unfinished, "computes the scores")
+            answers = _explained(x, ids, settings, samples, run, rows, outs, expected)
             if run.cleaned is not None:
                 run.cleaned.write([label for answer in answers for label in _chosen(answer)])
                 console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
-            _keep(folder_beside(run.out), found, samples, answers[0])
-            shutil.rmtree(unfinished, ignore_errors=True)
     _finish(answers, outs, samples, run)
+
+
+def _explained(
+    x: Tensor, ids: tuple[Hashable, ...], settings: CheckSettings, samples: Samples, run: _Run,
+    rows: Sequence[int | None], outs: Sequence[Path], expected: Forecast,
+) -> list[Explanation]:  # fmt: skip
+    """The answer for each row, printed and written."""
+    from ..clustering.explain import explain, settled
+    from .cluster_estimators import explain_estimator
+    from .estimator_settings import EstimatorSettings
+    from .forecast import processes_for
+
+    tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
+    if isinstance(settings, EstimatorSettings):
+        answers = explain_estimator(x, ids, settings, rows, tell)
+        for answer, out in zip(answers, outs, strict=True):
+            _write(answer, settings, samples, out)
+        return answers
+    deep = cast(ClusterSettings, settings)
+    unfinished, answers = run.out.with_name(f"{run.out.name}.unfinished"), list["Explanation"]()
+    try:
+        found = settled(x, ids, deep, store=unfinished)
+        for row, out in zip(rows, outs, strict=True):
+            answer = explain(
+                x, ids, deep, query=row, store=unfinished, found=found, processes=processes_for(expected), tell=tell
+            )
+            _write(answer, settings, samples, out)
+            answers.append(answer)
+    except KeyboardInterrupt:
+        stop_unfinished(unfinished, "computes the scores")
+    _keep(folder_beside(run.out), found, samples, answers[0])
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return answers
+
+
+def _write(answer: Explanation, settings: CheckSettings, samples: Samples, out: Path) -> None:
+    """The page and the scores of one row."""
+    from .._storage.atomic import write_atomically
+    from .report.page import cluster_page, frame_csv
+
+    page = cluster_page(
+        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
+    )
+    write_atomically(out, page.encode())
+    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
+    print_clusters(answer, settings, samples)
+    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
 
 
 def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -> None:
@@ -299,29 +340,6 @@ def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -
     console.print(
         f"To ask about other {samples.noun}s, type: crossfluence explore {shlex.quote(str(folder))}", soft_wrap=True
     )
-
-
-def _explained(
-    x: Tensor, ids: tuple[Hashable, ...], settings: ClusterSettings, samples: Samples, run: _Run, row: int | None,
-    out: Path, store: Path, found: Settled, processes: int, long: bool,
-) -> Explanation:  # fmt: skip
-    """One row: its answer, printed and written."""
-    from .._storage.atomic import write_atomically
-    from ..clustering.explain import explain
-    from .report.page import cluster_page, frame_csv
-
-    answer = explain(
-        x, ids, settings, query=row, store=store, found=found, processes=processes,
-        tell=partial(print_first, ids=ids, noun=samples.noun) if long else None,
-    )  # fmt: skip
-    page = cluster_page(
-        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
-    )
-    write_atomically(out, page.encode())
-    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
-    print_clusters(answer, settings, samples)
-    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
-    return answer
 
 
 def _finish(answers: Sequence[Explanation], outs: Sequence[Path], samples: Samples, run: _Run) -> None:

@@ -6,8 +6,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ClusterSettings:
-    """Everything that decides a clustering and its check.
+class CheckSettings:
+    """Everything that decides the check of a clustering.
+
+    Attributes:
+        k: Clusters.
+        check: Samples that are left out one by one.
+        group: Samples that are removed together; at most a twentieth of all.
+        draws: Random groups that stand beside it.
+        sizes: Samples of further groups of the strongest that are removed together.
+        seed: Of k-means and random groups.
+    """
+
+    k: int
+    check: int = 100
+    group: int = 20
+    draws: int = 5
+    sizes: tuple[int, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ClusterSettings(CheckSettings):
+    """Everything that decides a deep embedded clustering and its check.
 
     Attributes:
         k: Clusters.
@@ -36,8 +57,3 @@ class ClusterSettings:
     steps: int = 300
     lr: float = 1e-2
     hold: int = 1
-    check: int = 100
-    group: int = 20
-    draws: int = 5
-    sizes: tuple[int, ...] = ()
-    seed: int = 0

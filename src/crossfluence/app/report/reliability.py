@@ -79,7 +79,7 @@ class Removed:
         predicted: Change by the sum of scores.
         newton: Change by one Newton step; None or NaN if there was none.
         achieved: Change by training again.
-        random: Whether it was drawn at random.
+        random: Whether it was drawn at random, or chosen by other means than scores.
     """
 
     name: str

@@ -21,7 +21,7 @@ from .verdicts import (
 
 if TYPE_CHECKING:
     from ..._types import Id
-    from ...clustering.explain import ClusterSettings, Explanation, First
+    from ...clustering.explain import CheckSettings, Explanation, First
     from ...words.explain_bias import WordsAnswer
     from ...words.explain_word import WordAnswer
     from .page import Samples
@@ -39,7 +39,7 @@ def print_first(first: First, ids: Sequence[Id], noun: str) -> None:
     )
 
 
-def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
+def print_clusters(found: Explanation, asked: CheckSettings, samples: Samples) -> None:
     """Prints the verdict, margin, strongest samples, agreement with retraining and groups removed."""
     label = found.ids[found.query]
     verdict = of_clusters(found, samples.noun)
@@ -53,9 +53,10 @@ def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples)
     for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
         listed = ", ".join(f"{name} ({value:+.4f})" for name, value in found.strongest(5, raises=raises))
         console.print(f"{text}: {listed or 'none'}.")
-    if found.settings.anchor != asked.anchor:
+    begun, ended = (getattr(settings, "anchor", 0.0) for settings in (asked, found.settings))
+    if begun != ended:
         console.print(
-            f"The anchor was raised from {asked.anchor:g} to {found.settings.anchor:g}: with less, this clustering is "
+            f"The anchor was raised from {begun:g} to {ended:g}: with less, this clustering is "
             f"not well determined, and leaving out one {samples.noun} can tip it over."
         )
     agreement = RichTable(
