@@ -1,8 +1,8 @@
 """Ordinary trainings, asked with their own data and with data that is not theirs: when does the verdict notice?
 
 Run: OMP_NUM_THREADS=1 python -m benchmarks.solvers.strangers      (writes benchmarks/results/strangers.csv)
-Not theirs: permuted labels, a held-out set, texts of another chain. The trainings are those of `defaults`, and the limit
-was chosen on them. Losses that couple samples, or stop gradients, are not looked at.
+Not theirs: permuted labels, a held-out set, texts of another chain. The trainings are those of `defaults`, on which the
+limit was chosen. Losses that couple samples, or stop gradients, are not looked at.
 """
 
 from __future__ import annotations
