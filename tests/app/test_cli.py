@@ -172,7 +172,6 @@ def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
     p = 3 * 24 + 24 + 24 * 16 + 16 + 3 * 16
 
     def foretold(n, step):
-        step *= forecast.MANY_ROWS if n > forecast.TRIED else 1
         once = step * (30 * forecast.PRETRAINING + 60 + 2 * p * forecast.HESSIAN)
         return forecast.STARTED + once + p**3 * forecast.SOLVED + step * 60 * (min(60, n) + 4) / 2
 

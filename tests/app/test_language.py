@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 import re
 
 import pytest
 import torch
-from language_models import WORDS, bert, gpt2, llama, tokenizer
+from language_models import bert, gpt2, llama, tokenizer
+from small_model import lines, write_model
 from typer.testing import CliRunner
 
 from crossfluence.app import app
@@ -16,27 +16,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-QUESTIONS = [
-    {"prompt": "the nurse said that", "completion": " he", "against": " she", "name": "he or she"},
-    {"template": "the doctor said that {he/she} was late"}, {"template": "the nurse said that {he/she} was late"},
-]  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    llama().float().save_pretrained("model")
-    tokenizer().save_pretrained("model")
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, len(WORDS), (12, 6), generator=generator).tolist()
-    texts = [" ".join(WORDS[word] for word in row) for row in rows]
-    lines(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
-    lines(tmp_path / "ask.jsonl", QUESTIONS)
+    write_model(tmp_path)
     return tmp_path
-
-
-def lines(path, rows):
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def table(path):

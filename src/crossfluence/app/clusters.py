@@ -35,6 +35,7 @@ from .options import (
     refuse_output,
     refuse_outputs,
     stop_unfinished,
+    unfinished_beside,
 )
 from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_clusters, print_first
@@ -148,7 +149,8 @@ def clusters(
             raise TableError(f"--anchor holds the clusters of --method dec; {method} has none. Leave it out.")
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
-            refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
+            again = force or plan or unfinished_beside(out).is_dir()
+            refuse_output(write_cleaned, [table], again, "--write-cleaned")
         share = share_in_head(table) if plan else 1.0
         data = read_table(
             table, id_column=id_column, use=None if columns is None else _listed(columns),
@@ -226,10 +228,11 @@ def _expected(n: int, columns: int, settings: CheckSettings, questions: int) -> 
 
 def _refuse_outs(run: _Run, questions: int) -> None:
     """Makes sure, before the work, that all that is written can be."""
-    sources = [] if run.source is None else [run.source]
+    sources, force = [] if run.source is None else [run.source], run.force or run.plan
+    force = force or unfinished_beside(run.out).is_dir()  # what is there may be of the run that goes on now
     for out in _outs(run.out, questions):
-        refuse_outputs(out, out.with_suffix(".csv"), sources, run.force or run.plan)
-    refuse_folder(folder_beside(run.out), run.force or run.plan)
+        refuse_outputs(out, out.with_suffix(".csv"), sources, force)
+    refuse_folder(folder_beside(run.out), force)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +303,7 @@ def _explained(
             _write(answer, settings, samples, out)
         return answers
     deep = cast(ClusterSettings, settings)
-    unfinished, answers = run.out.with_name(f"{run.out.name}.unfinished"), list["Explanation"]()
+    unfinished, answers = unfinished_beside(run.out), list["Explanation"]()
     try:
         found = settled(x, ids, deep, store=unfinished)
         for row, out in zip(rows, outs, strict=True):

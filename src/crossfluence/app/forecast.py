@@ -13,7 +13,6 @@ from ..clustering.processes import WORTH, processors
 from ..clustering.settings import ClusterSettings
 
 TRIED, TRIAL_SECONDS = 2_048, 0.05  # rows on which steps are tried, as many as are computed together; for how long
-MANY_ROWS = 1.6  # times as long takes each of more rows than that: they leave the processor's cache
 PRETRAINING, HESSIAN = 4.0, 3.0  # steps of sharpening that take as long as one of pre-training; as one row of the
 # curvature
 SOLVED, STARTED = 1e-9, 3.0  # seconds of a dense solve, per cubed parameter; of k-means and the page
@@ -60,7 +59,7 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
     m, h, d, k = min(n, TRIED), settings.hidden, settings.embedding, settings.k
     x = np.linspace(-1, 1, m * features).reshape(m, features)
     with threadpool_limits(1):  # as training does
-        step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m * (MANY_ROWS if n > m else 1.0)
+        step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m
     p = (features + 1) * h + (h + 1) * d + k * d
     trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
     once = step * (settings.pretraining * PRETRAINING + settings.steps + p * HESSIAN * (1 + questions))

@@ -167,8 +167,22 @@ def refuse_output(path: Path, sources: list[Path], force: bool, option: str = "-
         raise ResultFileError(f"{path} is what is read. Choose another {option}.")
     if path.exists() and not force:
         raise ResultFileError(f"{path} exists already. Choose another {option}, or add --force to overwrite it.")
+    if path.parent.is_file():
+        raise ResultFileError(f"{path.parent} is a file, and no folder. Choose another {option}.")
     if not path.parent.is_dir():
         raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")
+
+
+def unfinished_beside(page: Path) -> Path:
+    """The folder that keeps what a run has finished, until all of it is; where it is, the same command goes on.
+
+    Args:
+        page: Ends in .html.
+
+    Returns:
+        The same name with .unfinished.
+    """
+    return page.with_name(f"{page.name}.unfinished")
 
 
 def refuse_folder(path: Path, force: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,9 +26,12 @@ from .options import (
     amount_of,
     exit_code,
     exit_on_error,
+    folder_beside,
+    refuse_folder,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
+    unfinished_beside,
 )
 from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_word, print_words
@@ -64,8 +67,12 @@ def words(
         list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
     ] = ["career-terms"],  # noqa: B006  # typer copies it
     remove: Annotated[
-        str, typer.Option(help="How many sentences to remove together: 0.5%, a number, or several: 10,50.")
-    ] = "0.5%",
+        str | None,
+        typer.Option(
+            help="How many sentences to remove together: 1%, a number, or several: 10,50; default: 0.5%, with --word "
+            "no more than a quarter of those that hold it."
+        ),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
     split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
     header: Header = True,
@@ -116,14 +123,16 @@ def words(
         typer.echo(EXAMPLE_LISTS)
         return
     quieten(quiet, as_json)
-    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
     with exit_on_error():
         if corpus is None:
             raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
         if word is not None and (model or save_vectors):
             raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
         sources = [path for path in (corpus, model) if path is not None and path.is_file()]
+        force = force or unfinished.is_dir()  # what is there may be of the run that goes on now
         refuse_outputs(out, sheet, sources, force or plan)
+        refuse_folder(folder_beside(out), force or plan)
         if save_vectors is not None:
             from ..words.skipgram.formats import refuse_ending
 
@@ -132,7 +141,7 @@ def words(
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, CORPORA)
             refuse_output(write_cleaned, sources, force or plan, "--write-cleaned")
-        amounts = [amount_of(part.strip(), "--remove") for part in remove.split(",")]
+        amounts = [amount_of(part.strip(), "--remove") for part in (remove or "0.5%").split(",")]
         settings = WordsSettings(
             dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
         )
@@ -168,6 +177,10 @@ def words(
         for remark in (*remarks, *left_aside(text), *first_row_of(text), *of_scripts(text, tokenizer)):
             console.print(remark, soft_wrap=True)
         console.print(str(extent))
+        if word is not None and remove is None and extent.share == 1.0:
+            row = next(iter(rows_of([word], text.index).values()))
+            most = max(1, len(text.sentences_with(text.words[row])) // 4)
+            settings = replace(settings, remove=min(settings.group(text.n), most))
         if extent.share == 1.0:  # refused before any time is foretold
             if word is not None:
                 rows_of([word], text.index)
@@ -203,18 +216,20 @@ def words(
                     print_words(answer, shown_ids)
                     reliable, told_json = dependable(answer), of_words(answer, shown_ids, out)
                     verdict = " ".join(first_sentence(answer, one) for one in answer.tests)
+                    made: WordsAnswer | WordAnswer = answer
                     gone = {label for one in answer.tests for label in chosen_of(one).ids}
                 else:
                     moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
                     _write_words(moved, corpus.name, out, sheet, own)
                     print_word(moved, shown_ids)
                     reliable, told_json = of_word(moved).dependable, of_cluster_of_word(moved, shown_ids, out)
-                    verdict, gone = str(of_word(moved)), set(moved.moves[0].ids)
+                    verdict, gone, made = str(of_word(moved)), set(moved.moves[0].ids), moved
             except KeyboardInterrupt:
                 stop_unfinished(unfinished, "reads the corpus and computes the scores")
             if write_cleaned is not None:
                 count = write_corpus(text, gone, write_cleaned)
                 console.print(f"Wrote {write_cleaned}: {count:,} sentences, without the {len(gone):,} found.")
+            _keep(out, text, made, tuple(lists), word, clusters, shown_ids, corpus.name, verdict)
             shutil.rmtree(unfinished, ignore_errors=True)
     written = [out, sheet, *([save_vectors] if save_vectors else [])]
     console.print(f"Wrote {' and '.join(map(str, written))}.")
@@ -222,6 +237,27 @@ def words(
     if as_json:
         print_json(told_json)
     exit_code(reliable)
+
+
+def _keep(
+    out: Path, text: Corpus, made: WordsAnswer | WordAnswer, lists: tuple[WordSets, ...], word: str | None,
+    clusters: int, shown: Mapping[Hashable, str], title: str, verdict: str,
+) -> None:  # fmt: skip
+    """Keeps what the explorer needs."""
+    from ..words.explain_word import WordAnswer
+    from .explore.words_result import WordsResult, keep_words
+    from .report.reliability import LEVELS
+    from .report.verdicts import of_test, of_word
+
+    levels = [of_word(made).level] if isinstance(made, WordAnswer) else [of_test(made, one).level for one in made.tests]
+    folder, found = folder_beside(out), text.find(text.ids)
+    keep_words(WordsResult(
+        folder, text, made.model, made.settings, [found[label].text for label in text.ids],
+        [shown[label] for label in text.ids], lists, word or "", clusters, title, verdict,
+        LEVELS[max(map(LEVELS.index, levels))], f"crossfluence {shlex.join(sys.argv[1:])}",
+    ))  # fmt: skip
+    typed = f"crossfluence explore {shlex.quote(str(folder))}"
+    console.print(f"To ask about other tests and words, type: {typed}", soft_wrap=True)
 
 
 def _refuse_lists(lists: WordSets, text: Corpus, settings: WordsSettings) -> None:

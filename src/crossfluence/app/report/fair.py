@@ -18,6 +18,17 @@ from .reliability import Finding, Reliability, Removed, foretold, judged, predic
 from .terminal import console
 
 SHOWN = 10  # rows in the terminal
+MEANINGS = {
+    "statistical-parity": "the share of a group that is predicted {good}",
+    "equal-opportunity": "the share predicted {good} of those of a group who are {good}",
+    "equalised-odds": "the shares predicted {good} of those of a group who are {good}, and of those who are {bad}",
+    "fpr": "the share predicted {good} of those of a group who are {bad}",
+    "fnr": "the share predicted {bad} of those of a group who are {good}",
+    "fdr": "the share of those of a group predicted {good} who are {bad}",
+}
+"""Rates that are compared between groups, by the metric's name."""
+
+FIGURES = ("change", "change of held-out loss")
 DONE = {"remove": "removed", "relabel": "relabelled", "add": "added"}
 
 
@@ -60,6 +71,13 @@ def _plain(interval: Interval) -> str:
     return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
+def meaning_of(answer: FairAnswer, people: People) -> str:
+    """A sentence about the rates that the metric compares."""
+    bad, good = people.labels
+    rates = MEANINGS[answer.settings.metric].format(good=good, bad=bad)
+    return f"The gap: {rates}, in one group less in another (the largest difference; 0 is none)."
+
+
 def lines_of(answer: FairAnswer) -> list[dict[str, str]]:
     """Rows of the table: what was trained, the gap on test rows, the share of it, accuracy."""
     base = answer.before
@@ -97,8 +115,9 @@ def print_fair(answer: FairAnswer, people: People, rows: dict[str, np.ndarray]) 
     """Verdict first; then the result, the table, and the first rows."""
     console.print(f"\n{verdict_of(answer)}", soft_wrap=True)
     console.print(result_of(answer), soft_wrap=True)
+    console.print(meaning_of(answer, people), soft_wrap=True)
     shown = RichTable(title=f"{answer.settings.metric} on test rows")
-    for place, name in enumerate(("trained with", "gap", "95 % interval", "of it", "accuracy", "points")):
+    for place, name in enumerate(("trained with", "gap", "95 % interval", "of it", "accuracy, %", "change")):
         shown.add_column(name, justify="right" if place else "left")
     for line in lines_of(answer):
         shown.add_row(*line.values())
@@ -169,8 +188,10 @@ def fair_page(answer: FairAnswer, people: People, rows: dict[str, np.ndarray], t
     settings: dict[str, Any] = {**vars(answer.settings), "actions": ", ".join(answer.settings.actions)}
     return template("fair.html").render(
         a=answer, title=title, command=command, verdict=verdict_of(answer), result=result_of(answer),
+        meaning=meaning_of(answer, people),
         lines=lines_of(answer), comparison=comparison_of(answer), chosen=lines, remarks=people.remarks,
         rates=_rates(answer), settings=settings, versions=versions(), names=list(lines[0]),
+        figures=FIGURES,
         sizes={name: len(held) for name, held in rows.items()},
     )  # fmt: skip
 

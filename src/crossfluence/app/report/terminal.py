@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .page import Samples
 
 EFFECTS: tuple[tuple[Literal["raises", "lowers"], str], ...] = (("raises", "Raise"), ("lowers", "Lower"))
+WIDE = 110  # characters, from which a table of words holds measures of quality too
 console = Console(markup=False, highlight=False)  # the user's names are printed as they are
 
 
@@ -89,8 +90,15 @@ def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
             f"{result.name}: {sets.categories[0]} / {sets.categories[1]}, {sets.categories[2]} / {sets.categories[3]}"
         )
         shown = RichTable(title=title)
-        measures = list(answer.quality)
-        for place, name in enumerate(["removed together", "summed scores", "Newton step", "retrained", "p", *measures]):
+        measures = list(answer.quality) if console.width >= WIDE else []  # the page has them too
+        for place, name in enumerate([
+            "removed together",
+            "summed scores",
+            "Newton step",
+            "trained again",
+            "p",
+            *measures,
+        ]):
             shown.add_column(name, justify="right" if place else "left")
         rows = [("nothing", result.effect, result.p_value, answer.quality)]
         if (given := result.given) is not None:
