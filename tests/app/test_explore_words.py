@@ -74,7 +74,7 @@ def ended(client, number):
 
 
 def listed(client, question=TEST, **more):
-    return post(client, "list", **question, page=0, sign=0, falling=True, by="score", **more).json()
+    return post(client, "listed", **question, page=0, sign=0, falling=True, by="score", **more).json()
 
 
 def test_a_test_is_answered_as_influence_says_and_its_sentences_are_listed_in_order(client, made):
@@ -103,11 +103,11 @@ def test_sentences_are_searched_by_text_id_effect_and_tick(client):
     assert listed(client, find="=1+1")["count"] == 1
     assert listed(client, find="onerror")["rows"][0]["text"].startswith(EVIL)
     raises, lowers = (
-        post(client, "list", **TEST, page=0, sign=sign, by="score", falling=True).json()["count"] for sign in (1, -1)
+        post(client, "listed", **TEST, page=0, sign=sign, by="score", falling=True).json()["count"] for sign in (1, -1)
     )
     assert 0 < raises + lowers <= 540
     assert listed(client, only=True, chosen=[3, 9], find="line")["count"] == 2
-    numbered = post(client, "list", **TEST, page=1, sign=0, by="id", falling=False).json()
+    numbered = post(client, "listed", **TEST, page=1, sign=0, by="id", falling=False).json()
     assert [one["row"] for one in numbered["rows"]] == list(range(25, 50))
 
 
@@ -157,7 +157,7 @@ def test_a_word_is_a_question_too_and_undone_sentences_move_it(client):
         ("predict", {**TEST, "chosen": [540]}, "from 0 to 539"),
         ("act", {**TEST, "chosen": [1], "action": "delete"}, "must be one of"),
         ("act", {**TEST, "chosen": [1], "action": "undo", "rate": 7}, "Needed 1 to 10000"),
-        ("list", {**TEST, "page": "1", "sign": 0}, "whole number for 'page'"),
+        ("listed", {**TEST, "page": "1", "sign": 0}, "whole number for 'page'"),
     ],
 )
 def test_what_cannot_be_gets_one_sentence(client, path, body, said):

@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 
-from ...errors import CrossfluenceError
 from ..report.sheet import no_formula
-from .engine import ACTIONS, RATE, STEPS, QuestionError
+from .application import AbstractApplication
+from .engine import RATE, STEPS
 from .jobs import Jobs
-from .routes import numbers_of, plainly, static, whole_of
+from .routes import numbers_of, whole_of
 from .tried import TriedList
 from .words_engine import WordsEngine, WordsQuestion
 
-STATIC = {
-    "": ("words.html", "text/html"), "explore.css": ("explore.css", "text/css"),
-    "words.js": ("words.js", "text/javascript"), "talk.js": ("talk.js", "text/javascript"),
-}  # fmt: skip
 AT_ONCE = 25  # sentences on a page of the list
 
 
-class WordsApplication:
-    """One result about words behind routes.
+class WordsApplication(AbstractApplication):
+    """One result about words behind routes."""
 
-    Args:
-        engine: That answers.
-        jobs: That work in the background.
-        tried: What was tried.
-    """
+    engine: WordsEngine
+    content: ClassVar = {
+        "": ("words.html", "text/html"), "explore.css": ("explore.css", "text/css"),
+        "words.js": ("words.js", "text/javascript"), "talk.js": ("talk.js", "text/javascript"),
+    }  # fmt: skip
+    reads: ClassVar = ("answer", "listed", "strongest")
 
     def __init__(self, engine: WordsEngine, jobs: Jobs, tried: TriedList) -> None:
-        self.engine, self.jobs, self.tried = engine, jobs, tried
+        super().__init__(engine, jobs, tried)
         self._lowered = [text.lower() for text in engine.result.texts]
-
-    def routes(self) -> Starlette:
-        """The application as ASGI; to be put behind a `Guard`."""
-        asked = [
-            ("/api/result", self.result, "GET"), ("/api/list", self.listed, "POST"),
-            ("/api/answer", self.answer, "POST"), ("/api/strongest", self.strongest, "POST"),
-            ("/api/predict", self.predict, "POST"), ("/api/act", self.act, "POST"), ("/api/state", self.state, "GET"),
-            ("/api/stop", self.stop, "POST"), ("/api/export", self.export, "POST"),
-        ]  # fmt: skip
-        routes = [Route(f"/{path}", static(*content)) for path, content in STATIC.items()]
-        routes += [Route(path, plainly(work), methods=[method]) for path, work, method in asked]
-        routes += [Route("/tried.md", self._tried_text), Route("/tried.json", self._tried_json)]
-        return Starlette(routes=routes)
 
     def result(self, _: dict[str, Any]) -> dict[str, Any]:
         """The corpus and its questions."""
@@ -93,61 +73,6 @@ class WordsApplication:
         order = np.argsort(-sign * scores, kind="stable")[: max(0, whole_of(body, "many"))]
         return {"rows": [row for row in order.tolist() if sign * scores[row] > 0]}
 
-    def predict(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The change without some sentences: the sum of scores at once, a Newton step if it is asked for."""
-        question, chosen = self._question(body), self.engine.checked(numbers_of(body, "chosen"))
-        found: dict[str, Any] = {"sum": self.engine.summed(question, chosen), "newton": None, "said": ""}
-        if body.get("newton") is True:
-            try:
-                found["newton"] = self.engine.newton(question, chosen)
-                found["said"] = "" if found["newton"] is not None else "every step goes astray."
-            except CrossfluenceError as error:
-                found["said"] = str(error)
-        return found
-
-    def act(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Begins to train again without sentences, to undo them or to amplify them."""
-        question, chosen = self._question(body), self.engine.checked(numbers_of(body, "chosen"))
-        action, steps, lr = body.get("action"), body.get("steps", STEPS), body.get("rate", RATE)
-        if action not in ACTIONS:
-            raise QuestionError(f"The action must be one of {', '.join(ACTIONS)}.")
-        if type(steps) is not int or not 1 <= steps <= 10_000 or not isinstance(lr, (int, float)) or not 0 < lr <= 1:
-            raise QuestionError("Needed 1 to 10000 steps, and a rate above 0 and at most 1.")
-        about: dict[str, Any] = {
-            "action": action, "kind": question.kind, "query": question.name,
-            "ids": [self.engine.result.shown[row] for row in chosen], "rows": chosen,
-        }  # fmt: skip
-        if action != "remove":
-            about |= {"steps": steps, "rate": float(lr)}
-        if (known := self.tried.found(about)) is not None:
-            return {"job": None, "entry": known}
-
-        def work(tell: Callable[[int, int], None]) -> dict[str, Any]:
-            if action == "remove":
-                found = self.engine.remove(question, chosen, tell)
-            else:
-                found = self.engine.walk(str(action), question, chosen, steps, float(lr))
-            entry = about | {
-                "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                "margin": self.engine.answer(question).value, "predicted": found.predicted, "newton": found.newton,
-                "achieved": found.achieved, "said": found.said,
-            }  # fmt: skip
-            self.tried.add(entry)
-            return entry
-
-        job = self.jobs.start(about, work)
-        if job is None:
-            raise QuestionError("Too much is waiting already. Stop something, or wait.")
-        return {"job": job.number, "entry": None}
-
-    def state(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Jobs, and what was tried."""
-        return {"jobs": self.jobs.shown(), "tried": self.tried.entries}
-
-    def stop(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Ends a job."""
-        return {"stopped": self.jobs.stop(whole_of(body, "job"))}
-
     def export(self, body: dict[str, Any]) -> Response:
         """Chosen sentences, or all others, as CSV."""
         answer, chosen = self.engine.answer(self._question(body)), self.engine.checked(numbers_of(body, "chosen"))
@@ -179,8 +104,11 @@ class WordsApplication:
     def _question(self, body: dict[str, Any]) -> WordsQuestion:
         return self.engine.question(body.get("kind"), body.get("name"))
 
-    def _tried_text(self, _: Request) -> Response:
-        return PlainTextResponse(self.tried.text(), media_type="text/markdown; charset=utf-8")
+    def _about(self, question: WordsQuestion, chosen: Sequence[int]) -> dict[str, Any]:
+        return {
+            "kind": question.kind, "query": question.name,
+            "ids": [self.engine.result.shown[row] for row in chosen], "rows": list(chosen),
+        }  # fmt: skip
 
-    def _tried_json(self, _: Request) -> Response:
-        return JSONResponse({"title": self.tried.title, "entries": self.tried.entries})
+    def _value(self, question: WordsQuestion) -> float:
+        return self.engine.answer(question).value

@@ -41,7 +41,7 @@ const filter = () => ({ find: get("find").value, sign: Number(get("sign").value)
 
 async function show() {
   const count = ++listed;
-  const found = await plainly(() => ask("list", { ...question(), ...filter(), by, falling, page: at }));
+  const found = await plainly(() => ask("listed", { ...question(), ...filter(), by, falling, page: at }));
   if (!found || count !== listed) return;
   at = found.page;
   get("rows").tBodies[0].replaceChildren(...found.rows.map(line));
