@@ -243,13 +243,19 @@ def _report(
         errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in chunks for value in part.values.tolist()),
         drift=tuple(value if inverse.at_minimum else 0.0 for part in chunks for value in part.drift.tolist()),
-        gradient_norm=float(risk.gradient.norm()),
+        gradient_norm=_gradient_norm(risk, chunks),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=risk.fingerprint,
         notes=tuple(dict.fromkeys([*inverse.notes, *notes, *risk.notes])),
     )
+
+
+def _gradient_norm(risk: AbstractRisk, chunks: list[QueryScores]) -> float:
+    """As it came with the scores, or of the risk, which takes a pass over the data where it is not known."""
+    came = [part.gradient_norm for part in chunks if part.gradient_norm is not None]
+    return came[0] if came and "gradient" not in vars(risk) else float(risk.gradient.norm())
 
 
 def _solvers(inverse: AbstractInverse, solved: list[Solution]) -> str:
