@@ -14,6 +14,8 @@ from torch import Tensor
 from .._autodiff.functional import isolated
 from .._data.batches import beside, probe
 from .._default.auto import Auto
+from .._kronecker.directions import derivatives_by_hooks, known_layers
+from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
@@ -26,6 +28,7 @@ from .._types import Batch, Id, Objective
 from ..errors import UnsupportedError
 from .evidence import gathered, own_share
 
+BY_LAYERS = "Samples were scored layer by layer, in one forward and one backward pass."
 UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
@@ -90,7 +93,10 @@ def influence(
     started = time.perf_counter()
     with isolated():
         risk.check()
-        if not (isinstance(objective, EachOf) and candidates is None):  # all pairs may give it with the scores
+        with_scores = isinstance(objective, EachOf) or isinstance(solver, (AbstractBlockSolver, EKFACInverse))
+        if not (
+            with_scores and candidates is None and unit == "sample"
+        ):  # a pass by layers may give it with the scores
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             probe(candidates, "candidates")
@@ -104,9 +110,11 @@ def influence(
         for query in sharper_questions(objective, risk, risk_of(inverse, risk)) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
             solution, points = inverse.solve_along(risk, wanted)  # u = J⁻ᵀ a
-            parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one forward-mode pass
+            parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one pass
             derivatives = torch.stack(parts).sum(0)
-            chunks.append(_scored(risk, inverse, query, wanted, solution, derivatives))
+            scored = _scored(risk, inverse, query, wanted, solution, derivatives)
+            by_layers = candidates is None and unit == "sample" and known_layers(points[0][0]) is not None
+            chunks.append(replace(scored, notes=(*scored.notes, BY_LAYERS)) if by_layers else scored)
         values = 0.0 - torch.cat([chunk.derivatives for chunk in chunks], dim=1)  # and no zero below zero
         if unit == "token":  # a verdict is about samples
             chunks = [replace(chunk, derivatives=_added(chunk.derivatives, ids)) for chunk in chunks]
@@ -141,7 +149,8 @@ def _derivatives(
     if unit == "token":
         return token_derivatives(risk, directions, candidates)
     if candidates is None:
-        return risk.derivatives_along(directions)
+        found = derivatives_by_hooks(risk, directions)
+        return risk.derivatives_along(directions) if found is None else found
     return risk.derivatives_along_of(candidates, directions)
 
 
