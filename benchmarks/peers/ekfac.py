@@ -17,8 +17,8 @@ not); kronfluence has a setting for that, which is a row, too. dattri knows line
 all layers, 0.1 of the mean of them all: its scores are compared with ours damped alike.
 
 With `--halves 24 --kept FOLDER`, each row has the LDS over models trained on random halves, one training each, and 95 %
-of its difference from that of exact EK-FAC over questions. The folder keeps the answers: a run that was stopped goes
-on.
+of its difference from that of exact EK-FAC over questions. The folder keeps the trained model, every library's answer
+and those of the halves: a run that was stopped goes on. `--libraries` shows those that are kept, too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,9 @@ from benchmarks.data.mnist import mnist
 from benchmarks.data.shakespeare import shakespeare, shakespeare_words
 
 from .halves import difference, lds, retrained
-from .libraries import Problem, ask
+from .libraries import Answer, Problem, ask
 
+Made = TypeVar("Made")
 LIBRARIES = (
     "kronfluence", "kronfluence, 140 samples", "kronfluence, 140 samples, bfloat16", "crossfluence",
     "crossfluence, pilot of 100", "crossfluence, pilot of 100, tolerance of 0", "crossfluence, pilot of 200",
@@ -103,6 +105,29 @@ def trained(training: Training, x: Tensor, y: Tensor) -> nn.Module:
     return model.eval()
 
 
+def paced(training: Training, train: Pair) -> tuple[nn.Module, float]:
+    """The trained model, and the CPU seconds of an epoch."""
+    torch.set_num_threads(1)
+    model = trained(training, *train)
+    batches = list(zip(*(part.split(training.batch) for part in train), strict=True))
+    epoch(model, batches)
+    return model, seconds(lambda: epoch(model, batches))
+
+
+def once(folder: Path | None, name: str, made: Callable[[], Made]) -> Made:
+    """A value out of the folder, or made and put there."""
+    if folder is None:
+        return made()
+    file = folder / f"{name}.pt"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = made()
+        if found:
+            torch.save(found, file)
+        return found
+    return torch.load(file, weights_only=False)
+
+
 def commit() -> str:
     """The code's, and whether it was changed since; results may have been."""
 
@@ -118,21 +143,23 @@ def side_by_side(
 ) -> Iterator[dict[str, str]]:
     training = TRAININGS[name]
     train, test = training.data(n, training.questions)
-    model = trained(training, *train)
+    folder = kept and kept / f"{name}-{n}"
+    model, pace = once(folder, "model", lambda: paced(training, train))
     problem = Problem(model, "cross entropy", train, test, batch=training.batch, queries=training.questions)
-    torch.set_num_threads(1)
-    batches = list(zip(*(part.split(training.batch) for part in train), strict=True))
-    epoch(model, batches)
-    pace = seconds(lambda: epoch(model, batches))
-    exact = ask(sys.executable, training.exact, problem)
+
+    def answer(python: str, library: str) -> Answer | None:
+        found = once(folder, library, lambda: tuple(ask(python, library, problem) or ()))
+        return Answer(*found) if found else None
+
+    exact = answer(sys.executable, training.exact)
     if exact is None:
         raise SystemExit(1)
-    answers = retrained(partial(trained, training), train, test, halves, kept / f"{name}-{n}") if kept else None
+    answers = retrained(partial(trained, training), train, test, halves, folder) if folder and halves else None
     kronfluence_took: float | None = None
     for library in libraries:
         python = sys.executable if library.startswith("crossfluence") else peer_python
-        found = exact if library == training.exact else ask(python, library, problem)
-        alike = ask(sys.executable, "crossfluence, one damping", problem) if found and library == "dattri" else exact
+        found = exact if library == training.exact else answer(python, library)
+        alike = answer(sys.executable, "crossfluence, one damping") if found and library == "dattri" else exact
         if found is None or alike is None:
             continue
         kronfluence_took = found.seconds if library == "kronfluence" else kronfluence_took
