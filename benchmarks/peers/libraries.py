@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common.losses import LOSSES, Pair
 from benchmarks.common.process import last_line, run_module
+from benchmarks.common.timing import peak_gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +161,13 @@ def sampled(loss: str, z: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=z).sample()
 
 
-def kronfluence(times: float | None, problem: Problem, empirical: bool = False, samples: int | None = None) -> Tensor:
-    """Of EK-FAC, damped `times` the problem's damping, or with its own choice, a tenth of the mean eigenvalue."""
+def kronfluence(
+    times: float | None, problem: Problem, empirical: bool = False, samples: int | None = None, rounded: bool = False
+) -> Tensor:
+    """Of EK-FAC, damped `times` the problem's damping, or with its own choice, a tenth of the mean eigenvalue.
+
+    With `rounded`, its own settings for gradients and scores in bfloat16.
+    """
     from kronfluence.analyzer import Analyzer, prepare_model
     from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
@@ -181,6 +187,8 @@ def kronfluence(times: float | None, problem: Problem, empirical: bool = False, 
     model = prepare_model(as_linear(problem.model), task)
     few = {"covariance_max_examples": samples} if samples else {}
     few |= {"lambda_max_examples": samples} if samples else {}
+    names = ("score_dtype", "per_sample_gradient_dtype", "precondition_dtype")
+    half = dict.fromkeys(names, torch.bfloat16) if rounded else {}
     factors = FactorArguments(strategy="ekfac", use_empirical_fisher=empirical, **few)
     with tempfile.TemporaryDirectory() as folder:
         analyzer = Analyzer(
@@ -190,9 +198,9 @@ def kronfluence(times: float | None, problem: Problem, empirical: bool = False, 
         analyzer.compute_pairwise_scores(
             "scores", "factors", test, train, per_device_query_batch_size=problem.queries,
             per_device_train_batch_size=problem.batch,
-            score_args=ScoreArguments(damping_factor=times and times * problem.damping),
+            score_args=ScoreArguments(damping_factor=times and times * problem.damping, **half),
         )  # fmt: skip
-        return -analyzer.load_pairwise_scores("scores")["all_modules"].T
+        return -analyzer.load_pairwise_scores("scores")["all_modules"].T.float()
 
 
 def captum(summed_over_samples: bool, problem: Problem) -> Tensor:
@@ -227,14 +235,17 @@ EKFAC: dict[str, Callable[[Problem], Tensor]] = {
     "crossfluence, pilot auto": partial(crossfluence, pilot="auto"),
     "kronfluence": partial(kronfluence, None, empirical=True),
     "kronfluence, 140 samples": partial(kronfluence, None, empirical=True, samples=140),
+    "kronfluence, 140 samples, bfloat16": partial(kronfluence, None, empirical=True, samples=140, rounded=True),
+    "crossfluence, pilot of 100, tolerance of 0": partial(crossfluence, pilot=100, tolerance=0.0),
     "dattri": dattri_ekfac,
 }
 
 
 class Answer(NamedTuple):
-    """CPU seconds, versions and scores of a library."""
+    """CPU seconds, megabytes at the peak over those at the start, versions and scores of a library."""
 
     seconds: float
+    megabytes: float
     version: str
     torch: str
     scores: Tensor
@@ -261,12 +272,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     problem = Problem(**torch.load(given, weights_only=False))
-    started = time.process_time()
+    problem.model(problem.test[0][:1])
+    started, before = time.process_time(), peak_gigabytes()
     scores = (ESTIMATORS | EKFAC)[name](problem)
-    seconds = time.process_time() - started
+    seconds, megabytes = time.process_time() - started, 1024 * (peak_gigabytes() - before)
     torch.save(scores.detach(), out)
     library = name.replace(",", " ").split()[0]
-    print(json.dumps({"seconds": seconds, "version": version(library), "torch": torch.__version__}))
+    found = {"seconds": seconds, "megabytes": megabytes, "version": version(library), "torch": torch.__version__}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -153,3 +153,29 @@ def test_a_model_that_refuses_constants_is_scored_in_the_plain_way(monkeypatch):
     exact = cf.influence(risk_of(), asked(), cf.EKFAC(0.1, tolerance=0))
     monkeypatch.setattr(streamed.StreamedPass, "_forward", lambda *_: 1 / 0)
     torch.testing.assert_close(cf.influence(risk_of(), asked(), cf.EKFAC(0.1, tolerance=0)).values, exact.values)
+
+
+def test_one_question_after_a_fit_takes_one_run_of_the_samples_and_gives_the_gradient():
+    risk, plain = risk_of(l2=0.01), risk_of(l2=0.01)
+    inverse, few = cf.EKFAC(0.1).invert(risk), (X[:20], Y[:20])
+    ask = lambda m: torch.stack([loss(m, few).sum(), m.parts["out"].weight.square().sum()])  # noqa: E731
+    rows = [
+        torch.autograd.grad(value, list(MODEL.parameters()), retain_graph=True, allow_unused=True)
+        for value in ask(MODEL)
+    ]
+    wanted = [
+        {
+            n: g if g is not None else torch.zeros_like(p)
+            for (n, p), g in zip(MODEL.named_parameters(), row, strict=True)
+        }
+        for row in rows
+    ]
+    u = inverse.solve(torch.stack([risk.layout.flatten(row) for row in wanted]))
+    read = []
+    counted = MODEL.register_forward_hook(lambda m, args, out: read.append(len(args[0])))
+    found = cf.influence(risk, ask, inverse)
+    counted.remove()
+    assert sum(read) <= N + 2 * 8 + 8 * 20 + 5 * 64 + 5 * 50
+    torch.testing.assert_close(-found.values, plain.derivatives_along(u.vectors))
+    torch.testing.assert_close(risk.gradient, plain.gradient)
+    assert any("layer by layer" in note for note in found.report.notes)

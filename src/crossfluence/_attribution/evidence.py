@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from .._autodiff.functional import bind, evaluated
 from .._autodiff.ways import moved
 from .._curvature.hessian import Hessian
+from .._data.samples import cut
 from .._results.scores import SolveReport
 from .._results.verdict import Evidence, suspicious
 from .._risk.base import AbstractRisk
@@ -116,10 +118,13 @@ def _stranger(risk: Risk) -> float:
     def losses_at(theta: Params, batch: Batch) -> Tensor:
         return evaluated(lambda: bound(theta, batch)).double()
 
-    for _, batch, _ in risk.passes():
+    seen = 0
+    for _, batch, weights in risk.passes():
+        batch, count = _part(batch, len(weights), enough - seen, lambda part: losses_at(risk.theta, part))
         before.append(losses_at(risk.theta, batch))
         after.append(losses_at(smaller, batch))
-        if sum(map(len, before)) >= enough:
+        seen += count
+        if seen >= enough:
             break
     losses = torch.cat(before)
     fall = losses - torch.cat(after)
@@ -156,12 +161,13 @@ def _kinks(risk: Risk) -> float:
         return evaluated(lambda: bound(moved(risk.theta, along, factor), batch)).double()
 
     for _, batch, weights in risk.passes():
+        batch, count = _part(batch, len(weights), enough - seen, lambda part: losses(0.0, part))
         at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
         whole, half = ((at[s] - 2 * at[0.0] + at[-s]).abs().sum() for s in (1.0, 0.5))
         jumps += float(4 * half - whole)
         rounding += ROUNDED * risk.precision * float(at[0.0].abs().sum())  # of five losses, four times in the halves
         slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2
-        seen += len(weights)
+        seen += count
         if seen >= enough:
             break
     return jumps / slopes if slopes and jumps > rounding else 0.0
@@ -170,6 +176,16 @@ def _kinks(risk: Risk) -> float:
 def _enough(risk: Risk) -> int:
     """Samples whose losses are looked at."""
     return min(max(LOOKED_AT[0], risk.n // SHARE), LOOKED_AT[1])
+
+
+def _part(batch: Batch, b: int, count: int, losses: Callable[[Batch], Tensor]) -> tuple[Batch, int]:
+    """The first few samples of a batch and how many these are; all, where the loss cannot read a part."""
+    if count * 5 < b * 4:  # or reading it once more costs as much as it saves
+        with contextlib.suppress(Exception):  # whatever the user's code says of a batch that it cannot read
+            part = cut(batch, b, lambda part: part[:count])
+            if part is not None and len(losses(part)) == count:
+                return part, count
+    return batch, b
 
 
 def _direction(theta: Params) -> Params:

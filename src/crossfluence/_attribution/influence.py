@@ -16,6 +16,8 @@ from .._data.batches import beside, probe
 from .._data.dealt import Dealt
 from .._data.ranks import ALONE
 from .._default.auto import Auto
+from .._kronecker.directions import derivatives_by_hooks, known_layers
+from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
 from .._require import require_question, require_risk
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
@@ -30,6 +32,7 @@ from .._types import Batch, Id, Objective
 from ..errors import UnsupportedError
 from .evidence import gathered, own_share
 
+BY_LAYERS = "Samples were scored layer by layer, in one forward and one backward pass."
 UNDETERMINED = 1e-3  # share of a question's gradient beyond rounding in single precision
 
 
@@ -94,7 +97,10 @@ def influence(
     started = time.perf_counter()
     with isolated():
         risk.check()
-        if not (isinstance(objective, EachOf) and candidates is None):  # all pairs may give it with the scores
+        with_scores = isinstance(objective, EachOf) or isinstance(solver, (AbstractBlockSolver, EKFACInverse))
+        if not (
+            with_scores and candidates is None and unit == "sample"
+        ):  # a pass by layers may give it with the scores
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             ranks = risk.ranks if isinstance(risk, AbstractBatchedRisk) else ALONE
@@ -109,9 +115,11 @@ def influence(
         for query in sharper_questions(objective, risk, risk_of(inverse, risk)) if pairs is None else ():  # a = ∇m
             wanted = risk.project(query.gradients)
             solution, points = inverse.solve_along(risk, wanted)  # u = J⁻ᵀ a
-            parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one forward-mode pass
+            parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one pass
             derivatives = torch.stack(parts).sum(0)
-            chunks.append(_scored(risk, inverse, query, wanted, solution, derivatives))
+            scored = _scored(risk, inverse, query, wanted, solution, derivatives)
+            by_layers = candidates is None and unit == "sample" and known_layers(points[0][0]) is not None
+            chunks.append(replace(scored, notes=(*scored.notes, BY_LAYERS)) if by_layers else scored)
         values = 0.0 - torch.cat([chunk.derivatives for chunk in chunks], dim=1)  # and no zero below zero
         if unit == "token":  # a verdict is about samples
             chunks = [replace(chunk, derivatives=_added(chunk.derivatives, ids)) for chunk in chunks]
@@ -148,7 +156,8 @@ def _derivatives(
     if unit == "token":
         return token_derivatives(risk, directions, candidates)
     if candidates is None:
-        return risk.derivatives_along(directions)
+        found = derivatives_by_hooks(risk, directions)
+        return risk.derivatives_along(directions) if found is None else found
     return risk.derivatives_along_of(candidates, directions)
 
 
@@ -250,13 +259,19 @@ def _report(
         errors=tuple(share * size for share, size in zip(shares, sizes, strict=bool(shares))),
         values=tuple(value for part in chunks for value in part.values.tolist()),
         drift=tuple(value if inverse.at_minimum else 0.0 for part in chunks for value in part.drift.tolist()),
-        gradient_norm=float(risk.gradient.norm()),
+        gradient_norm=_gradient_norm(risk, chunks),
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         coverage=risk.coverage,
         seconds=time.perf_counter() - started,
         fingerprint=risk.fingerprint,
         notes=tuple(dict.fromkeys([*inverse.notes, *notes, *risk.notes])),
     )
+
+
+def _gradient_norm(risk: AbstractRisk, chunks: list[QueryScores]) -> float:
+    """As it came with the scores, or of the risk, which takes a pass over the data where it is not known."""
+    came = [part.gradient_norm for part in chunks if part.gradient_norm is not None]
+    return came[0] if came and "gradient" not in vars(risk) else float(risk.gradient.norm())
 
 
 def _solvers(inverse: AbstractInverse, solved: list[Solution]) -> str:

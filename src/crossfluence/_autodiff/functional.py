@@ -20,6 +20,7 @@ from .._types import Params
 from ..errors import CrossfluenceError, UnsupportedError
 from .copies import attributes_kept
 from .substitutes import exact_functions
+from .uncompiled import without_compiler
 
 Point = TypeVar("Point", bound=Any)
 Value = TypeVar("Value", bound=Any)
@@ -77,6 +78,40 @@ def bind(function: Callable[..., Any], *modules: nn.Module) -> Callable[..., Any
                 return functional_call(holder, swapped, arguments[count:])
             finally:
                 torch.backends.mkldnn.set_flags(before[0])
+
+    return call
+
+
+def with_constants(function: Callable[..., Any], module: nn.Module, live: Params) -> Callable[..., Any]:
+    """Turns `function(module, *args)` into one that differentiates by no parameter but a few.
+
+    Args:
+        function: Takes the module first, then any other arguments.
+        module: All of its parameters are constants while the function runs.
+        live: Tensors that stand for some of them.
+
+    Returns:
+        `call(*args)`.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> with_constants(lambda model, x: model(x), net, {})(torch.ones(3, 2)).requires_grad
+        False
+    """
+    if live or any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        constants = {name: part.detach() for name, part in module.named_parameters()}
+        return lambda *args: bind(function, module)(constants | live, *args)
+
+    def call(*args: Any) -> Any:
+        tracked = [part for part in module.parameters() if part.requires_grad]
+        try:
+            for part in tracked:
+                part.requires_grad_(False)
+            with attributes_kept(module):
+                return function(module, *args)
+        finally:
+            for part in tracked:
+                part.requires_grad_(True)
 
     return call
 
@@ -288,7 +323,10 @@ def isolated() -> Iterator[None]:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), exact_functions():
+            with (
+                torch.random.fork_rng(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), exact_functions(),
+                without_compiler(),
+            ):  # fmt: skip
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)

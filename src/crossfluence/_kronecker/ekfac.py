@@ -30,7 +30,8 @@ class EKFAC(AbstractBlockSolver):
             puts the horizon of the training in its place, of the risk's record.
         curvature: Default: `Fisher()` for an `OnOutputs` loss, and `EmpiricalFisher()` for other per-sample losses.
         tolerance: Share of the scores, in root mean square, that may be missed when hundreds of questions
-            (`each_of`) are answered together; 0 for none.
+            (`each_of`) are answered together; 0 for none. A tenth of it may go to products in bfloat16, of layers with
+            many positions, where the processor has instructions for these.
         blocks: Deprecated; type `KFAC()`, `BlockDiagonal()` or `Diagonal()` instead.
         pilot: How many random samples the fit is made of; `None` for all of them, "auto" for as many as it takes until
             the fits of two halves agree. The report says how many, and how far they agree.

@@ -171,7 +171,7 @@ class KroneckerFit:
         sides = {slot: (left, right) for slot, left, right in bases}
 
         def squares(slot: ParameterBlock, gradients: AbstractGradients) -> tuple[Tensor]:
-            return (gradients.rotated(*sides.get(slot, (None, None))).squares(),)
+            return (gradients.squares_along(*sides.get(slot, (None, None))),)
 
         found = self._mean(squares, so_far, keep)
         return self._whole({slot: (*sides.get(slot, (None, None)), values) for slot, (values,) in found.items()})

@@ -121,6 +121,10 @@ class AbstractGradients(ABC):
         """Every entry squared, summed over samples."""
         return torch.stack([piece.square().sum(1) for piece in self.pieces()]).sum(0)
 
+    def squares_along(self, left: Tensor | None, right: Tensor | None) -> Shaped[Tensor, "g r c"]:
+        """Every component along two bases squared, summed over samples."""
+        return self.rotated(left, right).squares()
+
     def weighted_squared_norms(self, weights: Shaped[Tensor, "g r c"]) -> Shaped[Tensor, " b"]:
         """Every sample's squared entries, each times its weight, added up."""
         return torch.cat([(piece.square() * weights.unsqueeze(1)).sum((0, 2, 3)) for piece in self.pieces()])
@@ -191,6 +195,15 @@ class OuterProducts(AbstractGradients):
     def rotated(self, left: Tensor | None, right: Tensor | None) -> OuterProducts:
         """Each side in its own basis."""
         return OuterProducts(_turned(self.left, left), _turned(self.right, right))
+
+    def squares_along(self, left: Tensor | None, right: Tensor | None) -> Shaped[Tensor, "g r c"]:
+        """Turns the gradients instead of their factors where there are more positions than that takes."""
+        t, r, c = self.left.shape[2], self.left.shape[3], self.right.shape[3]
+        factors = t * (r * r * (left is not None) + c * c * (right is not None))
+        if factors <= r * c * (r * (left is not None) + c * (right is not None)):
+            return super().squares_along(left, right)
+        pieces = (DenseGradients(piece).rotated(left, right).squares() for piece in self.pieces())
+        return torch.stack(list(pieces)).sum(0)
 
     def squares(self) -> Shaped[Tensor, "g r c"]:
         """Without writing the gradients out where they are single outer products."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -26,20 +25,15 @@ from .._storage.archive import stored
 from .._storage.partial import NO_CHECKPOINT, Checkpoint
 from .._types import Objective, Params
 from ..errors import NonFiniteError, ParameterError, SolveError, UnsupportedError
+from .block_inverses import BlockInverse
 from .coupled import CoupledRows
 from .factors import Eigenblock, KroneckerFit, apply_eigenfunction, layers_of_risk
 from .gradients import ParameterBlock
 from .layers import Layers
 from .pace import Pace
-from .pairwise import BlockInverse, PairwiseScores, pairwise_scores
+from .pairwise import PairwiseScores, pairwise_scores
 from .pilot import PilotFit, pilot_fit
-from .recognised import Alone
-
-LEFT_OUT = (
-    "without any curvature, never reached by the loss, left out",
-    "without any curvature, left out",
-)
-NAMED = 8  # parameters that are left out, in a report
+from .shares import shares
 
 
 class AbstractBlockSolver(AbstractSolver):
@@ -224,7 +218,7 @@ class AbstractBlockSolver(AbstractSolver):
     def _notes(self, fit: KroneckerFit, blocks: Sequence[Eigenblock]) -> tuple[str, ...]:
         """Sentences about the fit."""
         risk, size = fit.risk, sum(block.slot.size for block in blocks)
-        notes = (f"{self.name} of {fit.curvature}.", _shares(risk, fit.layers, blocks))
+        notes = (f"{self.name} of {fit.curvature}.", shares(risk, fit.layers, blocks))
         if self.layers == "*":
             return notes
         left = f"Only layers={self.layers!r}, {size / risk.p:.2%} of the parameters; the others count as fixed."
@@ -348,53 +342,3 @@ def _inverse_eigenvalues(block: Eigenblock, shift: float) -> Tensor:
     damped = block.values + shift
     known = damped > torch.finfo(damped.dtype).eps * damped.max()
     return torch.where(known, 1 / damped, 0)
-
-
-def _shares(risk: Risk, layers: Layers | CoupledRows, blocks: Iterable[Eigenblock]) -> str:
-    """A sentence about which parameters have which kind of block."""
-    inside, sizes = {layer_block.slot for layer_block in layers.layer_blocks}, Counter[str]()
-    names: dict[str, list[str]] = {}
-    for block in blocks:
-        kind = _kind(block, block.slot in inside)
-        sizes[kind] += block.slot.size
-        names.setdefault(kind, []).extend(block.slot.names)
-    parts = [f"{size / risk.p:.2%} {kind} ({_some(names[kind], kind)})" for kind, size in sizes.most_common()]
-    return f"Parameters by kind of block: {'; '.join(parts)}.{_outside(risk, layers)}"
-
-
-def _outside(risk: Risk, layers: Layers | CoupledRows) -> str:
-    """Sentences about parameters whose gradients cost more than others, and how much."""
-    if isinstance(layers, CoupledRows):
-        return " Each sample's row is taken through its whole batch: as many backward passes as there are samples."
-    alone = {name for each in layers.layer_blocks if isinstance(each.kind, Alone) for name in each.slot.names}
-    told = (
-        (alone, "belong to modules that are run once more on each sample alone"),
-        (layers.outside.keys(), f"lie outside of layers, and take {layers.separately.cost}"),
-    )
-    parts = [
-        f"{_share(risk, names):.2%} of the parameters ({_some(list(names), LEFT_OUT[0])}) {what}"
-        for names, what in told
-        if names
-    ]
-    more = " crossfluence.extend.layer_gradients registers a layer of one's own."
-    return "".join(f" {part}." for part in parts) + (more if parts else "")
-
-
-def _share(risk: Risk, names: Iterable[str]) -> float:
-    return sum(risk.theta[name].numel() for name in names) / risk.p
-
-
-def _some(names: list[str], kind: str) -> str:
-    """Names of all that is left out, as far as there is room; of other blocks, one."""
-    shown = NAMED if kind in LEFT_OUT else 1
-    return ", ".join([*names[:shown], *(["..."] if len(names) > shown else [])])
-
-
-def _kind(block: Eigenblock, inside: bool) -> str:
-    if not block.values.any():
-        return LEFT_OUT[0 if block.right is None else 1]
-    if block.right is None:
-        return "diagonal"
-    if block.slot.form[1] == 1:
-        return "exact"
-    return "Kronecker factors of their layer" if inside else "Kronecker factors of their own gradients"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Shaped
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .._autodiff.params import Layout
 from .._data.dealt import dealt
+from .._data.samples import first_samples
 from .._losses import length_of
 from .._risk.objectives import QUERY_CHUNK, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk.risk import Risk
@@ -19,125 +21,15 @@ from .._solvers.base import AbstractPairwise, QueryScores
 from .._solvers.cost import Timing
 from .._types import Batch, Params
 from ..errors import NonFiniteError
-from .factors import Eigenblock, layers_at, layers_of_risk
-from .gradients import AbstractGradients, OuterProducts, ParameterBlock
+from .block_inverses import BlockInverse, PreconditionedQueries, SameBlock
+from .factors import layers_at, layers_of_risk
+from .gradients import AbstractGradients, ParameterBlock
 from .layers import Layers
+from .rounding import Rounding, faster_type, within
 from .streamed import StreamedPass, gradient_of_sums, streams
 
-
-@dataclass(frozen=True, eq=False)
-class BlockInverse:
-    r"""A block of the inverse, between gradients of samples and of questions.
-
-    Both gradients are often single outer products, and then $\langle l r^\top, W \circ l' r'^\top\rangle$ in the
-    eigenbasis is a short sum over s of $(l^\top (\alpha_s \circ l'))\,(r^\top (\beta_s \circ r'))$ once
-    $W \approx \sum_s \alpha_s \beta_s^\top$: s (r + c) products instead of r c.
-
-    Attributes:
-        block: The eigenbasis.
-        inverse_eigenvalues: $W$, shape `(g, r, c)`.
-        tolerance: Share of the scores, in root mean square, that the short sum may miss.
-    """
-
-    block: Eigenblock
-    inverse_eigenvalues: Shaped[Tensor, "g r c"]
-    tolerance: float
-
-    @cached_property
-    def terms(self) -> tuple[Shaped[Tensor, "r s"], Shaped[Tensor, "c s"]] | None:
-        r"""$\alpha$ and $\beta$; `None` where the block's own size is cheaper.
-
-        $W$ is weighted with the gradients' energy along each eigenvector, cut off after as many singular values as
-        the tolerance needs, and the weights are taken out again.
-        """
-        (groups, rows, columns), energy = self.block.slot.form, self.block.values[0].double()
-        if groups > 1 or not energy.any():
-            return None
-        left, right = energy.sum(1) / energy.sum(), energy.sum(0)  # of samples times questions: no square roots
-        weighted = left.unsqueeze(1) * self.inverse_eigenvalues[0] * right
-        wide = columns > rows
-        small = weighted @ weighted.T if wide else weighted.T @ weighted
-        squares, vectors = (part.flip(-1) for part in torch.linalg.eigh(small))
-        left_over = squares.clamp_min(0).flip(0).cumsum(0).flip(0)
-        s = int((left_over > self.tolerance**2 * left_over[0]).sum())
-        if s * (rows + columns) >= rows * columns:
-            return None
-        basis = vectors[:, :s]
-        alpha, beta = (basis, weighted.T @ basis) if wide else (weighted @ basis, basis)
-        return (alpha * _reciprocal(left)).to(self.inverse_eigenvalues), (beta * _reciprocal(right)).to(
-            self.inverse_eigenvalues
-        )
-
-    def applied(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
-        """Directions, multiplied by this block of the inverse."""
-        return self.block.apply_eigenfunction(directions, self.inverse_eigenvalues)
-
-    def preconditioned(self, gradients: AbstractGradients) -> PreconditionedQueries:
-        """The queries' gradients, multiplied by this block of the inverse."""
-        if not isinstance(gradients, OuterProducts) or not gradients.single or self.terms is None:
-            return PreconditionedQueries(self, gradients)
-        (alpha, beta), (left, right) = self.terms, (self.block.left, self.block.right)
-        seen = gradients.rotated(left, right)
-        return PreconditionedQueries(
-            self, gradients, (_scaled(seen.left, alpha, left), _scaled(seen.right, beta, right))
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class SameBlock:
-    """No curvature: questions stay as they are, or are multiplied parameter by parameter.
-
-    Attributes:
-        scale: Shape `(g, r, c)`.
-    """
-
-    scale: Shaped[Tensor, "g r c"] | None = None
-
-    def preconditioned(self, gradients: AbstractGradients) -> PreconditionedQueries:
-        """Themselves, or multiplied."""
-        short = None
-        if (
-            self.scale is None
-            and isinstance(gradients, OuterProducts)
-            and gradients.single
-            and len(gradients.left) == 1
-        ):
-            short = gradients.left[:, :, 0], gradients.right[:, :, 0]
-        return PreconditionedQueries(self, gradients, short)
-
-    def applied(self, directions: Shaped[Tensor, "m g r c"]) -> Shaped[Tensor, "m g r c"]:
-        """Directions, or multiplied."""
-        return directions if self.scale is None else directions * self.scale.to(directions)
-
-
-@dataclass(frozen=True, eq=False)
-class PreconditionedQueries:
-    """Gradients of m questions by one block, multiplied by its inverse.
-
-    Attributes:
-        inverse: Of the block.
-        gradients: Of the questions.
-        short: The short sum's vectors, `(s, m, r)` and `(s, m, c)`, if it is the cheaper way.
-    """
-
-    inverse: BlockInverse | SameBlock
-    gradients: AbstractGradients
-    short: tuple[Shaped[Tensor, "s m r"], Shaped[Tensor, "s m c"]] | None = field(default=None, repr=False)
-
-    @cached_property
-    def directions(self) -> Shaped[Tensor, "m g r c"]:
-        """Written out."""
-        return self.inverse.applied(self.gradients.dense().movedim(0, 1))
-
-    def scores_with(self, samples: AbstractGradients) -> Shaped[Tensor, "b m"]:
-        """Inner products with samples' gradients."""
-        if self.short is None or not isinstance(samples, OuterProducts) or not samples.single:
-            return samples.along(self.directions)
-        left, right = (
-            side[0, :, 0] @ vectors.flatten(0, 1).T
-            for side, vectors in zip((samples.left, samples.right), self.short, strict=True)
-        )
-        return (left * right).unflatten(1, self.short[0].shape[:2]).sum(1)
+Asked: TypeAlias = list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]]
+"""The number of queries of each piece, and their preconditioned gradients by block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +85,7 @@ class PairwiseScores(AbstractPairwise):
         Raises:
             NonFiniteError: If a gradient of a question or a sample is not finite.
         """
-        start, dependent = 0, False
+        start, dependent, rounding = 0, False, None
         for pieces in self._questions():
             values = torch.cat([piece.values for piece in pieces])
             names = tuple(str(position) for position in range(start, start + len(values)))
@@ -202,9 +94,11 @@ class PairwiseScores(AbstractPairwise):
                 refuse_not_finite(names, what, finite)
             dependent = dependent or bool(sizes.any())
             asked = [self._preconditioned(piece) for piece in pieces]
-            derivatives = self._derivatives(asked, candidates)
+            rounding = self._rounding(asked) if not start else rounding
+            derivatives, norm = self._derivatives(asked, candidates, rounding)
             drift = self._drift(pieces, derivatives if candidates is None else None)
-            yield QueryScores(names, values, derivatives, -drift, notes=(self._note(asked),))
+            notes = (self._note(asked), *(rounding.notes if rounding else ()))
+            yield QueryScores(names, values, derivatives, -drift, notes=notes, gradient_norm=norm)
             start += len(values)
         if not dependent:
             refuse_independent(self.risk.theta)
@@ -233,7 +127,7 @@ class PairwiseScores(AbstractPairwise):
             Timing(lambda: self._derivatives(asked, None), grows=True, questions=asked[0][0]),
         )
 
-    def _note(self, asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]]) -> str:
+    def _note(self, asked: Asked) -> str:
         lengths = [len(one.short[0]) for _, by in asked for one in by.values() if one.short]
         short = f", in sums of {min(lengths)} to {max(lengths)} products where that is shorter" if lengths else ""
         if self.sample_layers.outside:
@@ -261,13 +155,17 @@ class PairwiseScores(AbstractPairwise):
         }
 
     def _derivatives(
-        self, asked: list[tuple[int, dict[ParameterBlock, PreconditionedQueries]]], candidates: Iterable[Batch] | None
-    ) -> Shaped[Tensor, "n m"]:
-        """The samples' gradients along the preconditioned gradients of the questions."""
+        self, asked: Asked, candidates: Iterable[Batch] | None, rounding: Rounding | None = None
+    ) -> tuple[Tensor, float | None]:
+        """The samples' gradients along the preconditioned questions `(n, m)`, and the norm of the risk's gradient.
+
+        Returns:
+            No norm where the risk keeps the gradient, since it was added up without rounding, or it was not added up.
+        """
         chunks, risk = [by for _, by in asked], self.risk
         whole_model = sum(slot.size for slot in self.inverses) == risk.p
         summed = self.streamed and candidates is None and whole_model and "gradient" not in vars(risk)
-        whole = StreamedPass(self.sample_layers, chunks)
+        whole = StreamedPass(self.sample_layers, chunks, rounded=rounding and rounding.dtype)
 
         def rows() -> Iterator[tuple[int, Tensor]]:
             for index, batch, weights, nan_message in self._samples(candidates):
@@ -275,23 +173,48 @@ class PairwiseScores(AbstractPairwise):
                 if summed:
                     whole.weights = weights
                 parts = whole.scores(risk.kind.losses, batch, b) if self.streamed else self._plainly(chunks, batch)
-                blank = risk.weights.new_zeros(b, 1)
-                added = [sum(found, blank.expand(-1, m)) for found, (m, _) in zip(parts, asked, strict=True)]
-                row = torch.cat(added, dim=1) / risk.n
+                row = self._added(parts, asked, b) / risk.n
                 if not row.isfinite().all():
                     raise NonFiniteError(nan_message())
                 yield index, row
 
         if candidates is not None:
-            return risk.in_order("scoring candidates", rows, sum(m for m, _ in asked))
+            return risk.in_order("scoring candidates", rows, sum(m for m, _ in asked)), None
         derivatives = risk.in_rows("scoring samples", rows, sum(m for m, _ in asked))
-        if summed:
-            sums = risk.ranks.added("taking the gradient", lambda: whole.sums, risk.weights.device)
-            found = gradient_of_sums(self.sample_layers, sums, risk.theta)
-            vars(risk)["gradient"] = Layout.of(risk.theta).flatten(found).to(risk.weights) / risk.n + (
-                risk.decay * risk.layout.flatten(risk.theta)
-            )
-        return derivatives
+        if not summed:
+            return derivatives, None
+        sums = risk.ranks.added("taking the gradient", lambda: whole.sums, risk.weights.device)
+        found = gradient_of_sums(self.sample_layers, sums, risk.theta)
+        gradient = Layout.of(risk.theta).flatten(found).to(risk.weights) / risk.n + (
+            risk.decay * risk.layout.flatten(risk.theta)
+        )
+        if rounding is not None:
+            return derivatives, rounding.norm(gradient, risk.n)
+        vars(risk)["gradient"] = gradient
+        return derivatives, None
+
+    def _added(self, parts: Sequence[Sequence[Tensor]], asked: Asked, b: int) -> Shaped[Tensor, "b m"]:
+        """Parts of scores, added up and side by side."""
+        blank = self.risk.weights.new_zeros(b, 1)
+        return torch.cat([sum(found, blank.expand(-1, m)) for found, (m, _) in zip(parts, asked, strict=True)], dim=1)
+
+    def _rounding(self, asked: Asked) -> Rounding | None:
+        """Whether products are rounded: if that is faster, and moves the scores of a few samples by little enough."""
+        risk, dtype = self.risk, faster_type(self.risk.weights)
+        tolerance = min(each.tolerance for each in self.inverses.values())
+        if dtype is None or not tolerance or not self.streamed:
+            return None
+        chunks, batch = [by for _, by in asked], next(iter(risk.data))
+        few = first_samples(batch, risk.reading.sizes[0])
+        batch, b = few or (batch, risk.reading.sizes[0])
+        found = self.sample_layers.gradients(risk.kind.losses, batch)
+        if not any(map(StreamedPass.in_pieces, found.values())):
+            return None
+        exact = [[by[slot].scores_with(part) for slot, part in found.items() if slot in by] for by in chunks]
+        rounded = StreamedPass(self.sample_layers, chunks, rounded=dtype).scores(risk.kind.losses, batch, b)
+        if not within(tolerance, self._added(exact, asked, b), self._added(rounded, asked, b)):
+            return None
+        return Rounding(dtype, sum(float(part.squared_norms().sum()) for part in found.values()) / b)
 
     def _plainly(self, chunks: list[dict[ParameterBlock, PreconditionedQueries]], batch: Batch) -> list[list[Tensor]]:
         """The same, from all layers' gradients together, where a model refuses to be streamed."""
@@ -348,17 +271,3 @@ def pairwise_scores(
     if any(set(layers.slots) != set(by_slot) for layers in (queries, samples)):
         return None
     return PairwiseScores(risk, objective, by_slot, queries, samples, solve)
-
-
-def _reciprocal(energy: Shaped[Tensor, " d"]) -> Shaped[Tensor, "d 1"]:
-    """One over it; zero where no sample has more than rounding errors."""
-    known = energy > torch.finfo(energy.dtype).eps * energy.max()
-    return torch.where(known, 1 / energy, 0).unsqueeze(1)
-
-
-def _scaled(
-    side: Shaped[Tensor, "1 m 1 d"], terms: Shaped[Tensor, "d s"], basis: Tensor | None
-) -> Shaped[Tensor, "s m d"]:
-    """Every question's vector times every term, in the layer's own coordinates."""
-    scaled = side[0, :, 0] * terms.T.unsqueeze(1)
-    return scaled if basis is None else scaled @ basis[0].T

@@ -16,10 +16,10 @@ from .._results.ids import numbered
 from .._risk.risk import Risk
 from .._types import Batch
 from ..errors import UnsupportedError
+from .block_inverses import BlockInverse
 from .factors import Eigenblock, KroneckerFit, Moments
 from .gradients import ByBlock
 from .layers import Layers
-from .pairwise import BlockInverse
 
 FIRST = 100  # samples that "auto" begins with
 ENOUGH = 0.99  # estimated correlation of a half's scores with those of the exact fit at which "auto" ends

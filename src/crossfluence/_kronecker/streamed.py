@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .._autodiff.functional import bind, recorded
+from .._autodiff.functional import recorded, with_constants
 from .._data.samples import SAMPLES, cut
 from .._types import Batch, Params, SampleLoss
 from .gradients import AbstractGradients, ByBlock, OuterProducts, ParameterBlock
@@ -27,6 +27,8 @@ class Scoring(Protocol):
 
     def scores_with(self, samples: AbstractGradients) -> Shaped[Tensor, "b m"]: ...
 
+    def flat(self, rounded: torch.dtype | None) -> Shaped[Tensor, "m d"]: ...
+
 
 @dataclass(eq=False)
 class StreamedPass:
@@ -40,12 +42,15 @@ class StreamedPass:
         asked: Directions by block, in chunks of m.
         weights: Of the samples in the sum of the gradients; `None` for no sum.
         sums: Weighted sums of the gradients, by block.
+        rounded: A type of numbers that inputs, output gradients, gradients and directions are rounded to before they
+            are multiplied; `None` for their own.
     """
 
     layers: Layers
     asked: Sequence[Mapping[ParameterBlock, Scoring]]
     weights: Tensor | None = None
     sums: dict[ParameterBlock, Tensor] = field(default_factory=dict)
+    rounded: torch.dtype | None = None
 
     def scores(self, losses: SampleLoss, batch: Batch, b: int) -> list[list[Tensor]]:
         """Parts of the scores of b samples, to be added up, for each chunk of directions."""
@@ -61,7 +66,7 @@ class StreamedPass:
         back: tuple[Tensor | None, ...] = ()
         if z.requires_grad:
             with recorded():
-                back = torch.autograd.grad(z, [*starts, *live.values()], torch.ones_like(z), allow_unused=True)
+                back = torch.autograd.grad(z.sum(), [*starts, *live.values()], allow_unused=True)
         for call, arrived in waiting:
             take(self._of_call(replace(call, gradients=tuple(map(arrived.get, range(len(call.outputs))))), b))
         if self.layers.outside or any(part is not None and part.any() for part in back[len(starts) :]):
@@ -88,17 +93,17 @@ class StreamedPass:
             call = ModuleCall(layer, args, kwargs, outputs, tuple(places), spread=b if layer in shared else 0)
             self._listen(call, b, take, waiting)
             for at in places:
-                leaves[at] = leaves[at].clone()  # what follows may change it in place
+                if leaves[at].is_leaf:  # what follows may change it in place
+                    leaves[at] = leaves[at].clone()
             return tree_unflatten(leaves, form)
 
         hooks = [
             layer.register_forward_hook(note, with_kwargs=True)
             for layer in {each.layer: None for each in layers.layer_blocks}
         ]
-        constants = {name: part.detach() for name, part in layers.model.named_parameters()}
         try:
             with recorded():
-                z = bind(losses, layers.model)(constants | live, batch)
+                z = with_constants(losses, layers.model, live)(batch)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -136,7 +141,7 @@ class StreamedPass:
         return [each for each in self.layers.layer_blocks if each.layer is layer]
 
     def _take(self, slot: ParameterBlock, gradients: AbstractGradients, parts: list[list[Tensor]]) -> None:
-        if self._in_pieces(slot, gradients):
+        if self.in_pieces(gradients):
             assert isinstance(gradients, OuterProducts)
             self._take_in_pieces(slot, gradients, parts)
             return
@@ -146,15 +151,17 @@ class StreamedPass:
         if self.weights is not None:
             self._add(slot, gradients.weighted(self.weights))
 
-    def _in_pieces(self, slot: ParameterBlock, gradients: AbstractGradients) -> bool:
+    @staticmethod
+    def in_pieces(gradients: AbstractGradients) -> bool:
         """True if the gradients are written out in memory that is used again."""
         return isinstance(gradients, OuterProducts) and not gradients.single and len(gradients.left) == 1
 
     def _take_in_pieces(self, slot: ParameterBlock, gradients: OuterProducts, parts: list[list[Tensor]]) -> None:
-        (left,), (right,) = gradients.left, gradients.right  # (b, t, r), (b, t, c)
+        dtype = self.rounded or gradients.left.dtype
+        left, right = gradients.left[0].to(dtype), gradients.right[0].to(dtype)  # (b, t, r), (b, t, c)
         b, size = len(left), left.shape[-1] * right.shape[-1]
         step = max(1, min(b, NUMBERS_AT_ONCE // size))
-        asked = [getattr(chunk[slot], "directions", None) if slot in chunk else None for chunk in self.asked]
+        asked = [chunk[slot].flat(self.rounded) if slot in chunk else None for chunk in self.asked]
         found = [None if each is None else left.new_empty(b, len(each)) for each in asked]
         memory = self._memory(step * size, left)
         for start in range(0, b, step):
@@ -165,12 +172,12 @@ class StreamedPass:
             flat = piece.view(count, size)
             for directions, rows in zip(asked, found, strict=True):
                 if directions is not None and rows is not None:
-                    torch.mm(flat, directions.flatten(1).T, out=rows[few])
+                    torch.mm(flat, directions.T, out=rows[few])
             if self.weights is not None:
                 self._add(slot, (self.weights[few].to(flat) @ flat).view(1, *piece.shape[1:]))
         for rows, part in zip(found, parts, strict=True):
             if rows is not None:
-                part.append(rows)
+                part.append(rows.to(gradients.left.dtype))
 
     def _memory(self, size: int, like: Tensor) -> Tensor:
         held = getattr(self, "_held", None)

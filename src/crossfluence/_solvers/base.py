@@ -65,6 +65,7 @@ class QueryScores:
         solution: Of the linear solves, if there were any.
         notes: Sentences for the report.
         energy: Every solution times its query's gradient, $u^\top (J + \lambda) u$, shape `(m,)`; where it is known.
+        gradient_norm: Of the risk, where it came with the scores and the risk does not keep the gradient itself.
     """
 
     names: tuple[str, ...]
@@ -74,6 +75,7 @@ class QueryScores:
     solution: Solution | None = None
     notes: tuple[str, ...] = ()
     energy: Shaped[Tensor, " m"] | None = None
+    gradient_norm: float | None = None
 
 
 class AbstractPairwise(ABC):
