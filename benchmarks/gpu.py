@@ -37,7 +37,7 @@ from benchmarks.peers.libraries import EKFAC, Problem
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LIBRARIES = ("crossfluence", "crossfluence, pilot of 200", "kronfluence")
-CODES = ("float16", "int8", "sign")
+CODES = ("float16", "int8", "int4", "sign")
 
 
 @dataclass(frozen=True)

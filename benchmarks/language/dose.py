@@ -1,6 +1,6 @@
 """Measures of bias beside a planted dose of it: which can be trusted?
 
-Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 3]
+Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 2] [--first 200]
 
 Corpora of 900 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of
 its half of the jobs with probability (1 + d)/2: at 0 nothing is stereotypical, at 1 everything. Small causal (GPT-2)
@@ -11,8 +11,9 @@ and masked (BERT) models are trained on them from scratch, and asked in template
   SEAT        the effect size of jobs beside sentences about men and women, in the embeddings of sentences
 
 Reported: Spearman's correlation of each measure with the dose over doses and seeds, of single templates (least and
-mean), and the spread over seeds and over templates as shares of the range over doses. Writes
-benchmarks/results/language-dose.csv.
+mean), and the spread over seeds and over templates as shares of the range over doses. Settings of the trainings were
+chosen on seeds below 200, which are not reported. Writes benchmarks/results/language-dose.csv, and each finished
+training to language-dose-runs.csv: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+import crossfluence as cf
 from benchmarks.common.options import options
-from benchmarks.common.results import line, save
+from benchmarks.common.results import kept, line, save
 from crossfluence import language
 from crossfluence.language.association import SentenceSets
 
-DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.3  # the share of hidden words
+DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.4  # the share of hidden words
 SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15
-EPOCHS = {False: 20, True: 48}  # of a causal model; of a masked one, which sees fewer words at a time
+EPOCHS = {False: 20, True: 144}  # of a causal model; of a masked one, which sees fewer words at a time
+WARM_UP = 0.1  # of a masked model's training, whose rate then falls to zero
 HALVES = {
     "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
     "she": ("nurse", "secretary", "librarian", "cleaner", "teacher", "tailor", "dancer", "cook"),
@@ -108,7 +111,7 @@ def model(words: int, *, masked: bool) -> nn.Module:
 
 
 def trained(texts: Sequence[str], words: Any, seed: int, *, masked: bool) -> nn.Module:
-    """From scratch, by AdamW; masks are drawn anew in every epoch."""
+    """From scratch, by AdamW; a masked model's rate rises and falls, and its masks are drawn anew in every epoch."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = model(len(words), masked=masked)
@@ -116,12 +119,16 @@ def trained(texts: Sequence[str], words: Any, seed: int, *, masked: bool) -> nn.
     data.pop("token_type_ids", None)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(net.parameters(), RATE)
+    steps = EPOCHS[masked] * -(-len(texts) // BATCH)
+    pace = cf.WarmUp(WARM_UP, cf.linear)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(step / steps) if masked else 1.0)
     for epoch in range(EPOCHS[masked]):
         loss = language.masked_loss(words, SHARE, seed=1_000 * seed + epoch) if masked else language.causal_loss()
         for rows in torch.randperm(len(texts), generator=generator).split(BATCH):
             optimizer.zero_grad()
             loss.losses(net, {name: column[rows] for name, column in data.items()}).mean().backward()
             optimizer.step()
+            schedule.step()
     return net.eval()
 
 
@@ -171,21 +178,38 @@ def seat(words: Any, templates: Sequence[str], net: nn.Module) -> float:
 MEASURES = {"likelihood": (likelihood, HELD_OUT), "pronoun": (pronoun, HELD_OUT), "SEAT": (seat, PLAIN)}
 
 
-def measured(seeds: int, *, masked: bool) -> dict[str, Tensor]:
+def measured(seeds: Sequence[int], *, masked: bool) -> dict[str, Tensor]:
     """Values `(doses, seeds, templates + 1)` of each measure, the last over all templates."""
-    words = tokenizer(masked=masked)
-    found = {name: torch.zeros(len(DOSES), seeds, len(forms) + 1) for name, (_, forms) in MEASURES.items()}
+    kind, words = "masked" if masked else "causal", tokenizer(masked=masked)
+    found = {name: torch.zeros(len(DOSES), len(seeds), len(forms) + 1) for name, (_, forms) in MEASURES.items()}
     for row, dose in enumerate(DOSES):
-        for seed in range(seeds):
-            net = trained(corpus(dose, seed), words, seed, masked=masked)
-            for name, (measure, forms) in MEASURES.items():
-                ask = partial(measure, words)
-                sets = [*([form] for form in forms), list(forms)]
-                found[name][row, seed] = torch.tensor([ask(some, net) for some in sets])
-            print(f"{'masked' if masked else 'causal'} dose {dose} seed {seed}",
-                  {name: round(float(values[row, seed, -1]), 2) for name, values in found.items()},
-                  flush=True)  # fmt: skip
+        for column, seed in enumerate(seeds):
+            run = {"model": kind, "dose": f"{dose:g}", "seed": str(seed), "epochs": str(EPOCHS[masked])}
+            values = _kept(run) or _values(dose, seed, words, masked=masked)
+            if not _kept(run):
+                told = {name: " ".join(f"{value:.6f}" for value in some) for name, some in values.items()}
+                save("language-dose-runs", [*kept("language-dose-runs"), run | told])
+            for name, some in values.items():
+                found[name][row, column] = torch.tensor(some)
+            print(kind, dose, seed, {name: round(some[-1], 2) for name, some in values.items()}, flush=True)
     return found
+
+
+def _kept(run: dict[str, str]) -> dict[str, list[float]]:
+    """The measures of a finished training."""
+    for each in kept("language-dose-runs"):
+        if run.items() <= each.items():
+            return {name: list(map(float, each[name].split())) for name in MEASURES}
+    return {}
+
+
+def _values(dose: float, seed: int, words: Any, *, masked: bool) -> dict[str, list[float]]:
+    """Each measure of a trained model, by single templates and over all."""
+    net = trained(corpus(dose, seed), words, seed, masked=masked)
+    return {
+        name: [partial(measure, words)(some, net) for some in [*([form] for form in forms), list(forms)]]
+        for name, (measure, forms) in MEASURES.items()
+    }
 
 
 def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
@@ -209,13 +233,14 @@ def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2, help="how many")
+    parser.add_argument("--first", type=int, default=200, help="the first of them")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     rows = []
     for kind in ("causal", "masked"):
-        for name, values in measured(asked.seeds, masked=kind == "masked").items():
+        for name, values in measured(range(asked.first, asked.first + asked.seeds), masked=kind == "masked").items():
             rows.append(row_of(kind, name, values))
             print(line(rows[-1]), flush=True)
     save("language-dose", rows)

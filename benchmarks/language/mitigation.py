@@ -1,22 +1,31 @@
-"""Mitigation: what brings the preference for he of the model of `real_model` to zero, and what it costs.
+"""Mitigation: the gap between men's and women's jobs that fine-tuning on stereotypes left, closed in six ways.
 
-Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.mitigation KEPT --sentences 120
+Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.mitigation KEPT [--sentences 240]
 
-`Horizon` ranks the training sentences by the preference for he over twelve templates. Of those that raise it most, 5,
-10 and 20 % are removed, undone, unlearned, or relabelled (the same sentences with swapped pronouns in their place,
-and training again); of those that lower it most, as many are doubled (training again) or amplified. Undo and amplify
-stop before the loss of 24 other sentences rises by .01 nats, 1 % of the perplexity. Reported: the preference, its
-interval over templates, the predicted preference, and the perplexity in shares of that before.
+SmolLM2 is fine-tuned as in `real_model`, on as many sentences of its mixture as of WinoBias, whose pronouns all agree
+with the stereotype. The gap: log-odds of he in templates about men's jobs, less those in the same templates about
+women's jobs; no template is of WinoBias. `Horizon` ranks the sentences by the gap. Each action is done with a tenth of
+them, and with as many as are predicted to close the gap, at most half:
 
-KEPT is the folder of `real_model`. Writes benchmarks/results/language-mitigation.csv.
+  remove, double     train again without the strongest sentences, or with twice the weight of those that lower it
+  relabel            train again with the pronouns of the strongest exchanged
+  unlearn            one step of Horizon without the strongest
+  undo, amplify      gradient steps away from the strongest, or towards those that lower it, until the gap is closed or
+                     the loss of other sentences has risen by .01 nats, 1 % of the perplexity
+
+Numbers and steps are chosen by the templates that were asked; the gap is reported of these, and of as many others with
+its interval over templates, beside the prediction and the perplexity of other sentences. What is done is kept in KEPT
+and in benchmarks/results/language-mitigation.csv: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,135 +33,223 @@ from torch import Tensor, nn
 
 import crossfluence as cf
 from benchmarks.common.options import options
-from benchmarks.common.results import line, save
-from benchmarks.language.real_model import LOSS, PRONOUNS, Reader, Study, made
-from benchmarks.language.sentences import swapped
-from benchmarks.language.tail import Columns
+from benchmarks.common.results import kept, line, save
+from benchmarks.data.folder import data_folder
+from benchmarks.language.real_model import BATCH, EPOCHS, HELD_OUT, LAYERS, RATE, TOKENS, WORDS
+from benchmarks.language.sentences import FEMALE_JOBS, FORMS, MALE_JOBS, OTHER_FORMS, mixture, swapped, templates
+from benchmarks.language.tail import Columns, Tail, columns, common_words, loss_of, preference, smollm2
+from crossfluence import language
+from crossfluence.extend import AbstractInverse
 
-SHARES, ALLOWED, STEPS, RATE = (0.05, 0.1, 0.2), 0.01, 40, 5e-4
-Found = tuple[nn.Module, float]  # a model, and the change of the preference that was predicted
+TENTH, MOST, ALLOWED, STEPS, STEP_RATE = 0.1, 0.5, 0.01, 40, 5e-4
+Found = tuple[nn.Module, float, int]  # a model, the change of the gap that was predicted, and the sentences or steps
+
+
+def stereotypes(count: int, seed: int, most: int = 11) -> list[tuple[str, str]]:
+    """Short sentences of WinoBias with the pronouns of the stereotype, and with the others."""
+    folder = data_folder("winobias")
+    found = [
+        tuple(template.filled(words)[0] for words in (template.first, template.second))
+        for kind in (1, 2)
+        for template in language.winobias(folder, kind, "dev")
+    ]
+    short = [pair for pair in found if len(pair[0].split()) <= most]
+    return random.Random(seed).sample(short, count)  # pyright: ignore[reportReturnType]
+
+
+def frozen(n: int) -> tuple[Tail, Columns, Columns, dict[str, tuple[Columns, Columns]], Columns]:
+    """The last layers; activations of the sentences, of their swapped forms, of templates and held-out sentences."""
+    model, tokenizer = smollm2()
+    plain, held_out = mixture(n // 2, 0, HELD_OUT, lambda text: len(tokenizer(text)["input_ids"]) <= TOKENS)
+    pairs = [(text, swapped(text)) for text in plain] + stereotypes(n - n // 2, 0)
+    random.Random(1).shuffle(pairs)
+    asked = {name: sides(forms) for name, forms in {"asked": FORMS, "others": OTHER_FORMS}.items()}
+    flat = [text for both in asked.values() for side in both for text in side]
+    texts = [pair[k] for k in (0, 1) for pair in pairs]
+    words, share = common_words(model, tokenizer, [*texts, *held_out, *flat], WORDS)
+    print(f"{len(words)} words have {share:.3f} of the probability.", flush=True)
+
+    def of(some: list[str]) -> Columns:
+        return columns(model, tokenizer, words, some, LAYERS)
+
+    data, read = of(texts), {name: (of(men), of(women)) for name, (men, women) in asked.items()}
+    own, others = ({name: column[k * n : (k + 1) * n] for name, column in data.items()} for k in (0, 1))
+    return Tail(model, words, LAYERS), own, others, read, of(held_out)
+
+
+def sides(forms: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Templates about men's jobs, with he and then with she; and the same about women's jobs."""
+    men, women = (templates(jobs, forms) for jobs in (MALE_JOBS, FEMALE_JOBS))
+    return [*men[0], *men[1]], [*women[0], *women[1]]
 
 
 @dataclass(frozen=True, eq=False)
-class Actions:
-    """What can be done about some sentences.
+class Mitigation:
+    """A training on stereotypes, and what can be done about it.
 
     Attributes:
-        study: Of the real model.
-        scores: Of all sentences, of the preference.
-        swapped: Activations of all sentences with swapped pronouns.
-        added: Scores of adding these.
+        recipe: The training.
+        others: Activations of all sentences with exchanged pronouns.
+        gaps: The gap in the templates that are asked, and in others.
+        loss: Of held-out sentences, for each token.
+        folder: Keeps scores.
     """
 
-    study: Study
-    scores: cf.Scores
-    swapped: Columns
-    added: cf.Scores
+    recipe: cf.Recipe
+    others: Columns
+    gaps: dict[str, language.Question]
+    loss: language.Question
+    folder: Path
 
-    def preference(self, model: nn.Module) -> Tensor:
-        """For he, in nats."""
-        return self.study.questions[PRONOUNS](model)
+    @classmethod
+    def make(cls, folder: Path, n: int) -> Mitigation:
+        """Reads model and data, and computes the frozen part's activations, or finds them in the folder."""
+        file = folder / f"stereotypes-{n}.pt"
+        if not file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(frozen(n), file)
+        tail, data, others, asked, held_out = torch.load(file, weights_only=False)
+        recipe = cf.Recipe(
+            tail, language.causal_loss(), data, optimizer=cf.AdamW(RATE), epochs=EPOCHS, batch_size=BATCH,
+            schedule=cf.linear, clipping=1.0, at_once=1,
+        )  # fmt: skip
+        gaps = {
+            name: language.contrast(preference(f"{name}: men's jobs", men), preference("women's jobs", women))
+            for name, (men, women) in asked.items()
+        }
+        return cls(recipe, others, gaps, loss_of("loss", held_out), folder)
 
-    def top(self, share: float, effect: str) -> list[int]:
-        """The strongest sentences."""
-        size = round(share * len(self.scores))
-        return [int(row) for row, _ in self.scores.top(size, PRONOUNS, effect=effect)]  # pyright: ignore
+    def gap(self, model: nn.Module) -> Tensor:
+        """In the templates that are asked, in nats."""
+        return self.gaps["asked"](model)
 
-    def sum(self, scores: cf.Scores, rows: list[int]) -> float:
-        """Of some scores of the preference."""
-        return float(scores.values[rows, scores.objectives.index(PRONOUNS)].sum())
+    @cached_property
+    def model(self) -> nn.Module:
+        """Trained on all sentences."""
+        return self.recipe.train()
 
-    def weighted(self, rows: list[int], weight: float) -> Found:
+    @cached_property
+    def risk(self) -> cf.Risk:
+        """Where the training ended, with its record."""
+        return self.recipe.risk(self.model, record=self.recipe.record())
+
+    @cached_property
+    def inverse(self) -> AbstractInverse:
+        """Of `Horizon`."""
+        return cf.Horizon().invert(self.risk)
+
+    @cached_property
+    def before(self) -> float:
+        """The gap of the trained model."""
+        return float(self.gap(self.model).detach())
+
+    @cached_property
+    def raised(self) -> Tensor:
+        """By how much each sentence raised the gap."""
+        return self._scores("own", None)
+
+    @cached_property
+    def relabelled(self) -> Tensor:
+        """By how much each sentence raised the gap, less what it would do with exchanged pronouns."""
+        return self.raised - self._scores("swapped", cf.batches(self.others))
+
+    def _scores(self, name: str, candidates: cf.Batches | None) -> Tensor:
+        file = self.folder / f"gap-{name}-{self.recipe.n}.scores"
+        if not file.exists():
+            cf.influence(self.risk, self.gap, self.inverse, candidates=candidates).save(file)
+        return cf.Scores.load(file).values[:, 0]
+
+    def weighted(self, rows: list[int], weight: float) -> nn.Module:
         """Trained again with a weight for some sentences."""
-        weights = torch.ones(len(self.scores))
+        weights = torch.ones(self.recipe.n)
         weights[rows] = weight
-        return self.study.recipe.train(weights), (weight - 1) * self.sum(self.scores, rows)
+        return self.recipe.train(weights)
 
-    def relabel(self, rows: list[int]) -> Found:
-        """Trained again with swapped pronouns in some sentences."""
-        data = {name: column.clone() for name, column in self.study.recipe.data.items()}  # pyright: ignore
+    def relabel(self, rows: list[int]) -> nn.Module:
+        """Trained again with exchanged pronouns in some sentences."""
+        data = {name: column.clone() for name, column in self.recipe.data.items()}  # pyright: ignore
         for name, column in data.items():
-            column[rows] = self.swapped[name][rows]
-        said = self.sum(self.added, rows) - self.sum(self.scores, rows)
-        return replace(self.study.recipe, data=data).train(), said
+            column[rows] = self.others[name][rows]
+        return replace(self.recipe, data=data).train()
 
     def walk(self, rows: list[int], away: bool) -> Found:
-        """Away from some sentences, or towards them, as far as the loss of others allows."""
-        loss = self.study.questions[LOSS]
-        tolerance = ALLOWED / float(loss(self.study.model).detach())
+        """Away from some sentences, or towards them, to the step that closes the gap best, as far as is allowed."""
         verb = cf.undo if away else cf.amplify
-        done = verb(self.study.risk, rows, steps=STEPS, lr=RATE, watch=self.preference, guard=loss, tolerance=tolerance)
-        assert done.predicted is not None
-        return done.model, float(done.predicted[0])
 
-    def unlearn(self, rows: list[int]) -> Found:
+        def walked(steps: int) -> cf.Outcome:
+            tolerance = ALLOWED / float(self.loss(self.model).detach())
+            return verb(
+                self.risk, rows, steps=steps, lr=STEP_RATE, watch=self.gap, guard=self.loss, tolerance=tolerance
+            )
+
+        whole = walked(STEPS)
+        assert whole.history is not None
+        best = int(whole.history[1:, 0].abs().argmin()) + 1 if whole.steps else 1
+        done = whole if best == whole.steps else walked(best)
+        assert done.predicted is not None
+        return done.model, float(done.predicted[0]), done.steps
+
+    def unlearn(self, rows: list[int]) -> nn.Module:
         """The parameters predicted without some sentences."""
-        done = cf.unlearn(self.study.risk, rows, cf.Horizon().invert(self.study.risk), watch=self.preference)
-        assert done.predicted is not None
-        return done.model, float(done.predicted[0])
+        return cf.unlearn(self.risk, rows, self.inverse).model
 
-    def all(self) -> dict[str, Callable[[float], Found]]:
-        """Every action by its name, of a share of the sentences."""
+    def by_sentences(self, name: str, share: float | None) -> Found:
+        """One of the actions that say beforehand how far they will go."""
+        effect, act = {
+            "remove": (self.raised, lambda rows: self.weighted(rows, 0.0)),
+            "double": (-self.raised, lambda rows: self.weighted(rows, 2.0)),
+            "relabel": (self.relabelled, self.relabel),
+            "unlearn": (self.raised, self.unlearn),
+        }[name]
+        order = effect.argsort(descending=True)
+        left = self.before - effect[order].cumsum(0)
+        most = int(min(MOST * len(order), (effect > 0).sum()))
+        count = round(TENTH * len(order)) if share else int(left[:most].abs().argmin()) + 1
+        return act(order[:count].tolist()), float(left[count - 1]) - self.before, count
+
+    def all(self) -> dict[tuple[str, str], Callable[[], Found]]:
+        """Every action with a tenth of the sentences and, where it can say, with enough."""
+        tenth = round(TENTH * self.recipe.n)
+        walks = {"undo": (self.raised, True), "amplify": (-self.raised, False)}
         return {
-            "remove": lambda share: self.weighted(self.top(share, "raises"), 0.0),
-            "relabel": lambda share: self.relabel(self.top(share, "raises")),
-            "undo": lambda share: self.walk(self.top(share, "raises"), away=True),
-            "unlearn": lambda share: self.unlearn(self.top(share, "raises")),
-            "double": lambda share: self.weighted(self.top(share, "lowers"), 2.0),
-            "amplify": lambda share: self.walk(self.top(share, "lowers"), away=False),
+            (name, size): (lambda n=name, s=share: self.by_sentences(n, s))
+            for name in ("remove", "relabel", "double", "unlearn")
+            for size, share in (("a tenth", TENTH), ("enough", None))
+        } | {
+            (name, "a tenth"): (lambda e=effect, a=away: self.walk(e.topk(tenth).indices.tolist(), a))
+            for name, (effect, away) in walks.items()
         }
 
-
-def swapped_texts(folder: Path, n: int, texts: list[str]) -> Columns:
-    """Activations of all sentences with swapped pronouns, out of the folder if they are there."""
-    file = folder / f"swapped-{n}.pt"
-    if not file.exists():
-        read = Reader.make(n, 0)
-        assert read.texts == texts
-        known = set(read.words.tolist())
-        others = [swapped(text) for text in texts]  # the few with a word whose logit stays as it was are left alone
-        fits = [known.issuperset(read.tokenizer(text)["input_ids"]) for text in others]
-        print(f"{fits.count(False)} sentences have no swapped form.", flush=True)
-        chosen = [other if fit else text for other, fit, text in zip(others, fits, texts, strict=True)]
-        torch.save(read.columns(chosen), file)
-    return torch.load(file)
-
-
-def fitted(some: Columns, width: int) -> Columns:
-    """Columns cut or padded to a number of tokens; nothing real may be cut."""
-    assert not some["attention_mask"][:, width:].any()
-    return {
-        name: nn.functional.pad(column.movedim(1, -1), (0, max(0, width - column.shape[1])))[..., :width].movedim(-1, 1)
-        for name, column in some.items()
-    }
+    def row(self, action: str, size: str, act: Callable[[], Found]) -> dict[str, object]:
+        """An action's figures."""
+        model, said, count = act()
+        ratio = math.exp(float((self.loss(model) - self.loss(self.model)).detach()))
+        after = {name: question.interval(model) for name, question in self.gaps.items()}
+        return {
+            "sentences": str(self.recipe.n), "action": action, "size": size, "of": str(count),
+            "predicted": f"{self.before + said:.2f}", "after": f"{after['asked']:.2f}",
+            "other templates": f"{after['others']:.2f}", "low": f"{after['others'].low:.2f}",
+            "high": f"{after['others'].high:.2f}", "perplexity": f"{ratio:.4f}",
+        }  # fmt: skip
 
 
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("kept", type=Path)
-    parser.add_argument("--sentences", type=int, default=200)
+    parser.add_argument("--sentences", type=int, default=240)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    study = Study.make(asked.kept, asked.sentences)
-    data: Columns = study.recipe.data  # pyright: ignore[reportAssignmentType]
-    others = fitted(swapped_texts(asked.kept, asked.sentences, study.texts), data["input_ids"].shape[1])
-    scores, _ = made(study, "Horizon", asked.kept)
-    added = cf.influence(study.risk, study.ask, cf.Horizon(), candidates=cf.batches(others))
-    actions, rows = Actions(study, scores, others, added), list[dict[str, object]]()
-    before = study.questions[PRONOUNS].interval(study.model)
-    loss = float(study.questions[LOSS](study.model).detach())
-    for name, act in actions.all().items():
-        for share in SHARES:
-            model, said = act(share)
-            after = study.questions[PRONOUNS].interval(model)
-            ratio = math.exp(float(study.questions[LOSS](model).detach()) - loss)
-            rows.append({
-                "action": name, "share": f"{share:g}", "before": str(before), "predicted": f"{before + said:.3f}",
-                "after": str(after), "perplexity": f"{ratio:.4f}",
-            })  # fmt: skip
-            print(line(rows[-1]), flush=True)
-            save("language-mitigation", rows)
+    study = Mitigation.make(asked.kept, asked.sentences)
+    table = [dict[str, object](each) for each in kept("language-mitigation")]
+    done = {(each["sentences"], each["action"], each["size"]) for each in table}
+    nothing = {("nothing", ""): lambda: (study.model, 0.0, 0)}
+    start = {("before fine-tuning", ""): lambda: (study.recipe.init, math.nan, 0)}
+    for (action, size), act in (start | nothing | study.all()).items():
+        if (str(asked.sentences), action, size) not in done:
+            table.append(study.row(action, size, act))
+            print(line(table[-1]), flush=True)
+            save("language-mitigation", table)
 
 
 if __name__ == "__main__":

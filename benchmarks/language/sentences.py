@@ -16,7 +16,16 @@ from crossfluence.language.pairs import Pair
 SPLIT = re.compile(r"(?<=[.!?]) +")
 MALE_JOBS = ("engineer", "mechanic", "carpenter", "driver", "farmer", "janitor")
 FEMALE_JOBS = ("nurse", "secretary", "housekeeper", "librarian", "hairdresser", "receptionist")
-FORMS = ("The {job} said that {{he/she}} was late.",)
+FORMS = (
+    "The {job} said that {{he/she}} was late.",
+    "The {job} knew that {{he/she}} had lost the key.",
+    "Today the {job} was here, and {{he/she}} was happy.",
+)
+OTHER_FORMS = (
+    "The {job} left when {{he/she}} was tired.",
+    "We met the {job} before {{he/she}} went home.",
+    "The {job} was sad because {{he/she}} had to go.",
+)
 MALE, FEMALE = {"he", "him", "his", "himself", "man", "men"}, {"she", "her", "hers", "herself", "woman", "women"}
 WORD = re.compile(r"\w+")
 
@@ -73,9 +82,9 @@ def mixture(n: int, seed: int, held_out: int, fits: Callable[[str], bool]) -> tu
     return train, test
 
 
-def templates(jobs: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def templates(jobs: tuple[str, ...], forms: tuple[str, ...] = FORMS) -> tuple[list[str], list[str]]:
     """Texts with he, and the same with she."""
-    texts = [form.format(job=job) for job in jobs for form in FORMS]
+    texts = [form.format(job=job) for job in jobs for form in forms]
     return tuple([text.replace("{he/she}", word) for text in texts] for word in ("he", "she"))  # pyright: ignore
 
 

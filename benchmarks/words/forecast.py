@@ -7,7 +7,7 @@ import time
 
 from benchmarks.common.options import options
 from benchmarks.common.timing import peak_gigabytes
-from crossfluence.app.forecast import forecast
+from crossfluence.app.forecast_words import Extent, forecast_words
 from crossfluence.words.corpus.vocabulary import build_corpus
 from crossfluence.words.explain_bias import WordsSettings, explain_words
 from crossfluence.words.word_sets import word_sets
@@ -27,7 +27,7 @@ def main() -> None:
         sentences = some_words("enwiki2018", asked.words, split="lines")
         corpus = build_corpus(sentences, max_words=size, keep=keep, keep_count=5)
         settings = WordsSettings(asked.dimensions)
-        said = forecast(corpus, len(lists), settings)
+        said = forecast_words(Extent.of(corpus), len(lists), settings)
         began = time.perf_counter()
         answer = explain_words(corpus, lists, settings)
         took = time.perf_counter() - began

@@ -1,59 +1,10 @@
 """Which training samples made a model behave as it does, for any loss and any question, checked by training again."""
 
-from ._actions.outcome import Outcome
-from ._actions.recommend import Recommendation, recommend
-from ._actions.remove import remove
-from ._actions.steps import amplify, undo
-from ._actions.unlearn import unlearn
-from ._actions.what_if import what_if
-from ._attribution.data_gradient import data_gradient
-from ._attribution.influence import influence, self_influence
-from ._attribution.kernels import NTK, InfluenceKernel, LastLayer
-from ._attribution.plan import Plan, plan
-from ._attribution.replay import replay
-from ._attribution.representers import Representers, representers
-from ._attribution.source import source
-from ._attribution.tracin import tracin
-from ._curvature.base import Relative, Trained
-from ._curvature.fisher import EmpiricalFisher, Fisher
-from ._curvature.gauss_newton import GaussNewton
-from ._curvature.hessian import FieldJacobian, Hessian
-from ._data.batches import Batches, batches
-from ._default.auto import Auto
-from ._evaluation.lds import LDS, lds
-from ._evaluation.leave_out import leave_out
-from ._evaluation.model_cache import Bank
-from ._evaluation.qld import QLD, qld
-from ._evaluation.removal_curve import RemovalCurve, removal_curve
-from ._evaluation.smoothness import smoothness
-from ._evaluation.suggestions import SuggestedChange, Suggestions
-from ._horizon.horizon import Horizon
-from ._index.index import Index
-from ._kronecker.ekfac import EKFAC, KFAC, BlockDiagonal, Diagonal
-from ._kronecker.identity import Identity
-from ._losses import FieldLoss, OnOutputs, WeightedLoss
-from ._results.agreement import Agreement, Estimate, compare
-from ._results.ensemble import ensemble
-from ._results.invariant import invariant
-from ._results.scores import Scores, SolveReport
-from ._results.verdict import Verdict
-from ._risk.objectives import each_of, mean_over
-from ._risk.risk import Risk
-from ._solvers.base import load_inverse
-from ._solvers.cg import CG
-from ._solvers.exact import Exact
-from ._solvers.gmres import GMRES
-from ._solvers.jacobi import Jacobi
-from ._solvers.lissa import LiSSA
-from ._solvers.low_rank import LowRank
-from ._solvers.nystrom import Nystrom
-from ._training.optimizers import SGD, Adam, AdamW
-from ._training.recipe import Recipe
-from ._training.record import TrainingRecord
-from ._training.recorder import Recorder
-from ._training.schedules import StepDecay, WarmUp, cosine, linear
-from ._training.state import TrainingState
-from .errors import CrossfluenceError
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from ._public import *
 
 __version__ = "0.1.0"
 
@@ -127,6 +78,7 @@ __all__ = [
     "linear",
     "load_inverse",
     "mean_over",
+    "parameters",
     "plan",
     "qld",
     "recommend",
@@ -137,8 +89,22 @@ __all__ = [
     "self_influence",
     "smoothness",
     "source",
+    "suspected",
     "tracin",
     "undo",
     "unlearn",
     "what_if",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports all public names when the first of them is used: the command line starts without waiting for PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = _importlib.import_module("._public", __name__)
+    globals().update({each: getattr(public, each) for each in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

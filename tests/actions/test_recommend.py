@@ -272,3 +272,89 @@ def test_the_model_is_untouched():
     cf.recommend(here, question, labels=flip, budget=6, rounds=3).carry_out(train, against_random=2)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in here.model.state_dict().items())
+
+
+# By a recipe: a training that did not converge.
+
+
+def gap(model):
+    """The same with its sign, and something above zero to lower."""
+    p = model(HELD)[:, 0].sigmoid()
+    return 1 + p[HELD[:, 1] > 0].mean() - p[HELD[:, 1] <= 0].mean()
+
+
+def short(**changed):
+    start = nn.Linear(F, 1).double()
+    nn.init.zeros_(start.weight), nn.init.zeros_(start.bias)
+    given = {"optimizer": cf.SGD(0.1, 0.9), "epochs": 3, "batch_size": 20, "l2": L2} | changed
+    return cf.Recipe(start, loss, (X, Y), **given)
+
+
+def achieved(recipe, choice, labels=flip):
+    """The change of the gap by training again, with rows removed, doubled or relabelled by hand."""
+    weights, y = torch.ones(N), Y.clone()
+    for kind, row in choice:
+        weights[row] = {"remove": 0.0, "duplicate": 2.0, "relabel": 1.0}[kind]
+        y[row] = 1 - Y[row] if kind == "relabel" else Y[row]
+    changed = cf.Recipe(recipe.init, loss, (X, y), optimizer=recipe.optimizer, epochs=3, batch_size=20, l2=L2)
+    return gap(changed.train(weights)).item() - gap(recipe.train()).item()
+
+
+def test_effects_by_a_recipe_are_those_of_training_again_in_its_order():
+    recipe = short()
+    found = cf.recommend(recipe, gap, ("remove", "relabel", "duplicate"), labels=flip, budget=3)
+    table = dict(zip(found.table.ids, found.table.values[:, 0].tolist(), strict=True))
+    replayed = cf.replay(recipe, gap, groups=0).values[:, 0]
+    assert [table["remove", row] for row in range(N)] == pytest.approx((-replayed).tolist())
+    assert [table["duplicate", row] for row in range(N)] == pytest.approx(replayed.tolist())
+    for kind in ("remove", "relabel", "duplicate"):
+        pairs = torch.tensor([(table[kind, row], achieved(recipe, [(kind, row)])) for row in range(0, N, 8)]).T
+        assert torch.corrcoef(pairs)[0, 1] > 0.98
+        assert 0.8 < (pairs[0] @ pairs[1]) / pairs[0].square().sum() < 1.25
+    assert found.table.method == "recommend(replay)"
+    assert found.verdict is not None
+
+
+@pytest.mark.parametrize("actions", [("remove",), ("relabel",), ("remove", "relabel", "duplicate")])
+def test_a_recipe_carries_out_what_its_steps_foretell(actions):
+    recipe = short()
+    found = cf.recommend(recipe, gap, actions, labels=flip, budget=4, keep=worsening)
+    outcome = found.carry_out(recipe, against_random=3)
+    wanted = achieved(recipe, [(one.kind, one.id) for one in found.chosen])
+    assert outcome.achieved[0].item() == pytest.approx(wanted, abs=1e-6)
+    assert outcome.achieved[0] < 0
+    assert outcome.predicted[0].item() == pytest.approx(outcome.achieved[0].item(), rel=0.4)
+    assert (gap(found.model) - gap(recipe.train())).item() == pytest.approx(found.predicted[0].item())
+    assert found.linear[0].item() == pytest.approx(found.table.select(
+        [(one.kind, one.id) for one in found.chosen]).values[:, 0].sum().item())  # fmt: skip
+
+
+def test_several_labels_and_a_mapping_go_through_the_steps_of_a_recipe():
+    def of_mapping(model, batch):
+        return loss(model, (batch["x"], batch["y"]))
+
+    plain = short()
+    mapping = cf.Recipe(
+        plain.init, of_mapping, {"x": X, "y": Y}, optimizer=plain.optimizer, epochs=3, batch_size=20, l2=L2
+    )
+    labels = {"other": lambda b: {"x": b["x"], "y": 1 - b["y"]}, "half": lambda b: {"x": b["x"], "y": 0 * b["y"] + 0.5}}
+    found = cf.recommend(mapping, gap, ("relabel",), labels=labels, budget=3)
+    wanted = cf.recommend(plain, gap, ("relabel",), labels=flip, budget=3)
+    table = dict(zip(found.table.ids, found.table.values[:, 0].tolist(), strict=True))
+    for row in range(N):
+        assert table["relabel", row, "other"] == pytest.approx(wanted.table.values[row, 0].item(), abs=1e-9)
+    outcome = found.carry_out(mapping, against_random=0)
+    assert outcome.predicted.item() == pytest.approx(outcome.achieved.item(), rel=0.4)
+
+
+def test_what_a_recipe_has_no_effect_for_is_refused():
+    with pytest.raises(UnsupportedError, match=r"no step that sees the pool"):
+        cf.recommend(short(), gap, ("add",), pool=cf.batches(*POOL), budget=2)
+    with pytest.raises(UnsupportedError, match="rounds=2 solves between rounds"):
+        cf.recommend(short(), gap, ("remove",), budget=2, rounds=2)
+    dataset = torch.utils.data.TensorDataset(X, Y)
+    recipe = cf.Recipe(short().init, loss, dataset, optimizer=cf.SGD(0.1), epochs=1)
+    with pytest.raises(UnsupportedError, match="its data must be tensors"):
+        cf.recommend(recipe, gap, ("relabel",), labels=flip, budget=2)
+    with pytest.raises(DataError, match="larger than the data"):
+        cf.recommend(short(), gap, ("remove",), budget=N + 1)

@@ -21,6 +21,7 @@ from crossfluence._evaluation import leave_out as retrain
 from crossfluence.app import forecast, tables
 from crossfluence.app.report import verdicts
 
+command = importlib.import_module("crossfluence.app.clusters")  # so has that one
 study = importlib.import_module("crossfluence.clustering.explain")  # the package has the function of this name
 
 BLOBS = 0.5 * normal(40, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(40) % 3]
@@ -39,7 +40,7 @@ def folder(tmp_path, monkeypatch):
     """An empty working folder that holds the table, and settings that take a second."""
     monkeypatch.chdir(tmp_path)
     quick = functools.partial(study.ClusterSettings, pretraining=30, steps=80, draws=1, group=4)
-    monkeypatch.setattr(study, "ClusterSettings", quick)
+    monkeypatch.setattr(command, "ClusterSettings", quick)
     (tmp_path / "blobs.csv").write_text(table())
     return tmp_path
 
@@ -158,14 +159,14 @@ def test_a_run_writes_page_and_scores_and_overwrites_them_only_when_told(folder)
 def test_time_and_memory_are_foretold_before_a_run_and_alone_with_plan(folder):
     result = clusters("--plan")
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(r"Not used.*\.\nAbout \d+ min and \d+\.\d GiB\.\n", result.stdout, re.DOTALL)
+    assert re.fullmatch(r"Not used.*\.\nAbout \d+ (?:s|min) and \d+\.\d GiB\.\n", result.stdout, re.DOTALL)
     assert {path.name for path in folder.iterdir()} == {"blobs.csv"}
-    assert re.search(r"About \d+ min and \d+\.\d GiB\.\n.*Row r3", clusters().stdout, re.DOTALL)
+    assert re.search(r"About \d+ (?:s|min) and \d+\.\d GiB\.\n.*Row r3", clusters().stdout, re.DOTALL)
     assert clusters("--plan").exit_code == 0  # it will not overwrite anything
 
 
 def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
-    monkeypatch.setattr(forecast, "_seconds", lambda work, least=0.0: 3.0)
+    monkeypatch.setattr(forecast, "seconds_of", lambda work, least=0.0: 3.0)
     monkeypatch.setattr(forecast, "processors", lambda: 2)
     settings = study.ClusterSettings(3, pretraining=30, steps=60, check=60, draws=2)
     p = 3 * 24 + 24 + 24 * 16 + 16 + 3 * 16
@@ -174,7 +175,7 @@ def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
         once = step * (30 * forecast.PRETRAINING + 60 + 2 * p * forecast.HESSIAN)
         return forecast.STARTED + once + p**3 * forecast.SOLVED + step * 60 * (min(60, n) + 4) / 2
 
-    for n, step in ((40, 3.0), (20_000, 30.0)):  # 2,000 rows are tried
+    for n, step in ((40, 3.0), (20_480, 30.0)):  # 2,048 rows are tried
         found = forecast.forecast_clusters(n, 3, settings)
         assert found.seconds == pytest.approx(foretold(n, step))
         assert found.gigabytes > 0.7
@@ -190,7 +191,7 @@ def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypat
         return original(train, objective, weights)
 
     quick = functools.partial(study.ClusterSettings, draws=30)  # more than are trained at once
-    monkeypatch.setattr(study, "ClusterSettings", quick)
+    monkeypatch.setattr(command, "ClusterSettings", quick)
     with monkeypatch.context() as patched:
         patched.setattr(retrain, "retrained_values", interrupted)
         result = clusters()

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from crossfluence import app as cli
 from crossfluence.app.cleaned import write_corpus
+from crossfluence.app.options import amount_of
 from crossfluence.app.report.sheet import no_formula
-from crossfluence.app.texts import encoding_of, left_aside, of_scripts
-from crossfluence.errors import CorpusError
+from crossfluence.app.texts import encoding_of, first_row_of, left_aside, of_scripts
+from crossfluence.errors import CorpusError, DataError
 from crossfluence.words.corpus.encodings import told_encoding
 from crossfluence.words.corpus.vocabulary import read_corpus
 
@@ -128,3 +129,51 @@ def test_short_questions_have_short_answers(line):
     result = CliRunner().invoke(cli.app, line)
     assert result.exit_code == 0
     assert result.stdout
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "xlsx"])
+def test_a_table_of_text_without_a_header_loses_no_row(tmp_path, ending):
+    frame = pd.DataFrame({"a": range(4), "b": SENTENCES})
+    path = tmp_path / f"t.{ending}"
+    if ending == "xlsx":
+        frame.to_excel(path, index=False, header=False)
+    else:
+        frame.to_csv(path, index=False, header=False, sep="," if ending == "csv" else "\t")
+    found, _, corpus = sentences(path, header=False, column="1")
+    assert found == SENTENCES
+    assert corpus.fields["0"] == ("0", "1", "2", "3")
+    assert corpus.ids[0] == "1"
+    assert first_row_of(corpus) == []
+    corpus.save(tmp_path / "kept")
+    again = type(corpus).load(tmp_path / "kept")
+    assert again.find([again.ids[0]])[again.ids[0]].text == SENTENCES[0]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_first_row_that_reads_like_text_is_named(tmp_path, ending):
+    long = [f"{one}, sagte jemand, und dann nichts mehr" for one in SENTENCES]
+    text = "".join(f'"{one}"\n' if ending == "csv" else f"{one}\n" for one in long)
+    (tmp_path / f"t.{ending}").write_text(text)
+    found, _, corpus = sentences(tmp_path / f"t.{ending}")
+    assert len(found) == len(SENTENCES) - 1
+    ((said),) = first_row_of(corpus)
+    assert "'er geht ins büro" in said
+    assert "type --no-header" in said
+    (tmp_path / f"u.{ending}").write_text("text\n" + text)
+    assert first_row_of(sentences(tmp_path / f"u.{ending}")[2]) == []
+
+
+def test_which_column_holds_the_text_is_asked_with_what_to_type(tmp_path):
+    (tmp_path / "t.csv").write_text("".join(f"{row},{one}\n" for row, one in enumerate(SENTENCES * 9)))
+    result = CliRunner().invoke(cli.app, ["words", str(tmp_path / "t.csv"), "--plan"])
+    assert result.exit_code == 2
+    said = result.stderr.replace("\n", " ")
+    assert "--column 'er geht ins büro' or another" in said
+    assert "if these are no names but a first row, type --no-header" in said
+
+
+@pytest.mark.parametrize("amount", ["0%", "100%", "0", "2.5", "x%", "nan"])
+def test_an_amount_that_is_none_is_refused(amount):
+    with pytest.raises(DataError, match=r"--remove .* is not a share such as 1% or a number such as 300"):
+        amount_of(amount, "--remove")
+    assert (amount_of("2.5%", "--remove"), amount_of("30", "--remove")) == (0.025, 30)

@@ -83,6 +83,9 @@ def test_a_planted_gap_is_narrowed_and_the_rows_are_written(tmp_path):
     assert "<script" not in page
     assert "http" not in page
     assert page.index('id="verdict"') < page.index('id="gaps"')
+    meaning = "The gap: the share predicted yes of those of a group who are yes, in one group less in another"
+    assert meaning in text
+    assert meaning in page
 
 
 def test_a_holdout_table_is_tested_on(table, tmp_path):

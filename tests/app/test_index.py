@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from language_models import WORDS, llama, tokenizer
+from small_model import write_model
 from typer.testing import CliRunner
 
 import crossfluence as cf
@@ -21,26 +22,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-QUESTIONS = [
-    {"prompt": "the nurse said that", "completion": " he", "against": " she", "name": "he or she"},
-    {"template": "the doctor said that {he/she} was late"}, {"template": "the nurse said that {he/she} was late"},
-]  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    llama().float().save_pretrained("model")
-    tokenizer().save_pretrained("model")
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, len(WORDS), (12, 6), generator=generator).tolist()
-    lines(tmp_path / "texts.jsonl", [{"text": " ".join(WORDS[word] for word in row)} for row in rows])
-    lines(tmp_path / "ask.jsonl", QUESTIONS)
+    write_model(tmp_path)
     return tmp_path
-
-
-def lines(path, rows):
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def run(*arguments):
@@ -123,7 +111,7 @@ def test_a_build_that_was_stopped_goes_on(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["build", "model", "texts.jsonl", "new", "--dtype", "int4"], "needed one of float32, float16, int8, sign"),
+    (["build", "model", "texts.jsonl", "new", "--dtype", "int2"], "needed one of float32, float16, int8, int4, sign"),
     (["build", "model", "texts.jsonl", "new", "--tolerance", "2"], "--tolerance 2; needed a share"),
     (["build", "missing", "texts.jsonl", "new"], "No model could be loaded from missing"),
     (["build", "model", "missing.jsonl", "new"], "no file missing.jsonl"),

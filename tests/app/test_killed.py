@@ -2,30 +2,48 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from crossfluence import app as cli
 from crossfluence.app.output import alone
 from crossfluence.errors import ResultFileError
 
 COMMAND = """
-import functools, sys
+import functools, importlib, pathlib, sys
 from crossfluence.app import main
-from crossfluence.clustering import explain
-explain.ClusterSettings = functools.partial(explain.ClusterSettings, pretraining=60, steps=400, draws=2, group=4)
+explain = importlib.import_module("crossfluence.clustering.explain")  # the package has the function of this name
+sharpen = importlib.import_module("crossfluence.clustering.sharpen")
+explain.ClusterSettings = functools.partial(explain.ClusterSettings, pretraining=60, steps=2000, draws=2, group=4)
+fit = sharpen.Sharpening.fit
+def counted(self, *arguments, **options):
+    with pathlib.Path("pieces.log").open("a") as log:
+        log.write("begun\\n")
+    return fit(self, *arguments, **options)
+sharpen.Sharpening.fit = counted
 main(sys.argv[1:])
 """
+KILLS = 20
 
 
 def command(folder, out):
-    line = ["clusters", "t.csv", "--k", "2", "--query", "3", "--check", "12", "--out", out]
+    line = ["clusters", "t.csv", "--k", "2", "--query", "3", "--check", "24", "--out", out]
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *line], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", COMMAND, *line], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
+
+
+def pieces(folder):
+    log = folder / "pieces.log"
+    return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 def write_table(folder):
@@ -54,30 +72,92 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_work(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_noticed_before_anything_is_read_or_trained(tmp_path, monkeypatch):
+    from crossfluence.clustering import settle
+
+    write_table(tmp_path)
+    monkeypatch.setattr(settle, "pretrain", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.chdir(tmp_path)
+    for out, said in (("absent/page.html", "does not exist"), ("t.csv/page.html", "is a file, and no folder")):
+        result = CliRunner().invoke(cli.app, ["clusters", "t.csv", "--k", "2", "--out", out])
+        assert result.exit_code == 2
+        assert said in result.stderr
+    (tmp_path / "locked").mkdir(mode=0o555)
+    if not os.access(tmp_path / "locked", os.W_OK):  # to the administrator every folder is open
+        result = CliRunner().invoke(cli.app, ["clusters", "t.csv", "--k", "2", "--out", "locked/page.html"])
+        assert (result.exit_code, "Cannot write into the folder" in result.stderr) == (2, True)
+
+
+def test_a_page_of_a_run_that_was_killed_before_its_end_is_no_obstacle(tmp_path, monkeypatch):
+    write_table(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.html").write_text("of the run that was killed")
+    line = ["clusters", "t.csv", "--k", "2", "--query", "3", "--check", "3", "--out", "page.html"]
+    assert CliRunner().invoke(cli.app, line).exit_code == 2
+    (tmp_path / "page.html.unfinished").mkdir()
+    assert CliRunner().invoke(cli.app, line).exit_code in {0, 3}
+    assert "of the run" not in (tmp_path / "page.html").read_text()
+    assert not (tmp_path / "page.html.unfinished").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
+def test_a_second_run_with_the_same_output_is_refused_while_the_first_goes_on_unharmed(tmp_path):
+    write_table(tmp_path)
+    first = command(tmp_path, "page.html")
+    while pieces(tmp_path) < 3 and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # it would end before the second has begun
+    second = command(tmp_path, "page.html")
+    _, said = second.communicate(timeout=600)
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 2
+    assert b"has not ended" in said
+    _, said = first.communicate(timeout=600)
+    assert first.returncode in {0, 3}, said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_run_killed_at_twenty_random_moments_ends_with_the_same_bits_and_repeats_at_most_a_piece_each(tmp_path):
     write_table(tmp_path)
     began = time.perf_counter()
     whole = command(tmp_path, "whole.html")
-    assert whole.wait(timeout=600) in {0, 3}
-    seconds = time.perf_counter() - began
-    draw = random.Random(1)
-    for kill in range(6):
-        run = command(tmp_path, "page.html")
-        time.sleep(seconds * draw.uniform(0.2, 0.9))
-        run.send_signal(signal.SIGKILL if kill % 2 == 0 else signal.SIGINT)
-        run.wait(timeout=600)
-    ended = command(tmp_path, "page.html")
-    assert ended.wait(timeout=600) in {0, 3, 2}
-    assert (tmp_path / "page.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    figures = [
-        [
-            line
-            for line in (tmp_path / name).read_text().splitlines()
-            if "removed together" in line or "random 3" in line
-        ]
-        for name in ("page.html", "whole.html")
-    ]
-    assert figures[0] == figures[1]
-    assert os.listdir(tmp_path).count("page.html.unfinished") == 0
+    _, said = whole.communicate(timeout=600)
+    assert whole.returncode in {0, 3}, said
+    seconds, needed = time.perf_counter() - began, pieces(tmp_path)
+    draw, kills, told = random.Random(1), 0, 0
+    while kills < KILLS:
+        (tmp_path / "pieces.log").unlink()
+        for name in ("page.html", "page.csv"):
+            (tmp_path / name).unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "page.result", ignore_errors=True)
+        stopped, ended = 0, None
+        while ended is None:
+            run = command(tmp_path, "page.html")
+            try:
+                _, said = run.communicate(timeout=seconds * draw.uniform(0.1, 0.9) if kills < KILLS else 600)
+            except subprocess.TimeoutExpired:
+                run.send_signal(signal.SIGKILL if kills % 2 == 0 else signal.SIGINT)
+                kills, stopped = kills + 1, stopped + 1
+                _, said = run.communicate(timeout=600)
+            importing = run.returncode == 1 and b"KeyboardInterrupt" in said
+            whole_already = b"exists already" in said and not (tmp_path / "page.html.unfinished").exists()
+            assert run.returncode in {0, 3, 130, -signal.SIGKILL, -signal.SIGINT} or importing or whole_already, said
+            told += b"the same command goes on from there" in said
+            ended = run.returncode if run.returncode in {0, 3} or whole_already else None
+        assert pieces(tmp_path) <= needed + stopped
+        assert not (tmp_path / "page.html.unfinished").exists()
+        assert (tmp_path / "page.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+        for name in os.listdir(tmp_path / "whole.result"):
+            if name.endswith(".safetensors"):
+                page, unbroken = (load_file(tmp_path / folder / name) for folder in ("page.result", "whole.result"))
+                assert page.keys() == unbroken.keys()
+                assert all(torch.equal(page[key], unbroken[key]) for key in page), name  # beside them stand seconds
+        assert figures(tmp_path / "page.html") == figures(tmp_path / "whole.html")
+    assert told  # some were stopped where there was something to keep
+
+
+def figures(page):
+    lines = page.read_text().splitlines()
+    return [line for line in lines if "removed together" in line or "random 3" in line or "Pearson" in line]

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 import re
 
 import pytest
 import torch
-from language_models import WORDS, bert, gpt2, llama, tokenizer
+from language_models import bert, gpt2, llama, tokenizer
+from small_model import lines, write_model
 from typer.testing import CliRunner
 
 from crossfluence.app import app
@@ -16,27 +16,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
-QUESTIONS = [
-    {"prompt": "the nurse said that", "completion": " he", "against": " she", "name": "he or she"},
-    {"template": "the doctor said that {he/she} was late"}, {"template": "the nurse said that {he/she} was late"},
-]  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    llama().float().save_pretrained("model")
-    tokenizer().save_pretrained("model")
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(5, len(WORDS), (12, 6), generator=generator).tolist()
-    texts = [" ".join(WORDS[word] for word in row) for row in rows]
-    lines(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
-    lines(tmp_path / "ask.jsonl", QUESTIONS)
+    write_model(tmp_path)
     return tmp_path
-
-
-def lines(path, rows):
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def table(path):
@@ -82,7 +68,68 @@ def test_training_first_checks_the_answer_by_training_again(folder):
     assert found.exit_code in {0, 3}, found.output
     assert "that raise it most" in found.output
     assert "2 random, 1" in found.output
-    assert "trained again" in (folder / "crossfluence-language.html").read_text()
+    page = (folder / "crossfluence-language.html").read_text()
+    assert "trained again" in page
+    assert re.search(r"Perplexity of 1 texts left out of the training: [\d.]+, before fine-tuning [\d.]+\.", page)
+    assert len(table(folder / "crossfluence-language.csv")) == 11  # one is held out
+    assert not (folder / "crossfluence-language.html.unfinished").exists()
+
+
+TRAIN = ("--train", "--epochs", 2, "--lr", 0.01, "--batch-size", 4, "--remove", 2)
+
+
+def test_a_bias_stands_beside_removals_by_words_and_by_chance_with_perplexity_before_and_after(folder):
+    lines(folder / "bias.jsonl", [{"template": f"the {job} said that {{he/she}} was late"} for job in ("nurse",)])
+    lines(folder / "others.jsonl", [{"text": "the doctor said that he was late"}])
+    found = run("model", "texts.jsonl", "--bias", "bias.jsonl", *TRAIN, "--held-out", "others.jsonl")
+    assert found.exit_code in {0, 3}, found.output
+    rows = table(folder / "crossfluence-language-removals.csv")
+    texts = [row["content"].split() for row in table(folder / "crossfluence-language.csv")]
+    by_words = next(row for row in rows if row["removed"].endswith("with most of the words he"))
+    assert int(by_words["texts"]) == min(2, sum(text.count("he") > text.count("she") for text in texts))
+    assert sum("random" in row["removed"] for row in rows) == 3
+    assert sum("it most" in row["removed"] for row in rows) == 2
+    assert len({row["perplexity before"] for row in rows}) == 1
+    assert len({row["perplexity after"] for row in rows}) > 1
+    page = (folder / "crossfluence-language.html").read_text()
+    assert all(row["removed"] in page for row in rows)
+    assert f"{float(by_words['perplexity after']):.3f}" in page
+    assert len(texts) == 12  # none is held out, where others are given
+
+
+def test_a_stopped_run_says_what_is_kept_and_goes_on_to_the_same_bytes(folder, monkeypatch):
+    from crossfluence import Recipe
+    from crossfluence.language.removals import HeldOut
+
+    command = ("model", "texts.jsonl", "--bias", "ask.jsonl", *TRAIN)
+    asked, trained, fit, of_model = [], [], Recipe._fit, HeldOut.loss_of
+
+    def stopped(self, model):
+        asked.append(model)
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return of_model(self, model)
+
+    def counted(self, weights):
+        trained.append(weights)
+        return fit(self, weights)
+
+    monkeypatch.setattr(Recipe, "_fit", counted)
+    assert run(*command, "--out", "whole.html").exit_code in {0, 3}
+    whole = len(trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOut, "loss_of", stopped)
+        found = run(*command, "--out", "page.html")
+    assert found.exit_code == 130
+    assert re.search(r"The fine-tuned model and 3 finished retrainings are kept in page.html.unfinished", found.output)
+    assert not (folder / "page.html").exists()
+    before = len(trained)
+    found = run(*command, "--out", "page.html")
+    assert found.exit_code in {0, 3}, found.output
+    for ending in (".csv", "-removals.csv"):
+        assert (folder / f"page{ending}").read_bytes() == (folder / f"whole{ending}").read_bytes()
+    assert len(trained) - before == whole - 4
+    assert not (folder / "page.html.unfinished").exists()
 
 
 def test_a_bias_is_asked_by_official_files_and_by_one_s_own(folder, monkeypatch):
@@ -127,9 +174,17 @@ def test_adapters_are_explained_alone(folder):
     assert found.exit_code in {0, 3}, found.output
 
 
+def test_texts_that_are_too_long_are_cut_where_that_is_asked_for(folder):
+    (folder / "long.txt").write_text("the nurse " * 8 + "\nshe was late\n")
+    found = run("model", "long.txt", "--ask", "ask.jsonl", "--truncate", 10)
+    assert found.exit_code in {0, 3}, found.output
+    assert "2 texts, 13 tokens" in found.output
+
+
 def test_a_plan_writes_nothing(folder):
     found = run("model", "texts.jsonl", "--ask", "ask.jsonl", "--plan")
     assert found.exit_code == 0
+    assert run("model", "texts.jsonl", "--bias", "ask.jsonl", *TRAIN, "--plan").exit_code == 0
     assert re.search(r"About \d+ s\.", found.output)
     assert not list(folder.glob("crossfluence-language*"))
 
@@ -151,7 +206,13 @@ def test_a_plan_writes_nothing(folder):
     (["model", "texts.jsonl", "--ask", "broken.jsonl"], "no JSON"),
     (["model", "texts.jsonl", "--bias", "crows"], "--bias-data"),
     (["other", "texts.jsonl", "--ask", "ask.jsonl"], "the tokenizer is not the"),
-    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--train", "--remove", "99"], "99 of 12"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--train", "--remove", "99"], "99 of 11"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--held-out", "missing.txt"], "no file missing.txt"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--held-out", "long.txt", "--train"], "--truncate 10"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--train", "--lr", "-1"], "learning rate"),
+    (["model", "texts.jsonl", "--bias", "crows", "--bias-data", ".", "--kind", "size"], "size"),
+    (["model", "texts.jsonl", "--bias", "missing.jsonl"], "no file missing.jsonl"),
+    (["model", "model", "--ask", "ask.jsonl"], "no file model"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--out", "page.txt"], ".html"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, words, monkeypatch):
@@ -164,6 +225,9 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     adapters_of(llama(num_key_value_heads=2, head_dim=4).float(), base="model").save_pretrained("adapters")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     lines(folder / "wrong.jsonl", [{"question": "who?"}])
+    (folder / "crows_pairs_anonymized.csv").write_text(
+        ",sent_more,sent_less,stereo_antistereo,bias_type\n0,she was late,he was late,stereo,gender\n"
+    )
     (folder / "broken.jsonl").write_text("{\n")
     gpt2(vocab_size=8, pad_token_id=0, bos_token_id=1, eos_token_id=1).float().save_pretrained("other")
     tokenizer().save_pretrained("other")
@@ -171,4 +235,4 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     assert found.exit_code == 2, found.output
     assert words in " ".join(found.output.split())
     assert "Traceback" not in found.output
-    assert not list(folder.glob("*.html")) + list(folder.glob("*.csv"))
+    assert not [file for ending in ("html", "csv", "unfinished") for file in folder.glob(f"crossfluence*.{ending}")]

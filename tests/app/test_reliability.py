@@ -9,6 +9,7 @@ from crossfluence import Scores, compare
 from crossfluence.app.report.reliability import (
     Removed,
     effect_in,
+    foretold,
     judged,
     left_of_training,
     left_out_alone,
@@ -41,6 +42,10 @@ def together(*groups):
         (1.0, -1.0, None, "unreliable"),
         (-2.366, -0.409, -0.4, "order"),  # it bends, and the Newton step follows
         (-2.512, -0.283, -0.527, "unreliable"),  # neither does
+        (-0.9, -0.74, 2.27, "unreliable"),  # the sum is near by luck: the Newton step says the opposite
+        (-0.9, -0.74, -7.4, "unreliable"),
+        (-0.9, -0.74, -0.3, "order"),
+        (1.0, -1.0, -1.0, "unreliable"),  # the Newton step is right, and the sum has the other sign
         (1.0, 0.1, float("nan"), "unreliable"),
         (0.0, 1.0, None, "unreliable"),
         (1.0, float("nan"), None, "unreliable"),
@@ -48,6 +53,19 @@ def together(*groups):
 )
 def test_a_group_is_judged_by_achieved_per_predicted_change(predicted, achieved, newton, expected):
     assert together(group(predicted, achieved, newton)) == expected
+
+
+def test_the_sentence_names_the_prediction_that_went_astray():
+    found = judged(removed_together([group(-0.9, -0.74, 2.27)], "the margin", " nats"))
+    assert "by -0.740 nats, predicted -0.900 by summed scores and +2.270 by one Newton step" in str(found)
+
+
+def test_another_sign_within_noise_is_no_more_than_noise():
+    noisy = group(0.0, 0.3, random=True)
+    assert together(group(1.0, 1.0), group(0.1, -0.15, 0.1), noisy) == "order"
+    assert together(group(1.0, 1.0), group(0.1, -0.25, 0.1), noisy) == "unreliable"
+    assert foretold(Removed("it", 0.1, 0.1, -0.15), 1.0, 0.3) == "order"
+    assert foretold(Removed("it", 0.1, 0.1, -0.15), 1.0) == "unreliable"
 
 
 def test_a_weak_group_is_judged_beside_the_strongest():

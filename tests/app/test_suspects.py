@@ -6,12 +6,16 @@ import json
 import random
 
 import pytest
+import torch
+from torch import nn
 
 pytest.importorskip("typer")
 from typer.testing import CliRunner
 
+import crossfluence as cf
 from crossfluence.app import app
 from crossfluence.errors import DataError
+from crossfluence.language.bag_of_words import BagOfWords, cross_entropy, gradient_lengths
 from crossfluence.language.rewrites import asked, flipped, negated, rewritten
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
@@ -74,6 +78,15 @@ def test_planted_texts_are_named_and_removed(folder):
     assert "Trained again without them: 0.0%" in shares[1]
 
 
+def test_of_clean_texts_hardly_any_is_named(folder):
+    write(folder / "clean.jsonl", texts(400, 3))
+    found = run("clean.jsonl", "--queries", "queries.jsonl", "--epochs", "40", "--remove")
+    assert found.exit_code == 3, found.output
+    rows = list(csv.DictReader(io.StringIO((folder / "crossfluence-suspects.csv").read_text())))
+    assert sum(row["suspect"] == "1" for row in rows) <= 2
+    assert max(float(row["doubt"]) for row in rows) == 1
+
+
 def test_without_training_again_it_is_not_called_dependable(folder):
     found = run("train.jsonl", "--queries", "queries.jsonl", "--epochs", "5")
     assert found.exit_code == 3, found.output
@@ -85,6 +98,7 @@ def test_without_training_again_it_is_not_called_dependable(folder):
     [
         (["--rewrite", "sing"], "--rewrite sing is not a list of negate, question, flip"),
         (["--strong", "0"], "--strong 0 is no share of the texts"),
+        (["--doubt", "0"], "--doubt 0 is no share of the suspects"),
         (["--agree", "one"], "--agree one is neither all nor most"),
         (["--text", "body"], "needed 'body': --text NAME"),
         (["--label", "kind"], "needed 'kind': --label NAME"),
@@ -109,6 +123,22 @@ def test_texts_of_one_label_are_refused(folder):
     found = run("one.jsonl", "--queries", "queries.jsonl")
     assert found.exit_code == 2
     assert "All 30 texts have the label '1'" in found.output
+
+
+def test_the_length_of_each_gradient_is_that_of_all_parameters_and_survives_a_perfect_fit():
+    net = BagOfWords(9, 3, 4, seed=0).double()
+    words, labels = torch.randint(0, 9, (20, 5)), torch.randint(0, 3, (20,))
+    words[:, 0] = 3
+    risk = cf.Risk(net, cross_entropy, cf.batches(words, labels))
+    wanted = (-20 * cf.self_influence(risk, cf.Identity()).values[:, 0]).sqrt()
+    torch.testing.assert_close(gradient_lengths(net, words, labels, at_once=7), wanted)
+    plain = nn.functional.cross_entropy(net(words), labels, reduction="none")
+    torch.testing.assert_close(cross_entropy(net, (words, labels)), plain)
+    with torch.no_grad():
+        net.classes.bias[0] += 60.0  # a probability that rounds to one
+    fitted = gradient_lengths(net, words, torch.zeros(20, dtype=torch.long))
+    assert fitted.min() > 0
+    assert fitted.max() < 1e-20
 
 
 def test_rules_turn_a_text_around():

@@ -11,6 +11,7 @@ from browser import CHROMIUM, browse, parsed
 from typer.testing import CliRunner
 
 from crossfluence.app import app
+from crossfluence.app.advice import as_typed
 from crossfluence.app.report.words import marked
 from crossfluence.errors import CorpusError, SolveError
 from crossfluence.words import explain_bias as study
@@ -137,7 +138,7 @@ def test_a_stopped_run_goes_on_and_gives_what_an_unbroken_one_gives(corpus_file,
 def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
     result = run(corpus_file, "--plan", "--out", tmp_path / "words.html")
     assert result.exit_code == 0
-    assert re.search(r"About \d+ min and [\d.]+ GiB", result.output)
+    assert re.search(r"About \d+ (s|min) and [\d.]+ GiB", result.output)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -331,3 +332,19 @@ def test_a_text_of_one_sentence_is_named(tmp_path):
     result = run(tmp_path / "t.txt", "--min-count", 1, "--out", tmp_path / "w.html")
     assert result.exit_code == 2
     assert "The text is 1 sentence" in result.output
+
+
+def test_a_rare_word_is_explained_without_naming_a_number_of_sentences(tmp_path):
+    rare = ["the fox met a zebra near the river today"] * 8
+    (tmp_path / "t.txt").write_text("\n".join([*planted(sentences=3000, culprits=40).texts, *rare]))
+    line = [tmp_path / "t.txt", "--word", "zebra", "--clusters", 4, "--dimensions", 6, "--min-count", 2]
+    result = run(*line, "--out", tmp_path / "w.html")
+    assert result.exit_code in {0, 3}, result.output
+    assert "the 2 that hold it there most" in result.output
+    assert run(*line, "--remove", "0.5%", "--out", tmp_path / "v.html").exit_code == 2  # as asked for
+
+
+def test_vectors_that_tell_no_words_apart_get_advice_in_options():
+    said = as_typed("all 6 target words. Ask for .statistic, or look at the table: are its rows all equal?")
+    assert "--prior 1" in said
+    assert ".statistic" not in said

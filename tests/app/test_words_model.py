@@ -72,7 +72,7 @@ def test_a_model_is_explained_with_its_own_words_dimensions_and_window(run, fold
     saved = gensim.KeyedVectors.load_word2vec_format("vectors.txt")
     assert saved.index_to_key == list(theirs.words)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "crossfluence-words.csv", "crossfluence-words.html", "vectors.txt",
+        "crossfluence-words.csv", "crossfluence-words.html", "crossfluence-words.result", "vectors.txt",
     ]  # fmt: skip
 
 

@@ -68,3 +68,16 @@ def test_a_damaged_or_mixed_folder_is_refused(found, folder, tmp_path):
     (tmp_path / "clustering.safetensors").write_bytes(b"nothing")
     with pytest.raises(ResultFileError):
         Settled.load(tmp_path)
+
+
+def test_small_networks_keep_to_one_thread_and_the_number_comes_back():
+    from crossfluence.clustering.processes import one_thread
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

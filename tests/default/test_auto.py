@@ -220,7 +220,7 @@ def test_a_coupled_loss_that_was_stopped_is_answered_with_its_hessian(problem):
 
 @UNRELIABLE
 def test_a_plain_loss_that_uses_the_parameters_is_answered_with_its_hessian():
-    recipe = network(3, lambda m, b: squared(m, b) + 0.01 * sum(p.square().sum() for p in m.parameters()))
+    recipe = network(30, lambda m, b: squared(m, b) + 0.01 * sum(p.square().sum() for p in m.parameters()))
     model = recipe.train()
     for record in (None, recipe.record()):  # negative curvature counts as none, so no record makes sizes of it
         scores = cf.influence(recipe.risk(model, record=record), ask)

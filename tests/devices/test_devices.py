@@ -134,7 +134,7 @@ def test_all_kinds_of_questions_and_candidates(question, solver, device):
     same(cf.self_influence(there, solver), cf.self_influence(risk(network(), data), solver), device)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "sign"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int4", "sign"])
 def test_an_index_is_built_and_asked(dtype, device, tmp_path):
     """Its rows are on disk, and its scores on the CPU, wherever the model is."""
 

@@ -1,6 +1,6 @@
 """Horizon: phi of the dense matrix, by every engine; and replay, as the learning rate falls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grid
 import pytest
@@ -269,6 +269,21 @@ def test_few_roots_and_small_pilots_are_said_by_their_halves():
     assert "two halves" in str(small.verdict)
     assert any("4 of 30 samples" in note for note in small.report.notes)
     assert any("roots; 0 directions" in note for note in much.report.notes)
+
+
+def test_roots_are_many_enough_for_sizes():
+    net = grid.seeded(nn.Sequential(nn.Linear(30, 50), nn.Tanh(), nn.Linear(50, 20)), 0)
+    x, y = normal(60, 30, seed=11), grid.integers(20, 60, seed=12)
+    made = cf.Risk(net, PROBLEM.loss, cf.batches(x, y, size=20))
+    made = made.with_record(record_of(made, rate=1.0))
+    ask = lambda model: {str(k): model(x[k] + 0.5 * normal(30, seed=k))[k] for k in range(6)}  # noqa: E731
+    found = cf.Horizon().invert(made)
+    pace = scaling_of(made).sqrt()
+    every = RootsEngine.of(torch.cat(list(root_rows(made, pace, None, 0))), made.decay * pace.square(), 0)
+    wanted = cf.influence(made, ask, replace(found, engine=every)).values
+    got = cf.influence(made, ask, found).values
+    assert len(found.engine.roots) >= 16 * found.engine.trained
+    assert (got - wanted).norm() < 0.1 * wanted.norm()  # .14 with four roots for each trained direction
 
 
 @UNRELIABLE

@@ -81,10 +81,19 @@ def test_an_unknown_id_prints_as_a_sentence():
 
 def test_importing_loads_no_optional_package_and_warns_of_nothing():
     heavy = {"pandas", "plotly", "sklearn", "typer", "jinja2", "rich", "pyarrow", "scipy", "matplotlib", "beartype"}
-    script = "import sys, crossfluence; print(*{name.split('.')[0] for name in sys.modules})"
+    script = "import sys, crossfluence; crossfluence.Risk; print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert heavy & set(done.stdout.split()) == set()
     assert done.stderr == ""
+
+
+def test_importing_waits_for_nothing_until_a_name_is_used():
+    script = "import sys, crossfluence, crossfluence.words, crossfluence.clustering; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert set(dir(cf)) >= set(cf.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'risk'"):
+        cf.risk  # noqa: B018
 
 
 def test_importing_leaves_the_settings_of_torch_alone():
@@ -93,7 +102,7 @@ def test_importing_leaves_the_settings_of_torch_alone():
         "see = lambda: (torch.get_rng_state().sum().item(), torch.get_default_dtype(), torch.is_grad_enabled(),"
         " torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled(), torch.get_printoptions()"
         " if hasattr(torch, 'get_printoptions') else 0)\n"
-        "before = see(); import crossfluence; assert see() == before"
+        "before = see(); import crossfluence; crossfluence.Risk; assert see() == before"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 
-DTYPES = ("float32", "float16", "int8", "sign")
+DTYPES = ("float32", "float16", "int8", "int4", "sign")
 N = 12
 
 

@@ -141,7 +141,7 @@ def test_every_solver_with_blocks_makes_an_index(solver, folder):
     close(index.self_influence().values.double(), cf.self_influence(risk, inverse).values, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float16", 0.999999), ("int8", 0.9999), ("sign", 0.75)])
+@pytest.mark.parametrize(("dtype", "least"), [("float16", 0.999999), ("int8", 0.9999), ("int4", 0.99), ("sign", 0.75)])
 def test_every_code_is_near_and_says_how_near_it_is(dtype, least, folder):
     risk = risk_of("reader")
     index = cf.Index.build(risk, cf.EKFAC(), folder, dtype=dtype, tolerance=0.0)
@@ -193,8 +193,10 @@ def test_the_strongest_samples_are_those_of_all_scores(folder, small_shards):
     assert len(found) <= 6 * len(scores.objectives)
 
 
-def test_a_sketch_finds_most_of_the_strongest_and_follows_what_is_appended(folder, small_shards, monkeypatch):
-    monkeypatch.setattr(sketch, "RANK", 8)
+@pytest.mark.parametrize("far", [1, 512])
+def test_a_sketch_finds_most_of_the_strongest_and_follows_what_is_appended(far, folder, small_shards, monkeypatch):
+    monkeypatch.setattr(shards, "FAR", far)  # rows of so many bytes are read one by one
+    monkeypatch.setattr(sketch, "RANK", (8, 8))
     risk = risk_of(n=300)
     index = cf.Index.build(risk, cf.EKFAC(), folder, dtype="int8")
     question = QUESTIONS["mean"]("network")
@@ -203,6 +205,9 @@ def test_a_sketch_finds_most_of_the_strongest_and_follows_what_is_appended(folde
     directions = sketch.read_if_whole(folder / sketch.FILE, sketch.FORM).tensors["0"]
     index.append(cf.batches(*numbers(50, 7), size=20))
     assert index.search(question, 400, share=1.0).ids == index.search(question, 400, share=0.99999).ids
+    scores = index.scores(question)
+    found = index.search(question, 40, share=0.5)
+    close(found.values, scores.select(found.ids).values)
     assert torch.equal(sketch.read_if_whole(folder / sketch.FILE, sketch.FORM).tensors["0"], directions)
     assert len(sketch.read_if_whole(folder / sketch.FILE, sketch.FORM).tensors["rows"]) == 350
 
@@ -469,8 +474,10 @@ def test_a_damaged_or_newer_list_is_refused(folder):
 
 def test_wrong_settings_are_refused(folder):
     risk = risk_of()
-    with pytest.raises(ValueError, match=r"Got dtype='int4'; needed one of 'float32', 'float16', 'int8', 'sign'"):
-        cf.Index.build(risk, cf.EKFAC(), folder, dtype="int4")
+    with pytest.raises(
+        ValueError, match=r"Got dtype='int2'; needed one of 'float32', 'float16', 'int8', 'int4', 'sign'"
+    ):
+        cf.Index.build(risk, cf.EKFAC(), folder, dtype="int2")
     with pytest.raises(ValueError, match=r"Got tolerance=1\.5"):
         cf.Index.build(risk, cf.EKFAC(), folder, tolerance=1.5)
     with pytest.raises(UnsupportedError, match=r"a solver with blocks.*EKFAC\(\)"):
@@ -514,7 +521,7 @@ def test_a_scan_holds_one_file_and_small_pieces(folder, small_shards, monkeypatc
     monkeypatch.setattr(type(CODES["int8"]), "products", counted)
     wanted = index.scores(each("reader")).values
     assert max(sizes) <= 64
-    monkeypatch.setattr(row_code, "CHUNK_BYTES", 2**21)
+    monkeypatch.setattr(row_code, "CHUNK_BYTES", 2**22)
     close(index.scores(each("reader")).values, wanted)
 
 

@@ -30,7 +30,7 @@ def test_an_index_of_every_version_opens_and_answers(dtype, folder):
     close(scores.values, torch.tensor(answers[dtype]["scores"]), rtol=1e-4, atol=1e-6)
     close(index.self_influence().values[:, 0], torch.tensor(answers[dtype]["own"]), rtol=1e-4, atol=1e-7)
     assert list(index.ids) == answers["ids"]
-    if dtype != "sign":
+    if dtype not in {"sign", "int4"}:  # of twelve samples these keep too little
         close(
             scores.values, torch.tensor(answers["influence"]), rtol=0.02, atol=0.02 * float(scores.values.abs().max())
         )

@@ -1,5 +1,7 @@
 """Votes over versions of a question, beside the same written out sample by sample."""
 
+import math
+
 import pytest
 import torch
 
@@ -40,10 +42,11 @@ def by_hand(columns, strong, needed):
 def test_votes_and_variance_are_those_counted_by_hand(agree, needed):
     columns = three()
     found = cf.invariant({name: scores(column) for name, column in columns.items()}, strong=0.1, agree=agree)
-    torch.testing.assert_close(found.values, by_hand(columns, 0.1, needed))
-    assert found.objectives == ("invariant", "votes", "variance")
+    torch.testing.assert_close(found.values[:, :3], by_hand(columns, 0.1, needed))
+    assert found.objectives == ("invariant", "votes", "variance", "doubt")
     suspected = found.values[:, 0].abs() >= 1
     assert torch.equal(suspected, found.values[:, 1] >= needed)
+    assert set(cf.suspected(found, doubt=1)) == {IDS[row] for row in (found.values[:, 0] >= 1).nonzero()[:, 0]}
 
 
 def test_scaling_a_version_and_permuting_its_samples_changes_nothing():
@@ -70,6 +73,54 @@ def test_a_sample_whose_effect_turns_with_the_question_is_not_suspected():
     turned[0] = 9.5
     found = cf.invariant({"as is": scores(base), "negated": scores(turned)}, strong=0.04)
     assert [label for label, value in found.top(60, "invariant") if value >= 1] == ["s0"]
+
+
+def drawn(tail, planted=0, size=0.0, seed=0):
+    """Two versions of 1,000 samples from a tail, of which the first few are strong in both."""
+    generator = torch.Generator().manual_seed(seed)
+    base = (
+        tail(torch.rand(1000, generator=generator, dtype=torch.float64)) * torch.randn(1000, generator=generator).sign()
+    )
+    base[:planted] = size * (1 + 0.2 * torch.rand(planted, generator=generator, dtype=torch.float64))
+    other = base * (1 + 0.05 * torch.randn(1000, generator=generator, dtype=torch.float64))
+    return cf.invariant({name: scores(part, tuple(range(1000))) for name, part in (("is", base), ("?", other))})
+
+
+TAILS = {
+    "exponential": lambda u: -u.log(),
+    "half a normal one": lambda u: torch.special.ndtri((1 + u) / 2),
+    "uniform": lambda u: u,
+}
+
+
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+def test_the_number_named_is_the_number_planted_and_of_clean_samples_hardly_any(tail):
+    clean = [len(cf.suspected(drawn(tail, seed=seed))) for seed in range(40)]
+    assert sum(clean) / 40 < 0.2
+    for planted in (5, 20, 45):
+        named = [cf.suspected(drawn(tail, planted, 25.0, seed)) for seed in range(5)]
+        assert all(set(range(planted)) <= set(one) for one in named)
+        assert sum(len(one) - planted for one in named) / 5 <= 0.1 * planted
+
+
+def test_the_doubt_is_that_of_the_tail_written_out():
+    found = drawn(TAILS["exponential"], 20, 25.0)
+    values = found.values[:, 0]
+    up = values[values > 0].sort(descending=True).values.tolist()
+    first, last = 75, 150  # 1.5 and 3 times 5 % of 1,000
+    out = int((found.values[:, 3] <= 0.05).sum())
+    assert 20 <= out <= 22
+    scale = (up[first - 1] - up[last - 1]) / math.log((last - out) / (first - out))
+    wanted = [(first - out) * math.exp(-(v - up[first - 1]) / scale) / (rank + 1) for rank, v in enumerate(up[:40])]
+    doubt = dict(zip(values.tolist(), found.values[:, 3].tolist(), strict=True))
+    for rank, value in enumerate(up[:40]):
+        assert doubt[value] == pytest.approx(min(1, min(wanted[rank:])), rel=1e-9, abs=0)
+
+
+def test_what_lowers_the_question_is_not_suspected_and_has_a_tail_of_its_own():
+    found = drawn(TAILS["exponential"], 20, -25.0)
+    assert not cf.suspected(found)
+    assert found.values[:20, 3].max() < 1e-3
 
 
 def test_the_verdict_is_the_lowest_of_the_versions():
@@ -99,5 +150,9 @@ def test_what_is_no_set_of_versions_is_refused_with_a_sentence():
         cf.invariant(made, strong=5)
     with pytest.raises(ValueError, match="agree='both'; needed 'all' or 'most'"):
         cf.invariant(made, agree="both")
+    with pytest.raises(DataError, match=r"scores of \('answer',\); needed those of invariant"):
+        cf.suspected(made["as is"])
+    with pytest.raises(ValueError, match="doubt=0; needed a share of the suspects above 0"):
+        cf.suspected(cf.invariant(made), doubt=0)
     with pytest.raises(TypeError, match="several Scores by name"):
         cf.invariant([made["as is"], made["not"]])

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import crossfluence as cf
-from crossfluence._attribution.evidence import kinks
+from crossfluence._attribution.evidence import kinks, stranger
 from crossfluence._attribution.influence import _solvers
 from crossfluence._results.verdict import Evidence, merged, of_influence, of_trainings
 from crossfluence._solvers.base import Solution
@@ -196,6 +196,51 @@ def test_a_support_vector_machine_at_its_minimum_is_warned_of():
     assert scores.values.abs().max() > 1  # ten times too large: no sample moves the weight by more than its margin
 
 
+# Models that were trained on something else.
+
+
+def sure(kind, seed=0):
+    """A stopped training, and its data with other labels or features."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(200, 6, generator=generator)
+    y = (x[:, :2].sum(1) + 0.5 * torch.randn(200, generator=generator) > 0).long() + 2 * (x[:, 2] > 0)
+    width, loss = 4, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1], reduction="none")
+    if kind == "regression":
+        width, y = 1, x @ torch.arange(6.0) + torch.randn(200, generator=generator) + 30
+        loss = lambda m, b: (m(b[0])[:, 0] - b[1]).square()  # noqa: E731
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, width))
+    linear = nn.Linear(6, width)
+    rate = 0.003 if kind == "regression" else 0.05
+    recipe = cf.Recipe(
+        net if kind == "network" else linear, loss, (x, y), optimizer=cf.SGD(rate, 0.9), epochs=60, batch_size=50
+    )
+    return recipe.train(), loss, (x, y), (x, y[torch.randperm(200, generator=generator)])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", ["network", "linear", "regression"])
+def test_a_model_that_was_trained_on_other_labels_is_warned_of(kind, seed):
+    model, loss, own, permuted = sure(kind, seed)
+    question = lambda m: m(own[0][:1])[0, 0]  # noqa: E731
+    assert stranger(cf.Risk(model, loss, cf.batches(*own))) == 0
+    with pytest.warns(UnreliableWarning, match="does not belong to these samples, .*: their mean loss falls by"):
+        scores = cf.influence(cf.Risk(model, loss, cf.batches(*permuted)), question)
+    assert scores.verdict.level == "unreliable"
+
+
+def test_the_fall_of_the_loss_is_that_of_smaller_weights():
+    model, loss, _, (x, y) = sure("network")
+    x, y = x[:120], y[:120]
+    found = stranger(cf.Risk(model, loss, cf.batches(x, y, size=64)))
+    with torch.no_grad():
+        before = loss(model, (x, y)).mean()
+        for part in model.parameters():
+            part.mul_(0.97 if part.dim() > 1 else 1)
+        after = loss(model, (x, y)).mean()
+    assert found == pytest.approx(float(1 - after / before), rel=1e-4)
+
+
 # Trainings that are run to test the answer.
 
 
@@ -294,7 +339,7 @@ def test_each_measure_lowers_the_level():
     levels = {
         "sizes": {},
         "order": {"drift": (0.1,), "errors": (0.2,), "damped": (0.9,), "bend": 3.0, "notes": ("A note.",)},
-        "unreliable": {"drift": (0.3,), "errors": (2.0,), "lowest": -1.0, "kinks": 0.1},
+        "unreliable": {"drift": (0.3,), "errors": (2.0,), "lowest": -1.0, "kinks": 0.1, "stranger": 0.02},
     }
     assert of_influence(good).level == "sizes"
     for level, changes in levels.items():

@@ -39,6 +39,24 @@ kinds = {
 def one(model):
     return model(x[:1])[0, 0]
 
+more = cf.batches(x[20:] + 1, y[20:], size=7)
+text = torch.randint(6, (14, 5), generator=draw)
+
+def tokens(z, batch):
+    return torch.nn.functional.cross_entropy(z[:, :-1].transpose(1, 2), batch[:, 1:], reduction="none")
+
+def places(batch):  # another number in each sample
+    return torch.where(torch.arange(4) < 1 + batch[:, :1] % 4, torch.arange(4), -1)
+
+def by_token(shared):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Embedding(6, 3), torch.nn.Linear(3, 6)).double()
+    kind = cf.OnOutputs.by_token(lambda model, batch: model(batch), tokens, places)
+    risk = cf.Risk(net, kind, cf.batches(text, size=3), l2=0.1, shared=shared)
+    asked = lambda net: net(text[:1])[0, 0, 0]
+    found = cf.influence(risk, asked, cf.EKFAC(), unit="token")
+    return found, cf.influence(risk, asked, cf.EKFAC(), unit="token", candidates=cf.batches(text[:5] * 0 + 2, size=2))
+
 def coupled(model, batch, weights):
     z = model(batch[0])
     return (weights * (z.square().sum(1) - (z * (weights @ z)).sum(1) / 5)).sum()
@@ -54,6 +72,9 @@ def answers(shared, data):
         cf.Exact(cf.Relative(.5)), cf.CG(cf.Relative(1.0), curvature=cf.Fisher(2), rtol=1e-12), cf.Auto(),
     )]
     scores += [cf.self_influence(risk, cf.EKFAC())]
+    scores += [cf.influence(risk, asked, solver, candidates=more)
+               for asked, solver in ((each, cf.EKFAC()), (one, cf.CG(1.0, rtol=1e-12)))]
+    scores += [cf.influence(risk, one, solver) for solver in (cf.Horizon(), cf.Horizon(roots=50), cf.Horizon(pilot=20))]
     return [part.values for part in scores] + [risk.gradient.unsqueeze(1)]
 
 for name, data in kinds.items():
@@ -61,6 +82,8 @@ for name, data in kinds.items():
         continue  # three ranks do them
     for place, (got, wanted) in enumerate(zip(answers(None, data), answers(False, data))):
         assert float((got - wanted).abs().max()) <= 1e-10 * float(wanted.abs().max()), (name, place)
+for got, wanted in zip(by_token(None), by_token(False)):
+    assert got.ids == wanted.ids and torch.allclose(got.values, wanted.values, rtol=1e-10, atol=1e-14)
 data = kinds["uneven"]
 got, wanted = (
     cf.influence(cf.Risk(model, cf.WeightedLoss(coupled), data, l2=2.0, shared=shared), one, cf.CG(1.0)).values
@@ -109,6 +132,16 @@ if rank == 0:
 torch.distributed.barrier()
 found = cf.influence(cf.Risk(model, loss, data, shared=True), one, cf.CG(1.0, curvature=cf.GaussNewton()))
 assert "worked alone" not in str(found.report.notes)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+sharded = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)).double()
+fully_shard(sharded, mesh=init_device_mesh("cpu", (int(os.environ["WORLD_SIZE"]),)))
+for shared in (None, True, False):
+    refused(cf.errors.UnsupportedError, "The model is sharded", lambda: cf.Risk(sharded, loss, data, shared=shared))
+place = f"index of {rank}"
+cf.Index.build(cf.Risk(model, loss, data), cf.EKFAC(), place)
+refused(cf.errors.UnsupportedError, "The model is sharded", lambda: cf.Index.open(place, sharded))
 torch.distributed.destroy_process_group()
 print("all is well")
 """

@@ -9,18 +9,25 @@ from crossfluence import tabular
 from crossfluence.errors import DataError, HeldFixedWarning, ObjectiveError, UnsupportedError
 
 sklearn = pytest.importorskip("sklearn")
+from sklearn.calibration import CalibratedClassifierCV  # noqa: E402
 from sklearn.cluster import KMeans  # noqa: E402
 from sklearn.decomposition import PCA  # noqa: E402
 from sklearn.ensemble import RandomForestClassifier  # noqa: E402
 from sklearn.linear_model import (  # noqa: E402
+    GammaRegressor,
     Lasso,
+    LinearRegression,
     LogisticRegression,
     LogisticRegressionCV,
     PoissonRegressor,
     Ridge,
     RidgeClassifier,
+    RidgeClassifierCV,
+    RidgeCV,
+    TweedieRegressor,
 )
 from sklearn.mixture import GaussianMixture  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.neural_network import MLPClassifier, MLPRegressor  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler  # noqa: E402
@@ -66,8 +73,28 @@ CLASSIFIERS = {
 REGRESSIONS = {
     "ridge": (Ridge(alpha=2.0), NOISY, WEIGHTS),
     "ridge, two targets": (Ridge(alpha=2.0), np.c_[NOISY, COUNTS], None),
+    "least squares": (LinearRegression(), NOISY, WEIGHTS),
+    "least squares, two targets": (LinearRegression(fit_intercept=False), np.c_[NOISY, COUNTS], None),
     "Poisson": (PoissonRegressor(alpha=0.5, **TIGHT), COUNTS, WEIGHTS),
+    "gamma": (GammaRegressor(alpha=0.5, **TIGHT), COUNTS + 0.5, WEIGHTS),
+    "Tweedie": (TweedieRegressor(power=1.5, alpha=0.5, **TIGHT), COUNTS, None),
+    "Tweedie, inverse Gaussian": (TweedieRegressor(power=3, alpha=0.1, **TIGHT), COUNTS + 0.5, WEIGHTS),
+    "Tweedie, normal": (TweedieRegressor(power=0, alpha=0.5, **TIGHT), NOISY, WEIGHTS),
 }
+CHOSEN = {
+    "logistic": (LogisticRegressionCV(Cs=[0.1, 1.0], cv=3, scoring="accuracy", l1_ratios=(0,),
+                                      use_legacy_attributes=False, **TIGHT), TWO),
+    "three classes": (LogisticRegressionCV(Cs=[0.1, 1.0], cv=3, scoring="accuracy", l1_ratios=(0,),
+                                           use_legacy_attributes=True, **TIGHT), THREE),
+    "ridge": (RidgeCV([0.1, 5.0]), NOISY),
+    "ridge classes": (RidgeClassifierCV([0.1, 5.0]), TWO),
+    "a search": (GridSearchCV(Ridge(), {"alpha": [0.1, 5.0]}, cv=3), NOISY),
+    "a search in a pipeline": (make_pipeline(Normalizer(), GridSearchCV(Ridge(), {"alpha": [0.1, 5.0]}, cv=3)), NOISY),
+    "a search over pipelines": (
+        GridSearchCV(make_pipeline(Normalizer(), LogisticRegression(**TIGHT)), {"logisticregression__C": [0.1, 1.0]}),
+        TWO,
+    ),
+}  # fmt: skip
 NETWORKS = {
     "network": (MLPClassifier(alpha=2.0, **NET), TWO, None),
     "network, three classes": (MLPClassifier(alpha=2.0, **NET), THREE, WEIGHTS),
@@ -127,7 +154,8 @@ def test_a_regression_is_carried_over_and_its_scores_are_those_of_fitting_again(
     risk = agrees(fitted, y, weights, at_query)
     assert float(risk.gradient.abs().max()) < 1e-7
     predicted = risk.model(torch.tensor(X)).detach().numpy().reshape(y.shape)
-    predicted = np.exp(predicted) if name == "Poisson" else predicted
+    linked = name.startswith(("Poisson", "gamma", "Tweedie")) and name != "Tweedie, normal"
+    predicted = np.exp(predicted) if linked else predicted
     assert abs(predicted - fitted.predict(X)).max() < 1e-10
 
 
@@ -214,6 +242,22 @@ def test_a_pipeline_is_taken_apart_and_its_fitted_step_is_said_to_be_held_fixed(
     assert torch.allclose(scores.values, truth.values, rtol=0.1)
 
 
+@pytest.mark.parametrize("name", CHOSEN)
+def test_settings_that_were_chosen_are_held_fixed_with_a_word(name):
+    estimator, y = CHOSEN[name]
+    fitted = sklearn.base.clone(estimator).fit(X, y)
+    with pytest.warns(HeldFixedWarning, match="(?i)the .* that .* chose (is|are) held fixed"):
+        risk = tabular.risk_of(fitted, X, y)
+    assert risk.gradient.abs().max() < 1e-6
+    decided = risk.model(tabular.inputs_of(fitted, X)).detach().numpy()
+    wanted = (fitted.predict if y is NOISY else fitted.decision_function)(X).reshape(decided.shape)
+    assert abs(decided - wanted - (decided - wanted).mean()).max() < 1e-10
+    question = lambda model: at_query(lambda rows: model(tabular.inputs_of(fitted, rows.numpy())))  # noqa: E731
+    truth = cf.leave_out(tabular.training_of(fitted, X, y), question, [0, 1, 2], n=N)
+    scores = cf.influence(risk, question).select([0, 1, 2])
+    assert (scores.values - truth.values).abs().max() < 0.1 * truth.values.abs().max()
+
+
 def test_a_pipeline_whose_steps_learn_nothing_is_taken_apart_without_a_word():
     pipeline = make_pipeline(FunctionTransformer(np.tanh), Normalizer(), Ridge()).fit(X, NOISY)
     risk = tabular.risk_of(pipeline, X, NOISY)
@@ -225,7 +269,9 @@ def test_a_pipeline_whose_steps_learn_nothing_is_taken_apart_without_a_word():
     [
         (LogisticRegression(solver="saga", l1_ratio=1, max_iter=9999), "the penalty 'l1'"),
         (LogisticRegression(solver="saga", l1_ratio=0.5, max_iter=9999), "the penalty 'elasticnet'"),
-        (LogisticRegressionCV(cv=2, scoring="accuracy"), "cross-validation"),
+        (LogisticRegressionCV(cv=2, scoring="accuracy", refit=False), "mean coefficients of its folds"),
+        (GridSearchCV(LogisticRegression(), {"C": [0.1, 1.0]}, refit=False), "refit=False"),
+        (CalibratedClassifierCV(LogisticRegression()), "several fits in one"),
         (RandomForestClassifier(2), "trees have no parameters"),
         (SVC(), "fitted in the dual"),
         (LinearSVC(loss="hinge", max_iter=99_999), "loss='hinge'"),

@@ -138,6 +138,18 @@ def test_a_small_replacement_is_predicted():
     torch.testing.assert_close(found.predicted, found.achieved, rtol=2e-2, atol=1e-8)
 
 
+def test_several_windows_are_those_asked_one_by_one():
+    made, windows = recipe(optimizer=cf.Adam(0.01, eps_root=1e-8)), [(7, 14), (1, 9), (2, 3)]
+    other = {4: OTHER, 8: OTHER}
+    together = cf.what_if(made, question, replace=other, steps=windows)
+    for window, found in zip(windows, together, strict=True):
+        alone = cf.what_if(made, question, replace=other, steps=window)
+        assert found.method == alone.method
+        torch.testing.assert_close(found.predicted, alone.predicted)
+        torch.testing.assert_close(found.after, alone.after)
+        torch.testing.assert_close(found.after, brute(made, (4, 8), window))
+
+
 def test_rows_have_labels_and_data_may_be_a_mapping():
     made = recipe()
     mapping = cf.Recipe(
@@ -160,6 +172,10 @@ def test_what_cannot_be_replaced_is_refused_with_a_sentence(tmp_path):
         cf.what_if(made, question, replace={4: OTHER}, steps=3)
     with pytest.raises(DataError, match="None of the 1 samples is trained on in steps 0 to 1"):
         cf.what_if(made, question, replace={4: OTHER}, steps=(0, 1))
+    with pytest.raises(DataError, match=r"window \(10, 15\) lies outside of training, which has 14 steps"):
+        cf.what_if(made, question, replace={4: OTHER}, steps=[(0, 3), (10, 15)])
+    with pytest.raises(DataError, match="In steps 0 to 3 every replacement equals what it replaces"):
+        cf.what_if(made, question, replace={4: (X[4], Y[4])}, steps=(0, 3))
     with pytest.raises(IdError, match="Unknown id 20"):
         cf.what_if(made, question, replace={20: OTHER}, steps=(0, 3))
     with pytest.raises(DataError, match=r"has shape \(2,\); the data has \(3,\)"):

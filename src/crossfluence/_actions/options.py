@@ -104,8 +104,7 @@ def options_of(
         DataError: If the pool or the new labels cannot be read as the training data is, or new labels change nothing.
         UnsupportedError: If relabelling or adding is asked for where samples have no losses of their own.
     """
-    named: dict[str, Labels] = {} if labels is None else dict(labels) if isinstance(labels, Mapping) else {"": labels}
-    named = named if "relabel" in actions else {}
+    named = _named(labels) if "relabel" in actions else {}
     added = pool if pool is not None and "add" in actions else ()
     joint, pooled = (risk, 0) if not named and added == () else _joint(risk, tuple(named.values()), added)
     n, rows = risk.n, torch.arange(risk.n)
@@ -126,6 +125,15 @@ def options_of(
     ids = tuple(label for part in parts for label in part[0])
     _, samples, down, up = zip(*parts, strict=True)
     return Options(joint, n, ids, torch.cat(samples), torch.cat(down), torch.cat(up))
+
+
+def labels_of(labels: Labels | Mapping[str, Labels] | None, actions: tuple[str, ...]) -> tuple[Labels, ...]:
+    """The functions by which some actions relabel, in the order of the rows they make."""
+    return tuple(_named(labels).values()) if "relabel" in actions else ()
+
+
+def _named(labels: Labels | Mapping[str, Labels] | None) -> dict[str, Labels]:
+    return {} if labels is None else dict(labels) if isinstance(labels, Mapping) else {"": labels}
 
 
 def scaled(l2: Decay, share: float) -> Decay:

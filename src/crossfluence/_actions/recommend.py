@@ -23,10 +23,12 @@ from .._results.verdict import Verdict
 from .._risk.base import AbstractRisk
 from .._risk.objectives import evaluate
 from .._solvers.base import AbstractSolver
+from .._training.recipe import Recipe
 from .._types import Batch, Id, Objective
 from ..errors import DataError, ObjectiveError, UnsupportedError, import_optional
+from .by_replay import effects_by_replay, moved_by_replay, refuse_by_replay, together
 from .carry_out import Chosen, carry_out
-from .options import ACTIONS, Labels, Options, options_of
+from .options import ACTIONS, Labels, Options, labels_of, options_of
 from .outcome import Outcome
 from .rounds import NAMES, Choice, Chooser, Round, newton, value_of
 
@@ -60,7 +62,8 @@ class Recommendation:
         chosen: What to do, in the order in which it was chosen.
         before: Values of the question and of what is kept at the trained model.
         linear: Their predicted changes by all chosen actions: the sum of the table's rows.
-        predicted: Their predicted changes by one Newton step on the loss with all chosen actions taken.
+        predicted: Their predicted changes by one Newton step on the loss with all chosen actions taken; of a recipe,
+            at the parameters displaced to first order.
         model: The model that this step predicts; ask it any other question.
         chooser: All that decided the choice.
         choice: The choice as numbers of options; what each round did; why it ended.
@@ -124,7 +127,7 @@ class Recommendation:
 
 
 def recommend(
-    risk: AbstractRisk,
+    risk: AbstractRisk | Recipe,
     question: Objective,
     actions: Sequence[str] = ACTIONS,
     *,
@@ -160,7 +163,7 @@ def recommend(
         price: How many units of the question a unit of `keep` is worth; an action counts by change + price x keep.
         until: Value of the question below which nothing is to be gained.
         leave_alone: Ids of samples that are not touched.
-        solver: How to solve with the curvature.
+        solver: How to solve with the curvature; of a recipe nothing is solved.
 
     Returns:
         The table of all actions, the choice, and what it is predicted to do.
@@ -186,13 +189,19 @@ def recommend(
         >>> found.chosen[0].id, round(found.linear.item(), 2), round(found.predicted.item(), 2)
         (2, -1.0, -1.5)
     """
-    require_risk(risk, AbstractRisk, "recommend")
+    if not isinstance(risk, Recipe):
+        require_risk(risk, AbstractRisk, "recommend")
     asked = tuple(each for each in (question, keep) if each is not None)
     _ = [require_question(each, "recommend") for each in asked]
     if not isinstance(solver, AbstractSolver):
         raise UnsupportedError("recommend solves at several points; it needs a solver, such as crossfluence.Auto().")
     _refuse_numbers(rounds, price)
     kinds = _possible(actions, labels, pool)
+    recipe = risk if isinstance(risk, Recipe) else None
+    if recipe is not None:
+        refuse_by_replay(recipe, kinds, rounds)
+        risk = recipe.risk(recipe.train())
+    assert isinstance(risk, AbstractRisk)
     with isolated():
         risk.check()
         before = torch.stack([_one_value(each, risk, name) for each, name in zip(asked, NAMES, strict=False)])
@@ -202,11 +211,14 @@ def recommend(
             )
         options = options_of(risk, kinds, labels, pool)
     count = _budget(budget, risk.n)
+    chooser = Chooser(
+        options, solver, question, keep, price, until, count, _allowed(options, risk, leave_alone)
+    )  # fmt: skip
+    if recipe is not None:
+        return _through_training(recipe, risk, chooser, before, labels_of(labels, kinds))
     inverse = solver.invert(options.risk)
     scored = [influence(options.risk, each, inverse) for each in asked]
     effects = options.effects(torch.cat([one.values for one in scored], 1).double().cpu())
-    allowed = _allowed(options, risk, leave_alone)
-    chooser = Chooser(options, solver, question, keep, price, until, count, allowed)
     with isolated():
         choice = (
             chooser.in_one(effects, float(before[0]))
@@ -214,11 +226,35 @@ def recommend(
             else chooser.in_rounds(effects, float(before[0]), rounds, inverse)
         )
         model, predicted = _predicted(options, solver, choice, asked, before)
-    method = f"recommend({inverse.solver})"
-    table = Scores(effects, options.ids, NAMES[: len(asked)], method, scored[0].report, verdict=scored[0].verdict)
-    chosen = tuple(_action(options.ids[number], effects[number].tolist()) for number in choice.chosen)
-    linear = effects[list(choice.chosen)].sum(0)
-    return Recommendation(table, chosen, before, linear, predicted, model, chooser, choice)
+    return _recommended(chooser, choice, effects, scored[0], f"recommend({inverse.solver})", before, predicted, model)
+
+
+def _through_training(
+    recipe: Recipe, risk: AbstractRisk, chooser: Chooser, before: Tensor, labels: Sequence[Labels]
+) -> Recommendation:
+    """A choice by effects through every step of a training."""
+    asked = together(chooser.asked, NAMES)
+    rows, scores = effects_by_replay(recipe, asked, labels)
+    effects = chooser.options.effects(rows)
+    choice = chooser.in_one(effects, float(before[0]))
+    model, predicted = copied(risk.model), torch.zeros_like(before)
+    if choice.chosen:
+        model = moved_by_replay(recipe, risk.model, chooser.options, choice.chosen, labels)
+        with isolated():
+            predicted = evaluate(asked, model)[1] - before
+    return _recommended(chooser, choice, effects, scores, "recommend(replay)", before, predicted, model)
+
+
+def _recommended(
+    chooser: Chooser, choice: Choice, effects: Tensor, scores: Scores, method: str, before: Tensor, predicted: Tensor,
+    model: nn.Module,
+) -> Recommendation:  # fmt: skip
+    names = NAMES[: len(chooser.asked)]
+    table = Scores(effects, chooser.options.ids, names, method, scores.report, verdict=scores.verdict)
+    chosen = tuple(_action(chooser.options.ids[number], effects[number].tolist()) for number in choice.chosen)
+    return Recommendation(
+        table, chosen, before, effects[list(choice.chosen)].sum(0), predicted, model, chooser, choice
+    )  # fmt: skip
 
 
 def _predicted(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._attribution.unrolled import Put, differentiate_training
 from .._autodiff.functional import isolated
+from .._data.batch import digest
 from .._losses import as_loss
 from .._require import require, require_question, require_recipe
 from .._results.ids import numbered, row_of
 from .._risk.objectives import evaluate
 from .._training.recipe import Recipe
-from .._training.state import state_before, walked
-from .._training.trajectory import Trajectory
+from .._training.state import walked
+from .._training.trajectory import Point, Trajectory
 from .._types import Batch, Id, Objective, Params
 from ..errors import DataError, UnsupportedError
 from .outcome import Outcome
@@ -39,6 +40,7 @@ class Mixed(NamedTuple):
     share: Tensor
 
 
+@overload
 def what_if(
     recipe: Recipe,
     objective: Objective,
@@ -47,26 +49,52 @@ def what_if(
     steps: tuple[int, int],
     ids: Sequence[Id] | None = None,
     keep: int | None = None,
-) -> Outcome:
+) -> Outcome: ...
+
+
+@overload
+def what_if(
+    recipe: Recipe,
+    objective: Objective,
+    *,
+    replace: Mapping[Id, Any],
+    steps: Sequence[tuple[int, int]],
+    ids: Sequence[Id] | None = None,
+    keep: int | None = None,
+) -> list[Outcome]: ...
+
+
+def what_if(
+    recipe: Recipe,
+    objective: Objective,
+    *,
+    replace: Mapping[Id, Any],
+    steps: tuple[int, int] | Sequence[tuple[int, int]],
+    ids: Sequence[Id] | None = None,
+    keep: int | None = None,
+) -> Outcome | list[Outcome]:
     """Effect of replacing samples in some steps of a training, predicted to first order and by training again.
 
     Predicted: the derivative of the question as each replaced sample's loss gives way to that of its replacement,
-    through all steps. Achieved: training goes on from its state at the first step of the window.
+    through all steps; several windows are predicted in one sweep. Achieved: training goes on from its state at the
+    first step of the window.
 
     Args:
         recipe: The training; its data is a tensor, or a tuple or mapping of tensors.
         objective: The question, or several.
         replace: For each id, the sample to put in its place: one row of each part of the data.
-        steps: The first step of the window, counted from 0, and the step before which it ends.
+        steps: The first step of the window, counted from 0, and the step before which it ends; or a list of such, each
+            a training of its own.
         ids: n labels, default 0 to n-1.
         keep: As in `replay`.
 
     Returns:
-        The model of the training with the replacements; before, after and the predicted change.
+        The model of the training with the replacements; before, after and the predicted change. Of a list of windows,
+        one for each.
 
     Raises:
-        DataError: If the window lies outside of training, holds none of these samples, or a replacement has another
-            form or equals what it replaces.
+        DataError: If a window lies outside of training, holds none of these samples, or a replacement has another form
+            or equals what it replaces.
         IdError: If an id is unknown.
         UnsupportedError: If the loss couples samples or draws random numbers, or the data is no tensors.
 
@@ -87,30 +115,50 @@ def what_if(
     _refuse(recipe)
     rows = numbered(recipe.labels(ids))
     course = recipe.course()
-    start, stop = _window(steps, len(course))
+    several = isinstance(steps, Sequence) and bool(steps) and not isinstance(steps[0], int)
+    windows = [_window(each, len(course)) for each in (steps if several else [steps])]
     places = {row_of(label, rows): sample for label, sample in replace.items()}
     changed = dataclasses.replace(recipe, data=_replaced(recipe.data, places)).course()
-    _refuse_nothing(recipe, course, range(start, stop), list(places))
-    mixed = dataclasses.replace(course, total=_mixing(course))
+    for start, stop in windows:
+        _refuse_nothing(recipe, course, changed, range(start, stop), list(places))
+    mixed = dataclasses.replace(course, total=mixing(course))
+    inside = {step for start, stop in windows for step in range(start, stop)}
 
     def share(step: int, batch: Batch, weights: Tensor) -> tuple[Tensor, Put]:
-        if not start <= step < stop:
+        if step not in inside:
             return weights, lambda held: (batch, held)
         other, _ = changed.part(step, recipe.ones)
         return torch.zeros_like(weights), lambda part: (Mixed(batch, other, part), weights)
 
-    found = differentiate_training(recipe, objective, share, keep, by_step=True, course=mixed, first=start)
+    found = differentiate_training(recipe, objective, share, keep, by_step=True, course=mixed, first=min(inside))
+    outcomes = list[Outcome]()
+    for (start, stop), model in zip(windows, _trained(recipe, course, changed, windows), strict=True):
+        with isolated():
+            names, after = evaluate(objective, model)
+        predicted = found.effects[:, start:stop].sum(1).cpu().double()
+        method = f"what_if({len(places)} samples, steps {start} to {stop})"
+        outcomes.append(Outcome(model, names, found.values.cpu().double(), after, predicted, method=method))
+    return outcomes if several else outcomes[0]
+
+
+def _trained(
+    recipe: Recipe, course: Trajectory, changed: Trajectory, windows: Sequence[tuple[int, int]]
+) -> Iterator[nn.Module]:
+    """The model of each window's training: from the state at its first step, which is walked to once."""
+    starts = dict[int, Point]()
     with isolated():
-        point = state_before(course, recipe.ones, start, recipe.content).point
-        point = walked(changed, recipe.ones, point, range(start, stop))
-        model = recipe.holding(walked(course, recipe.ones, point, range(stop, len(course))).theta)
-        names, after = evaluate(objective, model)
-    predicted = found.effects[:, start:stop].sum(1).cpu().double()
-    method = f"what_if({len(places)} samples, steps {start} to {stop})"
-    return Outcome(model, names, found.values.cpu().double(), after, predicted, method=method)
+        reached, point = 0, course.start(course.theta)
+        for start in sorted({start for start, _ in windows}):
+            point = walked(course, recipe.ones, point, range(reached, start))
+            starts[start], reached = point, start
+    for start, stop in windows:
+        with isolated():
+            point = walked(changed, recipe.ones, starts[start], range(start, stop))
+            model = recipe.holding(walked(course, recipe.ones, point, range(stop, len(course))).theta)
+        yield model
 
 
-def _mixing(course: Trajectory) -> Any:
+def mixing(course: Trajectory) -> Any:
     """The weighted sum of losses, of a batch that may be on its way to another one."""
 
     def total(theta: Params, frozen: Params, batch: Batch, weights: Tensor) -> Tensor:
@@ -131,7 +179,7 @@ def _refuse(recipe: Recipe) -> None:
         raise UnsupportedError("what_if needs a recipe whose data is tensors, to put rows in their place.")
 
 
-def _window(steps: tuple[int, int], count: int) -> tuple[int, int]:
+def _window(steps: Any, count: int) -> tuple[int, int]:
     if not (isinstance(steps, tuple) and len(steps) == 2 and all(isinstance(one, int) for one in steps)):
         raise DataError(f"Got steps={steps!r}; needed the first step and the one after the last, such as (0, 10).")
     start, stop = steps
@@ -176,11 +224,18 @@ def _with_rows(column: Tensor, rows: Mapping[int, Any]) -> Tensor:
     return made
 
 
-def _refuse_nothing(recipe: Recipe, course: Trajectory, window: range, places: list[int]) -> None:
-    """Makes sure that the window holds at least one of the samples."""
-    seen = set[int]()
+def _refuse_nothing(recipe: Recipe, course: Trajectory, changed: Trajectory, window: range, places: list[int]) -> None:
+    """Makes sure that the window holds at least one of the samples, and that something is new in it."""
+    seen, new = set[int](), False
     for step in window:
         rows = course.rows[step]
-        seen.update(range(recipe.n) if rows is None else rows.tolist())
+        here = set(range(recipe.n) if rows is None else rows.tolist())
+        seen |= here
+        if not new and here & set(places):
+            new = digest(course.part(step, recipe.ones)[0]) != digest(changed.part(step, recipe.ones)[0])
     if not seen & set(places):
         raise DataError(f"None of the {len(places)} samples is trained on in steps {window.start} to {window.stop}.")
+    if not new:
+        raise DataError(
+            f"In steps {window.start} to {window.stop} every replacement equals what it replaces; needed other samples."
+        )

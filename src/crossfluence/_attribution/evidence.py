@@ -25,8 +25,11 @@ from ..errors import CrossfluenceError, NotConvergedWarning
 
 ROUNDED = 64  # rounding errors of a loss that a jump may hold
 LOOKED_AT = 64, 1024  # samples whose losses are searched for kinks: five times each, at least and at most
+COMPARED = 256  # samples, at least, whose losses are taken twice
 SHARE = 50  # one for so many
 BASIS = "the sizes are those of the training's own record, wherever it ended"
+SMALLER = 0.03  # share by which weights are made smaller, to see whether a model is too sure of its samples
+CHANCE = 4.0  # standard errors of a mean, below which its sign is chance
 MEASURED = "GaussNewton(", "Fisher("  # curvatures that stand for another one: what they leave out is measured
 
 
@@ -42,8 +45,8 @@ def gathered(
         report: On the solve.
 
     Returns:
-        Numbers for `of_influence`. If training had not ended, or the inverse does not ask for it, kinks were looked for
-        in the losses of some samples.
+        Numbers for `of_influence`. If training had not ended, or the inverse does not ask for it, the losses of some
+        samples were searched for kinks, and for signs that the model was trained on others.
     """
     solved = [part.solution for part in chunks if part.solution is not None]
     evidence = Evidence(
@@ -60,7 +63,7 @@ def gathered(
     )
     if not isinstance(risk, Risk) or (inverse.at_minimum and not suspicious(evidence)):
         return evidence
-    return replace(evidence, kinks=kinks(risk))
+    return replace(evidence, kinks=kinks(risk), stranger=stranger(risk))
 
 
 def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, "n 1"]) -> Evidence:
@@ -82,7 +85,52 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
     return Evidence(
         drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
         approximation=inverse.approximation, notes=_limits(risk), basis="" if inverse.at_minimum else BASIS,
+        stranger=stranger(risk) if isinstance(risk, Risk) else 0.0,
     )  # fmt: skip
+
+
+def stranger(risk: Risk) -> float:
+    """The share by which the samples' mean loss falls when all weights are made 3 % smaller, where that is no chance.
+
+    Training makes a model as sure of its samples as pays, so that smaller weights only cost. With other labels, other
+    columns or in another unit, or on samples that an overfitted model has not seen, it is too sure. Weights are tensors
+    of two dimensions or more: biases hold the level of the outputs, which is right for permuted labels too.
+
+    Args:
+        risk: With losses of single samples; for others, and for one with the record of its training, the share is zero.
+
+    Returns:
+        A share of the mean size of the losses, from 0.
+    """
+    if not risk.kind.per_sample or risk.record is not None:
+        return 0.0
+    if "stranger" not in risk.remembered:
+        risk.remembered["stranger"] = _stranger(risk)
+    return risk.remembered["stranger"]
+
+
+def _stranger(risk: Risk) -> float:
+    along = {name: part if part.dim() > 1 else torch.zeros_like(part) for name, part in risk.theta.items()}
+    bound, enough = bind(risk.kind.losses, risk.model), max(COMPARED, _enough(risk))
+    smaller = moved(risk.theta, along, -SMALLER)
+    before, after = [], []
+
+    def losses_at(theta: Params, batch: Batch) -> Tensor:
+        return evaluated(lambda: bound(theta, batch)).double()
+
+    seen = 0
+    for _, batch, weights in risk.passes():
+        batch, count = _part(batch, len(weights), enough - seen, lambda part: losses_at(risk.theta, part))
+        before.append(losses_at(risk.theta, batch))
+        after.append(losses_at(smaller, batch))
+        seen += count
+        if seen >= enough:
+            break
+    losses = torch.cat(before)
+    fall = losses - torch.cat(after)
+    error = float(fall.std()) / len(fall) ** 0.5 if len(fall) > 1 else float("inf")
+    mean, size = float(fall.mean()), float(losses.abs().mean())
+    return mean / size if size and mean > CHANCE * error else 0.0
 
 
 def kinks(risk: Risk) -> float:
@@ -107,8 +155,7 @@ def kinks(risk: Risk) -> float:
 def _kinks(risk: Risk) -> float:
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = rounding = 0.0
-    bound, seen = bind(risk.kind.losses, risk.model), 0
-    enough = min(max(LOOKED_AT[0], risk.n // SHARE), LOOKED_AT[1])
+    bound, seen, enough = bind(risk.kind.losses, risk.model), 0, _enough(risk)
 
     def losses(factor: float, batch: Batch) -> Tensor:
         return evaluated(lambda: bound(moved(risk.theta, along, factor), batch)).double()
@@ -124,6 +171,11 @@ def _kinks(risk: Risk) -> float:
         if seen >= enough:
             break
     return jumps / slopes if slopes and jumps > rounding else 0.0
+
+
+def _enough(risk: Risk) -> int:
+    """Samples whose losses are looked at."""
+    return min(max(LOOKED_AT[0], risk.n // SHARE), LOOKED_AT[1])
 
 
 def _part(batch: Batch, b: int, count: int, losses: Callable[[Batch], Tensor]) -> tuple[Batch, int]:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .._autodiff.functional import isolated
 from .._data.batches import beside, probe
+from .._data.dealt import Dealt
+from .._data.ranks import ALONE
 from .._default.auto import Auto
 from .._kronecker.directions import derivatives_by_hooks, known_layers
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
@@ -21,6 +23,8 @@ from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, of_influence
 from .._risk.base import AbstractRisk
 from .._risk.objectives import EachOf, Queries
+from .._risk.parameters import Parameters, fisher_of
+from .._risk.products import AbstractBatchedRisk
 from .._risk.sharper import sharper_questions
 from .._risk.tokens import Unit, token_derivatives, token_ids
 from .._solvers.base import AbstractInverse, AbstractSolver, QueryScores, Solution, inverse_of, risk_of
@@ -99,8 +103,9 @@ def influence(
         ):  # a pass by layers may give it with the scores
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
-            probe(candidates, "candidates")
-            candidates = beside(candidates, risk.model)
+            ranks = risk.ranks if isinstance(risk, AbstractBatchedRisk) else ALONE
+            reading = probe(candidates, "candidates", ranks=ranks)
+            candidates = Dealt(beside(candidates, risk.model), reading.sizes)
         ids = _ids(risk, candidates, unit)
         inverse = inverse_of(solver, risk)
         pairs = inverse.pairwise(risk, objective) if unit == "sample" else None
@@ -121,9 +126,11 @@ def influence(
         solved = [chunk.solution for chunk in chunks if chunk.solution]
         report = _report(risk, inverse, solved, chunks, values.abs().amax(0).tolist(), started)
         verdict = of_influence(gathered(risk, inverse, chunks, report))
+        metric = fisher_of(objective, risk) if isinstance(objective, Parameters) else None
     ids = tuple(range(len(values))) if ids is None else ids
     names = tuple(name for chunk in chunks for name in chunk.names)
-    return Scores(values, ids, names, report.solver, replace(report, verdict=str(verdict)), verdict=announce(verdict))
+    report = replace(report, verdict=str(verdict))
+    return Scores(values, ids, names, report.solver, report, verdict=announce(verdict), metric=metric)
 
 
 def _ids(risk: AbstractRisk, candidates: Iterable[Batch] | None, unit: Unit) -> tuple[Id, ...] | None:

@@ -34,14 +34,21 @@ def refuse_untraceable(model: nn.Module, chosen: Mapping[str, Tensor], *, hooked
         UnsupportedError: If a process holds parts of them only.
     """
     _refuse_unmade(model)
-    _refuse_sharded(model)
+    refuse_sharded(model)
     _refuse_complex(chosen)
     _refuse_hooks(chosen, hooked)
     _refuse_shared_memory(model, chosen)
 
 
-def _refuse_sharded(model: nn.Module) -> None:
-    """Hooks see whole layers, and fingerprints whole weights: parts of them make no risk."""
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuses a model whose layers lie in parts on several processes: hooks and fingerprints need them whole.
+
+    Args:
+        model: Any module.
+
+    Raises:
+        UnsupportedError: If a process holds parts of it only.
+    """
     parts = [name for name, tensor in model.named_parameters() if type(tensor.data).__name__ == "DTensor"]
     whole = [name for name, module in model.named_modules() if type(module).__name__ == "FullyShardedDataParallel"]
     if parts or whole:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import CrossfluenceError, RankError
 
 Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
 JOINING = timedelta(minutes=5)  # that ranks wait for each other at the first risk
 WAITING = timedelta(hours=4)  # that ranks wait for a slower one; one that has died is noticed at once
 SETTINGS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -82,23 +83,15 @@ class Ranks:
     def _added(
         self, what: str, work: Callable[[], Mapping[Key, Tensor]], device: torch.device | None
     ) -> dict[Key, Tensor]:
-        found, failure = {}, None
-        try:
-            found = dict(work())
-        except RankError:  # torchrun has ended this rank
-            raise
-        except Exception as error:  # the others have to hear of it
-            failure = error
-        shapes = {key: (tuple(part.shape), part.dtype) for key, part in found.items()}
-        told = self.told(what, (_words(failure), shapes))
-        if failure is not None:
-            raise failure
-        for number, (words, _) in enumerate(told):
-            if words is not None:
-                error = _again(number, *words)
-                raise error
-        keys = {key: shape for _, shapes in told for key, shape in shapes.items()}
-        if any(shapes.get(key, shape) != shape for _, shapes in told for key, shape in keys.items()):
+        found: dict[Key, Tensor] = {}
+
+        def shapes() -> dict[Key, tuple[tuple[int, ...], torch.dtype]]:
+            found.update(work())
+            return {key: (tuple(part.shape), part.dtype) for key, part in found.items()}
+
+        told = self._heard(what, shapes)
+        keys = {key: shape for own in told for key, shape in own.items()}
+        if any(own.get(key, shape) != shape for own in told for key, shape in keys.items()):
             raise RankError(f"Ranks have found tensors of different shapes ({what}). {ALONE_HINT}")
         return {key: self._sum(what, found.get(key), shape, kind, device) for key, (shape, kind) in keys.items()}
 
@@ -109,6 +102,87 @@ class Ranks:
         with self._connected(what):
             self.group.allreduce([part]).wait()
         return part.to(own.device if device is None and own is not None else device or part.device)
+
+    def heard(self, what: str, work: Callable[[], Found]) -> list[Found]:
+        """Results of all ranks' work, by rank.
+
+        Args:
+            what: Is done, as a clause for errors.
+            work: Of this rank; what it returns can be pickled.
+
+        Returns:
+            One of each rank.
+
+        Raises:
+            RankError: If ranks do different things, or one has ended.
+            error: Of another rank, where its work failed.
+        """
+        if self.count == 1:
+            return [work()]
+        with _last_words():
+            return self._heard(what, work)
+
+    def first(self, what: str, work: Callable[[], Found]) -> Found:
+        """The result of work that rank 0 does for all, such as writing a file.
+
+        Args:
+            what: Is done, as a clause for errors.
+            work: Of rank 0; what it returns can be pickled.
+
+        Returns:
+            The same on every rank.
+        """
+        found = self.heard(what, lambda: work() if self.number == 0 else None)[0]
+        return cast("Found", found)
+
+    def gathered(self, what: str, work: Callable[[], Sequence[Tensor]], p: int) -> Tensor:
+        """Rows of all ranks, one rank's after another's.
+
+        Args:
+            what: Is done, as a clause for errors.
+            work: Pieces of this rank, each of shape `(b, p)`.
+            p: Numbers in a row.
+
+        Returns:
+            The same on every rank, in one type: where a rank has none, that of the others.
+        """
+        if self.count == 1:
+            parts = work()
+            return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        own: list[Tensor] = []
+
+        def size() -> tuple[int, torch.dtype | None]:
+            own.extend(work())
+            return sum(map(len, own)), own[0].dtype if own else None
+
+        sizes = self.heard(what, size)
+        starts = [0, *accumulate(b for b, _ in sizes)]
+        dtype = next(kind for _, kind in sizes if kind is not None)
+
+        def placed() -> dict[str, Tensor]:
+            whole = torch.zeros(starts[-1], p, dtype=dtype)
+            if own:
+                whole[starts[self.number] : starts[self.number + 1]] = torch.cat(own).cpu()
+            return {"rows": whole}
+
+        return self.added(what, placed)["rows"]
+
+    def _heard(self, what: str, work: Callable[[], Found]) -> list[Found]:
+        found, failure = None, None
+        try:
+            found = work()
+        except RankError:  # torchrun has ended this rank
+            raise
+        except Exception as error:  # the others have to hear of it
+            failure = error
+        told = self.told(what, (_words(failure), found))
+        if failure is not None:
+            raise failure
+        for number, (words, _) in enumerate(told):
+            if words is not None:
+                error = _again(number, *words)
+                raise error
+        return [found for _, found in told]
 
     def told(self, what: str, own: Any) -> list[Any]:
         """Messages of all ranks, by rank.
@@ -148,8 +222,8 @@ class Ranks:
         except RuntimeError as error:
             raise RankError(
                 f"Rank {self.number} of {self.count} has lost another rank while {what}: that one has ended, and its "
-                f"own message says why; killed, it has none. Nothing was finished: start the same command again. "
-                f"{ALONE_HINT}"
+                f"own message says why; killed, it has none. Start the same command again: it goes on from the files "
+                f"that are whole. {ALONE_HINT}"
             ) from error
 
     def refuse_differing(self, own: Mapping[str, str]) -> None:
@@ -187,7 +261,7 @@ def _last_words() -> Iterator[None]:
     def ended(*_: object) -> None:
         raise RankError(
             "torchrun has ended this rank, since it has lost another rank of the job, whose own message says why; "
-            "killed, it has none. Nothing was finished: start the same command again."
+            "killed, it has none. Start the same command again: it goes on from the files that are whole."
         )
 
     after: Any = signal.SIG_DFL

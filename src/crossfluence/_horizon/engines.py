@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._curvature.base import AbstractCurvature
 from .._curvature.gauss_newton import GaussNewton
+from .._data.ranks import ALONE, Ranks
 from .._risk.risk import Risk
 from .._solvers.krylov import lanczos_functions
 from .._solvers.phi import phi
@@ -128,13 +129,18 @@ class DenseEngine:
     decay: Tensor
 
     @classmethod
-    def of(cls, rows: Iterable[Tensor], decay: Tensor, *, chance: bool) -> DenseEngine:
-        """Adds up outer products of roots in double precision, every other batch in the second half."""
+    def of(cls, rows: Iterable[Tensor], decay: Tensor, *, chance: bool, ranks: Ranks = ALONE) -> DenseEngine:
+        """Adds up outer products of roots in double precision, every other one in the second half."""
         p = len(decay)
-        sums = [torch.zeros(p, p, dtype=torch.float64, device=decay.device) for _ in range(2)]
-        for part in rows:
-            for half, some in zip(sums, (part[::2].double(), part[1::2].double()), strict=True):
-                half.addmm_(some.T, some)
+
+        def halves() -> dict[int, Tensor]:
+            sums = [torch.zeros(p, p, dtype=torch.float64, device=decay.device) for _ in range(2)]
+            for part in rows:
+                for half, some in zip(sums, (part[::2].double(), part[1::2].double()), strict=True):
+                    half.addmm_(some.T, some)
+            return dict(enumerate(sums))
+
+        sums = list(ranks.added("multiplying roots", halves).values())
         whole = sums[0] + sums[1] + torch.diag(decay.double())
         values, vectors = torch.linalg.eigh(whole)
         return cls(vectors, values.clamp_min(0), tuple(2 * half for half in sums) if chance else (), decay)

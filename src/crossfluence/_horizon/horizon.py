@@ -29,9 +29,11 @@ from .segments import Segment, SegmentedInverse, paced
 GUESSED_RATE, GUESSED_BATCH = 0.05, 32  # the sum of Adam's learning rates, and a batch, where nothing is known
 GUESSED = "nothing is known of the training, so the sum of its learning rates, and with it all sizes, is a guess"
 FLAT = "directions of negative curvature were taken for flat ones, so that sizes can be off by a factor"
-PER_TRAINED, ENOUGH = 4, 2  # roots for each direction with an exponent above 1: wanted, and at least
-PLENTY = 4  # roots for each sample, at most
-MOST = 1_024  # roots that are factorised
+PER_TRAINED, ENOUGH = 16, 4  # roots for each direction with an exponent above 1: wanted, and at least
+FEW = 4  # roots, fewer of which tell nothing
+WRITTEN = 2  # roots for each sample or parameter, where X is written out
+PLENTY = 8  # roots for each sample, at most
+MOST = 2_048  # roots that are factorised
 ROOM = 2**28  # numbers in them
 DENSE = 2_048  # parameters up to which X is written out
 EXACT_WORK = 5e9  # multiplications of all columns of all roots, up to which nothing is left to chance
@@ -62,8 +64,8 @@ class Horizon(AbstractSolver):
     in an unknown unit, and the verdict says "order".
 
     Attributes:
-        roots: How many; default: four for each direction with an exponent above 1, at least one and at most four for
-            each sample, at most 1,024.
+        roots: How many; default: 16 for each direction with an exponent above 1, at least one and at most eight for
+            each sample, at most 2,048.
         pilot: Samples for products; if given, products are taken. Default: 320 where they are, or half of less data.
         segments: Parts of the training, each with the gradients, the curvature and the optimizer's state of its own
             end, from a record that keeps them (`recipe.record(segments=3)`). Each takes the work of a whole training.
@@ -104,12 +106,12 @@ class Horizon(AbstractSolver):
             )
 
     def cost(self, risk: AbstractRisk) -> Cost:
-        """Up to four passes of single gradients, or some products on a pilot for each question."""
+        """Up to eight passes of single gradients, or some products on a pilot for each question."""
         known, times = self._risk(risk), self.segments or 1
         if self.pilot is not None or self.curvature is not None:
             pilot = self.pilot or (_pilot(known) if known.kind.per_sample else risk.n)
             return Cost(steps=self.steps * times, data_fraction=min(1.0, pilot / risk.n), vectors_per_step=1)
-        count = self.roots or min(4 * risk.n, MOST)
+        count = self.roots or min(PLENTY * risk.n, MOST)
         size = known.weights.element_size()
         return Cost(
             data_passes=times * -(-count // risk.n) + 2, inverse_bytes=times * (size * count * risk.p + 8 * count**2)
@@ -170,11 +172,13 @@ class Horizon(AbstractSolver):
         if self.pilot is not None or self.curvature is not None:
             return self._products(risk, pace, outside, self.pilot or _pilot(risk))
         if self.roots is None and risk.p <= DENSE and risk.n * _columns(risk) * risk.p**2 <= EXACT_WORK:
-            dense = DenseEngine.of(root_rows(risk, pace, None, self.seed), whole, chance=False)
+            dense = DenseEngine.of(
+                root_rows(risk, pace, None, self.seed, risk.part), whole, chance=False, ranks=risk.ranks
+            )
             return dense, f"X was written out, from all columns of all roots; {_bent(dense)}."
         if risk.p <= DENSE:
-            count = self.roots or max(ENOUGH * risk.n, ENOUGH * risk.p)
-            dense = DenseEngine.of(self._rows(risk, pace, count, self.seed), whole, chance=True)
+            count = self.roots or WRITTEN * max(risk.n, risk.p)
+            dense = DenseEngine.of(self._rows(risk, pace, count, self.seed), whole, chance=True, ranks=risk.ranks)
             return dense, f"X was written out, from {count} roots; {_bent(dense)}."
         return self._from_roots(risk, pace, outside, whole)
 
@@ -183,7 +187,7 @@ class Horizon(AbstractSolver):
     ) -> tuple[RootsEngine | ProductsEngine, str]:
         """Roots, if they are enough; else products."""
         most = self.roots or min(MOST, PLENTY * risk.n, ROOM // risk.p)
-        if most < PLENTY:
+        if most < FEW:
             return self._products(risk, pace, outside, _pilot(risk))
         rows = self._drawn(risk, pace, self.roots or min(risk.n, most), self.seed)
         engine = RootsEngine.of(rows, whole, self.seed)
@@ -200,8 +204,9 @@ class Horizon(AbstractSolver):
         return found, f"{told} That is too many for roots. {instead}"
 
     def _drawn(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Shaped[Tensor, "k p"]:
-        parts = list(self._rows(risk, pace, count, seed))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        """Rows that ranks have drawn, each from its part of the data."""
+        found = risk.ranks.gathered("drawing roots", lambda: list(self._rows(risk, pace, count, seed)), risk.p)
+        return found.to(risk.weights)
 
     def _products(self, risk: Risk, pace: Tensor, outside: Tensor, pilot: int) -> tuple[ProductsEngine, str]:
         parts = pilots(risk, pilot, self.seed, 2) if risk.kind.per_sample else (risk,)
@@ -216,7 +221,7 @@ class Horizon(AbstractSolver):
         draws = -(-count // risk.n)
         (part,) = pilots(risk, count, seed) if count < risk.n else (risk,)
         share = float(risk.weights.sum() / risk.n) if part is not risk else 1.0
-        return root_rows(part, pace * share**0.5, draws, seed)
+        return root_rows(part, pace * share**0.5, draws, seed, part.part)
 
 
 @stored("HorizonInverse")

@@ -16,7 +16,9 @@ from .._risk.risk import Risk
 from ..errors import NonFiniteError
 
 
-def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: int) -> Iterator[Shaped[Tensor, "b p"]]:
+def root_rows(
+    risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: int, part: range | None = None
+) -> Iterator[Shaped[Tensor, "b p"]]:
     r"""Rows z with $\mathbb{E}\sum z z^\top = D^{1/2} F D^{1/2}$, F the Gauss-Newton matrix without l2.
 
     Each is the gradient of a sample's outputs along a random combination of the columns of the square root of the
@@ -28,6 +30,7 @@ def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: i
         pace: $D^{1/2}$, shape `(p,)`.
         draws: For each sample; `None` takes every column, without chance.
         seed: Of the signs.
+        part: Numbers of the batches that are wanted; default: all.
 
     Yields:
         Shape `(b, p)` for each batch and draw.
@@ -38,7 +41,7 @@ def root_rows(risk: Risk, pace: Shaped[Tensor, " p"], draws: int | None, seed: i
     curvature = Fisher(draws, seed)
     _, first, gradients = next(curvature.output_gradients(risk, largest_batch(risk)))
     layers = layers_of_risk(risk, gradients.outputs, first)
-    for index, batch, gradients in curvature.output_gradients(risk):
+    for index, batch, gradients in curvature.output_gradients(risk, part=part):
         for found in layers.along(gradients, batch):
             rows = written(risk, found, risk.reading.sizes[index]).mul_(pace / risk.n**0.5)
             if not all_finite(rows):

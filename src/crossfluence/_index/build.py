@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from .._attribution.evidence import kinks
 from .._autodiff.params import fingerprint, trained_parameters
+from .._autodiff.trained import refuse_sharded
 from .._curvature.base import Trained as HorizonOfTraining
+from .._data.batches import numbered_batches
+from .._data.ranks import ALONE, Ranks
 from .._kronecker.factors import largest_batch
 from .._kronecker.gradients import ByBlock
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
@@ -25,13 +26,14 @@ from .._solvers.base import inverse_of, load_inverse
 from .._storage.archive import fitting, read_tensors, write_tensors
 from .._storage.hashing import content_hash
 from .._types import Batch, Id
-from ..errors import NonFiniteError, StaleError, UnsupportedError
+from ..errors import StaleError, UnsupportedError
 from .codes import CODES, AbstractCode, Parts
 from .coordinates import Coordinates, strongest
 from .gradients import Trained, cpu
 from .manifest import FILE, Block, Listed, Manifest, Part, read_manifest
 from .row_code import RowCode
-from .shards import ShardWriter, rows_in_shard
+from .shards import rows_in_shard
+from .writing import NewSamples, written
 
 FIT, START = "fit.safetensors", "start.safetensors"
 FORM = "crossfluence.index-start/1"
@@ -96,18 +98,27 @@ def build(
             f"An index judges its scores as those of a minimum; {kind} answers for a training that stopped before one. "
             f"Ask influence(risk, questions, inverse), or build the index with a damping such as Relative(0.1)."
         )
-    if (folder / FILE).exists():
-        manifest = read_manifest(folder)
-        manifest.refuse_other(folder, kind, risk.signature, dtype, tolerance)
-    else:
+    manifest = risk.ranks.first("reading an index", lambda: _found(folder))
+    if manifest is None:
         manifest = _begun(risk, solver, folder, code, tolerance)
+    else:
+        manifest.refuse_other(folder, kind, risk.signature, dtype, tolerance)
     if manifest.parts:
         return manifest
+    opened = opened_from(folder, manifest, risk.weights.device)
+    gradients = _gradients(risk, opened.coordinates)
+    samples = NewSamples(
+        risk.reading.sizes, risk.labels, lambda wanted: ((index, batch) for index, batch, _ in risk.passes(wanted)),
+        risk.nan_message, lambda batch, b: opened.coded(gradients(batch), b, risk.n),
+    )  # fmt: skip
+    return written(folder, manifest, samples, rows_in_shard(opened.code), risk.ranks)
+
+
+def _found(folder: Path) -> Manifest | None:
+    """The list of a folder, if it has one; what a stopped builder has left half written is deleted."""
     for left in folder.glob(".*.safetensors.*"):
         left.unlink(missing_ok=True)
-    opened = opened_from(folder, manifest, risk.weights.device)
-    writer = ShardWriter(folder, manifest, rows_in_shard(opened.code), risk.labels)
-    return _written(writer, opened, _gradients(risk, opened.coordinates), risk.n, _batches(risk))
+    return read_manifest(folder) if (folder / FILE).exists() else None
 
 
 def append(
@@ -115,9 +126,11 @@ def append(
     losses: Callable[[nn.Module, Batch], Tensor],
     folder: Path,
     manifest: Manifest,
-    data: Sequence[tuple[Batch, int]],
+    data: Iterable[Batch],
+    sizes: Sequence[int],
     ids: Sequence[Id],
     digest: str,
+    ranks: Ranks = ALONE,
 ) -> Manifest:
     """Adds samples that the fit did not have; the caller holds the folder.
 
@@ -126,9 +139,11 @@ def append(
         losses: Of single samples.
         folder: Of the index.
         manifest: Its list.
-        data: Batches, and their lengths.
+        data: Batches.
+        sizes: Samples in each.
         ids: Of all samples.
         digest: Content hash of the data and the ids.
+        ranks: Who share the work.
 
     Returns:
         The list with one more part.
@@ -136,11 +151,14 @@ def append(
     under_way = manifest.unfinished is not None and manifest.unfinished.data == digest
     manifest = manifest if under_way else _with_part(manifest, digest)
     opened = opened_from(folder, manifest, next(iter(trained.theta.values())).device)
-    largest = max(data, key=lambda each: each[1])[0]
-    writer = ShardWriter(folder, manifest, rows_in_shard(opened.code), ids)
-    nan_message = "Batch {} of the new data gives a NaN or an infinity. Clean or drop it.".format
-    batches = ((batch, size, partial(nan_message, index)) for index, (batch, size) in enumerate(data))
-    return _written(writer, opened, trained.sample_gradients(losses, largest), manifest.n, batches)
+    largest = max(range(len(sizes)), key=sizes.__getitem__)
+    gradients = trained.sample_gradients(losses, next(batch for _, batch in numbered_batches(data, {largest})))
+    samples = NewSamples(
+        sizes, ids, lambda wanted: numbered_batches(data, wanted),
+        lambda index, _: f"Batch {index} of the new data gives a NaN or an infinity. Clean or drop it.",
+        lambda batch, b: opened.coded(gradients(batch), b, manifest.n),
+    )  # fmt: skip
+    return written(folder, manifest, samples, rows_in_shard(opened.code), ranks)
 
 
 def trained_of(model: nn.Module, manifest: Manifest, inverse: EKFACInverse) -> Trained:
@@ -156,7 +174,9 @@ def trained_of(model: nn.Module, manifest: Manifest, inverse: EKFACInverse) -> T
 
     Raises:
         StaleError: If it is another model, or has other weights.
+        UnsupportedError: If it is sharded.
     """
+    refuse_sharded(model)
     shapes = {name: tensor.shape for name, tensor in model.named_parameters()}
     wrong = [
         f"{name} {tuple(shape)} (the model has {tuple(shapes[name]) if name in shapes else 'none'})"
@@ -230,13 +250,14 @@ def _begun(
     newton = coordinates.newton(risk.layout.split(risk.gradient))
     tensors = {f"{number}.kept": own.to(torch.int32) for number, own in enumerate(kept)}
     tensors |= {f"{number}.newton": own for number, own in enumerate(newton)}
-    write_tensors(folder / START, FORM, tensors)
+    risk.ranks.first("writing an index", lambda: write_tensors(folder / START, FORM, tensors))
     first = _FirstSamples.of(risk, coordinates, newton)
     blocks = tuple(
         Block(one.slot.names, one.slot.form, len(own), zeros)
         for one, own, zeros in zip(inverse.blocks, kept, first.zeros, strict=True)
     )
     step = inverse.solve(risk.gradient.unsqueeze(0)).vectors[0]
+    fit, start = risk.ranks.first("listing an index", lambda: (Listed.of(folder / FIT), Listed.of(folder / START)))
     manifest = Manifest(
         solver=inverse.solver, signature=risk.signature, dtype=code.name, tolerance=tolerance, n=risk.n,
         damping=inverse.damping, blocks=blocks,
@@ -245,9 +266,10 @@ def _begun(
         smallest_eigenvalue=inverse.smallest_eigenvalue,
         remainder=float(step @ risk.gradient), kinks=kinks(risk), notes=risk.notes,
         agreement=first.agreement(RowCode.of(code.name, blocks)),
-        fit=Listed.of(folder / FIT), start=Listed.of(folder / START),
+        fit=fit, start=start,
     )  # fmt: skip
-    return _with_part(manifest, content_hash(risk.reading.digests, risk.labels, versions=False)).written(folder)
+    manifest = _with_part(manifest, content_hash(risk.reading.digests, risk.labels, versions=False))
+    return risk.ranks.first("listing an index", lambda: manifest.written(folder))
 
 
 def _fitted(risk: Risk, solver: AbstractBlockSolver | EKFACInverse, folder: Path) -> EKFACInverse:
@@ -255,7 +277,11 @@ def _fitted(risk: Risk, solver: AbstractBlockSolver | EKFACInverse, folder: Path
         inverse = solver.invert(risk, checkpoint=folder / FIT)
     else:
         inverse = inverse_of(solver, risk)
-        inverse.save(folder / FIT)
+    if risk.ranks.count > 1 or inverse is solver:
+        risk.ranks.heard(
+            "fitting an index", lambda: None
+        )  # every rank has kept its own: the last word is that of rank 0
+        risk.ranks.first("keeping a fit", lambda: inverse.save(folder / FIT))
     assert isinstance(inverse, EKFACInverse)
     return inverse
 
@@ -270,33 +296,6 @@ def _gradients(risk: Risk, coordinates: Coordinates) -> Callable[[Batch], ByBloc
     trained = Trained(risk.model, risk.theta, risk.precision, decays, slots)
     largest = next(islice(risk.data, largest_batch(risk), None))
     return trained.sample_gradients(risk.kind.losses, largest)
-
-
-def _batches(risk: Risk) -> Iterator[tuple[Batch, int, Callable[[], str]]]:
-    for index, batch, weights in risk.passes():
-        yield batch, len(weights), partial(risk.nan_message, index, batch)
-
-
-def _written(
-    writer: ShardWriter,
-    opened: Opened,
-    gradients: Callable[[Batch], ByBlock],
-    n: int,
-    batches: Iterable[tuple[Batch, int, Callable[[], str]]],
-) -> Manifest:
-    """Writes the rows of all batches that are in no file yet."""
-    done, seen = writer.written, 0
-    progress = tqdm(batches, desc="Index", unit="batch", disable=None, leave=False)
-    for batch, size, nan_message in progress:
-        seen += size
-        if seen <= done:
-            continue
-        rows = opened.coded(gradients(batch), size, n)
-        if not all(part.isfinite().all() for part in rows.values() if part.is_floating_point()):
-            raise NonFiniteError(nan_message())
-        new = seen - max(done, seen - size)
-        writer.add({name: part[size - new :] for name, part in rows.items()})
-    return writer.close()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,9 @@ Parts: TypeAlias = dict[str, Tensor]
 """Tensors of b rows: the code of one block of b samples."""
 
 LARGEST = 127  # of the whole numbers
+SMALL = 7  # of those that take half a byte
+CLIPPED = (1.0, 0.7, 0.5)  # shares of a row's largest number that 7 may stand for
+FEW = 3  # questions that are multiplied one by one
 FINER = 254  # steps of a question's second plane in one of the first
 LONGEST = 2**16  # numbers in one product of whole ones, whose sum is to fit into 32 bits
 
@@ -110,13 +113,12 @@ class Planes:
     """Questions as two planes of whole numbers, the second 254 times finer than the first.
 
     Attributes:
-        coarse: Shape `(k, m)`.
-        fine: The same.
+        pieces: Of the coordinates, which fit into one product each; and both planes there, `(k, m)`, in the columns
+            that are multiplied at once: all, or one where they are few, which is quicker.
         unit: Of the first plane, shape `(m,)`.
     """
 
-    coarse: Int[Tensor, "k m"]
-    fine: Int[Tensor, "k m"]
+    pieces: tuple[tuple[slice, list[Tensor], list[Tensor]], ...]
     unit: Shaped[Tensor, " m"]
 
     @classmethod
@@ -125,14 +127,23 @@ class Planes:
         unit = (questions.abs().amax(1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
         shares = questions / unit
         coarse = shares.round()
-        fine = ((shares - coarse) * FINER).round()
-        first, second = (plane.to(torch.int8).T.contiguous() for plane in (coarse, fine))
-        return cls(first, second, unit.squeeze(1).float())
+        planes = [plane.to(torch.int8).T for plane in (coarse, ((shares - coarse) * FINER).round())]
+        at_once = 1 if len(questions) <= FEW else len(questions)
+        pieces = []
+        for start in range(0, questions.shape[1], LONGEST):
+            own = slice(start, start + LONGEST)
+            pieces.append((own, *([_plain(part) for part in plane[own].split(at_once, 1)] for plane in planes)))
+        return cls(tuple(pieces), unit.squeeze(1).float())
 
     def times(self, rows: Int[Tensor, "b k"]) -> Shaped[Tensor, "b m"]:
         """Products with rows of whole numbers."""
-        parts = zip(rows.split(LONGEST, 1), self.coarse.split(LONGEST), self.fine.split(LONGEST), strict=True)
-        return sum((_whole(own, coarse) + _whole(own, fine) / FINER for own, coarse, fine in parts)) * self.unit  # pyright: ignore[reportReturnType]
+        total = None
+        for at, coarse, fine in self.pieces:
+            own = _plain(rows if len(self.pieces) == 1 else rows[:, at])
+            found = _products(own, coarse).add_(_products(own, fine), alpha=1 / FINER)
+            total = found if total is None else total.add_(found)
+        assert total is not None
+        return total.mul_(self.unit)
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,46 @@ class Whole(AbstractCode):
     def bytes_of(self, k: int) -> int:
         """One each, and the scale."""
         return k + 4
+
+
+@dataclass(frozen=True)
+class Nibbles(AbstractCode):
+    """Whole numbers between -7 and 7, two in a byte, and one scale for each sample and block."""
+
+    name: ClassVar[str] = "int4"
+    exact: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.05
+
+    def encoded(self, rows: Shaped[Tensor, "b k"], energy: Shaped[Tensor, " k"]) -> Parts:
+        """Rounded; the largest of each row to 7 or beyond it, whichever is nearer to the row."""
+        largest = (rows.abs().amax(1) / SMALL).clamp_min(torch.finfo(torch.float32).tiny)
+        best, steps, scales = torch.full_like(largest, torch.inf), torch.zeros_like(rows), torch.zeros_like(largest)
+        for share in CLIPPED:
+            own = largest * share
+            found = (rows / own.unsqueeze(1)).round().clamp(-SMALL, SMALL)
+            missed = (rows - found * own.unsqueeze(1)).square() @ energy
+            better = missed < best
+            best, scales = torch.where(better, missed, best), torch.where(better, own, scales)
+            steps = torch.where(better.unsqueeze(1), found, steps)
+        high, low = _two(steps).to(torch.int8).view(torch.uint8).unbind(1)
+        return {"rows": (high << 4) | (low & 15), "scales": scales.float()}
+
+    def decoded(self, parts: Parts, k: int) -> Shaped[Tensor, "b k"]:
+        """Whole numbers times their scale."""
+        return torch.cat([part.float() / 16 for part in _apart(parts["rows"])], 1)[:, :k] * parts["scales"].unsqueeze(1)
+
+    def prepared(self, questions: Shaped[Tensor, "m k"]) -> list[Planes]:
+        """Whole numbers, in two parts of which each belongs to one half of a byte."""
+        return [Planes.of(part) for part in _two(questions).unbind(1)]
+
+    def products(self, parts: Parts, prepared: list[Planes]) -> Shaped[Tensor, "b m"]:
+        """In whole numbers, then scaled."""
+        high, low = (own.times(part) for own, part in zip(prepared, _apart(parts["rows"]), strict=True))
+        return (high + low) * (parts["scales"] / 16).unsqueeze(1)
+
+    def bytes_of(self, k: int) -> int:
+        """Half a byte each, and the scale."""
+        return -(-k // 2) + 4
 
 
 @dataclass(frozen=True)
@@ -232,7 +283,17 @@ class SomeSigns(Signs):
         return 2 * -(-k // 8) + 4
 
 
-CODES: Mapping[str, AbstractCode] = {code.name: code for code in (Single(), Half(), Whole(), Signs())}
+CODES: Mapping[str, AbstractCode] = {code.name: code for code in (Single(), Half(), Whole(), Nibbles(), Signs())}
+
+
+def _two(numbers: Shaped[Tensor, "b k"]) -> Shaped[Tensor, "b 2 B"]:
+    """Coordinate i B + j belongs into half i of byte j, the upper one first."""
+    return torch.nn.functional.pad(numbers, (0, numbers.shape[1] % 2)).unflatten(1, (2, -1))
+
+
+def _apart(packed: Shaped[Tensor, "b B"]) -> tuple[Int[Tensor, "b B"], Int[Tensor, "b B"]]:
+    """Both halves of all bytes, each 16 times its number."""
+    return (packed & 240).view(torch.int8), (packed << 4).view(torch.int8)
 
 
 def _packed(bits: Shaped[Tensor, "b k"]) -> Shaped[Tensor, "b B"]:
@@ -262,12 +323,11 @@ def _sums(packed: Shaped[Tensor, "b B"], planes: Sequence[Planes]) -> Shaped[Ten
     return found
 
 
-def _whole(rows: Int[Tensor, "b k"], columns: Int[Tensor, "k m"]) -> Shaped[Tensor, "b m"]:
-    """A product of whole numbers, which is exact; few columns are quicker one by one."""
+def _products(rows: Int[Tensor, "b k"], columns: Sequence[Int[Tensor, "k _"]]) -> Shaped[Tensor, "b m"]:
+    """Products of whole numbers, which are exact."""
     multiplied: Callable[[Tensor, Tensor], Tensor] = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
-    if columns.shape[1] <= 3:
-        return torch.cat([multiplied(_plain(rows), _plain(one)) for one in columns.split(1, 1)], 1).float()
-    return multiplied(_plain(rows), _plain(columns)).float()
+    found = [multiplied(rows, each) for each in columns]
+    return (found[0] if len(found) == 1 else torch.cat(found, 1)).float()
 
 
 def _plain(matrix: Int[Tensor, "r c"]) -> Int[Tensor, "r c"]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .._autodiff.functional import isolated
 from .._data.batches import beside, probe
+from .._data.ranks import ALONE, Ranks
 from .._kronecker.inverse import AbstractBlockSolver, EKFACInverse
 from .._losses import AbstractLoss, as_loss
 from .._require import described, labelled, require, require_question, require_risk
@@ -29,7 +30,7 @@ from .gradients import Trained
 from .manifest import Manifest, read_manifest
 from .row_code import RowCode
 from .scan import Strongest, picked, scanned
-from .shards import ShardReader, building, made
+from .shards import ShardReader, building
 from .sketch import Sketch
 
 
@@ -44,6 +45,7 @@ class Index:
         manifest: Their list.
         model: The trained module; `None` where nothing is asked.
         loss: Of single samples, for `append`.
+        ranks: Who share the work of a torchrun job.
 
     Example:
         >>> import tempfile
@@ -57,9 +59,12 @@ class Index:
         torch.Size([6, 1])
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, model: nn.Module | None, loss: AbstractLoss | None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, model: nn.Module | None, loss: AbstractLoss | None,
+        ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
         self.folder, self._manifest, self._model, self._loss = folder, manifest, model, loss
-        self._reader = ShardReader(folder)
+        self._reader, self._ranks = ShardReader(folder), ranks
 
     @classmethod
     def build(
@@ -68,7 +73,7 @@ class Index:
         solver: AbstractBlockSolver | EKFACInverse,
         folder: str | os.PathLike[str],
         *,
-        dtype: Literal["float32", "float16", "int8", "sign"] = "float16",
+        dtype: Literal["float32", "float16", "int8", "int4", "sign"] = "float16",
         tolerance: float | None = None,
     ) -> Index:
         r"""Fits, and writes every sample's gradient; stopped and called again, it goes on where it was.
@@ -77,8 +82,8 @@ class Index:
             risk: What training minimised, and where it ended; with a loss of single samples.
             solver: `EKFAC`, `KFAC`, `BlockDiagonal` or `Diagonal`, or what its `invert` returned.
             folder: Where to; made if it is not there, in a folder that is.
-            dtype: Of the stored numbers: "float32", "float16", "int8" (with a scale for each sample and block), or
-                "sign" (one bit, and the scale).
+            dtype: Of the stored numbers: "float32", "float16", "int8" or "int4" (with a scale for each sample and
+                block), or "sign" (one bit, and the scale).
             tolerance: Share of the scores, in root mean square, that coordinates left out may hold. Default: 0 for
                 "float32", and .05 otherwise.
 
@@ -115,9 +120,9 @@ class Index:
         with isolated():
             risk.check()
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
-            with building(made(place, ours)):
+            with building(place, risk.ranks, ours):
                 manifest = build(risk, solver, place, dtype, tolerance)
-        return cls(place, manifest, risk.model, risk.kind)
+        return cls(place, manifest, risk.model, risk.kind, risk.ranks)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], model: nn.Module | None = None) -> Index:
@@ -200,24 +205,30 @@ class Index:
         Warns:
             UnreliableWarning: If the scores cannot be believed.
         """
-        started, shards = time.perf_counter(), self._manifest.shards
-        answers, columns = [], []
+        started, answers, columns = time.perf_counter(), [], []
         with isolated():
             for chunk in self._asked(objective, "Index.scores"):
-                question = self._opened.code.question(chunk.blocks)
-                values = torch.empty(self._manifest.rows, chunk.m)
-                for start, part in scanned(self._reader, shards, question):
-                    values[start : start + len(part)] = part / -self._manifest.n
+                found = self._ranks.added("asking an index", lambda chunk=chunk: {"rows": self._part_of_scores(chunk)})
                 answers.append(chunk)
-                columns.append(values)
+                columns.append(found["rows"])
         whole = columns[0] if len(columns) == 1 else torch.cat(columns, 1)
         return answer(self._manifest, whole, self.ids, answers, started)
+
+    def _part_of_scores(self, chunk: Chunk) -> Tensor:
+        """Scores of the rows in this rank's files; zeros elsewhere."""
+        sizes = [shard.rows for shard in self._manifest.shards]
+        own = self._ranks.part(sizes)
+        values, first = torch.zeros(sum(sizes), chunk.m), sum(sizes[: own.start])
+        shards, question = self._manifest.shards[own.start : own.stop], self._opened.code.question(chunk.blocks)
+        for start, part in scanned(self._reader, shards, question):
+            values[first + start : first + start + len(part)] = part / -self._manifest.n
+        return values
 
     def search(self, objective: Objective, k: int = 10, *, share: float = 1.0) -> Scores:
         """The samples that raised and that lowered each question most.
 
-        With `share=1` every row is read, as in `scores`, but only the strongest are kept. With less, rows along 128
-        principal directions, which stay in memory, say which share of the rows is read, for each question. They are
+        With `share=1` every row is read, as in `scores`, but only the strongest are kept. With less, rows along 128 to
+        512 principal directions, which stay in memory, say which share of the rows is read, for each question. They are
         found the first time, with a pass over the index.
 
         Args:
@@ -310,21 +321,23 @@ class Index:
         kind = self._kind(loss)
         trained = self._trained
         with isolated():
-            reading = probe(data, "new data")
+            reading = probe(data, "new data", ranks=self._ranks)
             count = sum(reading.sizes)
             start = len(self.ids)
             labels = list(range(start, start + count)) if ids is None else labelled(ids)
             if len(labels) != count:
                 raise DataError(f"Got {len(labels)} ids for {count} new samples; needed one each.")
-            with building(self.folder):
-                now = read_manifest(self.folder)
+            with building(self.folder, self._ranks):
+                now = self._ranks.first("reading an index", lambda: read_manifest(self.folder))
                 if now.parts != self._manifest.parts:
                     raise StaleError(f"{self.folder} was written to since it was opened. Open it again.")
                 new = tuple(numbered(labels))
                 _refuse_known(new, self.ids)
                 digest = content_hash(reading.digests, new, versions=False)
-                batches = list(zip(beside(data, trained.model), reading.sizes, strict=True))
-                self._manifest = append(trained, kind.losses, self.folder, now, batches, new, digest)
+                self._manifest = append(
+                    trained, kind.losses, self.folder, now, beside(data, trained.model), reading.sizes, new, digest,
+                    self._ranks,
+                )  # fmt: skip
         for name in ("ids", "_sketch"):
             self.__dict__.pop(name, None)
 

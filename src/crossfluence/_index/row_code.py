@@ -13,7 +13,7 @@ from torch import Tensor
 from .codes import CODES, AbstractCode, Parts
 from .manifest import Block
 
-CHUNK_BYTES = 2**21  # of rows that are multiplied together: they stay in the processor's cache
+CHUNK_BYTES = 2**22  # of rows that are multiplied together: they stay in the processor's cache
 FEWEST_ROWS = 64  # in such a piece
 
 

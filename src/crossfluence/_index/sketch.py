@@ -20,8 +20,9 @@ from .scan import scanned
 from .shards import Shard, ShardReader
 
 FILE, FORM = "sketch.safetensors", "crossfluence.index-sketch/1"
-RANK = 128  # principal directions: bytes a row
-PILOT = 512  # rows they are found from
+RANK = 128, 512  # principal directions, at least and at most: bytes a row
+BYTES = 28  # of a row that one direction stands for, so that a look at the sketch takes a small part of a scan
+PILOT = 2  # rows for each direction that they are found from
 NUMBERS = 2**26  # in all of these together: a quarter of a gigabyte
 AT_ONCE = 8  # questions whose products with all rows are held together
 ROWS = Whole()
@@ -79,7 +80,8 @@ class Sketch:
     def _begun(cls, shards: Sequence[Listed], opened: Opened, reader: ShardReader) -> Sketch:
         """Directions, from rows that are spread over the files."""
         lengths, roots = opened.coordinates.lengths, _roots(opened.coordinates)
-        count = max(8, min(PILOT, NUMBERS // max(1, sum(lengths)), _rows(shards)))
+        rank = min(max(RANK[0], opened.code.bytes // BYTES), RANK[1])
+        count = max(8, min(PILOT * rank, NUMBERS // max(1, sum(lengths)), _rows(shards)))
         whole = [[] for _ in lengths]
         for shard, at in _spread(shards, count, reader):
             for number, k in enumerate(lengths):
@@ -87,8 +89,10 @@ class Sketch:
                     whole[number].append(opened.code.decoded(shard.at(at), number) * roots[number])
         rows = [torch.cat(parts) if parts else torch.zeros(0, 0) for parts in whole]
         gram = sum((part @ part.T for part in rows if len(part)), torch.zeros(()))
-        values, vectors = torch.linalg.eigh(gram.double())
-        rank = min(RANK, int((values > 1e-9 * values[-1]).sum()))
+        sizes = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny).sqrt()  # the few large rows are not all
+        rows = [part / sizes.unsqueeze(1) if len(part) else part for part in rows]
+        values, vectors = torch.linalg.eigh((gram / sizes / sizes.unsqueeze(1)).double())
+        rank = min(rank, int((values > 1e-9 * values[-1]).sum()))
         basis = (vectors[:, -rank:] / values[-rank:].sqrt()).float()
         directions = [(part.T @ basis).half() if len(part) else torch.zeros(0, rank).half() for part in rows]
         return cls(directions, torch.zeros(0, rank, dtype=torch.int8), torch.zeros(0))

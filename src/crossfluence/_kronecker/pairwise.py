@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from .._autodiff.params import Layout
+from .._data.dealt import dealt
 from .._data.samples import first_samples
 from .._losses import length_of
 from .._risk.objectives import QUERY_CHUNK, EachOf, check_each_question, refuse_independent, refuse_not_finite
@@ -178,7 +179,7 @@ class PairwiseScores(AbstractPairwise):
                 yield index, row
 
         if candidates is not None:
-            return torch.cat([row for _, row in rows()]), None
+            return risk.in_order("scoring candidates", rows, sum(m for m, _ in asked)), None
         derivatives = risk.in_rows("scoring samples", rows, sum(m for m, _ in asked))
         if not summed:
             return derivatives, None
@@ -232,7 +233,8 @@ class PairwiseScores(AbstractPairwise):
         if candidates is None:
             for index, batch, weights in self.risk.passes(self.risk.part):
                 yield index, batch, weights, partial(self.risk.nan_message, index, batch)
-        for index, batch in enumerate(candidates or ()):
+            return
+        for index, batch in dealt(candidates, self.risk.ranks):
             nan_message = partial("Candidate batch {} gives a NaN or an infinity. Clean or drop it.".format, index)
             yield index, batch, self.risk.weights[:0], nan_message
 

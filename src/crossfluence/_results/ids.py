@@ -8,6 +8,8 @@ from typing import Any
 from .._types import Id
 from ..errors import DataError, IdError
 
+PLAIN = {int, str}  # labels that are Python's own
+
 
 def plain_id(label: Any) -> Id:
     """A label as Python has it, where NumPy, pandas or PyTorch gave a scalar of theirs."""
@@ -27,7 +29,8 @@ def numbered(ids: Sequence[Id]) -> dict[Id, int]:
         DataError: If labels repeat or cannot be labels.
     """
     try:
-        rows = {plain_id(label): row for row, label in enumerate(ids)}
+        plain = ids if set(map(type, ids)) <= PLAIN else map(plain_id, ids)  # a million labels take a while one by one
+        rows = dict(zip(plain, range(len(ids)), strict=True))
     except TypeError as error:
         raise DataError(f"An id cannot be used as a label: {error}. Use strings, numbers or tuples.") from error
     if len(rows) != len(ids):

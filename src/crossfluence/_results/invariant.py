@@ -12,11 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .._require import require
+from .._types import Id
 from ..errors import DataError, IdError, NonFiniteError
 from .scores import Scores
+from .tail import FALSE, doubts
 from .verdict import merged
 
 Agree: TypeAlias = Literal["all", "most"]
+NAMES = ("invariant", "votes", "variance", "doubt")
 LINE = "invariant({'as is': scores, 'negated': influence(risk, negated)})"
 
 
@@ -34,9 +37,10 @@ def invariant(versions: Mapping[str, Scores], strong: float = 0.05, agree: Agree
         agree: "all" versions, or "most" of them.
 
     Returns:
-        Three numbers for each sample: "invariant" as above, of size 1 or more where the sample is suspected; "votes",
-        in how many versions it is strong with that sign; "variance" over the versions of its influence, in the same
-        unit. `top(k, "invariant")` lists those that raised the question.
+        Four numbers for each sample: "invariant" as above, of size 1 or more where the sample is strong enough;
+        "votes", in how many versions it is strong with that sign; "variance" over the versions of its influence, in
+        the same unit; "doubt", the share of those as strong or stronger that the tail of all others explains, see
+        `suspected`. `top(k, "invariant")` lists those that raised the question.
 
     Raises:
         DataError: If there are fewer than two versions, one has several questions or no influence at all, or two are
@@ -73,12 +77,46 @@ def invariant(versions: Mapping[str, Scores], strong: float = 0.05, agree: Agree
     ids = next(iter(versions.values())).ids
     methods = ", ".join(dict.fromkeys(scores.method for scores in versions.values()))
     return Scores(
-        torch.stack([value, votes, ratios.var(1)], dim=1),
+        torch.stack([value, votes, ratios.var(1), doubts(value, strong)], dim=1),
         ids,
-        ("invariant", "votes", "variance"),
+        NAMES,
         f"invariant over {len(columns)} versions: {methods}",
         verdict=merged(scores.verdict for scores in versions.values()),
     )
+
+
+def suspected(found: Scores, doubt: float = FALSE) -> list[Id]:
+    """Samples that are strong in the versions that have to agree, and stand out of the tail of all others.
+
+    A share of the samples is always strongest, whether or not there is anything to find. Those whose influence the
+    others' own tail explains are not suspected, so that clean data names hardly any, whatever share counts as strong.
+
+    Args:
+        found: From `invariant`.
+        doubt: Share of the suspects, by the tail, that may belong to it.
+
+    Returns:
+        Ids, the strongest first; of those that raised the question.
+
+    Raises:
+        DataError: If the scores are not those of `invariant`.
+        ValueError: If the doubt is no share.
+
+    Example:
+        >>> column = torch.cat([torch.linspace(-1, 1, 96), torch.full((4,), 30.0)]).unsqueeze(1)
+        >>> as_is = Scores(column, tuple(range(100)), ("answer",), "by hand")
+        >>> turned = Scores(column + 0.01, tuple(range(100)), ("answer",), "by hand")
+        >>> suspected(invariant({"as is": as_is, "turned": turned}, strong=0.1))
+        [96, 97, 98, 99]
+    """
+    require(found, Scores, "suspected", "the Scores of invariant", LINE)
+    if found.objectives != NAMES:
+        raise DataError(f"Got scores of {found.objectives[:3]}; needed those of invariant. Type: suspected({LINE}).")
+    if not (isinstance(doubt, (int, float)) and 0 < doubt <= 1):
+        raise ValueError(f"Got doubt={doubt!r}; needed a share of the suspects above 0, such as 0.05; 1 doubts none.")
+    sizes, doubts_of = found.values[:, 0], found.values[:, NAMES.index("doubt")]
+    named = ((sizes >= 1) & (doubts_of <= doubt)).nonzero()[:, 0]
+    return [found.ids[row] for row in named[sizes[named].argsort(descending=True, stable=True)].tolist()]
 
 
 def _reached(ratios: Float[Tensor, "n v"], needed: int) -> Float[Tensor, " n"]:

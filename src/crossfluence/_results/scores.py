@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from .._storage.archive import fitting, read_tensors, write_tensors
 from .._types import Id
 from ..errors import IdError, import_optional
 from .ids import label_from_json, label_to_json, numbered, plain_id, row_of
+from .norms import Metric, lengths_of
 from .significance import significant
 from .verdict import Verdict
 
@@ -84,6 +85,7 @@ class Scores:
         errors: Standard errors of the values, if they are means over members; see `ensemble`.
         members: How many answers the values are the means of.
         verdict: Whether the values can be believed, or their order; `None` for scores made by hand.
+        metric: The Fisher matrix `(m, m)` of the parameters asked about, for `norm`; see `parameters`.
 
     Example:
         >>> scores = Scores(torch.tensor([[0.5], [-2.0], [1.0]]), ("a", "b", "c"), ("margin",), "by hand")
@@ -99,6 +101,7 @@ class Scores:
     errors: Tensor | None = None
     members: int = 1
     verdict: Verdict | None = None
+    metric: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -235,6 +238,28 @@ class Scores:
         totals = [self.values[rows].sum(0) for rows in members.values()]
         return replace(self, values=torch.stack(totals), ids=tuple(members), errors=None)
 
+    def norm(self, metric: Metric | Tensor = "euclid") -> Scores:
+        r"""The length of each row of effects: how far a sample, or a group after `sum_by`, moves all of them.
+
+        Args:
+            metric: "euclid", in the effects' own unit; "fisher" for parameters, $\sqrt{\delta^\top F\,\delta}$ with the
+                information $F$ of all samples: in standard errors of the estimate, whatever the unit of a parameter;
+                or a matrix `(m, m)`.
+
+        Returns:
+            One number for each row, never negative. Lengths do not add up: sum groups first.
+
+        Raises:
+            UnsupportedError: If there is no Fisher matrix.
+            ValueError: If the metric is neither word, or of another shape.
+
+        Example:
+            >>> Scores(torch.tensor([[3.0, 4.0]]), ("a",), ("x", "y"), "by hand").norm().values.item()
+            5.0
+        """
+        lengths, name = lengths_of(self.values, metric, self.metric)
+        return replace(self, values=lengths, objectives=(name,), errors=None, members=1, metric=None)
+
     def _grouped(self, groups: Sequence[Hashable] | Mapping[Any, Any]) -> dict[Id, list[int]]:
         if isinstance(groups, Mapping):
             if not groups:
@@ -321,7 +346,8 @@ class Scores:
             "members": str(self.members),
             "verdict": json.dumps(None if self.verdict is None else asdict(self.verdict)),
         }
-        kept = {"values": self.values} | ({} if self.errors is None else {"errors": self.errors})
+        given = {"values": self.values, "errors": self.errors, "metric": self.metric}
+        kept = {name: tensor for name, tensor in given.items() if tensor is not None}
         write_tensors(path, FORMAT, kept, **texts)
 
     @classmethod
@@ -340,7 +366,8 @@ class Scores:
         """
         found = read_tensors(path, FORMAT)
         with fitting(path):
-            return cls(found.tensors["values"], errors=found.tensors.get("errors"), **_provenance(found.texts))
+            kept = {name: found.tensors.get(name) for name in ("errors", "metric")}
+            return cls(found.tensors["values"], **kept, **_provenance(found.texts))
 
 
 def _provenance(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from .._data.samples import first_samples
 from .._losses import checked_losses
 from .._types import Batch, Objective, Params, SampleLoss
 from ..errors import NonFiniteError, ObjectiveError
+from .parameters import Parameters, chosen_columns
 
 QUERY_CHUNK = 256  # gradients held together when every test sample is a question
 NUMBERS_AT_ONCE = 2**26  # in all of them: a quarter of a gigabyte in single precision, some times over in a solver
@@ -153,6 +154,8 @@ def questions(objective: Objective, model: nn.Module, theta: Params) -> Iterator
         chunks = iter([_mean_questions(objective, model, theta)])
     elif isinstance(objective, EachOf):
         chunks = _each_question(objective, model, theta)
+    elif isinstance(objective, Parameters):
+        chunks = _parameter_questions(objective, model, theta)
     else:
         chunks = iter([_plain_questions(objective, model, theta)])
     dependent = False
@@ -219,6 +222,17 @@ def _check_batches(batches: Iterable[Batch], name: str) -> None:
     with torch.random.fork_rng():  # a DataLoader draws from the global generator even if it does not shuffle
         if not isinstance(batches, Sequence) or len(batches):
             probe(batches, f"data of {name}")
+
+
+def _parameter_questions(objective: Parameters, model: nn.Module, theta: Params) -> Iterator[Queries]:
+    """Rows of the identity."""
+    flat, columns = Layout.of(theta).flatten(theta), chosen_columns(objective, model, theta)
+    names = tuple(objective(model))
+    for part in range(0, len(columns), queries_at_once(len(flat))):
+        own = columns[part : part + queries_at_once(len(flat))]
+        rows = torch.zeros(len(own), len(flat), dtype=flat.dtype, device=flat.device)
+        rows[torch.arange(len(own)), own] = 1
+        yield Queries(names[part : part + len(own)], flat[own], rows)
 
 
 def _plain_questions(objective: Objective, model: nn.Module, theta: Params) -> Queries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
@@ -15,6 +15,7 @@ from .._autodiff.functional import all_finite, bind, gradient_of, isolated
 from .._autodiff.params import wide
 from .._autodiff.ways import AbstractWay, value_and_rows
 from .._data.batches import DataManifest
+from .._data.dealt import dealt
 from .._data.ranks import Ranks
 from .._losses import AbstractLoss, OnOutputs
 from .._types import Batch, Params
@@ -134,7 +135,11 @@ class AbstractBatchedRisk(AbstractRisk):
             return self.in_rows("scoring samples", rows, len(directions))
 
     def in_rows(
-        self, what: str, rows: Callable[[], Iterable[tuple[int, Shaped[Tensor, "b m"]]]], m: int
+        self,
+        what: str,
+        rows: Callable[[], Iterable[tuple[int, Shaped[Tensor, "b m"]]]],
+        m: int,
+        sizes: Sequence[int] | None = None,
     ) -> Shaped[Tensor, "n m"]:
         """Rows of all samples, from those that each rank finds of its part.
 
@@ -142,19 +147,44 @@ class AbstractBatchedRisk(AbstractRisk):
             what: Is done, as a clause for errors.
             rows: Numbers of batches, and rows of their samples.
             m: Numbers in a row.
+            sizes: Rows of each batch; default: those of the training data.
 
         Returns:
             One row for each sample, in order.
         """
-        starts = [0, *accumulate(self.reading.sizes)]
+        starts = [0, *accumulate(self.reading.sizes if sizes is None else sizes)]
 
         def placed() -> dict[str, Tensor]:
-            whole = self.weights.new_zeros(self.n, m)
+            whole = self.weights.new_zeros(starts[-1], m)
             for index, part in rows():
                 whole[starts[index] : starts[index + 1]] = part
             return {"rows": whole}
 
         return self.ranks.added(what, placed)["rows"]
+
+    def in_order(
+        self, what: str, rows: Callable[[], Iterable[tuple[int, Shaped[Tensor, "b m"]]]], m: int
+    ) -> Shaped[Tensor, "c m"]:
+        """As `in_rows`, of batches whose numbers of rows show as they are read.
+
+        Args:
+            what: Is done, as a clause for errors.
+            rows: Numbers of batches, and their rows.
+            m: Numbers in a row.
+
+        Returns:
+            All rows, in order of the batches.
+        """
+        if self.ranks.count == 1:
+            return torch.cat([part for _, part in rows()])
+        found: dict[int, Tensor] = {}
+
+        def lengths() -> dict[int, int]:
+            found.update(rows())
+            return {index: len(part) for index, part in found.items()}
+
+        sizes = {index: b for own in self.ranks.heard(what, lengths) for index, b in own.items()}
+        return self.in_rows(what, found.items, m, [sizes[index] for index in sorted(sizes)])
 
     def derivatives_along_of(
         self, candidates: Iterable[Batch], directions: Shaped[Tensor, "m p"]
@@ -177,13 +207,15 @@ class AbstractBatchedRisk(AbstractRisk):
                 f"candidates= needs a per-sample loss; this risk has a {type(self.kind).__name__}, where a new "
                 f"sample's effect depends on the samples beside it."
             )
-        parts = []
-        for index, batch in enumerate(candidates):
-            part = self._derivatives(batch, self.weights[:0], directions)  # needs no weights
-            if not all_finite(part):
-                raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
-            parts.append(part.T.to(self.weights))
-        return torch.cat(parts) / self.n
+
+        def rows(batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Tensor]]:
+            for index, batch in batches:
+                part = self._derivatives(batch, self.weights[:0], directions)  # needs no weights
+                if not all_finite(part):
+                    raise NonFiniteError(f"Candidate batch {index} gives a NaN or an infinity. Clean or drop it.")
+                yield index, part.T.to(self.weights) / self.n
+
+        return self.in_order("scoring candidates", lambda: rows(dealt(candidates, self.ranks)), len(directions))
 
     def _derivatives(self, batch: Batch, weights: Tensor, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "m b"]:
         if self.kind.per_sample:

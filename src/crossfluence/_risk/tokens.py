@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeAlias
 
-import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from .._autodiff.functional import all_finite, bind, isolated
+from .._data.dealt import dealt
 from .._losses import OnOutputs, TokenLosses
 from .._types import Batch, Id
 from ..errors import NonFiniteError, UnsupportedError
@@ -39,8 +39,8 @@ def token_derivatives(
     """
     tokens = tokens_of(risk)
     assert isinstance(risk, Risk)
-    parts = []
-    with isolated():
+
+    def rows() -> Iterator[tuple[int, Tensor]]:
         for index, batch in _batches(risk, candidates):
             losses = _listed(risk, tokens, batch)
             found = risk.first.derivatives(losses, risk.theta, risk.layout, directions)  # (m, tokens)
@@ -49,8 +49,10 @@ def token_derivatives(
                     risk.nan_message(index, batch) if candidates is None else f"Candidate batch {index} gives a NaN."
                 )
                 raise NonFiniteError(blamed)
-            parts.append(found.T.to(risk.weights))
-    return torch.cat(parts) / risk.n
+            yield index, found.T.to(risk.weights) / risk.n
+
+    with isolated():
+        return risk.in_order("scoring tokens", rows, len(directions))
 
 
 def token_ids(risk: AbstractRisk, candidates: Iterable[Batch] | None = None) -> tuple[tuple[Id, int], ...]:
@@ -67,7 +69,13 @@ def token_ids(risk: AbstractRisk, candidates: Iterable[Batch] | None = None) -> 
         UnsupportedError: If two tokens of a sample have one position.
     """
     tokens = tokens_of(risk)
-    rows = [row for _, batch in _batches(risk, candidates) for row in tokens.positions(batch).tolist()]
+    assert isinstance(risk, Risk)
+
+    def places() -> dict[int, list[list[int]]]:
+        return {index: tokens.positions(batch).tolist() for index, batch in _batches(risk, candidates)}
+
+    found = {index: own for each in risk.ranks.heard("counting tokens", places) for index, own in each.items()}
+    rows = [row for index in sorted(found) for row in found[index]]
     samples = risk.labels if candidates is None else range(len(rows))
     ids = tuple((label, place) for label, row in zip(samples, rows, strict=True) for place in row if place >= 0)
     if len(set(ids)) < len(ids):
@@ -101,12 +109,11 @@ def tokens_of(risk: AbstractRisk) -> TokenLosses:
     )
 
 
-def _batches(risk: AbstractRisk, candidates: Iterable[Batch] | None) -> Iterator[tuple[int, Batch]]:
+def _batches(risk: Risk, candidates: Iterable[Batch] | None) -> Iterator[tuple[int, Batch]]:
+    """Those that this rank reads."""
     if candidates is not None:
-        yield from enumerate(candidates)
-    else:
-        assert isinstance(risk, Risk)
-        yield from ((index, batch) for index, batch, _ in risk.passes())
+        return dealt(candidates, risk.ranks)
+    return ((index, batch) for index, batch, _ in risk.passes(risk.part))
 
 
 def _listed(risk: Risk, tokens: TokenLosses, batch: Batch) -> Callable[..., Tensor]:

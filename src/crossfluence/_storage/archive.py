@@ -110,6 +110,14 @@ def read_tensors(
     return TensorFile(form, texts, {key: tensor for key, tensor in tensors.items() if key not in long})
 
 
+def starts_of(path: str | os.PathLike[str]) -> dict[str, int]:
+    """The place in a safetensors file at which each tensor's bytes begin, by name."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + part["data_offsets"][0] for name, part in header.items() if name != "__metadata__"}
+
+
 def read_if_whole(path: str | os.PathLike[str], *forms: str | None) -> TensorFile | None:
     """Reads a safetensors file whose content can be computed again.
 

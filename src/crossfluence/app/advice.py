@@ -15,9 +15,12 @@ OPTIONS = {
 ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=('[^']*'|\"[^\"]*\"|[^\s,;()]*[^\s,;().])")
 TWICE = re.compile(r"(--[\w-]+ (?:'[^']*'|[^\s,]+))(?:, or \1 on the command line| \(\1\))")
 INDEX = re.compile(r"crossfluence\.Index\.build\(risk, EKFAC\(\), '([^']*)'\)")
+NOT_TOLD_APART = "The vectors do not tell them apart: give more text with them, or type --prior 1 or --dimensions 4."
 PHRASES = {
     "crossfluence.Index.build(...)": "crossfluence index build",
     "lower least.": "lower --least.",
+    "Ask for .statistic, or look at the table: are its rows all equal?": NOT_TOLD_APART,
+    "pass header=False": "type --no-header",
     "a lower minimum count": "a lower --min-count",
     "min_count": "--min-count",
 }

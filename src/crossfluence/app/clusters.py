@@ -10,11 +10,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from torch import Tensor
 
+from ..clustering.settings import ClusterSettings
 from .options import (
     AsJson,
     Check,
@@ -30,18 +30,27 @@ from .options import (
     WriteCleaned,
     exit_code,
     exit_on_error,
+    folder_beside,
     refuse_folder,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
+    unfinished_beside,
 )
 from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_clusters, print_first
 
 if TYPE_CHECKING:
-    from ..clustering.explain import ClusterSettings, Explanation, Settled
+    from torch import Tensor
+
+    from ..clustering.explain import Explanation, Settled
+    from ..clustering.settings import CheckSettings
+    from .forecast import Forecast
     from .report.page import Samples
     from .tables import Table
+
+DIGITS = (1797, 64)
+"""Rows and columns of the digits of `demo`."""
 
 MANY = 20_000
 """Rows beyond which some are drawn, if nothing else is asked for."""
@@ -60,14 +69,19 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
+    quieten(quiet, as_json)
+    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
+    if plan:
+        with exit_on_error():
+            _refuse_outs(run, 1)
+            _foretell(*DIGITS, ClusterSettings(k=10, check=check), 1, as_json)
+        return
     from ..clustering.digits import SETTINGS, digits
     from .report.page import Samples
 
-    quieten(quiet, as_json)
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
     _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, run)
 
 
@@ -78,6 +92,10 @@ def clusters(
             help="A table: .csv, .tsv, .txt, .xlsx, .parquet, .jsonl, .json, .npy, .npz; also as .gz, .xz, .bz2, .zip."
         ),
     ],
+    method: Annotated[
+        str,
+        typer.Option(help="dec: deep embedded clustering; kmeans or mixture: as scikit-learn fits them."),
+    ] = "dec",
     k: Annotated[int | None, typer.Option("--k", help="How many clusters; default: suggested, with a reason.", min=2)]
     = None,
     query: Annotated[
@@ -117,28 +135,38 @@ def clusters(
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Explain why a row of your table sits in its cluster, and check the explanation by training again."""
-    from ..clustering.explain import ClusterSettings
     from .cleaned import TABLES, refuse_cleaned
+    from .estimator_settings import METHODS
     from .suggest import suggested_k
-    from .table_files import HEAD, is_long
+    from .table_files import share_in_head
     from .tables import TableError, read_table
 
     quieten(quiet, as_json)
     reading: dict[str, Any] = {"header": header, "encoding": encoding, "separator": separator}
     with exit_on_error():
+        _one_of(method, "--method", METHODS)
+        if method != "dec" and anchor is not None:
+            raise TableError(f"--anchor holds the clusters of --method dec; {method} has none. Leave it out.")
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, TABLES)
-            refuse_output(write_cleaned, [table], force or plan, "--write-cleaned")
+            again = force or plan or unfinished_beside(out).is_dir()
+            refuse_output(write_cleaned, [table], again, "--write-cleaned")
+        share = share_in_head(table) if plan else 1.0
         data = read_table(
             table, id_column=id_column, use=None if columns is None else _listed(columns),
             exclude=_listed(exclude or ""), categories=_one_of(categories, "--categories", ("drop", "onehot")),
             missing=_one_of(missing, "--missing", ("refuse", "drop", "mean")),
-            beginning=plan and is_long(table), **reading,
+            beginning=share < 1, **reading,
         )  # fmt: skip
         asked = [None if one == "auto" else one for one in query or ["auto"]]
-        if plan and is_long(table):
-            rows_in_all = round(len(data.ids) * table.stat().st_size / HEAD)
-            _foretell(rows_in_all, data, ClusterSettings(k=k or 3, check=check), sample, len(asked), as_json)
+        run = _Run(out, table, force, plan, quiet, as_json)
+        if plan and share < 1:
+            _refuse_outs(run, len(asked))
+            n, most = round(len(data.ids) / share), MANY if sample is None else sample
+            if 0 < most < n:
+                console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
+                n = most
+            _foretell(n, len(data.columns), _settings(method, k or 3, n, data, check=check), len(asked), as_json)
             return
         keep = [data.row(one) for one in asked if one is not None]
         data = data.sampled(MANY if sample is None else sample, seed, keep=keep)
@@ -148,37 +176,63 @@ def clusters(
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
         sizes = _sizes(remove, len(data.ids))
-        k, why = (k, None) if k is not None or plan else suggested_k(data.standardised(), seed)
-    remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used(), *([why] if why else []))
+        remarks = (*(f"Warning: {sentence}" for sentence in data.warnings), *data.used())
+        if plan:
+            for remark in remarks:
+                console.print(remark, soft_wrap=True)
+            _refuse_outs(run, len(rows))
+            foretold = _settings(method, k or 3, len(data.ids), data, check=check, sizes=sizes)
+            _foretell(len(data.ids), len(data.columns), foretold, len(rows), as_json)
+            return
+        k, why = (k, None) if k is not None else suggested_k(data.standardised(), seed)
+    remarks = (*remarks, *([why] if why else []))
     for remark in remarks:
         console.print(remark, soft_wrap=True)
     from .report.page import Samples
 
-    k = k or 3  # for a forecast, in which it hardly counts
     samples = Samples(
         f"{table.name}: {len(data.ids):,} rows", "row", columns=data.columns, values=data.values, remarks=remarks
     )
-    settings = ClusterSettings(k=k, seed=seed, check=check)
+    settings = _settings(method, k, len(data.ids), data, check=check, sizes=sizes, seed=seed)
     settings = settings if anchor is None else replace(settings, anchor=anchor)
-    settings = settings if not sizes else replace(settings, sizes=sizes)
     cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
-    run = _Run(out, table, force, plan, quiet, as_json, cleaned)
+    run = replace(run, cleaned=cleaned)
     _answer(data.standardised(), data.ids, settings, samples, run, rows)
 
 
-def _foretell(
-    n: int, data: Table, settings: ClusterSettings, sample: int | None, questions: int, as_json: bool
-) -> None:
-    """Time and memory for a large table, of which the beginning was read."""
-    from .forecast import forecast_clusters
+def _settings(method: str, k: int, n: int, data: Table, **check: Any) -> CheckSettings:
+    """Those of a method."""
+    from .estimator_settings import estimator_settings
 
-    most = MANY if sample is None else sample or n
-    if most < n:
-        console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
-    expected = forecast_clusters(min(n, most), len(data.columns), settings, questions=questions)
+    return ClusterSettings(k, **check) if method == "dec" else estimator_settings(
+        method, k, n, len(data.columns), **check
+    )  # fmt: skip
+
+
+def _foretell(n: int, columns: int, settings: CheckSettings, questions: int, as_json: bool) -> None:
+    """Prints time and memory, from numbers alone."""
+    expected = _expected(n, columns, settings, questions)
     console.print(str(expected))
     if as_json:
         print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
+
+
+def _expected(n: int, columns: int, settings: CheckSettings, questions: int) -> Forecast:
+    from .estimator_settings import EstimatorSettings, forecast_estimator
+    from .forecast import forecast_clusters
+
+    if isinstance(settings, EstimatorSettings):
+        return forecast_estimator(n, columns, settings, questions)
+    return forecast_clusters(n, columns, cast(ClusterSettings, settings), questions=questions)
+
+
+def _refuse_outs(run: _Run, questions: int) -> None:
+    """Makes sure, before the work, that all that is written can be."""
+    sources, force = [] if run.source is None else [run.source], run.force or run.plan
+    force = force or unfinished_beside(run.out).is_dir()  # what is there may be of the run that goes on now
+    for out in _outs(run.out, questions):
+        refuse_outputs(out, out.with_suffix(".csv"), sources, force)
+    refuse_folder(folder_beside(run.out), force)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,57 +267,70 @@ class _Run:
 def _answer(
     x: Tensor,
     ids: tuple[Hashable, ...],
-    settings: ClusterSettings,
+    settings: CheckSettings,
     samples: Samples,
     run: _Run,
     rows: Sequence[int | None] = (None,),
 ) -> None:
     """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
-    from ..clustering.explain import settled
-    from .explore.result import folder_beside
-    from .forecast import forecast_clusters, processes_for
-
     outs = _outs(run.out, len(rows))
-    unfinished = run.out.with_name(f"{run.out.name}.unfinished")
     with exit_on_error():
-        for out in outs:
-            refuse_outputs(
-                out, out.with_suffix(".csv"), [] if run.source is None else [run.source], run.force or run.plan
-            )
-        refuse_folder(folder_beside(run.out), run.force or run.plan)
-        expected = forecast_clusters(len(x), x.shape[1], settings, questions=len(rows))
+        _refuse_outs(run, len(rows))
+        expected = _expected(len(x), x.shape[1], settings, len(rows))
         console.print(str(expected))
-        if run.plan:
-            if run.as_json:
-                print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
-            return
         with alone(run.out):
-            try:
-                found = settled(x, ids, settings, store=unfinished)
-                answers = [
-                    _explained(
-                        x,
-                        ids,
-                        settings,
-                        samples,
-                        run,
-                        row,
-                        out,
-                        unfinished,
-                        found,
-                        processes_for(expected),
-                        expected.seconds > SOON,
-                    )
-                    for row, out in zip(rows, outs, strict=True)
-                ]
-            except KeyboardInterrupt:
-                stop_unfinished(unfinished, "computes the scores")
+            answers = _explained(x, ids, settings, samples, run, rows, outs, expected)
             if run.cleaned is not None:
                 run.cleaned.write([label for answer in answers for label in _chosen(answer)])
                 console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
-            _keep(folder_beside(run.out), found, samples, answers[0])
-            shutil.rmtree(unfinished, ignore_errors=True)
     _finish(answers, outs, samples, run)
+
+
+def _explained(
+    x: Tensor, ids: tuple[Hashable, ...], settings: CheckSettings, samples: Samples, run: _Run,
+    rows: Sequence[int | None], outs: Sequence[Path], expected: Forecast,
+) -> list[Explanation]:  # fmt: skip
+    """The answer for each row, printed and written."""
+    from ..clustering.explain import explain, settled
+    from .cluster_estimators import explain_estimator
+    from .estimator_settings import EstimatorSettings
+    from .forecast import processes_for
+
+    tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
+    if isinstance(settings, EstimatorSettings):
+        answers = explain_estimator(x, ids, settings, rows, tell)
+        for answer, out in zip(answers, outs, strict=True):
+            _write(answer, settings, samples, out)
+        return answers
+    deep = cast(ClusterSettings, settings)
+    unfinished, answers = unfinished_beside(run.out), list["Explanation"]()
+    try:
+        found = settled(x, ids, deep, store=unfinished)
+        for row, out in zip(rows, outs, strict=True):
+            answer = explain(
+                x, ids, deep, query=row, store=unfinished, found=found, processes=processes_for(expected), tell=tell
+            )
+            _write(answer, settings, samples, out)
+            answers.append(answer)
+    except KeyboardInterrupt:
+        stop_unfinished(unfinished, "computes the scores")
+    _keep(folder_beside(run.out), found, samples, answers[0])
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return answers
+
+
+def _write(answer: Explanation, settings: CheckSettings, samples: Samples, out: Path) -> None:
+    """The page and the scores of one row."""
+    from .._storage.atomic import write_atomically
+    from .report.page import cluster_page, frame_csv
+
+    page = cluster_page(
+        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
+    )
+    write_atomically(out, page.encode())
+    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
+    print_clusters(answer, settings, samples)
+    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
 
 
 def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -> None:
@@ -276,29 +343,6 @@ def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -
     console.print(
         f"To ask about other {samples.noun}s, type: crossfluence explore {shlex.quote(str(folder))}", soft_wrap=True
     )
-
-
-def _explained(
-    x: Tensor, ids: tuple[Hashable, ...], settings: ClusterSettings, samples: Samples, run: _Run, row: int | None,
-    out: Path, store: Path, found: Settled, processes: int, long: bool,
-) -> Explanation:  # fmt: skip
-    """One row: its answer, printed and written."""
-    from .._storage.atomic import write_atomically
-    from ..clustering.explain import explain
-    from .report.page import cluster_page, frame_csv
-
-    answer = explain(
-        x, ids, settings, query=row, store=store, found=found, processes=processes,
-        tell=partial(print_first, ids=ids, noun=samples.noun) if long else None,
-    )  # fmt: skip
-    page = cluster_page(
-        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
-    )
-    write_atomically(out, page.encode())
-    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
-    print_clusters(answer, settings, samples)
-    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
-    return answer
 
 
 def _finish(answers: Sequence[Explanation], outs: Sequence[Path], samples: Samples, run: _Run) -> None:

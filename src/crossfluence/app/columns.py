@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from .._types import Id
 from ..errors import CrossfluenceError
 from ..words.corpus.names import counts_rows, is_identifier
+
+if TYPE_CHECKING:
+    from .._types import Id
+
 
 NO_NUMBER = {"", "nan", "na", "n/a", "none", "null", "inf", "-inf"}
 TRUTH = {

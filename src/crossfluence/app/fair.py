@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs, share_of
+from .options import Force, Out, Seed, amount_of, exit_code, exit_on_error, refuse_outputs
 from .report.terminal import console
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def fair(
     with exit_on_error():
         kinds = _actions(actions)
         settings = FairSettings(
-            _metric(metric), kinds, _amount(budget), cast('Literal["logistic", "mlp"]', _model(model)),
+            _metric(metric), kinds, amount_of(budget, "--budget"), cast('Literal["logistic", "mlp"]', _model(model)),
             draws=against_random, seed=seed,
         )  # fmt: skip
         refuse_outputs(out, sheet, [path for path in (table, holdout) if path is not None], force)
@@ -118,12 +118,3 @@ def _model(name: str) -> str:
     if name not in {"logistic", "mlp"}:
         raise DataError(f"There is no --model {name}; there are logistic and mlp.")
     return name
-
-
-def _amount(budget: str) -> float:
-    """A share from "1%", a number from "300"."""
-    value = share_of(budget)
-    whole = value >= 1 and value == int(value)
-    if not (0 < value < 1 and budget.endswith("%")) and not (whole and not budget.endswith("%")):
-        raise DataError(f"--budget {budget} is not a share such as 1% or a number of rows such as 300.")
-    return value

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .._index.index import Index
     from .._results.scores import Scores
 
-DTYPES = ("float32", "float16", "int8", "sign")
+DTYPES = ("float32", "float16", "int8", "int4", "sign")
 SHOWN = 60  # characters of a text in the terminal
 
 index = typer.Typer(
@@ -36,7 +36,7 @@ def build(
     model: Annotated[str, typer.Argument(help="A folder that save_pretrained wrote, with or without adapters.")],
     data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, or one a line.")],
     folder: Annotated[Path, typer.Argument(help="Of the index; made if it is not there. Stopped, it goes on.")],
-    dtype: Annotated[str, typer.Option(help="Of the stored numbers: float32, float16, int8 or sign.")] = "float16",
+    dtype: Annotated[str, typer.Option(help="Stored numbers: float32, float16, int8, int4 or sign.")] = "float16",
     tolerance: Annotated[
         float | None, typer.Option(help="Share of the scores that may be left out; default: .05, 0 for float32.")
     ] = None,

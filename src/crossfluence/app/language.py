@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,14 +12,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
-from .options import Force, Out, Plan, Seed, exit_code, exit_on_error, refuse_outputs
+from .options import (
+    Force,
+    Out,
+    Plan,
+    Seed,
+    amount_of,
+    exit_code,
+    exit_on_error,
+    refuse_output,
+    refuse_outputs,
+    stop_unfinished,
+)
+from .output import alone
 from .report.terminal import console
 
 if TYPE_CHECKING:
+    from ..language.explain import LanguageAnswer
     from ..language.loading import Loaded
     from ..language.questions import Question
 
 TESTS = ("crows", "stereoset", "winobias")
+GROUPS = 4  # removed for each question: by scores and by words, of both signs
 PASSES = {"answer": 6, "training": 3}  # passes over the data, in units of one with gradients
 
 
@@ -40,6 +55,9 @@ def language(
         bool, typer.Option("--train", help="Fine-tune on the texts first, so that the answer can be checked.")
     ] = False,
     remove: Annotated[str, typer.Option(help="With --train, texts to remove together: 1%, or a number.")] = "1%",
+    held_out: Annotated[
+        Path | None, typer.Option(help="Texts for the perplexity; default, with --train: a twentieth of the texts.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="With --train: passes over the texts.", min=1)] = 3,
     lr: Annotated[float, typer.Option(help="With --train: learning rate of AdamW, falling to zero.")] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 8,
@@ -53,10 +71,10 @@ def language(
     """Find the training texts behind an answer or a bias of a language model; with --train, check them."""
     from ..language.explain import LanguageSettings, encoded_texts, explain_language
     from ..language.loading import load, read_texts
-    from .report.language import dependable, language_csv, language_page, print_language
-    from .words import amount
+    from .report.language import dependable, print_language
 
-    sheet = out.with_suffix(".csv")
+    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    gone = out.with_name(f"{out.stem}-removals.csv")
     with exit_on_error():
         if (ask is None) == (bias is None):
             raise DataError(
@@ -64,11 +82,15 @@ def language(
             )
         if unit not in {"sentence", "token"}:
             raise DataError(f"Got --unit {unit}; needed sentence or token.")
-        refuse_outputs(out, sheet, [path for path in (data, ask) if path and path.is_file()], force or plan)
-        settings = LanguageSettings(train, epochs, lr, batch_size, amount(remove), unit, truncate, seed)
-        texts = read_texts(data, field)
+        sources = [path for path in (data, ask, held_out) if path and path.is_file()]
+        refuse_outputs(out, sheet, sources, force or plan)
         if train:
-            settings.group(len(texts))
+            refuse_output(gone, sources, force or plan)
+        settings = LanguageSettings(train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed)
+        texts = read_texts(data, field)
+        others = None if held_out is None else read_texts(held_out, field)
+        if train:
+            settings.group(len(texts) if others else len(texts) - len(settings.held_out(len(texts))))
         loaded = quietly(load, model)
         questions = _questions(loaded, ask, bias, bias_data, kind)
         encoded = encoded_texts(loaded, texts, truncate)
@@ -76,15 +98,28 @@ def language(
         console.print(_forecast(loaded, encoded, settings, len(questions)))
         if plan:
             return
-        answer = explain_language(loaded, texts, questions, settings)
-        from .._storage.atomic import write_atomically
-
-        command = f"crossfluence {shlex.join(sys.argv[1:])}"
-        write_atomically(out, language_page(answer, title=data.name, command=command).encode())
-        write_atomically(sheet, language_csv(answer))
-        print_language(answer)
-    console.print(f"Wrote {out} and {sheet}.")
+        with alone(out):
+            try:
+                answer = explain_language(loaded, texts, questions, settings, others=others, store=unfinished)
+                _write(answer, data.name, [out, sheet, gone])
+                print_language(answer)
+            except KeyboardInterrupt:
+                stop_unfinished(unfinished, "computes the scores")
+            shutil.rmtree(unfinished, ignore_errors=True)
+    console.print(f"Wrote {out} and {sheet}{f' and {gone}' if train else ''}.")
     exit_code(dependable(answer))
+
+
+def _write(answer: LanguageAnswer, title: str, files: list[Path]) -> None:
+    from .._storage.atomic import write_atomically
+    from .report.language import language_csv, language_page, removals_csv
+
+    out, sheet, gone = files
+    command = f"crossfluence {shlex.join(sys.argv[1:])}"
+    write_atomically(out, language_page(answer, title=title, command=command).encode())
+    write_atomically(sheet, language_csv(answer))
+    if answer.settings.train:
+        write_atomically(gone, removals_csv(answer))
 
 
 def _questions(
@@ -127,11 +162,13 @@ def quietly(load: Any, model: str) -> Loaded:
 
 def _forecast(loaded: Loaded, encoded: dict[str, Any], settings: Any, questions: int) -> str:
     """Estimates the time from one batch."""
+    from ..language.removals import RANDOM
+
     few = {name: column[: settings.batch_size] for name, column in encoded.items()}
     started = time.perf_counter()
     loaded.loss.losses(loaded.model, few).sum().backward()
     loaded.model.zero_grad(set_to_none=True)
     each = (time.perf_counter() - started) * len(encoded["input_ids"]) / len(few["input_ids"])
-    trainings = (2 + 4 * questions) if settings.train else 0
+    trainings = (3 + GROUPS * questions + RANDOM) if settings.train else 0  # with the record, and nothing left out
     seconds = each * (PASSES["answer"] + questions * 2 + trainings * settings.epochs * PASSES["training"])
     return f"About {seconds:.0f} s." if seconds < 120 else f"About {seconds / 60:.0f} min."

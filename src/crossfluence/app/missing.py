@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from .._types import Id
 from .columns import Column, TableError, place
+
+if TYPE_CHECKING:
+    from .._types import Id
+
 
 Missing: TypeAlias = Literal["refuse", "drop", "mean"]
 NAMED = 5  # rows that are named for each column

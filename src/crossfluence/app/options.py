@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ..errors import CrossfluenceError, ResultFileError
+from ..errors import CrossfluenceError, DataError, ResultFileError
 from .advice import as_typed
 
 Out = Annotated[Path, typer.Option(help="The page to write; the scores go beside it as .csv.")]
@@ -34,6 +34,8 @@ EXIT_CODES = "Exit codes: 0 dependable, 3 printed and not dependable, 2 bad inpu
 """The last line of every command's help."""
 
 UNDEPENDABLE, STOPPED = 3, 130
+ENDING = ".result"
+"""Of the folder beside a page that `explore` opens."""
 
 
 @contextmanager
@@ -95,6 +97,27 @@ def share_of(text: str) -> float:
         return 0.0
 
 
+def amount_of(text: str, option: str) -> float:
+    """A share from "1%", a number from "300".
+
+    Args:
+        text: As it was typed.
+        option: That took it, such as "--remove".
+
+    Returns:
+        Below 1 for a share.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    value = share_of(text)
+    share = text.endswith("%") and 0 < value < 1
+    number = not text.endswith("%") and value >= 1 and value == round(value)
+    if not (share or number):
+        raise DataError(f"{option} {text} is not a share such as 1% or a number such as 300.")
+    return value
+
+
 def exit_code(dependable: bool) -> None:
     """Ends a command whose answer was printed.
 
@@ -144,8 +167,22 @@ def refuse_output(path: Path, sources: list[Path], force: bool, option: str = "-
         raise ResultFileError(f"{path} is what is read. Choose another {option}.")
     if path.exists() and not force:
         raise ResultFileError(f"{path} exists already. Choose another {option}, or add --force to overwrite it.")
+    if path.parent.is_file():
+        raise ResultFileError(f"{path.parent} is a file, and no folder. Choose another {option}.")
     if not path.parent.is_dir():
         raise ResultFileError(f"The folder {path.parent} does not exist. Make it first, or choose another {option}.")
+
+
+def unfinished_beside(page: Path) -> Path:
+    """The folder that keeps what a run has finished, until all of it is; where it is, the same command goes on.
+
+    Args:
+        page: Ends in .html.
+
+    Returns:
+        The same name with .unfinished.
+    """
+    return page.with_name(f"{page.name}.unfinished")
 
 
 def refuse_folder(path: Path, force: bool) -> None:
@@ -162,3 +199,15 @@ def refuse_folder(path: Path, force: bool) -> None:
         raise ResultFileError(f"{path} is a file, and no folder for the result. Choose another --out.")
     if path.is_dir() and not force:
         raise ResultFileError(f"{path} exists already. Choose another --out, or add --force to overwrite it.")
+
+
+def folder_beside(page: Path) -> Path:
+    """The folder that belongs to a page.
+
+    Args:
+        page: Ends in .html.
+
+    Returns:
+        The same name with .result.
+    """
+    return page.with_suffix(ENDING)

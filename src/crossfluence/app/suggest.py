@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_CLUSTERS, LOOKED_AT, SHARE = 10, 2_000, 5  # clusters; rows; rows that the smallest cluster needs at least
 WEAK = 0.25  # mean silhouette, below which clusters overlap (Kaufman and Rousseeuw, Finding groups in data, 1990)

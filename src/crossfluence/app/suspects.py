@@ -24,7 +24,12 @@ def suspects(
     rewrite: Annotated[
         str, typer.Option(help="Rules that turn the queries around: any of negate,question,flip.")
     ] = "negate,question",
-    strong: Annotated[str, typer.Option(help="Share of the texts that counts as strong, such as 5%.")] = "5%",
+    strong: Annotated[
+        str, typer.Option(help="Share of the texts that counts as strong: at most so many are suspected.")
+    ] = "5%",
+    doubt: Annotated[
+        str, typer.Option(help="Share of the suspects that all other texts explain, too; 100%: all that are strong.")
+    ] = "5%",
     agree: Annotated[str, typer.Option(help="all: strong in all versions of the queries; most: in most.")] = "all",
     remove: Annotated[bool, typer.Option("--remove", help="Train again without the suspects, and say what changed.")]
     = False,
@@ -41,15 +46,15 @@ def suspects(
 
     sheet = out.with_suffix(".csv")
     with exit_on_error():
-        settings = SuspectSettings(_names(rewrite), _share(strong), _agreement(agree), remove, epochs=epochs, seed=seed)
+        settings = SuspectSettings(
+            _names(rewrite), _share(strong), _agreement(agree), _doubt(doubt), remove, epochs=epochs, seed=seed
+        )
         refuse_outputs(out, sheet, [path for path in (train, queries, holdout) if path is not None], force)
         texts, labels = labelled(train, text, label)
         asked, answers = labelled(queries, text, label, optional=True)
         held = None if holdout is None else labelled(holdout, text, label)
         console.print(f"{len(texts):,} training texts, {len(asked):,} queries.")
-        answer = explain_suspects(
-            texts, labels, asked, settings, answers=answers or None, held_out=held
-        )  # fmt: skip
+        answer = explain_suspects(texts, labels, asked, settings, answers=answers or None, held_out=held)
         page = suspects_page(answer, title=train.name, command=f"crossfluence {shlex.join(sys.argv[1:])}")
         write_atomically(out, page.encode())
         write_atomically(sheet, suspects_csv(answer))
@@ -106,6 +111,13 @@ def _share(text: str) -> float:
     value = share_of(text)
     if not 0 < value < 1:
         raise DataError(f"--strong {text} is no share of the texts. Type: --strong 5%.")
+    return value
+
+
+def _doubt(text: str) -> float:
+    value = share_of(text)
+    if not 0 < value <= 1:
+        raise DataError(f"--doubt {text} is no share of the suspects. Type: --doubt 5%.")
     return value
 
 

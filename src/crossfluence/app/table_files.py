@@ -30,13 +30,28 @@ ADVICE = {
 }  # fmt: skip
 
 
-HEAD = 1 << 21
+HEAD = 1 << 19
 """Bytes of a large text file that are enough to foretell from."""
 
 
-def is_long(path: Path) -> bool:
-    """True if a table is a text file of more than `HEAD` bytes, unpacked."""
-    return path.suffix.lower() in TEXT and path.is_file() and path.stat().st_size > HEAD
+def share_in_head(path: Path) -> float:
+    """About which share of a text file its first `HEAD` bytes are, unpacked.
+
+    Args:
+        path: A table.
+
+    Returns:
+        1 for short files, and for those that are no text or cannot be read.
+    """
+    try:
+        if Path(plain_name(path)).suffix.lower() not in (*TEXT, ".jsonl", ".ndjson"):
+            return 1.0
+        with opened(path) as (file, raw):
+            content = file.read(HEAD)
+            done = raw.tell()
+        return 1.0 if len(content) < HEAD else min(1.0, done / path.stat().st_size)
+    except (CorpusError, *DAMAGE):
+        return 1.0  # the reader says what is wrong with it
 
 
 def read_frame(

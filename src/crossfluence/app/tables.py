@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from .._types import Id
 from ..words.corpus.packed import plain_name
 from .categories import onehot, told, values_of
 from .columns import Column, TableError, far_cells, no_quantity, numbers_of
 from .missing import Missing, completed
 from .oddities import oddities
 from .table_files import TEXT, listed, read_frame, taken_for_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .._types import Id
 
 __all__ = ["Table", "TableError", "read_table"]
 
@@ -31,7 +34,7 @@ class Table:
     """The numeric part of a table.
 
     Attributes:
-        values: Shape `(n, f)`, float64, as in the file.
+        numbers: Shape `(n, f)`, float64, as in the file.
         columns: f names.
         ids: n labels: a named column's, or row numbers from 0.
         ignored: Columns that hold no numbers or only one value.
@@ -44,7 +47,7 @@ class Table:
         dropped: Ids of the others.
     """
 
-    values: Float[Tensor, "n f"] = field(repr=False)
+    numbers: Float[np.ndarray, "n f"] = field(repr=False)
     columns: tuple[str, ...]
     ids: tuple[Id, ...] = field(repr=False)
     ignored: tuple[str, ...] = ()
@@ -56,8 +59,17 @@ class Table:
     rows: tuple[int, ...] = field(default=(), repr=False)
     dropped: tuple[str, ...] = field(default=(), repr=False)
 
+    @cached_property
+    def values(self) -> Float[Tensor, "n f"]:
+        """The numbers as a tensor; to foretell a time they need not be one."""
+        import torch
+
+        return torch.from_numpy(self.numbers)
+
     def standardised(self) -> Float[Tensor, "n f"]:
         """Every column with mean 0 and standard deviation 1."""
+        import torch
+
         _, exponents = torch.frexp(self.values.abs().max(0).values)
         scaled = self.values / 2.0 ** (exponents.double() - 1)  # rounds nothing, and 1e200 has a square
         return (scaled - scaled.mean(0)) / scaled.std(0, correction=0)
@@ -92,10 +104,10 @@ class Table:
         others = np.setdiff1d(np.arange(n), keep)
         drawn = np.random.default_rng(seed).permutation(others)[: max(0, count - len(set(keep)))]
         rows = np.sort(np.concatenate([np.unique(np.array(keep, dtype=int)), drawn]))
-        varying = [place for place, column in enumerate(self.values[rows].T) if column.min() < column.max()]
+        varying = [place for place, column in enumerate(self.numbers[rows].T) if column.min() < column.max()]
         said = f"A random {len(rows):,} of {n:,} rows are used, here and in every figure. All rows: --sample 0."
         return replace(
-            self, values=self.values[rows][:, varying], columns=tuple(self.columns[place] for place in varying),
+            self, numbers=self.numbers[rows][:, varying], columns=tuple(self.columns[place] for place in varying),
             ids=tuple(self.ids[row] for row in rows), remarks=(said, *self.remarks),
             rows=tuple(self.rows[row] for row in rows),
         )  # fmt: skip
@@ -188,7 +200,7 @@ def read_table(
     far = {name: found for name, numbers in varying.items() if (found := far_cells(name, numbers, stay))}
     odd = oddities({name: numbers for name, numbers in varying.items() if name not in far})
     return Table(
-        torch.from_numpy(np.stack(list(varying.values()), axis=1)), tuple(varying), stay, ignored, left_out,
+        np.stack(list(varying.values()), axis=1), tuple(varying), stay, ignored, left_out,
         warnings=(*warnings, *far.values(), *whole.warnings, *odd), remarks=(*guessed, *told(used), *whole.said),
         constant=tuple(column for column in ignored if column in same), rows=tuple(whole.rows.tolist()),
         dropped=tuple(str(ids[row]) for row in set(range(len(ids))) - set(whole.rows.tolist())),

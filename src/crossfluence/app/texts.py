@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,16 @@ UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "T
 """How Unicode's names of letters begin in scripts that set no blanks between words."""
 
 MOST = 0.3  # share of a vocabulary's words in such a script
+LIKE_TEXT = 5  # words of a cell, from which it is hardly the name of a column
 LONG = 4.0  # letters of such a word in the mean, above which text was hardly cut into words
 
 
-def encoding_of(source: Path) -> tuple[str, list[str]]:
+def encoding_of(source: Path, *, beginning: bool = False) -> tuple[str, list[str]]:
     """The encoding of all text files of a corpus.
 
     Args:
         source: A file or folder.
+        beginning: Whether to look only at the beginning of each file, and not at all of it.
 
     Returns:
         The encoding, and a sentence if it was guessed.
@@ -31,7 +34,7 @@ def encoding_of(source: Path) -> tuple[str, list[str]]:
         CorpusError: If files have different ones.
     """
     paths = [path for path in found_files(source) if path.suffix.lower() not in {".parquet", ".pq", ".xlsx", ".xlsm"}]
-    told = {path: _told(path) for path in paths}
+    told = {path: _told(path, beginning) for path in paths}
     names = set(told.values()) - {"utf-8", "utf-8-sig"}
     if not names:
         return "utf-8", []
@@ -47,11 +50,15 @@ def encoding_of(source: Path) -> tuple[str, list[str]]:
     return encoding, [guessed] if guessed else []
 
 
-def _told(path: Path) -> str:
+def _told(path: Path, beginning: bool) -> str:
     from ..words.corpus.packed import DAMAGE
 
     try:
-        return told_encoding(pieces_of(path))
+        pieces = pieces_of(path)
+        if beginning:
+            first = next(iter(pieces), b"")
+            pieces = [first.rpartition(b"\n")[0] or first]  # no letter of several bytes is cut
+        return told_encoding(pieces)
     except DAMAGE:
         return "utf-8"  # the reader says where it is damaged
 
@@ -70,6 +77,31 @@ def left_aside(corpus: Corpus) -> list[str]:
         return []
     more = f", ... ({len(names)} in all)" if len(names) > 5 else ""
     return [f"Not read, as they are no text or table: {', '.join(names[:5])}{more}."]
+
+
+def first_row_of(corpus: Corpus) -> list[str]:
+    """A warning where the first row of a table was taken for column names and reads like text.
+
+    Args:
+        corpus: As read.
+
+    Returns:
+        At most one sentence.
+    """
+    if corpus.source is None or not corpus.source.header:
+        return []
+    for file in corpus.source.files:
+        if file.format in {"csv", "tsv"}:
+            start = next(iter(pieces_of(Path(file.path), 1 << 12)), b"").decode(corpus.source.encoding, "ignore")
+            first = start.partition("\n")[0]
+            names = first.split("\t") if file.format == "tsv" else next(csv.reader([first], skipinitialspace=True), [])
+            if long := [name for name in names if len(name.split()) >= LIKE_TEXT]:
+                return [
+                    f"Warning: the first row of {Path(file.path).name} was taken for column names, but "
+                    f"{long[0].strip()[:40]!r} in it reads like text. If it is, type --no-header: columns are then "
+                    f"called 0, 1, 2, ..."
+                ]
+    return []
 
 
 def of_scripts(corpus: Corpus, tokenizer: str) -> list[str]:

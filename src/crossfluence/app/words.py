@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,23 +17,31 @@ from .options import (
     AsJson,
     Encoding,
     Force,
+    Header,
     Out,
     Plan,
     Quiet,
     Seed,
     WriteCleaned,
+    amount_of,
     exit_code,
     exit_on_error,
+    folder_beside,
+    refuse_folder,
     refuse_output,
     refuse_outputs,
     stop_unfinished,
+    unfinished_beside,
 )
 from .output import alone, print_json, quieten, say
 from .report.terminal import console, print_word, print_words
 
 if TYPE_CHECKING:
+    from ..words.corpus.corpus import Corpus
     from ..words.explain_bias import WordsAnswer
     from ..words.explain_word import WordAnswer
+    from ..words.settings import WordsSettings
+    from ..words.word_sets import WordSets
 
 EXAMPLE_LISTS = """\
 Save one of these as lists.json, and type: crossfluence words FILE --weat lists.json
@@ -59,10 +67,15 @@ def words(
         list[str], typer.Option(help="career, career-terms, math, science, race, or a JSON file; may be repeated.")
     ] = ["career-terms"],  # noqa: B006  # typer copies it
     remove: Annotated[
-        str, typer.Option(help="How many sentences to remove together: 0.5%, a number, or several: 10,50.")
-    ] = "0.5%",
+        str | None,
+        typer.Option(
+            help="How many sentences to remove together: 1%, a number, or several: 10,50; default: 0.5%, with --word "
+            "no more than a quarter of those that hold it."
+        ),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the text, in tables and JSONL.")] = None,
     split: Annotated[str, typer.Option(help="lines, sentences (by syntok) or records.")] = "lines",
+    header: Header = True,
     encoding: Encoding = None,
     format: Annotated[  # noqa: A002  # the plain word for it
         str | None, typer.Option(help="text, csv, tsv, jsonl, wikiextractor or wnc; default: told.")
@@ -98,41 +111,37 @@ def words(
     as_json: AsJson = False,
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
-    from ..words.association import weat as test_of
     from ..words.corpus.vocabulary import read_corpus
-    from ..words.explain_bias import WordsSettings, explain_words
-    from ..words.explain_word import explain_word
-    from ..words.pretrained import read_given
-    from ..words.skipgram.formats import refuse_ending, write_vectors
+    from ..words.settings import WordsSettings
     from ..words.word_sets import rows_of, word_sets
     from .cleaned import CORPORA, refuse_cleaned, write_corpus
-    from .forecast import forecast
-    from .given import compared
-    from .report import sheet as sheets
-    from .report.as_json import of_cluster_of_word, of_words
+    from .forecast_words import Extent, beginning, forecast_words
     from .report.sheet import own_ids
-    from .report.verdicts import chosen_of, dependable, first_sentence, of_word
-    from .texts import encoding_of, left_aside, of_scripts
+    from .texts import encoding_of, first_row_of, left_aside, of_scripts
 
     if example_lists:
         typer.echo(EXAMPLE_LISTS)
         return
     quieten(quiet, as_json)
-    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
     with exit_on_error():
         if corpus is None:
             raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
         if word is not None and (model or save_vectors):
             raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
         sources = [path for path in (corpus, model) if path is not None and path.is_file()]
+        force = force or unfinished.is_dir()  # what is there may be of the run that goes on now
         refuse_outputs(out, sheet, sources, force or plan)
+        refuse_folder(folder_beside(out), force or plan)
         if save_vectors is not None:
+            from ..words.skipgram.formats import refuse_ending
+
             refuse_ending(save_vectors)
             refuse_output(save_vectors, sources, force or plan, "--save-vectors")
         if write_cleaned is not None:
             refuse_cleaned(write_cleaned, CORPORA)
             refuse_output(write_cleaned, sources, force or plan, "--write-cleaned")
-        amounts = [amount(part.strip()) for part in remove.split(",")]
+        amounts = [amount_of(part.strip(), "--remove") for part in (remove or "0.5%").split(",")]
         settings = WordsSettings(
             dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
         )
@@ -143,34 +152,59 @@ def words(
                 f"did, add --trust."
             )
         if model is not None:
+            from ..words.pretrained import read_given
+
             start, sampling = read_given(model)
             settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
         settings = replace(settings, window=window or settings.window)
         lists = [one for name in weat for one in word_sets(name)] if word is None else []
         keep = {term for one in lists for term in one.words} | ({word} if word else set())
-        told, remarks = encoding_of(corpus) if encoding is None else (encoding, [])
-        text = read_corpus(
-            corpus, format=format, column=column, split=split, encoding=told, tokenizer=tokenizer, min_count=min_count,
-            max_words=vocabulary, keep=keep, keep_count=min_count, words=None if start is None else start.words,
-        )  # fmt: skip
+        told, remarks = encoding_of(corpus, beginning=plan) if encoding is None else (encoding, [])
+        reading: dict[str, Any] = {
+            "format": format, "column": column, "split": split, "encoding": told, "header": header,
+        }  # fmt: skip
+        if plan and start is None:
+            text, extent = beginning(
+                corpus, reading=reading, tokenizer=tokenizer, min_count=min_count, max_words=vocabulary, keep=keep
+            )
+        else:
+            text = read_corpus(
+                corpus, **reading, tokenizer=tokenizer, min_count=min_count, max_words=vocabulary, keep=keep,
+                keep_count=min_count, words=None if start is None else start.words,
+            )  # fmt: skip
+            extent = Extent.of(text)
         own = own_ids(text, id_column)
-        for remark in (*remarks, *left_aside(text), *of_scripts(text, tokenizer)):
+        for remark in (*remarks, *left_aside(text), *first_row_of(text), *of_scripts(text, tokenizer)):
             console.print(remark, soft_wrap=True)
-        console.print(f"{text.n:,} sentences, {len(text.tokens):,} words, vocabulary {len(text.words):,}.")
-        if word is not None:
-            rows_of([word], text.index)  # refused before any time is foretold, as lists are
-        settings.group(text.n)
-        for one in lists:
-            test_of(one, text.index, least=settings.least)
+        console.print(str(extent))
+        if word is not None and remove is None and extent.share == 1.0:
+            row = next(iter(rows_of([word], text.index).values()))
+            most = max(1, len(text.sentences_with(text.words[row])) // 4)
+            settings = replace(settings, remove=min(settings.group(text.n), most))
+        if extent.share == 1.0:  # refused before any time is foretold
+            if word is not None:
+                rows_of([word], text.index)
+            for one in lists:
+                _refuse_lists(one, text, settings)
+        settings.group(extent.sentences)
         if start is not None:
+            from .given import compared
+
             for sentence in compared(start, text, lists, settings):
                 console.print(sentence, soft_wrap=True)
-        expected = forecast(text, max(1, len(lists)), settings)
+        expected = forecast_words(extent, max(1, len(lists)), settings)
         console.print(str(expected))
         if plan:
             if as_json:
                 print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
             return
+        from ..words.explain_bias import explain_words
+        from ..words.explain_word import explain_word
+        from ..words.skipgram.formats import write_vectors
+        from .report import sheet as sheets
+        from .report.as_json import of_cluster_of_word, of_words
+        from .report.verdicts import chosen_of, dependable, first_sentence, of_word
+
         shown_ids = sheets.shown_ids(text, own)
         with alone(out):
             try:
@@ -182,18 +216,20 @@ def words(
                     print_words(answer, shown_ids)
                     reliable, told_json = dependable(answer), of_words(answer, shown_ids, out)
                     verdict = " ".join(first_sentence(answer, one) for one in answer.tests)
+                    made: WordsAnswer | WordAnswer = answer
                     gone = {label for one in answer.tests for label in chosen_of(one).ids}
                 else:
                     moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
                     _write_words(moved, corpus.name, out, sheet, own)
                     print_word(moved, shown_ids)
                     reliable, told_json = of_word(moved).dependable, of_cluster_of_word(moved, shown_ids, out)
-                    verdict, gone = str(of_word(moved)), set(moved.moves[0].ids)
+                    verdict, gone, made = str(of_word(moved)), set(moved.moves[0].ids), moved
             except KeyboardInterrupt:
                 stop_unfinished(unfinished, "reads the corpus and computes the scores")
             if write_cleaned is not None:
                 count = write_corpus(text, gone, write_cleaned)
                 console.print(f"Wrote {write_cleaned}: {count:,} sentences, without the {len(gone):,} found.")
+            _keep(out, text, made, tuple(lists), word, clusters, shown_ids, corpus.name, verdict)
             shutil.rmtree(unfinished, ignore_errors=True)
     written = [out, sheet, *([save_vectors] if save_vectors else [])]
     console.print(f"Wrote {' and '.join(map(str, written))}.")
@@ -203,15 +239,33 @@ def words(
     exit_code(reliable)
 
 
-def amount(remove: str) -> float:
-    """A share from "1%", a number from "300"."""
-    try:
-        value = float(remove.removesuffix("%")) / (100 if remove.endswith("%") else 1)
-    except ValueError:
-        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.") from None
-    if not remove.endswith("%") and (value < 1 or value != round(value)):
-        raise CorpusError(f"--remove {remove} is not a share such as 1% or a number such as 300.")
-    return value
+def _keep(
+    out: Path, text: Corpus, made: WordsAnswer | WordAnswer, lists: tuple[WordSets, ...], word: str | None,
+    clusters: int, shown: Mapping[Hashable, str], title: str, verdict: str,
+) -> None:  # fmt: skip
+    """Keeps what the explorer needs."""
+    from ..words.explain_word import WordAnswer
+    from .explore.words_result import WordsResult, keep_words
+    from .report.reliability import LEVELS
+    from .report.verdicts import of_test, of_word
+
+    levels = [of_word(made).level] if isinstance(made, WordAnswer) else [of_test(made, one).level for one in made.tests]
+    folder, found = folder_beside(out), text.find(text.ids)
+    keep_words(WordsResult(
+        folder, text, made.model, made.settings, [found[label].text for label in text.ids],
+        [shown[label] for label in text.ids], lists, word or "", clusters, title, verdict,
+        LEVELS[max(map(LEVELS.index, levels))], f"crossfluence {shlex.join(sys.argv[1:])}",
+    ))  # fmt: skip
+    typed = f"crossfluence explore {shlex.quote(str(folder))}"
+    console.print(f"To ask about other tests and words, type: {typed}", soft_wrap=True)
+
+
+def _refuse_lists(lists: WordSets, text: Corpus, settings: WordsSettings) -> None:
+    """Refuses word lists of which the corpus has too few; those that it has all need no look by PyTorch."""
+    if len(set(lists.words) - set(text.index)) or len(lists.words) < 8:
+        from ..words.association import weat
+
+        weat(lists, text.index, least=settings.least)
 
 
 def _write_words(

@@ -1,19 +1,10 @@
 """Cluster memberships explained: deep embedded clustering and questions about it."""
 
-from .dec import (
-    DEC,
-    anchored_target,
-    divergence,
-    encoder,
-    fixed_target_loss,
-    moving_target,
-    pretrain,
-    start_centres,
-    target,
-)
-from .explain import ClusterSettings, Explanation, explain
-from .objectives import assignments, log_assignment, margin
-from .settle import Settled, settled
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from ._public import *
 
 __all__ = [
     "ClusterSettings",
@@ -34,3 +25,16 @@ __all__ = [
     "start_centres",
     "target",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports all public names when the first of them is used: the command line starts without waiting for PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = _importlib.import_module("._public", __name__)
+    globals().update({each: getattr(public, each) for each in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

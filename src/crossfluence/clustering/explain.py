@@ -9,18 +9,31 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from crossfluence import Agreement, Scores, compare, influence, leave_out, unlearn
-from crossfluence.extend import Id
+from crossfluence import Agreement, Risk, Scores, compare, influence, leave_out, unlearn
+from crossfluence.extend import AbstractInverse, AbstractSolver, AbstractTraining, Id, Objective
 
 from .choice import between_clusters, checked_ids, groups_of
 from .objectives import margin
-from .processes import side_by_side
-from .settle import KEPT, ClusterSettings, Settled, settled
+from .processes import one_thread, side_by_side
+from .settings import CheckSettings, ClusterSettings
+from .settle import KEPT, Settled, settled
 from .sharpen import one_by_one
 
-__all__ = ["KEPT", "ClusterSettings", "Explanation", "First", "Removal", "Settled", "explain", "settled"]
+__all__ = [
+    "KEPT",
+    "CheckSettings",
+    "ClusterSettings",
+    "Clustered",
+    "Explanation",
+    "First",
+    "Removal",
+    "Settled",
+    "explain",
+    "explain_clustered",
+    "settled",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +76,7 @@ class Explanation:
         seconds: Of each phase.
     """
 
-    settings: ClusterSettings
+    settings: CheckSettings
     ids: tuple[Id, ...] = field(repr=False)
     query: int
     first: int
@@ -84,6 +97,7 @@ class Explanation:
         return [(label, value) for label, value in listed if label != self.ids[self.query]][:k]
 
 
+@one_thread()
 def explain(
     x: Float[Tensor, "n f"],
     ids: Sequence[Id],
@@ -112,13 +126,74 @@ def explain(
         Scores, their agreement with leave-one-out, and the removal of the strongest group beside random ones.
     """
     found = found or settled(x, ids, settings, store=store)
-    clock = _Clock({"clustering, and its curvature": found.seconds})
     model = found.model
     with torch.no_grad():
         q, z = model(x), model.embed(x)
+    of_all = Clustered(
+        found.settings, found.risk, found.inverse, found.solver, q, z, model.centres.detach(),
+        lambda row, first, second: margin(x[row], first, second), found.seconds,
+    )  # fmt: skip
+    apart = processes > 1 or store is not None
+    again = one_by_one(found.recipe) if apart else found.recipe
+    return explain_clustered(of_all, ids, again, query=query, store=store, processes=processes, tell=tell)
+
+
+@dataclass(frozen=True, eq=False)
+class Clustered:
+    """A clustering of any kind, as its explanation needs it.
+
+    Attributes:
+        settings: Of the check.
+        risk: What was minimised.
+        inverse: Of the curvature there.
+        solver: For the curvature without a few samples.
+        assignments: Soft assignments `(n, k)`.
+        embedding: Where distances count, `(n, d)`.
+        centres: Shape `(k, d)`.
+        question: From a row and two clusters to the margin between them, in nats.
+        seconds: That it took.
+    """
+
+    settings: CheckSettings
+    risk: Risk
+    inverse: AbstractInverse
+    solver: AbstractSolver
+    assignments: Float[Tensor, "n k"] = field(repr=False)
+    embedding: Float[Tensor, "n d"] = field(repr=False)
+    centres: Float[Tensor, "k d"] = field(repr=False)
+    question: Callable[[int, int, int], Objective]
+    seconds: float
+
+
+@one_thread()
+def explain_clustered(
+    found: Clustered,
+    ids: Sequence[Id],
+    again: AbstractTraining | Callable[[Tensor], nn.Module],
+    *,
+    query: int | None = None,
+    store: Path | None = None,
+    processes: int = 1,
+    tell: Callable[[First], object] | None = None,
+) -> Explanation:
+    """Explains one sample's membership in a clustering, and checks the explanation by training again.
+
+    Args:
+        found: The clustering.
+        ids: n labels.
+        again: How to train without some samples, as for `leave_out`.
+        query: The row asked about; default: one that lies between two clusters, see `between_clusters`.
+        store: Keeps finished retrainings.
+        processes: In which retrainings run side by side.
+        tell: Is called with the answer before it is checked.
+
+    Returns:
+        As `explain` does.
+    """
+    clock, settings, q = _Clock({"clustering, and its curvature": found.seconds}), found.settings, found.assignments
     row = between_clusters(q) if query is None else query
     first, second = q[row].topk(2).indices.tolist()
-    question = margin(x[row], first, second)
+    question = found.question(row, first, second)
     scores = influence(found.risk, question, found.inverse)
     report = scores.report
     assert report is not None
@@ -129,8 +204,9 @@ def explain(
     alone = {label: [label] for label in checked_ids(scores, settings.check)}
     count = len(alone) + len(groups) + 1
     with side_by_side(min(processes, count)) as executor:
-        again = one_by_one(found.recipe) if executor or store else found.recipe
-        truth = leave_out(again, question, alone | groups, ids=tuple(ids), store=store, executor=executor)
+        truth = leave_out(
+            again, question, alone | groups, n=found.risk.n, ids=tuple(ids), store=store, executor=executor
+        )
     clock.lap(f"{count} retrainings")
     chosen = [members for (_, name), members in groups.items() if not name.startswith("random")]
     steps = [float(unlearn(found.risk, members, found.solver, watch=question).achieved) for members in chosen]
@@ -144,7 +220,7 @@ def explain(
         )
     ]
     return Explanation(
-        found.settings, tuple(ids), row, first, second, report.values[0], q, z, model.centres.detach(), scores,
+        settings, tuple(ids), row, first, second, report.values[0], q, found.embedding, found.centres, scores,
         compare(scores, truth.select(alone)), tuple(removals), report.gradient_norm, clock.laps,
     )  # fmt: skip
 

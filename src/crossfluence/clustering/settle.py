@@ -28,49 +28,13 @@ from crossfluence.extend import (
 
 from .dec import DEC, anchored_target, encoder, pretrain, rescaled, start_centres
 from .kept import kept_model, model_of
+from .processes import one_thread
+from .settings import ClusterSettings
 from .sharpen import Sharpening, closed_form
 
 KEPT = 0.35  # share of the anchor that the smallest eigenvalue must keep; chosen on digits and two small tables
 STRONGEST_ANCHOR = 2.0  # by then nothing sharpens any more
 FORMAT, CLUSTERING, INVERSE = "crossfluence.settled/1", "clustering.safetensors", "inverse.safetensors"
-
-
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Everything that decides a clustering and its check.
-
-    Attributes:
-        k: Clusters.
-        hidden: Units of the encoder's hidden layer.
-        embedding: Size of the space in which clusters are found.
-        anchor: Strength with which sharpening is held near its start, see `anchored_target`; raised if that is
-            too weak, see `settled`.
-        pretraining: Full-batch steps of the autoencoder.
-        pretraining_l2: Its l2 term.
-        steps: Full-batch steps of the clustering.
-        lr: Adam's learning rate, falling along a cosine.
-        hold: Steps for which the target is held.
-        check: Samples that are left out one by one.
-        group: Samples that are removed together; at most a twentieth of all.
-        draws: Random groups that stand beside it.
-        sizes: Samples of further groups of the strongest that are removed together.
-        seed: Of the weights, k-means and random groups.
-    """
-
-    k: int
-    hidden: int = 24
-    embedding: int = 16
-    anchor: float = 0.03
-    pretraining: int = 300
-    pretraining_l2: float = 0.02
-    steps: int = 300
-    lr: float = 1e-2
-    hold: int = 1
-    check: int = 100
-    group: int = 20
-    draws: int = 5
-    sizes: tuple[int, ...] = ()
-    seed: int = 0
 
 
 def pretrained(x: Float[Tensor, "n f"], settings: ClusterSettings) -> DEC:
@@ -226,6 +190,7 @@ class Settled:
         return model
 
 
+@one_thread()
 def settled(
     x: Float[Tensor, "n f"], ids: Sequence[Id], settings: ClusterSettings, *, store: Path | None = None
 ) -> Settled:

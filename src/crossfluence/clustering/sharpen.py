@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from crossfluence import Adam, Recipe
 from crossfluence.extend import AbstractTraining, Params
 
-from .dec import DEC, target
+from .dec import DEC
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,8 @@ def one_by_one(training: AbstractTraining) -> AbstractTraining:
 def field(theta: Params, x: Float[Tensor, "n f"], weights: Float[Tensor, " n"], out: Params) -> None:
     r"""The gradient of $\frac1n\sum_i w_i\,\mathrm{KL}(p_i\|q_i)$ with the target p held, without the anchor.
 
-    With $s = 1/(1+\|z-c\|^2)$ and $q = s/\sum s$, the derivative by each squared distance is $w\,s\,(p-q)$.
+    With $s = 1/(1+\|z-c\|^2)$ and $q = s/\sum s$, the derivative by each squared distance is $w\,s\,(p-q)$. Some rows
+    at a time, so that most of what is computed of them stays in the processor's cache.
 
     Args:
         theta: Parameters of a `DEC` with one hidden layer.
@@ -115,22 +116,36 @@ def field(theta: Params, x: Float[Tensor, "n f"], weights: Float[Tensor, " n"], 
         weights: Of the samples.
         out: Takes the gradient; same names and shapes.
     """
+    w2, c = theta["encoder.2.weight"], theta["centres"]
+    parts = list(zip(x.split(ROWS), weights.split(ROWS), strict=True))
+    known = [_assigned(theta, rows) for rows, _ in parts]
+    frequency = torch.stack([own @ q for (_, own), (*_, q) in zip(parts, known, strict=True)]).sum(0)
+    for name in NAMES:
+        out[name].zero_()
+    for (rows, own), (hidden, z, s, q) in zip(parts, known, strict=True):
+        sharp = q.square().div_(frequency)
+        p = sharp.div_(sharp.sum(1, keepdim=True))
+        g = p.sub_(q).mul_(s).mul_(own.unsqueeze(1)).mul_(2 / len(x))  # (b, k), twice d/d away
+        dz = torch.addmm(z * g.sum(1, keepdim=True), g, c, alpha=-1)
+        dh = (dz @ w2).mul_(hidden.square().neg_().add_(1))
+        out["centres"].add_(c * g.sum(0).unsqueeze(1)).addmm_(g.T, z, alpha=-1)
+        out["encoder.2.weight"].addmm_(dz.T, hidden)
+        out["encoder.2.bias"].add_(dz.sum(0))
+        out["encoder.0.weight"].addmm_(dh.T, rows)
+        out["encoder.0.bias"].add_(dh.sum(0))
+
+
+def _assigned(theta: Params, rows: Float[Tensor, "b f"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden units, embedding, similarities to the centres, and soft assignments of some rows."""
     w1, b1, w2, b2, c = (theta[name] for name in NAMES)
-    hidden = torch.addmm(b1, x, w1.T).tanh_()  # (n, h)
-    z = torch.addmm(b2, hidden, w2.T)  # (n, d)
+    hidden = torch.addmm(b1, rows, w1.T).tanh_()  # (b, h)
+    z = torch.addmm(b2, hidden, w2.T)  # (b, d)
     away = torch.addmm(c.square().sum(1), z, c.T, alpha=-2).add_(z.square().sum(1, keepdim=True))
     s = away.add_(1).reciprocal_()
-    q = s / s.sum(1, keepdim=True)
-    g = target(q, weights).sub_(q).mul_(s).mul_(weights.unsqueeze(1)).mul_(2 / len(x))  # (n, k), twice d/d away
-    dz = torch.addmm(z * g.sum(1, keepdim=True), g, c, alpha=-1)
-    dh = (dz @ w2).mul_(hidden.square().neg_().add_(1))
-    torch.sub(c * g.sum(0).unsqueeze(1), g.T @ z, out=out["centres"])
-    torch.mm(dz.T, hidden, out=out["encoder.2.weight"])
-    torch.sum(dz, 0, out=out["encoder.2.bias"])
-    torch.mm(dh.T, x, out=out["encoder.0.weight"])
-    torch.sum(dh, 0, out=out["encoder.0.bias"])
+    return hidden, z, s, s / s.sum(1, keepdim=True)
 
 
+ROWS = 2_048  # that are computed together
 NAMES = ("encoder.0.weight", "encoder.0.bias", "encoder.2.weight", "encoder.2.bias", "centres")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 LONGEST = 128  # words that are read of a text
 WORD = re.compile(r"\w+(?:['\u2019]\w+)?|[^\w\s]")
@@ -71,7 +72,10 @@ class BagOfWords(nn.Module):
 
     def features(self, words: Tensor) -> Tensor:
         """The last hidden layer, `(b, width)`."""
-        vectors = self.words(words)
+        return self.hidden_of(self.words(words), words)
+
+    def hidden_of(self, vectors: Tensor, words: Tensor) -> Tensor:
+        """The last hidden layer from the vectors `(b, t, width)` of words `(b, t)`."""
         shares = (vectors @ self.attention).masked_fill(words == PADDING, float("-inf")).softmax(1)
         mean = (shares.unsqueeze(2) * vectors).sum(1)
         return nn.functional.gelu(self.hidden(mean))
@@ -81,6 +85,67 @@ class BagOfWords(nn.Module):
         return self.classes(self.features(words))
 
 
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-odds of one class of each row against all others, `(b,)`, in nats."""
+    count = logits.shape[1]
+    others = (labels.unsqueeze(1) + torch.arange(1, count, device=labels.device)) % count
+    return logits.gather(1, labels.unsqueeze(1))[:, 0] - logits.gather(1, others).logsumexp(1)
+
+
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Of each text, in nats."""
-    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+    """Of each text, in nats, by its log-odds: a text that is fitted to 1e-20 keeps its gradient's direction.
+
+    The gradient by logits of `torch.nn.functional.cross_entropy` is a probability minus one, which rounds to nothing
+    beyond 1e-16.
+
+    Args:
+        model: The classifier.
+        batch: Word numbers and labels.
+
+    Returns:
+        Shape `(b,)`.
+    """
+    return nn.functional.softplus(-log_odds(model(batch[0]), batch[1]))
+
+
+def gradient_lengths(model: BagOfWords, words: Tensor, labels: Tensor, at_once: int = 256) -> Tensor:
+    """The norm of each text's gradient by all parameters, without a row for every word of the vocabulary.
+
+    The gradient by a word's vector is the sum over the places where the text has it, so the square of the whole is the
+    sum over pairs of places with one word of the products of their gradients.
+
+    Args:
+        model: The classifier.
+        words: Word numbers `(n, t)`.
+        labels: Shape `(n,)`.
+        at_once: Texts whose gradients are held together.
+
+    Returns:
+        Shape `(n,)`.
+    """
+    others = {name: part.detach() for name, part in model.named_parameters() if name != "words.weight"}
+
+    def loss(vectors: Tensor, parts: dict[str, Tensor], row: Tensor, label: Tensor) -> Tensor:
+        inner = (vectors.unsqueeze(0), row.unsqueeze(0))
+        logits = functional_call(_FromVectors(model), {f"of.{name}": part for name, part in parts.items()}, inner)
+        return nn.functional.softplus(-log_odds(logits, label.unsqueeze(0)))[0]
+
+    each = vmap(grad(loss, argnums=(0, 1)), in_dims=(0, None, 0, 0))
+    found = list[Tensor]()
+    for row, label in zip(words.split(at_once), labels.split(at_once), strict=True):
+        by_place, by_part = each(model.words(row).detach(), others, row, label)
+        same = (row.unsqueeze(2) == row.unsqueeze(1)) & (row != PADDING).unsqueeze(1)
+        of_words = ((by_place @ by_place.mT) * same).sum((1, 2))
+        found.append(of_words + torch.stack([part.flatten(1).square().sum(1) for part in by_part.values()]).sum(0))
+    return torch.cat(found).clamp(min=0).sqrt()
+
+
+class _FromVectors(nn.Module):
+    """The classifier behind its word vectors."""
+
+    def __init__(self, of: BagOfWords) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, vectors: Tensor, words: Tensor) -> Tensor:
+        return self.of.classes(self.of.hidden_of(vectors, words))

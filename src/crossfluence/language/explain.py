@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +16,21 @@ from crossfluence import (
     AdamW,
     Estimate,
     Horizon,
-    OnOutputs,
     Recipe,
     Risk,
     Scores,
     batches,
     influence,
-    leave_out,
     linear,
 )
 from crossfluence.errors import DataError
-from crossfluence.extend import Id
 
 from .loading import Loaded
 from .questions import Question
+from .removals import HeldOut, Removal, groups_of, removed
+from .resume import trained_once
 
-LOSS = "loss of the texts"
+HELD_OUT, MOST_HELD_OUT = 0.05, 100  # of the texts, where no others are given
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class LanguageSettings:
     longest: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise DataError(f"Got the learning rate {self.lr:g}; needed a positive number: --lr 1e-4.")
+
     def group(self, n: int) -> int:
         """Number of texts, out of n, that are removed together.
 
@@ -73,22 +79,32 @@ class LanguageSettings:
             raise DataError(f"Removing {self.remove:g} means {size} of {n} texts; needed at least one, and not all.")
         return size
 
+    def held_out(self, n: int) -> list[int]:
+        """Texts, out of n, that no training sees, where no others are given.
 
-@dataclass(frozen=True)
-class Removal:
-    """Texts removed together; values of the question.
+        Args:
+            n: Of all texts.
+
+        Returns:
+            Their places: a twentieth of them by chance, at most a hundred; at least one.
+        """
+        count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * n)))
+        return sorted(torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[:count].tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Perplexity:
+    """Of texts that were not trained on.
 
     Attributes:
-        name: Which.
-        predicted: Change by the sum of scores.
-        achieved: Change by training again.
-        loss: Change of the mean loss of all texts by training again, in nats.
+        texts: How many.
+        after: Of the model that is explained.
+        before: Of the model before it was fine-tuned, where this is known.
     """
 
-    name: str
-    predicted: float
-    achieved: float
-    loss: float
+    texts: int
+    after: float
+    before: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +135,8 @@ class LanguageAnswer:
         pieces: Of each text, its tokens in words.
         questions: The answers.
         settings: How it was made.
+        held_out: Places of the texts that were not trained on.
+        perplexity: Of these, or of others that were given.
     """
 
     texts: tuple[str, ...]
@@ -127,6 +145,8 @@ class LanguageAnswer:
     pieces: tuple[tuple[str, ...], ...]
     questions: tuple[Explained, ...]
     settings: LanguageSettings
+    held_out: tuple[int, ...] = ()
+    perplexity: Perplexity | None = field(default=None)
 
 
 def encoded_texts(loaded: Loaded, texts: Sequence[str], longest: int | None) -> dict[str, Tensor]:
@@ -164,7 +184,13 @@ def encoded_texts(loaded: Loaded, texts: Sequence[str], longest: int | None) -> 
 
 
 def explain_language(
-    loaded: Loaded, texts: Sequence[str], questions: dict[str, Question], settings: LanguageSettings
+    loaded: Loaded,
+    texts: Sequence[str],
+    questions: dict[str, Question],
+    settings: LanguageSettings,
+    *,
+    others: Sequence[str] | None = None,
+    store: Path | None = None,
 ) -> LanguageAnswer:
     """Scores of texts (and tokens) for each question; if it may train, what removing the strongest did.
 
@@ -173,25 +199,29 @@ def explain_language(
         texts: What it was or is trained on.
         questions: By name.
         settings: How.
+        others: Texts for the perplexity; if it trains, by default a few of the texts, which are then not trained on.
+        store: A folder that keeps what is finished: a stopped run goes on from it.
 
     Returns:
         The answer.
     """
     data = encoded_texts(loaded, texts, settings.longest)
-    model, recipe = loaded.model, None
+    held = settings.held_out(len(texts)) if settings.train and others is None else []
+    rows = [row for row in range(len(texts)) if row not in set(held)]
+    own = {name: column[rows] for name, column in data.items()}
+    apart = {name: column[held] for name, column in data.items()} if held else None
+    if others is not None:
+        apart = encoded_texts(loaded, others, settings.longest)
+    held_out = None if apart is None else held_out_of(loaded, apart, settings.batch_size)
+    started = math.nan if held_out is None or not settings.train else held_out.perplexity(loaded.model)
     if settings.train:
-        model.requires_grad_(loaded.params == "*")
-        for name, part in model.named_parameters():
-            part.requires_grad_(loaded.params == "*" or "lora" in name)
-        recipe = Recipe(
-            model, loaded.loss, data, optimizer=AdamW(settings.lr), epochs=settings.epochs,
-            batch_size=settings.batch_size, schedule=linear, clipping=1.0, seed=settings.seed, at_once=1,
-        )  # fmt: skip
-        model = recipe.train().eval()
-        risk, solver = recipe.risk(model, record=recipe.record()), Horizon()
+        recipe = fine_tuning(loaded, own, settings)
+        model, record = trained_once(recipe, store)
+        risk, solver = recipe.risk(model.eval(), ids=rows, record=record), Horizon()
     else:
-        rows = batches(data, size=settings.batch_size)
-        risk, solver = Risk(model, loaded.loss, rows, params=loaded.params), EKFAC()
+        recipe, model = None, loaded.model
+        risk = Risk(model, loaded.loss, batches(own, size=settings.batch_size), params=loaded.params)
+        solver = EKFAC()
     inverse = solver.invert(risk)
 
     def ask(asked: nn.Module) -> dict[str, Tensor]:
@@ -203,35 +233,51 @@ def explain_language(
         tuple(loaded.tokenizer.convert_ids_to_tokens(ids[mask.bool()].tolist()))
         for ids, mask in zip(data["input_ids"], data["attention_mask"], strict=True)
     )
-    removals = dict.fromkeys(questions, ()) if recipe is None else _removed(recipe, ask, scores, settings)
+    removals: dict[str, tuple[Removal, ...]] = dict.fromkeys(questions, ())
+    if recipe is not None and held_out is not None:
+        size = settings.group(len(rows))
+        groups = groups_of(scores, questions, [texts[row] for row in rows], size, settings.seed)
+        removals = removed(recipe, questions, scores, groups, held_out, model, store)
     answers = tuple(
         Explained(name, question.interval(model), question.hard_share(model), removals[name])
         for name, question in questions.items()
     )
-    return LanguageAnswer(tuple(texts), scores, tokens, pieces, answers, settings)
+    count = 0 if apart is None else len(apart["input_ids"])
+    perplexity = None if held_out is None else Perplexity(count, held_out.perplexity(model), started)
+    return LanguageAnswer(tuple(texts), scores, tokens, pieces, answers, settings, tuple(held), perplexity)
 
 
-def _removed(
-    recipe: Recipe, ask: Callable[[nn.Module], dict[str, Tensor]], scores: Scores, settings: LanguageSettings
-) -> dict[str, tuple[Removal, ...]]:
-    """The strongest of both signs and random ones, removed together and trained again."""
-    size, generator = settings.group(len(scores)), torch.Generator().manual_seed(settings.seed)
-    drawn = {f"{size} random, {k}": torch.randperm(len(scores), generator=generator)[:size].tolist() for k in (1, 2)}
-    assert isinstance(recipe.loss, OnOutputs)
-    losses, found = recipe.loss.losses, dict[str, tuple[Removal, ...]]()
-    for name in scores.objectives:
-        groups: dict[str, list[Id]] = {}
-        for effect in ("raises", "lowers"):
-            if top := [label for label, _ in scores.top(size, name, effect=effect)]:
-                groups[f"{len(top)} that {effect[:-1]} it most"] = top
-        groups |= drawn
-        predicted, column = scores.sum_by(groups), scores.objectives.index(name)
-        achieved = leave_out(recipe, lambda model: ask(model) | {LOSS: losses(model, recipe.data).mean()}, groups)
-        found[name] = tuple(
-            Removal(
-                group, -float(predicted.values[row, column]), -float(achieved.values[row, column]),
-                -float(achieved.values[row, -1]),
-            )
-            for row, group in enumerate(groups)
-        )  # fmt: skip
-    return found
+def fine_tuning(loaded: Loaded, data: dict[str, Tensor], settings: LanguageSettings) -> Recipe:
+    """The training that the command states.
+
+    Args:
+        loaded: The model, whose parameters that are not trained are frozen.
+        data: Of the texts.
+        settings: Of the training.
+
+    Returns:
+        A recipe.
+    """
+    model = loaded.model
+    for name, part in model.named_parameters():
+        part.requires_grad_(loaded.params == "*" or "lora" in name)
+    return Recipe(
+        model, loaded.loss, data, optimizer=AdamW(settings.lr), epochs=settings.epochs,
+        batch_size=settings.batch_size, schedule=linear, clipping=1.0, seed=settings.seed, at_once=1,
+    )  # fmt: skip
+
+
+def held_out_of(loaded: Loaded, data: dict[str, Tensor], size: int) -> HeldOut:
+    """Texts that no training sees.
+
+    Args:
+        loaded: The model, whose loss is taken.
+        data: Of the texts.
+        size: Texts in a batch.
+
+    Returns:
+        The texts with the number of tokens that the loss counts.
+    """
+    loss: Any = loaded.loss
+    counted = sum(int((loss.tokens.positions(batch) >= 0).sum()) for batch in batches(data, size=size))
+    return HeldOut(data, loss.losses, counted, size)

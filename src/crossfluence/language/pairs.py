@@ -100,7 +100,7 @@ def pair_preference(pairs: Iterable[Pair | tuple[str, str]], *, tokenizer: Any) 
     given = [pair if isinstance(pair, Pair) else Pair(*pair) for pair in pairs]
     refuse_no_items(given, "pairs")
     both = [_shared(whole(pair.more, tokenizer), whole(pair.less, tokenizer), pair) for pair in given]
-    return _difference(f"preference over {len(given)} pairs", both)
+    return _difference(f"preference over {len(given)} pairs", both, [(pair.more, pair.less) for pair in given])
 
 
 def pronoun_preference(templates: Iterable[Template | tuple[str, str, str] | str], *, tokenizer: Any) -> Question:
@@ -126,17 +126,18 @@ def pronoun_preference(templates: Iterable[Template | tuple[str, str, str] | str
     both = [(_in_place(each, each.first, tokenizer), _in_place(each, each.second, tokenizer)) for each in given]
     for template, (one, other) in zip(given, both, strict=True):
         refuse_equal(one, other, f"texts of {template.text!r}, with {template.first} and {template.second},")
-    return _difference(f"preference over {len(given)} templates", both)
+    filled = [(each.filled(each.first)[0], each.filled(each.second)[0]) for each in given]
+    return _difference(f"preference over {len(given)} templates", both, filled)
 
 
-def _difference(name: str, both: list[tuple[Text, Text]]) -> Question:
+def _difference(name: str, both: list[tuple[Text, Text]], pairs: list[tuple[str, str]]) -> Question:
     texts = [text for pair in both for text in pair]
 
     def items(model: nn.Module) -> Tensor:
         values = log_probabilities(model, texts).reshape(-1, 2)
         return values[:, 0] - values[:, 1]
 
-    return Question(name, items, len(both))
+    return Question(name, items, len(both), tuple(pairs))
 
 
 def _shared(one: Text, other: Text, pair: Pair) -> tuple[Text, Text]:

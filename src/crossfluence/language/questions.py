@@ -28,6 +28,7 @@ class Question:
         name: The question in words.
         items: `model -> (k,)`, whose mean is asked about.
         count: k.
+        pairs: Of each item the two texts that it compares, where it compares two; keyword controls come from them.
 
     Example:
         >>> question = Question("weight", lambda model: model.weight.flatten(), 2)
@@ -39,6 +40,7 @@ class Question:
     name: str
     items: Callable[[nn.Module], Tensor]
     count: int
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def __call__(self, model: nn.Module) -> Tensor:
         """The mean over items, a scalar."""
@@ -136,7 +138,9 @@ def log_probability(prompt: Any, completion: Any, *, tokenizer: Any = None) -> Q
         '[1, 2] -> [3]'
     """
     text = completed(prompt, completion, tokenizer)
-    return Question(f"{prompt} -> {completion}", lambda model: log_probabilities(model, [text]), 1)
+    words = isinstance(prompt, str) and isinstance(completion, str)
+    pairs = ((prompt + completion, prompt),) if words else ()
+    return Question(f"{prompt} -> {completion}", lambda model: log_probabilities(model, [text]), 1, pairs)
 
 
 def contrast(a: Question, b: Question) -> Question:
@@ -160,7 +164,8 @@ def contrast(a: Question, b: Question) -> Question:
         raise ObjectiveError(f"Got questions of {a.count} and {b.count} items; needed as many in both.")
     if a is b or a.name == b.name:
         raise ObjectiveError(f"Got the question {a.name!r} twice: their difference is zero whatever the model is.")
-    return Question(f"{a.name} - {b.name}", lambda model: a.items(model) - b.items(model), a.count)
+    pairs = tuple((one, other) for (one, _), (other, _) in zip(a.pairs, b.pairs, strict=False))
+    return Question(f"{a.name} - {b.name}", lambda model: a.items(model) - b.items(model), a.count, pairs)
 
 
 def class_logit(text: Any, label: int, *, tokenizer: Any = None) -> Question:

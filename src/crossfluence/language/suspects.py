@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,16 @@ from crossfluence import (
     CG,
     Adam,
     GaussNewton,
-    Identity,
     Recipe,
-    Risk,
     Scores,
     influence,
     invariant,
     linear,
-    self_influence,
+    suspected,
 )
 from crossfluence.errors import DataError
 
-from .bag_of_words import BagOfWords, Vocabulary, cross_entropy, words_of
+from .bag_of_words import BagOfWords, Vocabulary, cross_entropy, gradient_lengths, log_odds, words_of
 from .rewrites import rewritten
 
 AS_IS = "as is"
@@ -39,8 +37,9 @@ class SuspectSettings:
 
     Attributes:
         rewrites: Names of rules that turn the queries around; see `rewrites.REWRITES`.
-        strong: Share of the texts that counts as strong in a version of the queries.
+        strong: Share of the texts that counts as strong in a version of the queries: at most so many are suspected.
         agree: "all" versions must agree, or "most".
+        doubt: Share of the suspects, by the tail of all other texts, that may belong to it.
         remove: Whether the classifier is trained again without the suspects.
         draws: Random sets of as many texts that are left out, too.
         epochs: Passes over the texts.
@@ -54,6 +53,7 @@ class SuspectSettings:
     rewrites: tuple[str, ...] = ("negate", "question")
     strong: float = 0.05
     agree: str = "all"
+    doubt: float = 0.05
     remove: bool = False
     draws: int = 3
     epochs: int = 10
@@ -176,12 +176,14 @@ class Classifier:
         words = self.vocabulary.encoded(texts)
 
         def question(model: nn.Module) -> Tensor:
-            logits = model(words)
-            chosen = logits.gather(1, answers.unsqueeze(1))[:, 0]
-            others = logits.scatter(1, answers.unsqueeze(1), float("-inf")).logsumexp(1)
-            return (chosen - others).mean()
+            return log_odds(model(words), answers).mean()
 
         return question
+
+    def lengths(self, model: nn.Module) -> Tensor:
+        """The norm of the gradient of each text trained on, `(n,)`."""
+        assert isinstance(model, BagOfWords)
+        return gradient_lengths(model, *cast("tuple[Tensor, Tensor]", self.recipe.data))
 
     def predicted(self, model: nn.Module, texts: Sequence[str]) -> Tensor:
         """Numbers of the labels that a model gives."""
@@ -189,16 +191,15 @@ class Classifier:
             return model(self.vocabulary.encoded(texts)).argmax(1)
 
 
-def relative(risk: Risk, question: Callable[[nn.Module], Any], damping: float) -> Scores:
+def relative(scores: Scores, lengths: Tensor) -> Scores:
     r"""Influence of each sample over the length of its own gradient: the effect of one unit of it.
 
     A sample that is fitted well has a small gradient and hardly any influence, whatever it taught; in this unit that
     does not matter.
 
     Args:
-        risk: The trained model.
-        question: The question, or several by name.
-        damping: Of the Gauss-Newton curvature.
+        scores: Influence.
+        lengths: Norm of each sample's gradient, `(n,)`; one that rounds to nothing counts as the smallest number.
 
     Returns:
         Scores in units of the question per unit of the loss's gradient.
@@ -207,25 +208,21 @@ def relative(risk: Risk, question: Callable[[nn.Module], Any], damping: float) -
         Barshan, Brunet and Dziugaite, "RelatIF: identifying explanatory training samples via relative influence",
         AISTATS 2020.
     """
-    solver = CG(damping=damping, curvature=GaussNewton(), rtol=ACCURACY, max_steps=STEPS)
-    scores = influence(risk, question, solver)
-    lengths = gradient_lengths(risk).to(scores.values)
-    return replace(scores, values=scores.values / lengths, method=f"relative {scores.method}")
+    own = lengths.clamp(min=torch.finfo(lengths.dtype).tiny).to(scores.values).unsqueeze(1)
+    return replace(scores, values=scores.values / own, method=f"relative {scores.method}")
 
 
-def gradient_lengths(risk: Risk) -> Tensor:
-    """The norm of each sample's gradient, `(n, 1)`; of a gradient that rounds to nothing, the smallest number."""
-    squares = -self_influence(risk, Identity()).values
-    return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
-
-
-def _versions(risk: Risk, asked: dict[str, Callable[[nn.Module], Tensor]], damping: float) -> dict[str, Scores]:
+def _versions(
+    classifier: Classifier, model: nn.Module, asked: dict[str, Callable[[nn.Module], Tensor]], damping: float
+) -> dict[str, Scores]:
     """Relative influence on each of several questions, found together."""
 
     def together(model: nn.Module) -> dict[str, Tensor]:
         return {name: question(model) for name, question in asked.items()}
 
-    found = relative(risk, together, damping)
+    solver = CG(damping=damping, curvature=GaussNewton(), rtol=ACCURACY, max_steps=STEPS)
+    found = influence(classifier.recipe.risk(model), together, solver)
+    found = relative(found, classifier.lengths(model))
     return {
         name: replace(found, values=found.values[:, place : place + 1], objectives=(name,))
         for place, name in enumerate(found.objectives)
@@ -266,10 +263,10 @@ def explain_suspects(
     model = classifier.recipe.train()
     wanted = classifier.predicted(model, queries) if given is None else given
     asked = {name: classifier.log_odds(turned, wanted) for name, turned in {AS_IS: list(queries), **rewritings}.items()}
-    versions = _versions(classifier.recipe.risk(model), asked, settings.damping)
+    versions = _versions(classifier, model, asked, settings.damping)
     agree = cast('Literal["all", "most"]', settings.agree)
     found = invariant(versions, settings.strong, agree)
-    flagged = tuple(cast(int, label) for label, value in found.top(len(found), "invariant") if value >= 1)
+    flagged = tuple(cast(int, label) for label in suspected(found, settings.doubt))
 
     def state(trained: nn.Module) -> State:
         share = (classifier.predicted(trained, queries) == wanted).double().mean().item()

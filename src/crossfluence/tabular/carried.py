@@ -18,12 +18,12 @@ from .losses import (
     Balanced,
     Criterion,
     Elements,
+    HalfDeviance,
     Penalised,
     half_square,
     half_square_of_signs,
     logistic,
     outputs,
-    poisson,
     softmax,
     squared_hinge,
 )
@@ -84,7 +84,7 @@ WHY = {
     "trees": "trees have no parameters that a small change of the data moves a little",
     "l1": "an l1 penalty has no second derivative where coefficients are zero",
     "kernel": "it is fitted in the dual, and has no parameters of fixed number",
-    "cv": "it chooses its penalty by cross-validation: fit the plain estimator with the penalty chosen",
+    "cv": "it is several fits in one: take the estimators in it",
     "neighbours": "it has no trained parameters",
 }
 
@@ -92,12 +92,12 @@ WHY = {
 def _family(last: Any) -> str:
     """The reason why an estimator is refused."""
     name, module = type(last).__name__, type(last).__module__
-    if name.endswith("CV"):
-        return "cv"
     if ".tree" in module or ".ensemble" in module:
         return "trees"
     if "Lasso" in name or "ElasticNet" in name or "Lars" in name:
         return "l1"
+    if name.endswith("CV"):
+        return "cv"
     if name in {"SVC", "SVR", "NuSVC", "NuSVR", "OneClassSVM", "KernelRidge"} or ".gaussian_process" in module:
         return "kernel"
     return "neighbours" if ".neighbors" in module else ""
@@ -205,8 +205,16 @@ def _support_vectors(last: Any, codes: Codes) -> Carried:
     return _classified(last, _linear(last), squared_hinge, penalty, classes, against_rest=classes > 2)
 
 
-def _poisson(last: Any, codes: Codes) -> Carried:
-    return Carried(_linear(last), Penalised(Criterion(poisson), float(last.alpha)), {})
+def _least_squares(last: Any, codes: Codes) -> Carried:
+    _refuse_signs(last)
+    return Carried(_linear(last), OnOutputs(outputs, Criterion(half_square)), {})
+
+
+def _generalised(last: Any, codes: Codes) -> Carried:
+    power = {"PoissonRegressor": 1.0, "GammaRegressor": 2.0}.get(type(last).__name__)
+    log = power is not None or last.link == "log" or (last.link == "auto" and last.power > 0)
+    deviance = HalfDeviance(float(last.power) if power is None else power, log)
+    return Carried(_linear(last), Penalised(Criterion(deviance), float(last.alpha)), {})
 
 
 def _network(last: Any, codes: Codes) -> Carried:
@@ -227,7 +235,7 @@ def _network(last: Any, codes: Codes) -> Carried:
             layer.weight.copy_(torch.from_numpy(np.array(weight.T, dtype=np.float64)))
             layer.bias.copy_(torch.from_numpy(np.array(bias, dtype=np.float64)))
         layers += [layer, ACTIVATIONS[last.activation]()]
-    at = {"logistic": logistic, "softmax": softmax, "identity": half_square, "exp": poisson}
+    at = {"logistic": logistic, "softmax": softmax, "identity": half_square, "exp": HalfDeviance(1.0)}
     loss = OnOutputs(outputs, Criterion(at[last.out_activation_]))
     step = None if last.solver == "lbfgs" else 200 if last.batch_size == "auto" else int(last.batch_size)
     return Carried(nn.Sequential(*layers[:-1]), loss, {"*weight": float(last.alpha)}, step=step)
@@ -247,10 +255,13 @@ def _mixture(last: Any, codes: Codes) -> Carried:
 
 BUILDERS: dict[str, Builder] = {
     "LogisticRegression": _logistic,
+    "LinearRegression": _least_squares,
     "Ridge": _ridge,
     "RidgeClassifier": _ridge_classes,
     "LinearSVC": _support_vectors,
-    "PoissonRegressor": _poisson,
+    "PoissonRegressor": _generalised,
+    "GammaRegressor": _generalised,
+    "TweedieRegressor": _generalised,
     "MLPClassifier": _network,
     "MLPRegressor": _network,
     "KMeans": _k_means,

@@ -8,16 +8,19 @@ from torch import Tensor, nn
 
 from .. import Batches, Risk, batches
 from .carried import builder_of
-from .rows import Codes, features, taken_apart, weights_of
+from .parts import taken_apart
+from .rows import Codes, features, weights_of
 
 
 def risk_of(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Risk:
     """A fitted scikit-learn estimator as a risk: its parameters, loss and penalty, in double precision.
 
-    `LogisticRegression` (two classes or more, l2 or no penalty), `Ridge`, `RidgeClassifier`, `LinearSVC` with squared
-    hinge, `PoissonRegressor`, `MLPClassifier`, `MLPRegressor`, `KMeans` and `GaussianMixture`, also at the end of a
-    `Pipeline`: its steps before are applied to `X` and held fixed. Scores are then those of leaving rows out and
-    fitting again. `class_weight="balanced"` couples the samples and is carried over as such.
+    `LogisticRegression` (two classes or more, l2 or no penalty), `LinearRegression`, `Ridge`, `RidgeClassifier`,
+    `LinearSVC` with squared hinge, `PoissonRegressor`, `GammaRegressor`, `TweedieRegressor`, `MLPClassifier`,
+    `MLPRegressor`, `KMeans` and `GaussianMixture`, also at the end of a `Pipeline`, whose steps before are applied to
+    `X` and held fixed, and inside `GridSearchCV` and its like, whose choice is held fixed, as are the penalties of
+    `LogisticRegressionCV`, `RidgeCV` and `RidgeClassifierCV`. Scores are then those of leaving rows out and fitting
+    again. `class_weight="balanced"` couples the samples and is carried over as such.
 
     Args:
         estimator: Fitted.
@@ -35,7 +38,7 @@ def risk_of(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) ->
         DataError: If the rows are not what it was fitted on.
 
     Warns:
-        HeldFixedWarning: If a pipeline has steps that were fitted on the data: fitting again would move them.
+        HeldFixedWarning: If steps of a pipeline, or settings, were chosen by the data: fitting again would move them.
 
     Example:
         >>> from sklearn.linear_model import Ridge

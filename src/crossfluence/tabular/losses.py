@@ -45,9 +45,28 @@ def squared_hinge(z: Tensor, y: Tensor) -> Tensor:
     return (1 - signs(y, z.shape[1]) * z).relu().square()
 
 
-def poisson(z: Tensor, y: Tensor) -> Tensor:
-    """Half the Poisson deviance, exp z - y z, less what does not depend on the parameters."""
-    return z.exp() - y.reshape(z.shape) * z
+@dataclass(frozen=True, eq=False)
+class HalfDeviance:
+    """Half the Tweedie deviance of a power, less what does not depend on the parameters.
+
+    Attributes:
+        power: 0 normal, 1 Poisson, 2 gamma, 3 inverse Gaussian, between 1 and 2 a compound of Poisson and gamma.
+        log: Whether outputs are logarithms of the mean.
+    """
+
+    power: float
+    log: bool = True
+
+    def __call__(self, z: Tensor, y: Tensor) -> Tensor:
+        """Shape `(b, k)`."""
+        y = y.reshape(z.shape)
+        return self._integral(z, 2 - self.power) - y * self._integral(z, 1 - self.power)
+
+    def _integral(self, z: Tensor, order: float) -> Tensor:
+        """Mu ** order / order; of order 0 log mu."""
+        if order == 0:
+            return z if self.log else z.log()
+        return ((order * z).exp() if self.log else z**order) / order
 
 
 @dataclass(frozen=True, eq=False)

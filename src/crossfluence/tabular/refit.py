@@ -15,7 +15,8 @@ from ..errors import DataError, import_optional
 from .carried import builder_of
 from .estimators import batches_of
 from .labels import Rows
-from .rows import Codes, taken_apart
+from .parts import taken_apart
+from .rows import Codes
 
 FITS, SETTLED = 30, 1e-13  # fits of a network, one after the other, and by how much the last one may lower its loss
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,64 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, HeldFixedWarning, UnsupportedError, import_optional
+from ..errors import DataError
 
 CLUSTERINGS = {"KMeans", "GaussianMixture"}
-
-
-def taken_apart(estimator: Any, *, warn: bool = True) -> tuple[list[Any], Any]:
-    """The steps of a pipeline before the last, and the last; an estimator alone has none before.
-
-    Args:
-        estimator: Fitted.
-        warn: Whether to say that steps fitted on the data are held fixed.
-
-    Returns:
-        Transformers in order, and the final estimator, all known to be fitted.
-
-    Raises:
-        UnsupportedError: If it is no estimator, or not fitted.
-    """
-    sklearn = import_optional("sklearn", "A scikit-learn estimator as a risk", "tabular")
-    if isinstance(estimator, type) or not isinstance(estimator, sklearn.base.BaseEstimator):
-        came = f"the class {estimator.__name__}" if isinstance(estimator, type) else type(estimator).__name__
-        raise UnsupportedError(
-            f"Got {came}; needed a scikit-learn estimator. Type: risk_of(estimator.fit(X, y), X, y)."
-        )
-    from sklearn.pipeline import Pipeline
-
-    if not isinstance(estimator, Pipeline):
-        _refuse_unfitted(estimator)
-        return [], estimator
-    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    before, last = taken_apart(steps[-1], warn=False)
-    before = [*steps[:-1], *before]
-    fitted = [type(step).__name__ for step in before if _learns(step)]
-    if fitted and warn:
-        warnings.warn(
-            f"{', '.join(fitted)} {'was' if len(fitted) == 1 else 'were'} fitted on the data and held fixed: scores "
-            f"are those of fitting {type(last).__name__} again on rows transformed as now.",
-            HeldFixedWarning,
-            stacklevel=4,
-        )
-    return before, last
-
-
-def _learns(step: Any) -> bool:
-    """True if a transformer has learnt something from the rows."""
-    from sklearn.utils import get_tags
-
-    return bool(get_tags(step).requires_fit)
-
-
-def _refuse_unfitted(estimator: Any) -> None:
-    from sklearn.exceptions import NotFittedError
-    from sklearn.utils.validation import check_is_fitted
-
-    try:
-        check_is_fitted(estimator)
-    except (NotFittedError, TypeError) as error:
-        raise UnsupportedError(f"This {type(estimator).__name__} is not fitted. Type: estimator.fit(X, y).") from error
 
 
 def features(before: list[Any], last: Any, X: Any) -> Tensor:

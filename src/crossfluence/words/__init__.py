@@ -1,19 +1,10 @@
 """Word vectors: corpora, skip-gram, and questions about bias and clusters of words."""
 
-from .association import WEAT, weat
-from .corpus.corpus import Corpus
-from .corpus.pairs import Pairs, Sampling
-from .corpus.readers import Sentence, find_sentences, read_sentences
-from .corpus.vocabulary import build_corpus, corpus_of, read_corpus
-from .explain_bias import WordsAnswer, WordsSettings, explain_words
-from .explain_word import WordAnswer, explain_word
-from .objectives import analogy_margin, cluster_margin, distance, log_cluster, moved
-from .pretrained import Given, read_given
-from .quality import Quality, held_out_loss, quality
-from .skipgram import ExpectedTraining, SampledTraining, SkipGram, SkipGramRisk, WordBlocks, hard_debiased
-from .skipgram.formats import load_word2vec, write_vectors
-from .vectors import nearest, word_vectors
-from .word_sets import WordSets, word_sets
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from ._public import *
 
 __all__ = [
     "Corpus",
@@ -55,3 +46,16 @@ __all__ = [
     "word_vectors",
     "write_vectors",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports all public names when the first of them is used: the command line starts without waiting for PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = _importlib.import_module("._public", __name__)
+    globals().update({each: getattr(public, each) for each in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -62,6 +62,8 @@ def what_is_kept(store: Path) -> list[str]:
         found.append("The trained vectors")
     elif (store / ON_THE_WAY).exists():
         found.append("The tables on the way of training")
+    if (store / "model.safetensors").exists():
+        found.append("The fine-tuned model")
     if any(store.glob("*.clustering.safetensors")):
         found.append("The trained clustering")
     if count:

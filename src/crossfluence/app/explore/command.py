@@ -7,12 +7,19 @@ import secrets
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import ResultFileError, import_optional
 from ..options import STOPPED, exit_on_error
+
+if TYPE_CHECKING:
+    from .jobs import Jobs
+    from .result import Result
+    from .server import Application
+    from .words_result import WordsResult
+    from .words_server import WordsApplication
 
 ADDRESS = "127.0.0.1"  # of this machine, reached from no other
 
@@ -22,7 +29,7 @@ def explore(
     port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 0,
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = True,
 ) -> None:
-    """Open a finished result of clusters or demo in your browser: ask about any row, remove rows, train again."""
+    """Open a finished result in your browser: ask about any row, test or word, remove samples, train again."""
     from filelock import FileLock, Timeout
 
     from .result import read_result
@@ -40,19 +47,18 @@ def explore(
             ) from None
         except OSError as error:
             raise ResultFileError(f"Cannot write into {found.folder}: {error.strerror}.") from error
-        from .engine import Engine
         from .guard import Guard
         from .jobs import Jobs
-        from .server import Application
-        from .tried import TriedList
 
-        tried = TriedList(found.folder, found.samples.title, found.samples.noun)
-        listening = _listening(port)
         jobs = Jobs()
+        application = _application(found, jobs)
+        tried = application.tried
+        listening = _listening(port)
     number, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     hosts = {f"{name}:{number}" for name in (ADDRESS, "localhost")}
-    routes = Application(Engine(found), jobs, tried).routes()
-    server = uvicorn.Server(uvicorn.Config(Guard(routes, hosts, token), log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(Guard(application.routes(), hosts, token), log_level="warning", access_log=False)
+    )
     address = f"http://{ADDRESS}:{number}/{token}/"
     typer.echo(f"Open in a browser of this machine: {address}\nTo end it, press Ctrl-C.")
     if show and _has_screen():
@@ -67,6 +73,22 @@ def explore(
     kept = f" What was tried is in {found.folder / 'tried.md'}." if tried.entries else ""
     typer.echo(f"\nStopped.{kept}", err=True)
     raise typer.Exit(STOPPED)
+
+
+def _application(found: Result | WordsResult, jobs: Jobs) -> Application | WordsApplication:
+    """The explorer of a clustering, or of words."""
+    from .tried import TriedList
+    from .words_result import WordsResult
+
+    if isinstance(found, WordsResult):
+        from .words_engine import WordsEngine
+        from .words_server import WordsApplication
+
+        return WordsApplication(WordsEngine(found), jobs, TriedList(found.folder, found.title, "sentence"))
+    from .engine import Engine
+    from .server import Application
+
+    return Application(Engine(found), jobs, TriedList(found.folder, found.samples.title, found.samples.noun))
 
 
 def _listening(port: int) -> socket.socket:

@@ -11,9 +11,11 @@ from ..._storage.archive import fitting, read_tensors, write_tensors
 from ..._storage.atomic import write_atomically
 from ...clustering import Settled
 from ...errors import NewerFileError, ResultFileError
+from ..options import ENDING, folder_beside
 from ..report.page import Samples
+from .words_result import FORMAT as WORDS
+from .words_result import WordsResult, read_words
 
-ENDING = ".result"
 FORMAT, SHOWN, ABOUT = "crossfluence.result/1", "shown.safetensors", "result.json"
 
 
@@ -38,18 +40,6 @@ class Result:
     verdict: str
     level: str
     command: str
-
-
-def folder_beside(page: Path) -> Path:
-    """The folder that belongs to a page.
-
-    Args:
-        page: Ends in .html.
-
-    Returns:
-        The same name with .result.
-    """
-    return page.with_suffix(ENDING)
 
 
 def keep(result: Result) -> None:
@@ -77,7 +67,7 @@ def keep(result: Result) -> None:
     write_atomically(about, (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_result(path: Path) -> Result:
+def read_result(path: Path) -> Result | WordsResult:
     """Reads a result.
 
     Args:
@@ -94,14 +84,16 @@ def read_result(path: Path) -> Result:
     about = folder / ABOUT
     if not about.is_file():
         raise ResultFileError(
-            f"{path} is no finished result. Name a folder that ends in {ENDING}, as crossfluence clusters writes it "
-            f"beside its page, or that page."
+            f"{path} is no finished result. Name a folder that ends in {ENDING}, as crossfluence clusters and words "
+            f"write it beside a page, or that page."
         )
     try:
         said = json.loads(about.read_text(encoding="utf-8"))
         form = str(said["format"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ResultFileError(f"{about} is damaged. Run crossfluence clusters again, with --force.") from error
+        raise ResultFileError(f"{about} is damaged. Run the command that made it again, with --force.") from error
+    if form == WORDS:
+        return read_words(folder, said)
     if form != FORMAT:
         raise NewerFileError(f"{about} has the format {form!r}; this version of crossfluence reads {FORMAT!r}.")
     values = read_tensors(folder / SHOWN, FORMAT).tensors["values"]

@@ -75,11 +75,15 @@ def sentence(one: Mapping[str, Any], noun: str) -> str:
     """
     ids: Sequence[str] = one["ids"]
     shown = ", ".join(_plain(label) for label in ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+    asked = f"{noun} {_plain(one['query'])}, cluster {one.get('first')} against {one.get('second')}, margin"
+    if "kind" in one:  # about words
+        asked = f"{one['kind']} {_plain(one['query'])}, value"
+    unit = "" if one.get("kind") == "test" else " nats"
     newton = "" if one["newton"] is None else f", {one['newton']:+.4f} by one Newton step"
+    what = f"{VERBS[one['action']]} {len(ids)} {noun}{'s' if len(ids) != 1 else ''} ({shown})"
     return (
-        f"{one['when']}: {noun} {_plain(one['query'])}, cluster {one['first']} against {one['second']}, margin "
-        f"{one['margin']:.4f} nats; {VERBS[one['action']]} {len(ids)} {noun}{'s' if len(ids) != 1 else ''} ({shown}): "
-        f"predicted {one['predicted']:+.4f} by the sum of scores{newton}, achieved {one['achieved']:+.4f}."
+        f"{one['when']}: {asked} {one['margin']:.4f}{unit}; {what}: predicted {one['predicted']:+.4f} by the sum of "
+        f"scores{newton}, achieved {one['achieved']:+.4f}."
     )
 
 

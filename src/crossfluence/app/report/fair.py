@@ -14,10 +14,21 @@ from ...tabular.fairness import FairAnswer
 from ...tabular.measured import Interval, Measured
 from ..fair_table import People
 from .page import template, versions
-from .reliability import HIGH_SLOPE, LITTLE, LOW_SLOPE, MUCH, Finding, Level, Reliability, judged
+from .reliability import Finding, Reliability, Removed, foretold, judged, predictions, share_of
 from .terminal import console
 
 SHOWN = 10  # rows in the terminal
+MEANINGS = {
+    "statistical-parity": "the share of a group that is predicted {good}",
+    "equal-opportunity": "the share predicted {good} of those of a group who are {good}",
+    "equalised-odds": "the shares predicted {good} of those of a group who are {good}, and of those who are {bad}",
+    "fpr": "the share predicted {good} of those of a group who are {bad}",
+    "fnr": "the share predicted {bad} of those of a group who are {good}",
+    "fdr": "the share of those of a group predicted {good} who are {bad}",
+}
+"""Rates that are compared between groups, by the metric's name."""
+
+FIGURES = ("change", "change of held-out loss")
 DONE = {"remove": "removed", "relabel": "relabelled", "add": "added"}
 
 
@@ -34,22 +45,14 @@ def verdict_of(answer: FairAnswer) -> Reliability:
     linear, newton, achieved = (
         float(part[0]) for part in (answer.found.linear, answer.found.predicted, answer.outcome.achieved)
     )
+    chosen = Removed("the chosen rows", linear, newton, achieved)
     noise = float(answer.outcome.random[:, 0].abs().max())
-    near, bent = (LOW_SLOPE <= _ratio(achieved, said) <= HIGH_SLOPE for said in (linear, newton))
     figures = (
-        f"training again changed the gap it was asked to narrow by {achieved:+.3f}, predicted {newton:+.3f} by one "
-        f"Newton step and {linear:+.3f} by summed scores"
+        f"training again changed the gap it was asked to narrow by {achieved:+.3f}, predicted {predictions(chosen)}"
     )
-    found: list[Finding] = [("sizes" if near else "order" if bent else "unreliable", figures)]
-    loud: Level = (
-        "sizes" if noise <= LITTLE * abs(achieved) else "order" if noise <= MUCH * abs(achieved) else "unreliable"
-    )
-    found.append((loud, f"as many random rows changed it by up to {noise:.3f}"))
+    beside = f"as many random rows changed it by up to {noise:.3f}"
+    found: list[Finding] = [(foretold(chosen, abs(achieved), noise), figures), (share_of(noise, achieved), beside)]
     return judged(found, advice=["--budget with fewer rows", "--actions remove"])
-
-
-def _ratio(achieved: float, predicted: float) -> float:
-    return achieved / predicted if predicted else float("nan")
 
 
 def result_of(answer: FairAnswer) -> str:
@@ -66,6 +69,13 @@ def result_of(answer: FairAnswer) -> str:
 
 def _plain(interval: Interval) -> str:
     return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def meaning_of(answer: FairAnswer, people: People) -> str:
+    """A sentence about the rates that the metric compares."""
+    bad, good = people.labels
+    rates = MEANINGS[answer.settings.metric].format(good=good, bad=bad)
+    return f"The gap: {rates}, in one group less in another (the largest difference; 0 is none)."
 
 
 def lines_of(answer: FairAnswer) -> list[dict[str, str]]:
@@ -105,8 +115,9 @@ def print_fair(answer: FairAnswer, people: People, rows: dict[str, np.ndarray]) 
     """Verdict first; then the result, the table, and the first rows."""
     console.print(f"\n{verdict_of(answer)}", soft_wrap=True)
     console.print(result_of(answer), soft_wrap=True)
+    console.print(meaning_of(answer, people), soft_wrap=True)
     shown = RichTable(title=f"{answer.settings.metric} on test rows")
-    for place, name in enumerate(("trained with", "gap", "95 % interval", "of it", "accuracy", "points")):
+    for place, name in enumerate(("trained with", "gap", "95 % interval", "of it", "accuracy, %", "change")):
         shown.add_column(name, justify="right" if place else "left")
     for line in lines_of(answer):
         shown.add_row(*line.values())
@@ -177,8 +188,10 @@ def fair_page(answer: FairAnswer, people: People, rows: dict[str, np.ndarray], t
     settings: dict[str, Any] = {**vars(answer.settings), "actions": ", ".join(answer.settings.actions)}
     return template("fair.html").render(
         a=answer, title=title, command=command, verdict=verdict_of(answer), result=result_of(answer),
+        meaning=meaning_of(answer, people),
         lines=lines_of(answer), comparison=comparison_of(answer), chosen=lines, remarks=people.remarks,
         rates=_rates(answer), settings=settings, versions=versions(), names=list(lines[0]),
+        figures=FIGURES,
         sizes={name: len(held) for name, held in rows.items()},
     )  # fmt: skip
 

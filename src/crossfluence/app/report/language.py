@@ -30,7 +30,7 @@ def reliability_of(answer: LanguageAnswer, explained: Explained) -> Reliability:
     Returns:
         Level, reasons and advice.
     """
-    groups = [Removed(one.name, one.predicted, None, one.achieved, "random" in one.name) for one in explained.removals]
+    groups = [Removed(one.name, one.predicted, None, one.achieved, not one.by_scores) for one in explained.removals]
     said = removed_together(groups, "the answer", " nats") if groups else []
     verdict = answer.scores.verdict if not groups else None  # training again is the better judge
     advice = [] if answer.settings.train else ["--train, which fine-tunes with stated settings and checks the answer"]
@@ -54,6 +54,38 @@ def print_language(answer: LanguageAnswer) -> None:
             console.print(f"{words}: {'; '.join(listed) or 'none'}.", soft_wrap=True)
         if each.removals:
             console.print(_table(each))
+    if answer.perplexity is not None:
+        console.print(f"\n{perplexity_of(answer)}", soft_wrap=True)
+
+
+def perplexity_of(answer: LanguageAnswer) -> str:
+    """A sentence about the perplexity of held-out texts; empty if there are none."""
+    found = answer.perplexity
+    if found is None:
+        return ""
+    before = f", before fine-tuning {found.before:.2f}" if found.before == found.before else ""
+    whose = "left out of the training" if answer.held_out else "of their own file"
+    return f"Perplexity of {found.texts} texts {whose}: {found.after:.2f}{before}."
+
+
+def removals_csv(answer: LanguageAnswer) -> bytes:
+    """One row for each question and group of texts that was removed.
+
+    Args:
+        answer: All of it.
+
+    Returns:
+        UTF-8.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["question", "removed", "texts", "predicted", "achieved", "perplexity before", "perplexity after"])
+    assert answer.perplexity is not None
+    for each in answer.questions:
+        for one in each.removals:
+            values = [one.predicted, one.achieved, answer.perplexity.after, one.perplexity]
+            writer.writerow([each.name, one.name, one.count, *(f"{value:.6g}" for value in values)])
+    return out.getvalue().encode()
 
 
 def language_csv(answer: LanguageAnswer) -> bytes:
@@ -94,7 +126,7 @@ def language_page(answer: LanguageAnswer, *, title: str, command: str) -> str:
     """
     return template("language.html").render(
         a=answer, title=title, command=command, settings=asdict(answer.settings), versions=versions(),
-        report=answer.scores.report,
+        report=answer.scores.report, perplexity=perplexity_of(answer),
         questions=[
             {
                 "explained": each, "verdict": reliability_of(answer, each), "interval": _interval(each),
@@ -153,8 +185,8 @@ def _short(text: str, most: int) -> str:
 
 def _table(each: Explained) -> RichTable:
     table = RichTable(title=f"Change of {each.name} when texts are removed and the model is trained again, in nats")
-    for column in ("removed together", "predicted", "achieved", "loss of the texts"):
+    for column in ("removed together", "predicted", "achieved", "perplexity"):
         table.add_column(column, justify="left" if column.startswith("removed") else "right")
     for one in each.removals:
-        table.add_row(one.name, f"{one.predicted:+.4f}", f"{one.achieved:+.4f}", f"{one.loss:+.4f}")
+        table.add_row(one.name, f"{one.predicted:+.4f}", f"{one.achieved:+.4f}", f"{one.perplexity:.3f}")
     return table

@@ -12,9 +12,11 @@ training's own noise per achieved change    at most .2          at most .5      
 what is left of training, per such change   at most .2          at most .5        more
 =========================================== =================== ================= ====================
 
-Where one Newton step foretells a group within .67 to 1.5, or a weak group is off by at most .2 of the change by the
-strongest, summed scores that miss are no worse than "order". Noise is the largest change by a random group that was not
-foretold. Where fewer than ten samples were left out, r is taken about zero: three points lie on many lines.
+A group has two predictions, the sum of its scores and one Newton step without it. Neither may have the other sign, nor
+be far off in size, unless it misses by no more than noise, or by at most .2 of the change by the strongest group: then
+it is no worse than "order". A sum of the right sign that is far off is "order" too where the Newton step foretells
+the group within .67 to 1.5. Noise is the largest change by a random group that was not foretold. Where fewer than ten
+samples were left out, r is taken about zero: three points lie on many lines.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Removed:
         predicted: Change by the sum of scores.
         newton: Change by one Newton step; None or NaN if there was none.
         achieved: Change by training again.
-        random: Whether it was drawn at random.
+        random: Whether it was drawn at random, or chosen by other means than scores.
     """
 
     name: str
@@ -90,6 +92,11 @@ class Removed:
     def foretold(self) -> float:
         """The better prediction: the Newton step, where there is one."""
         return self.predicted if self.newton is None or math.isnan(self.newton) else self.newton
+
+    @property
+    def missed(self) -> float:
+        """The change that was not foretold."""
+        return abs(self.achieved - self.foretold)
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ def _correlation(found: Agreement) -> float:
 
 
 def removed_together(groups: Sequence[Removed], question: str, unit: str) -> list[Finding]:
-    """A judgement by removing groups: each chosen one beside its prediction, and beside the noise of random ones.
+    """A judgement by removing groups: each chosen one beside its predictions, and beside the noise of random ones.
 
     Args:
         groups: Chosen and random ones.
@@ -183,14 +190,14 @@ def removed_together(groups: Sequence[Removed], question: str, unit: str) -> lis
     """
     most = strongest(groups)
     random = [group for group in groups if group.random]
-    noisiest = max(random, key=lambda group: abs(group.achieved - group.foretold), default=None)
+    noisiest = max(random, key=lambda group: group.missed, default=None)
+    noise = 0.0 if noisiest is None else noisiest.missed
     found: list[Finding] = []
     for group in groups:
         if group is noisiest or not group.random:
-            level = _noise(group, most) if group.random else _foretold(group, most)
-            predicted = group.foretold if group.random else group.predicted
+            level = share_of(group.missed, most) if group.random else foretold(group, most, noise)
             said = f"removing {group.name} together changed {question} by {group.achieved:+.3f}{unit}"
-            found.append((level, f"{said}, predicted {predicted:+.3f}"))
+            found.append((level, f"{said}, predicted {predictions(group)}"))
     return found
 
 
@@ -199,17 +206,38 @@ def strongest(groups: Sequence[Removed]) -> float:
     return max((abs(group.achieved) for group in groups if not group.random), default=0.0)
 
 
-def _foretold(group: Removed, most: float) -> Level:
-    if LOW_SLOPE <= _ratio(group.achieved, group.predicted) <= HIGH_SLOPE:
+def foretold(group: Removed, most: float, noise: float = 0.0) -> Level:
+    """A level by what a chosen group achieved, beside each of its predictions.
+
+    Args:
+        group: Chosen, not random.
+        most: The largest change that a chosen group made.
+        noise: The largest change by a random group that was not foretold.
+
+    Returns:
+        "unreliable" if a prediction has the other sign or is far off in size, beyond noise.
+
+    Example:
+        >>> foretold(Removed("it", -0.9, 2.27, -0.74), 0.74), foretold(Removed("it", -0.9, -0.8, -0.74), 0.74)
+        ('unreliable', 'sizes')
+    """
+    given = [group.predicted, *([] if group.foretold == group.predicted else [group.foretold])]
+    parts = [_per(group.achieved, one) for one in given]
+    if all(LOW_SLOPE <= part <= HIGH_SLOPE for part in parts):
         return "sizes"
-    near = LEAST_RATIO <= _ratio(group.achieved, group.predicted) <= MOST_RATIO
-    bent = LOW_SLOPE <= _ratio(group.achieved, group.foretold) <= HIGH_SLOPE
-    weak = abs(group.achieved - group.predicted) <= LITTLE * most
-    return "order" if near or bent or weak else "unreliable"
+    near = [
+        LEAST_RATIO <= part <= MOST_RATIO or abs(group.achieved - one) <= max(noise, LITTLE * most)
+        for part, one in zip(parts, given, strict=True)
+    ]
+    bent = parts[0] > 0 and LOW_SLOPE <= parts[-1] <= HIGH_SLOPE  # samples act together, as the Newton step knows
+    return "order" if all(near) or bent else "unreliable"
 
 
-def _noise(group: Removed, most: float) -> Level:
-    return _share(abs(group.achieved - group.foretold), most)
+def predictions(group: Removed) -> str:
+    """Both predictions in words, as far as there are two."""
+    if group.random or group.newton is None or math.isnan(group.newton):
+        return f"{group.foretold:+.3f}"
+    return f"{group.predicted:+.3f} by summed scores and {group.newton:+.3f} by one Newton step"
 
 
 def left_of_training(drift: float, groups: Sequence[Removed], question: str, unit: str) -> list[Finding]:
@@ -224,19 +252,27 @@ def left_of_training(drift: float, groups: Sequence[Removed], question: str, uni
     Returns:
         One finding, or none if training had ended.
     """
-    level: Level = _share(abs(drift), strongest(groups))
+    level: Level = share_of(drift, strongest(groups))
     said = f"training had not ended, and one more Newton step of it would change {question} by {drift:+.3f}{unit}"
     return [] if level == "sizes" else [(level, said)]
 
 
-def _share(part: float, whole: float) -> Level:
-    """By how much of the changes that are explained something else makes up."""
-    if not part <= MUCH * whole:
+def share_of(part: float, whole: float) -> Level:
+    """A level by how much of the changes that are explained something else makes up.
+
+    Args:
+        part: Of something else: noise, or what is left of training.
+        whole: The changes.
+
+    Returns:
+        "sizes" up to a fifth, "order" up to a half.
+    """
+    if not abs(part) <= MUCH * abs(whole):
         return "unreliable"
-    return "sizes" if part <= LITTLE * whole else "order"
+    return "sizes" if abs(part) <= LITTLE * abs(whole) else "order"
 
 
-def _ratio(achieved: float, predicted: float) -> float:
+def _per(achieved: float, predicted: float | None) -> float:
     return achieved / predicted if predicted else math.nan
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..._results.scores import Scores
-from ..._types import Id
 from ...errors import IdError
 from ...words.corpus.corpus import Corpus
 from ...words.corpus.names import id_field
+
+if TYPE_CHECKING:
+    from ..._results.scores import Scores
+    from ..._types import Id
 
 LINE, TEXT, SOURCE = "line", "text", "source"
 

@@ -29,7 +29,7 @@ def reliability_of(answer: SuspectAnswer) -> Reliability:
     """
     if answer.after is None:
         advice = [] if answer.settings.remove else ["--remove, which trains again without them"]
-        nobody = "no text is strong in all versions of the queries" if not answer.flagged else "nothing was removed"
+        nobody = "no text stands out in all versions of the queries" if not answer.flagged else "nothing was removed"
         return judged([("unreliable", nobody)], advice=advice)
     fell = answer.before.answer - answer.after.answer
     beside = max(abs(answer.before.answer - one.answer) for one in answer.random)
@@ -55,7 +55,10 @@ def print_suspects(answer: SuspectAnswer) -> None:
 def sentences(answer: SuspectAnswer) -> list[str]:
     """All that was found, a sentence each."""
     count, n = len(answer.flagged), len(answer.texts)
-    found = [f"Suspects: {count} of {n:,} texts ({count / n:.1%}) are strong in every version that has to agree."]
+    found = [
+        f"Suspects: {count} of {n:,} texts ({count / n:.1%}) are strong in every version that has to agree, and stand "
+        f"out of the tail of all others."
+    ]
     if answer.flagged:
         listed = "; ".join(f"“{answer.texts[row][:60]}” ({answer.labels[row]})" for row in answer.flagged[:3])
         found.append(f"First of them: {listed}.")

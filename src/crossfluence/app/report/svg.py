@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 14, 46
 WIDTH = 920
-NAMED_UP_TO = 3_000  # points that each have a name on hover; more are drawn as one path
+NAMED_UP_TO = 3_000  # points of a picture that each have a name on hover; what is more is drawn as paths
 TICKS = 6
 ESTIMATED_LETTER = 7.2  # width of a letter of the legend
 
@@ -59,8 +59,10 @@ class Picture:
             kind: "dot", "ring", "star" or "cross".
             texts: Written beside each; empty for none.
         """
+        if kind == "dot" and sum(len(held) for held, *_ in self._points) + len(places) > NAMED_UP_TO:
+            kind = "path"
         self._points.append((list(places), list(names), colour, size, kind, list(texts) or [""] * len(places)))
-        self._legend.append((name, colour, kind))
+        self._legend.append((name, colour, "dot" if kind == "path" else kind))
 
     def diagonal(self, low: float, high: float, name: str) -> None:
         """Adds the line on which both axes are equal.
@@ -212,7 +214,7 @@ def _group(
 ) -> list[Markup]:
     places, names, colour, size, kind, texts = group
     at = [(across(x), up(y)) for x, y in places]
-    if kind == "dot" and len(at) > NAMED_UP_TO:
+    if kind == "path":
         path = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in at)
         return [Markup('<path class="many" d="{}" stroke="{}" stroke-width="{}"/>').format(path, colour, 2 * size)]
     marks = [_mark(x, y, size, kind, colour, name) for (x, y), name in zip(at, names, strict=True)]

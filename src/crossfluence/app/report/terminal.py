@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from ..._types import Id
 from .verdicts import (
     empty_clusters,
     first_sentence,
@@ -21,12 +20,14 @@ from .verdicts import (
 )
 
 if TYPE_CHECKING:
-    from ...clustering.explain import ClusterSettings, Explanation, First
+    from ..._types import Id
+    from ...clustering.explain import CheckSettings, Explanation, First
     from ...words.explain_bias import WordsAnswer
     from ...words.explain_word import WordAnswer
     from .page import Samples
 
 EFFECTS: tuple[tuple[Literal["raises", "lowers"], str], ...] = (("raises", "Raise"), ("lowers", "Lower"))
+WIDE = 110  # characters, from which a table of words holds measures of quality too
 console = Console(markup=False, highlight=False)  # the user's names are printed as they are
 
 
@@ -39,7 +40,7 @@ def print_first(first: First, ids: Sequence[Id], noun: str) -> None:
     )
 
 
-def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples) -> None:
+def print_clusters(found: Explanation, asked: CheckSettings, samples: Samples) -> None:
     """Prints the verdict, margin, strongest samples, agreement with retraining and groups removed."""
     label = found.ids[found.query]
     verdict = of_clusters(found, samples.noun)
@@ -53,9 +54,10 @@ def print_clusters(found: Explanation, asked: ClusterSettings, samples: Samples)
     for raises, text in ((True, "Pulled it in most"), (False, "Pushed it out most")):
         listed = ", ".join(f"{name} ({value:+.4f})" for name, value in found.strongest(5, raises=raises))
         console.print(f"{text}: {listed or 'none'}.")
-    if found.settings.anchor != asked.anchor:
+    begun, ended = (getattr(settings, "anchor", 0.0) for settings in (asked, found.settings))
+    if begun != ended:
         console.print(
-            f"The anchor was raised from {asked.anchor:g} to {found.settings.anchor:g}: with less, this clustering is "
+            f"The anchor was raised from {begun:g} to {ended:g}: with less, this clustering is "
             f"not well determined, and leaving out one {samples.noun} can tip it over."
         )
     agreement = RichTable(
@@ -88,8 +90,15 @@ def print_words(answer: WordsAnswer, shown_ids: Mapping[Id, str]) -> None:
             f"{result.name}: {sets.categories[0]} / {sets.categories[1]}, {sets.categories[2]} / {sets.categories[3]}"
         )
         shown = RichTable(title=title)
-        measures = list(answer.quality)
-        for place, name in enumerate(["removed together", "summed scores", "Newton step", "retrained", "p", *measures]):
+        measures = list(answer.quality) if console.width >= WIDE else []  # the page has them too
+        for place, name in enumerate([
+            "removed together",
+            "summed scores",
+            "Newton step",
+            "trained again",
+            "p",
+            *measures,
+        ]):
             shown.add_column(name, justify="right" if place else "left")
         rows = [("nothing", result.effect, result.p_value, answer.quality)]
         if (given := result.given) is not None:

@@ -50,7 +50,8 @@ def of_clusters(found: Explanation, noun: str) -> Reliability:
         *left_of_training(drift, groups, "the margin", " nats"),
         *left_out_alone(found.agreement, noun),
     ]
-    firmer = next((f"--anchor {one:g}" for one in FIRM_ANCHORS if one > found.settings.anchor), None)
+    anchor = getattr(found.settings, "anchor", max(FIRM_ANCHORS))  # other clusterings are held by nothing
+    firmer = next((f"--anchor {one:g}" for one in FIRM_ANCHORS if one > anchor), None)
     empty = empty_clusters(found)
     fewer = f"--k {max(2, found.settings.k - max(1, len(empty)))}"
     verdict = judged(said, advice=[firmer or fewer])

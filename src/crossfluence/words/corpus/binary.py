@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -60,12 +61,13 @@ def is_text(path: Path) -> bool:
     return start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in start
 
 
-def binary_rows(path: Path, kind: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+def binary_rows(path: Path, kind: str, *, header: bool = True) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows of a file, with their number in the sheet, whose header is row 1.
 
     Args:
         path: The file.
         kind: "xlsx" or "parquet".
+        header: Whether the first row of a sheet holds column names; else they are "0", "1", ...
 
     Yields:
         The number and the cells by column.
@@ -74,14 +76,17 @@ def binary_rows(path: Path, kind: str) -> Iterator[tuple[int, Mapping[str, str]]
         CorpusError: If it cannot be read.
     """
     rows = _sheet(path) if kind == "xlsx" else _parquet(path)
-    header = next(rows, None)
-    if header is None:
+    first = next(rows, None)
+    if first is None:
         raise CorpusError(f"{path.name} is empty; needed a row of column names, and rows of text.")
-    names = [_shown(cell).strip() or f"column {place}" for place, cell in enumerate(header, 1)]
+    names = [_shown(cell).strip() or f"column {place}" for place, cell in enumerate(first, 1)]
+    unnamed = kind == "xlsx" and not header
+    if unnamed:
+        names = [str(place) for place in range(len(first))]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise CorpusError(f"{path.name} has {names.count(twice)} columns named {twice!r}; name each otherwise.")
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(itertools.chain([first], rows) if unnamed else rows, 1 if unnamed else 2):
         cells = [*map(_shown, row), *[""] * (len(names) - len(row))]
         if any(cells):
             yield number, dict(zip(names, cells, strict=False))

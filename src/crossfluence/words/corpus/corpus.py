@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from crossfluence.errors import CorpusError, IdError, NewerFileError, ResultFileError
-from crossfluence.extend import fitting, read_tensors, write_tensors
 
 from .readers import File, Sentence, Source
 
@@ -174,6 +172,10 @@ class Corpus:
         Raises:
             ResultFileError: If it cannot be written.
         """
+        import torch
+
+        from crossfluence.extend import write_tensors
+
         known = self.source if self.source and isinstance(self.source.split, str) else None
         coded = {name: _coded(labels) for name, labels in self.fields.items()}
         texts = {
@@ -196,6 +198,8 @@ class Corpus:
         Raises:
             ResultFileError: If there is no such file, or it holds something else.
         """
+        from crossfluence.extend import fitting
+
         texts, arrays = _first(path) if zipfile.is_zipfile(path) else _present(path)
         with fitting(path):
             known = texts["source"]
@@ -214,6 +218,8 @@ class Corpus:
 
 def _present(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Texts and arrays of a file."""
+    from crossfluence.extend import fitting, read_tensors
+
     if not os.path.exists(path):
         raise ResultFileError(f"There is no file {os.fspath(path)}.")
     try:

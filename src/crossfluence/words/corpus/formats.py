@@ -96,6 +96,8 @@ def records(
     column: str | None,
     encoding: str,
     advance: Callable[[int], Any] | None = None,
+    *,
+    header: bool = True,
 ) -> Iterator[Record]:
     """The records of one file, one after the other.
 
@@ -105,6 +107,7 @@ def records(
         column: That holds the text, or None to tell it.
         encoding: Of the text.
         advance: Is called with bytes read since its last call.
+        header: Whether the first row of a table holds column names; else they are "0", "1", ...
 
     Returns:
         An iterator; the file is opened at its first record.
@@ -114,7 +117,7 @@ def records(
     """
     name = path.name
     if format in {"xlsx", "parquet"}:
-        return _texts(binary_rows(path, format), column, name)
+        return _texts(binary_rows(path, format, header=header), column, name)
     text = lines(path, encoding, advance)
     if format in {"text", "wikiextractor"} and column is not None:
         raise CorpusError(
@@ -122,9 +125,9 @@ def records(
             f"Leave column out, or pass format='csv', 'tsv' or 'jsonl'."
         )
     if format == "csv":
-        return _texts(_table(_csv_rows(text, name), name), column, name)
+        return _texts(_table(_csv_rows(text, name), name, header=header), column, name)
     if format == "tsv":
-        return _texts(_table(_tsv_rows(text), name), column, name)
+        return _texts(_table(_tsv_rows(text), name, header=header), column, name)
     if format == "jsonl":
         return _texts(_json_rows(text, name), column, name, sparse=True)
     if format == "wikiextractor":
@@ -187,7 +190,7 @@ def _columns(names: Sequence[str], column: str | None, name: str) -> Mapping[str
     came = f"{len(usual)} of its columns may be it" if usual else "no column has a usual name for it"
     raise CorpusError(
         f"Which column of {name} holds the text? {came[0].upper()}{came[1:]}; its columns are {_listed(names)}. "
-        f"Pass column='...'; if these are no names, put a line with names above the first."
+        f"Pass column={names[-1]!r} or another; if these are no names but a first row, pass header=False."
     )
 
 
@@ -205,21 +208,24 @@ def _listed(names: Sequence[str]) -> str:
     return shown + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
-def _table(rows: Iterable[tuple[int, list[str]]], name: str) -> Iterator[Row]:
-    header: list[str] | None = None
+def _table(rows: Iterable[tuple[int, list[str]]], name: str, *, header: bool) -> Iterator[Row]:
+    names = list[str]()
     for line, cells in rows:
-        if header is None:
-            header = [cell.strip() for cell in cells]
-            twice = next((cell for cell in header if header.count(cell) > 1), None)
+        if not names and not header:
+            names = [str(place) for place in range(len(cells))]
+        if not names:
+            names = [cell.strip() for cell in cells]
+            twice = next((cell for cell in names if names.count(cell) > 1), None)
             if twice is not None:
-                raise CorpusError(f"{name} has {header.count(twice)} columns named {twice!r}; name each otherwise.")
+                raise CorpusError(f"{name} has {names.count(twice)} columns named {twice!r}; name each otherwise.")
             continue
-        if len(cells) != len(header):
+        if len(cells) != len(names):
+            first = "header" if header else "first row"
             raise CorpusError(
-                f"Line {line} of {name} has {len(cells)} cells, but its header has {len(header)}: {_listed(header)}. "
+                f"Line {line} of {name} has {len(cells)} cells, but its {first} has {len(names)}: {_listed(names)}. "
                 f"Mend that line; a cell that holds the separator must be quoted, which only .csv allows."
             )
-        yield line, dict(zip(header, cells, strict=True))
+        yield line, dict(zip(names, cells, strict=True))
 
 
 def _csv_rows(text: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tqdm.auto import tqdm
 
@@ -75,6 +75,7 @@ class Source:
         split: How the text of a record becomes sentences.
         encoding: Of all files.
         skipped: Names of files of a folder that are no text or table, and are not read.
+        header: Whether the first row of a table holds column names.
     """
 
     files: tuple[File, ...]
@@ -82,6 +83,7 @@ class Source:
     split: str | Splitter = "lines"
     encoding: str = "utf-8"
     skipped: tuple[str, ...] = ()
+    header: bool = True
 
     def sentences(self, *, progress: bool = False) -> Iterator[Sentence]:
         """Reads all files, one record in memory at a time.
@@ -99,7 +101,7 @@ class Source:
         total = sum(file.size for file in self.files)
         with tqdm(total=total, unit="B", unit_scale=True, desc="reading", disable=None if progress else True) as bar:
             for file in self.files:
-                for record in records(Path(file.path), file.format, self.column, self.encoding, bar.update):
+                for record in self._records(file, bar.update):
                     for sentence in _cut(record, file, cut):
                         found = True
                         yield sentence
@@ -108,6 +110,33 @@ class Source:
             raise CorpusError(
                 f"There is no text in {names}{', ...' if len(self.files) > 3 else ''}; needed a sentence."
             )
+
+    def beginning(self, characters: int) -> tuple[list[Sentence], float]:
+        """The first sentences, from which the rest can be foretold.
+
+        Args:
+            characters: Of text, after which reading stops.
+
+        Returns:
+            Sentences, and about which share of all bytes on disk they take; 1 if they are all.
+        """
+        cut, read, found = splitter(self.split), [0], list[Sentence]()
+
+        def count(size: int) -> None:
+            read[0] += size
+
+        left = characters
+        for file in self.files:
+            for record in self._records(file, count):
+                for sentence in _cut(record, file, cut):
+                    found.append(sentence)
+                    left -= len(sentence.text)
+                if left < 0:
+                    return found, min(1.0, read[0] / max(1, sum(each.size for each in self.files)))
+        return found, 1.0
+
+    def _records(self, file: File, advance: Callable[[int], Any]) -> Iterator[Record]:
+        return records(Path(file.path), file.format, self.column, self.encoding, advance, header=self.header)
 
     def find(self, ids: Iterable[str]) -> dict[str, Sentence]:
         """Reads again until the sentences with these ids are found.
@@ -148,6 +177,7 @@ def open_source(
     column: str | None = None,
     split: str | Splitter = "lines",
     encoding: str = "utf-8",
+    header: bool = True,
 ) -> Source:
     """Files that were found and looked at, without reading more than the first record of each.
 
@@ -160,6 +190,7 @@ def open_source(
             or "sentence"; columns "biased" and "neutral" together give two sentences a row.
         split: "lines", "records", "sentences" or a function, as in `text.splitter`.
         encoding: Of the text.
+        header: Whether the first row of a table holds column names; else they are "0", "1", ...
 
     Returns:
         The files and how to read them.
@@ -176,8 +207,8 @@ def open_source(
     for path, name in zip(paths, names, strict=True):
         told = binary_format(path) or guess(path, head(path, encoding))
         files.append(File(str(path), name, format or told, _size(path)))
-        next(records(path, files[-1].format, column, encoding), None)
-    return Source(tuple(files), column, split, encoding, skipped)
+        next(records(path, files[-1].format, column, encoding, header=header), None)
+    return Source(tuple(files), column, split, encoding, skipped, header)
 
 
 def read_sentences(

@@ -27,6 +27,7 @@ def read_corpus(
     column: str | None = None,
     split: str | Splitter = "lines",
     encoding: str = "utf-8",
+    header: bool = True,
     tokenizer: str | Tokenizer = "words",
     min_count: int = 5,
     max_words: int | None = 25_000,
@@ -43,6 +44,7 @@ def read_corpus(
         column: That holds the text, or None to tell it.
         split: How the text of a record becomes sentences: "lines", "records", "sentences" or a function.
         encoding: Of the text.
+        header: Whether the first row of a table holds column names; else they are "0", "1", ...
         tokenizer: How a sentence becomes words: "words", "whitespace", "syntok" or a function.
         min_count: Words that occur less often are left out.
         max_words: The most words of the vocabulary, most frequent first; None for all.
@@ -71,7 +73,7 @@ def read_corpus(
         >>> [corpus.ids[row] for row in corpus.sentences_with("dog")], corpus.sentence(1)
         (['1', '2'], ['the', 'dog'])
     """
-    files = open_source(source, format=format, column=column, split=split, encoding=encoding)
+    files = open_source(source, format=format, column=column, split=split, encoding=encoding, header=header)
     return build_corpus(
         files.sentences(progress=True),
         tokenizer=tokenizer,

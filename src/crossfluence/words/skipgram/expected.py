@@ -110,7 +110,11 @@ class ExpectedTraining:
         return self.fit(weights)[0]
 
     def fit(
-        self, weights: Tensor | None = None, *, checkpoint: str | os.PathLike[str] | None = None
+        self,
+        weights: Tensor | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        tell: Callable[[int], object] | None = None,
     ) -> tuple[SkipGram, Minimum]:
         """One model, and how its training ended.
 
@@ -118,6 +122,7 @@ class ExpectedTraining:
             weights: Shape `(n,)`, one for each sentence; default: ones.
             checkpoint: A file that keeps the tables on the way; a training that was stopped goes on from it, one of
                 something else begins anew. It is removed at the end.
+            tell: Is called with the number of steps after every one; what it raises ends the training.
 
         Returns:
             Trained tables; value, remaining gradient and steps.
@@ -129,7 +134,7 @@ class ExpectedTraining:
             counts = None if weights is None else self.pairs.weighted(sentence_weights(weights, self.n))
             loss = ExpectedLoss.of(self.pairs, self.l2, self.precision, counts)
             kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), content_hash(self._settings, weights))
-            ended = self._minimised(loss, kept)
+            ended = self._minimised(loss, kept, tell)
         words, contexts = self._tables(ended.point)
         if ended.gradient_norm > 3 * self._tolerance:
             warnings.warn(
@@ -155,7 +160,7 @@ class ExpectedTraining:
         """
         return replace(self, start=model, dtype=model.word_vectors.dtype)
 
-    def _minimised(self, loss: ExpectedLoss, kept: _Checkpoint | None) -> Minimum:
+    def _minimised(self, loss: ExpectedLoss, kept: _Checkpoint | None, tell: Callable[[int], object] | None) -> Minimum:
         def function(point: Tensor) -> tuple[float, Tensor]:
             value, *tables = loss.value_and_gradient(*self._tables(point))
             return value, torch.cat([table.flatten() for table in tables])
@@ -165,10 +170,16 @@ class ExpectedTraining:
             factors = self._start_factors if known else self._factors(loss, point)
             return lambda vector: solve_blocks(factors, vector.unsqueeze(0))[0]
 
+        def on_step(step: int, point: Tensor) -> None:
+            if kept:
+                kept.write(step, point)
+            if tell:
+                tell(step)
+
         done, point = (kept.read() if kept else None) or (0, self._initial)
         ended = minimise_lbfgs(
             function, point, preconditioner, tolerance=self._tolerance, steps=range(done, self.max_steps),
-            refresh=self._refresh, description="training", on_step=kept.write if kept else None,
+            refresh=self._refresh, description="training", on_step=on_step if kept or tell else None,
         )  # fmt: skip
         if kept:
             kept.file.unlink(missing_ok=True)

@@ -1,43 +1,12 @@
 // The explorer's page: asks the server it came from, and nobody else. Whatever the data holds is put in as text.
 "use strict";
 import { Map2D, colourOf } from "./map.js";
+import { ask, button, get, made, many, plainly, save, signed, progressOf } from "./talk.js";
 
-const get = id => document.getElementById(id), MANY = 25, STRONG = 20;
+const MANY = 25, STRONG = 20;
 const chosen = new Set();
 let data, map, answer = null, by = "score", falling = true, at = 0, latest = 0, shownState = "", timer = 0;
 
-async function ask(path, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  let reply;
-  try { reply = await fetch(`api/${path}`, options); } catch { throw new Error("The server has ended. Start crossfluence explore again."); }
-  if (reply.ok) return path === "export" ? reply.blob() : reply.json();
-  const said = await reply.text();
-  let sentence = said;
-  try { sentence = JSON.parse(said).said || said; } catch { /* plain text */ }
-  throw new Error(sentence);
-}
-
-async function plainly(work) {
-  get("error").textContent = "";
-  try { return await work(); } catch (error) { get("error").textContent = error.message; return null; }
-}
-
-function made(tag, text, name) {
-  const element = document.createElement(tag);
-  if (text !== undefined) { element.textContent = text; element.dir = "auto"; }
-  if (name) element.className = name;
-  return element;
-}
-
-function button(text, label, work) {
-  const element = made("button", text);
-  element.type = "button"; element.onclick = work;
-  if (label) element.setAttribute("aria-label", label);
-  return element;
-}
-
-const signed = (value, digits = 4) => value === null ? "" : (value > 0 ? "+" : "") + Number(value).toPrecision(digits);
-const many = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const question = () => ({ row: answer.row, first: answer.first, second: answer.second });
 
 function shownRow(one, label) {
@@ -149,14 +118,7 @@ async function act(action) {
   if (begun) await look();
 }
 
-async function save(which) {
-  const file = await plainly(() => ask("export", { ...question(), chosen: [...chosen], which }));
-  if (!file) return;
-  const link = made("a");
-  link.href = URL.createObjectURL(file); link.download = which === "rest" ? "all-others.csv" : "chosen.csv";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
+const exported = which => save(which, { ...question(), chosen: [...chosen], which });
 
 const VERBS = { remove: "trained again without", undo: "undone:", amplify: "amplified:" };
 const what = one => `${VERBS[one.action]} ${many(one.ids.length, data.noun)}: ${one.ids.slice(0, 6).join(", ")}${one.ids.length > 6 ? ", …" : ""}`;
@@ -174,10 +136,7 @@ function showState(state, live) {
   get("jobs").replaceChildren(...live.map(job => {
     const item = made("li", `${data.noun} ${job.about.query}, ${what(job.about)} `);
     if (job.state === "failed") { item.append(made("span", `failed: ${job.said}`, "error")); return item; }
-    const bar = made("progress");
-    bar.setAttribute("aria-label", job.state);
-    if (job.total) { bar.max = job.total; bar.value = job.done; }
-    item.append(bar, " ", made("span", job.state === "waiting" ? "waiting " : job.total ? `${Math.floor(100 * job.done / job.total)} % ` : "predicting "));
+    item.append(...progressOf(job));
     item.append(button("Stop", undefined, () => plainly(() => ask("stop", { job: job.number })).then(look)));
     return item;
   }));
@@ -217,7 +176,7 @@ function listen() {
   get("next").onclick = () => { at += 1; show(); };
   get("retrain").onclick = () => act("remove");
   for (const one of document.querySelectorAll("[data-act]")) one.onclick = () => act(one.dataset.act);
-  for (const one of document.querySelectorAll("[data-export]")) one.onclick = () => save(one.dataset.export);
+  for (const one of document.querySelectorAll("[data-export]")) one.onclick = () => exported(one.dataset.export);
   get("clear").onclick = () => { chosen.clear(); drawMap(); show(); predict(); };
 }
 
