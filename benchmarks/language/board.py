@@ -102,8 +102,8 @@ class Board:
         return replace(self.recipe, data=(x, y, weights.reshape(x.shape).to(torch.float32))).train()
 
 
-def refined() -> cf.CG:
-    return cf.CG(cf.Relative(0.1), rtol=1e-2, max_steps=20, curvature=cf.GaussNewton(), preconditioner=cf.EKFAC())
+def refined(steps: int = 20) -> cf.CG:
+    return cf.CG(cf.Relative(0.1), rtol=1e-2, max_steps=steps, curvature=cf.GaussNewton(), preconditioner=cf.EKFAC())
 
 
 def by_hand(values: Tensor, name: str) -> cf.Scores:
@@ -138,6 +138,7 @@ ROWS: dict[str, Callable[[Board], cf.Scores]] = {
     "replay": lambda board: cf.replay(board.recipe, board.ask, groups=0),
     "Horizon": partial(solved, cf.Horizon), "EKFAC": partial(solved, cf.EKFAC),
     "CG from EKFAC": partial(solved, refined),
+    **{f"CG from EKFAC, {steps} steps": partial(solved, partial(refined, steps)) for steps in (1, 2, 5, 10)},
     "tracin": lambda board: cf.tracin(board.recipe, board.ask, groups=0),
     "tracin, preconditioned": lambda board: cf.tracin(board.recipe, board.ask, preconditioned=True, groups=0),
     "source": lambda board: cf.source(
