@@ -8,6 +8,7 @@ limit was chosen. Losses that couple samples, or stop gradients, are not looked 
 from __future__ import annotations
 
 import csv
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,9 @@ def row(training: Training, model: nn.Module, name: str, data: Any) -> dict[str,
 
 def main() -> None:
     """Writes the table, and prints how often data of each kind was noticed."""
+    if "--help" in sys.argv[1:]:
+        print(__doc__)
+        raise SystemExit(0)
     rows = []
     for name, make in TRAININGS.items():
         training = make(name)

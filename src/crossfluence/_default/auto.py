@@ -50,7 +50,8 @@ class Auto(AbstractSolver):
 
     Attributes:
         damping: If given, the answer is that of the curvature with this damping, wherever training ended.
-        budget: Passes over the data for one question, at most about so many, where training was stopped.
+        budget: Passes over the data for one question, at most about so many, where training was stopped. Factorising
+            the roots of `Horizon`, some seconds at most whatever the data, comes on top.
 
     Example:
         >>> Auto()
