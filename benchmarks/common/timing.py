@@ -4,6 +4,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
@@ -49,3 +50,9 @@ def epoch(model: nn.Module, data: Iterable[Pair]) -> None:
 def peak_gigabytes() -> float:
     """Peak memory of this process so far (Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def peak_of_program() -> float:
+    """Peak memory in gigabytes since this program began, without that of the process that started it (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM"))

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common.losses import LOSSES, Pair
 from benchmarks.common.process import last_line, run_module
-from benchmarks.common.timing import peak_gigabytes
+from benchmarks.common.timing import peak_of_program
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,9 +273,9 @@ def main() -> None:
     torch.manual_seed(0)
     problem = Problem(**torch.load(given, weights_only=False))
     problem.model(problem.test[0][:1])
-    started, before = time.process_time(), peak_gigabytes()
+    started, before = time.process_time(), peak_of_program()
     scores = (ESTIMATORS | EKFAC)[name](problem)
-    seconds, megabytes = time.process_time() - started, 1024 * (peak_gigabytes() - before)
+    seconds, megabytes = time.process_time() - started, 1024 * (peak_of_program() - before)
     torch.save(scores.detach(), out)
     library = name.replace(",", " ").split()[0]
     found = {"seconds": seconds, "megabytes": megabytes, "version": version(library), "torch": torch.__version__}
