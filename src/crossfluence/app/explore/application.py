@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ...errors import CrossfluenceError
-from .engine import ACTIONS, RATE, STEPS, QuestionError
+from .base import ACTIONS, RATE, STEPS, AbstractEngine, QuestionError
 from .jobs import Jobs
 from .routes import numbers_of, plainly, static, whole_of
 from .tried import TriedList
@@ -31,7 +31,7 @@ class AbstractApplication(ABC):
     content: ClassVar[dict[str, tuple[str, str]]]  # files of the page, and their types, by path
     reads: ClassVar[tuple[str, ...]]  # names of methods that answer what is posted to the route of their name
 
-    def __init__(self, engine: Any, jobs: Jobs, tried: TriedList) -> None:
+    def __init__(self, engine: AbstractEngine[Any, Any], jobs: Jobs, tried: TriedList) -> None:
         self.engine, self.jobs, self.tried = engine, jobs, tried
 
     def routes(self) -> Starlette:

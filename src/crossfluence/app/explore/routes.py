@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...errors import CrossfluenceError
-from .engine import QuestionError
+from .base import QuestionError
 
 
 def static(name: str, kind: str) -> Callable[[Request], Response]:

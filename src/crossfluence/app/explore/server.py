@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from ..report.page import plane_of, shown_row, written_row
 from .application import AbstractApplication
-from .engine import RATE, STEPS, Engine, Question, QuestionError
+from .base import RATE, STEPS, QuestionError
+from .engine import Engine, Question
 from .routes import numbers_of, whole_of
 from .sheet import sheet_of
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ... import amplify, influence, undo
+from ... import influence
 from ..._types import Objective
 from ...words import WEAT, ExpectedTraining, Pairs, cluster_margin, weat
 from ...words.explain_bias import unlearned
 from ...words.explain_word import clustered, own_and_next
 from ...words.word_sets import rows_of
-from .engine import ANSWERS, QuestionError, Tried
+from .base import AbstractEngine, QuestionError, Tried
 from .words_result import WordsResult
 
 TEST, WORD = "test", "word"
@@ -56,28 +54,24 @@ class WordsAnswerOf:
     marked: dict[str, list[str]] = field(repr=False)
 
 
-class WordsEngine:
-    """One result, asked by several threads; what the library computes goes through it one after the other.
+class WordsEngine(AbstractEngine[WordsQuestion, WordsAnswerOf]):
+    """Word vectors that are asked.
 
     Args:
         result: A finished answer about words.
     """
 
+    noun = "sentence"
+
     def __init__(self, result: WordsResult) -> None:
         self.result = result
-        self._answers: OrderedDict[WordsQuestion, WordsAnswerOf] = OrderedDict()
-        self._lock = threading.Lock()
         settings = result.settings
         self._training = ExpectedTraining(
             Pairs(result.corpus, settings.sampling), settings.dimensions, prior=settings.prior, seed=settings.seed
         )
-        self._risk = self._training.risk(result.model)
+        self._skip_gram = self._training.risk(result.model)
+        super().__init__(self._skip_gram)
         self._tests = {one.name: weat(one, result.corpus.index, least=settings.least) for one in result.lists}
-
-    @property
-    def n(self) -> int:
-        """Number of sentences."""
-        return self.result.corpus.n
 
     def question(self, kind: object, name: object) -> WordsQuestion:
         """A question as a page asks it.
@@ -107,47 +101,25 @@ class WordsEngine:
             return self.question(WORD, self.result.word)
         return WordsQuestion(TEST, next(iter(self._tests)))
 
-    def answer(self, question: WordsQuestion) -> WordsAnswerOf:
-        """Scores of all sentences for a question, kept for the next time."""
-        with self._lock:
-            if question in self._answers:
-                self._answers.move_to_end(question)
-                return self._answers[question]
-            objective = self._objective(question)
-            scores = influence(self._risk, objective)
-            answer = WordsAnswerOf(
-                question, _number(objective(self.result.model)), self._said(question), scores.values[:, 0],
-                self._marked(question),
-            )  # fmt: skip
-            self._answers[question] = answer
-            if len(self._answers) > ANSWERS:
-                self._answers.popitem(last=False)
-            return answer
-
-    def summed(self, question: WordsQuestion, chosen: Sequence[int]) -> float:
-        """The change that removing sentences makes by the sum of their scores."""
-        return -float(self.answer(question).scores[self.checked(chosen)].sum())
+    def _answered(self, question: WordsQuestion) -> WordsAnswerOf:
+        objective = self._objective(question)
+        scores = influence(self._risk, objective)
+        return WordsAnswerOf(
+            question, _number(objective(self.result.model)), self._said(question), scores.values[:, 0],
+            self._marked(question),
+        )  # fmt: skip
 
     def newton(self, question: WordsQuestion, chosen: Sequence[int]) -> float | None:
         """The change by one Newton step without the sentences; nothing where no step is possible."""
         rows, objective = self.checked(chosen), self._objective(question)
         with self._lock:
-            outcome = unlearned(self._risk, self._labels(rows), objective)
+            outcome = unlearned(self._skip_gram, self._labels(rows), objective)
         return None if outcome is None else float(outcome.achieved)
 
     def remove(
         self, question: WordsQuestion, chosen: Sequence[int], tell: Callable[[int, int], object] | None = None
     ) -> Tried:
-        """Trains again without sentences; answers to other questions go on meanwhile.
-
-        Args:
-            question: Whose value is compared.
-            chosen: Row numbers.
-            tell: Is called after every step with the steps taken and 0; what it raises ends the training.
-
-        Returns:
-            Changes predicted and achieved.
-        """
+        """As for any result; how many steps it takes is not known."""
         rows = self.checked(chosen)
         predicted, newton, objective = (
             self.summed(question, rows),
@@ -165,54 +137,10 @@ class WordsEngine:
             said = f"With its own spread the effect size is then {_number(test(model)):+.3f} (p = {p:.2g})."
         return Tried(predicted, newton, achieved, said)
 
-    def walk(self, action: str, question: WordsQuestion, chosen: Sequence[int], steps: int, lr: float) -> Tried:
-        """Undoes or amplifies sentences by steps on their loss, from the trained vectors.
-
-        Args:
-            action: "undo" or "amplify".
-            question: Whose value is compared.
-            chosen: Row numbers.
-            steps: How many.
-            lr: Adam's learning rate.
-
-        Returns:
-            Changes predicted along the walk, and achieved.
-        """
-        verb = undo if action == "undo" else amplify
-        rows, objective = self.checked(chosen), self._objective(question)
-        with self._lock:
-            outcome = verb(self._risk, self._labels(rows), steps=steps, lr=lr, watch=objective)
-        assert outcome.predicted is not None
-        return Tried(float(outcome.predicted), None, float(outcome.achieved), outcome.stopped)
-
-    def checked(self, chosen: Sequence[int]) -> list[int]:
-        """Row numbers, each once and in order.
-
-        Args:
-            chosen: As they came.
-
-        Returns:
-            Row numbers.
-
-        Raises:
-            QuestionError: If there are none, more than half, or unknown ones.
-        """
-        rows = sorted(set(chosen))
-        if not rows:
-            raise QuestionError("Choose at least one sentence.")
-        if not all(0 <= row < self.n for row in rows):
-            raise QuestionError(f"Row numbers must be from 0 to {self.n - 1}.")
-        if 2 * len(rows) > self.n:
-            raise QuestionError(f"Got {len(rows)} of {self.n} sentences; choose at most half of them.")
-        return rows
-
     @cached_property
     def _members(self) -> tuple[tuple[str, ...], ...]:
         most = max(2, min(self.result.clusters, len(self.result.corpus.words) // 4))
         return clustered(self.result.model, most, seed=self.result.settings.seed)
-
-    def _labels(self, rows: Sequence[int]) -> list[str]:
-        return [self.result.corpus.ids[row] for row in rows]
 
     def _test(self, question: WordsQuestion) -> WEAT:
         return self._tests[question.name]

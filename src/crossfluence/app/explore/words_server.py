@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ..report.sheet import no_formula
 from .application import AbstractApplication
-from .engine import RATE, STEPS
+from .base import RATE, STEPS
 from .jobs import Jobs
 from .routes import numbers_of, whole_of
 from .tried import TriedList
