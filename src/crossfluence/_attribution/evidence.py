@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -27,6 +27,7 @@ ROUNDED = 64  # rounding errors of a loss that a jump may hold
 LOOKED_AT = 64, 1024  # samples whose losses are searched for kinks: five times each, at least and at most
 COMPARED = 256  # samples, at least, whose losses are taken twice
 SHARE = 50  # one for so many
+FACTORS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # places along a line, where a kink would show
 BASIS = "the sizes are those of the training's own record, wherever it ended"
 SMALLER = 0.03  # share by which weights are made smaller, to see whether a model is too sure of its samples
 CHANCE = 4.0  # standard errors of a mean, below which its sign is chance
@@ -111,23 +112,9 @@ def stranger(risk: Risk) -> float:
 
 def _stranger(risk: Risk) -> float:
     along = {name: part if part.dim() > 1 else torch.zeros_like(part) for name, part in risk.theta.items()}
-    bound, enough = bind(risk.kind.losses, risk.model), max(COMPARED, _enough(risk))
-    smaller = moved(risk.theta, along, -SMALLER)
-    before, after = [], []
-
-    def losses_at(theta: Params, batch: Batch) -> Tensor:
-        return evaluated(lambda: bound(theta, batch)).double()
-
-    seen = 0
-    for _, batch, weights in risk.passes():
-        batch, count = _part(batch, len(weights), enough - seen, lambda part: losses_at(risk.theta, part))
-        before.append(losses_at(risk.theta, batch))
-        after.append(losses_at(smaller, batch))
-        seen += count
-        if seen >= enough:
-            break
-    losses = torch.cat(before)
-    fall = losses - torch.cat(after)
+    pairs = _losses_along(risk, along, (0.0, -SMALLER), max(COMPARED, _enough(risk)))
+    losses, smaller = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    fall = losses - smaller
     error = float(fall.std()) / len(fall) ** 0.5 if len(fall) > 1 else float("inf")
     mean, size = float(fall.mean()), float(losses.abs().mean())
     return mean / size if size and mean > CHANCE * error else 0.0
@@ -155,22 +142,39 @@ def kinks(risk: Risk) -> float:
 def _kinks(risk: Risk) -> float:
     along = {name: risk.precision ** (1 / 3) * part for name, part in _direction(risk.theta).items()}
     jumps = slopes = rounding = 0.0
-    bound, seen, enough = bind(risk.kind.losses, risk.model), 0, _enough(risk)
+    for below, half_below, at, half_above, above in _losses_along(risk, along, FACTORS, _enough(risk)):
+        whole, half = (above - 2 * at + below).abs().sum(), (half_above - 2 * at + half_below).abs().sum()
+        jumps += float(4 * half - whole)
+        rounding += ROUNDED * risk.precision * float(at.abs().sum())  # of five losses, four times in the halves
+        slopes += float(torch.maximum((half_above - at).abs(), (at - half_below).abs()).sum()) * 2
+    return jumps / slopes if slopes and jumps > rounding else 0.0
+
+
+def _losses_along(
+    risk: Risk, along: Params, factors: Sequence[float], enough: int
+) -> Iterator[tuple[Shaped[Tensor, " b"], ...]]:
+    """Losses of so many samples, batch by batch, at some places along a line through the trained parameters.
+
+    Args:
+        risk: With losses of single samples.
+        along: The direction.
+        factors: Of the places.
+        enough: Samples.
+
+    Yields:
+        One tensor for each place.
+    """
+    bound = bind(risk.kind.losses, risk.model)
 
     def losses(factor: float, batch: Batch) -> Tensor:
         return evaluated(lambda: bound(moved(risk.theta, along, factor), batch)).double()
 
     for _, batch, weights in risk.passes():
-        batch, count = _part(batch, len(weights), enough - seen, lambda part: losses(0.0, part))
-        at = {s: losses(s, batch) for s in (-1.0, -0.5, 0.0, 0.5, 1.0)}
-        whole, half = ((at[s] - 2 * at[0.0] + at[-s]).abs().sum() for s in (1.0, 0.5))
-        jumps += float(4 * half - whole)
-        rounding += ROUNDED * risk.precision * float(at[0.0].abs().sum())  # of five losses, four times in the halves
-        slopes += float(torch.maximum((at[0.5] - at[0.0]).abs(), (at[0.0] - at[-0.5]).abs()).sum()) * 2
-        seen += count
-        if seen >= enough:
-            break
-    return jumps / slopes if slopes and jumps > rounding else 0.0
+        batch, count = _part(batch, len(weights), enough, lambda part: losses(0.0, part))
+        yield tuple(losses(factor, batch) for factor in factors)
+        enough -= count
+        if enough <= 0:
+            return
 
 
 def _enough(risk: Risk) -> int:

@@ -97,10 +97,8 @@ def influence(
     started = time.perf_counter()
     with isolated():
         risk.check()
-        with_scores = isinstance(objective, EachOf) or isinstance(solver, (AbstractBlockSolver, EKFACInverse))
-        if not (
-            with_scores and candidates is None and unit == "sample"
-        ):  # a pass by layers may give it with the scores
+        by_layers = isinstance(objective, EachOf) or isinstance(solver, (AbstractBlockSolver, EKFACInverse))
+        if not by_layers or candidates is not None or unit == "token":  # else it may come with the scores
             _ = risk.gradient  # first of all: it finds a NaN and names its batch
         if candidates is not None:
             ranks = risk.ranks if isinstance(risk, AbstractBatchedRisk) else ALONE
@@ -118,8 +116,8 @@ def influence(
             parts = [_derivatives(at, candidates, u, unit) for at, u in points]  # ∂/∂w [uᵀ g]: one pass
             derivatives = torch.stack(parts).sum(0)
             scored = _scored(risk, inverse, query, wanted, solution, derivatives)
-            by_layers = candidates is None and unit == "sample" and known_layers(points[0][0]) is not None
-            chunks.append(replace(scored, notes=(*scored.notes, BY_LAYERS)) if by_layers else scored)
+            one_pass = candidates is None and unit == "sample" and known_layers(points[0][0]) is not None
+            chunks.append(replace(scored, notes=(*scored.notes, BY_LAYERS)) if one_pass else scored)
         values = 0.0 - torch.cat([chunk.derivatives for chunk in chunks], dim=1)  # and no zero below zero
         if unit == "token":  # a verdict is about samples
             chunks = [replace(chunk, derivatives=_added(chunk.derivatives, ids)) for chunk in chunks]
