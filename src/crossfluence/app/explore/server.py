@@ -26,7 +26,7 @@ class Application(AbstractApplication):
     content: ClassVar = {
         "": ("explore.html", "text/html"), "explore.css": ("explore.css", "text/css"),
         "explore.js": ("explore.js", "text/javascript"), "map.js": ("map.js", "text/javascript"),
-        "talk.js": ("talk.js", "text/javascript"),
+        "talk.js": ("talk.js", "text/javascript"), "acts.js": ("acts.js", "text/javascript"),
     }  # fmt: skip
     reads: ClassVar = ("rows", "answer")
 

@@ -28,6 +28,7 @@ class WordsApplication(AbstractApplication):
     content: ClassVar = {
         "": ("words.html", "text/html"), "explore.css": ("explore.css", "text/css"),
         "words.js": ("words.js", "text/javascript"), "talk.js": ("talk.js", "text/javascript"),
+        "acts.js": ("acts.js", "text/javascript"),
     }  # fmt: skip
     reads: ClassVar = ("answer", "listed", "strongest")
 

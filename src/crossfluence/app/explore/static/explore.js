@@ -1,13 +1,28 @@
 // The explorer's page: asks the server it came from, and nobody else. Whatever the data holds is put in as text.
 "use strict";
+import { acting, listenToHeads, order as sorted } from "./acts.js";
 import { Map2D, colourOf } from "./map.js";
-import { ask, button, get, made, many, plainly, save, signed, progressOf } from "./talk.js";
+import { ask, button, get, made, many, plainly, signed } from "./talk.js";
 
 const MANY = 25, STRONG = 20;
 const chosen = new Set();
-let data, map, answer = null, by = "score", falling = true, at = 0, latest = 0, shownState = "", timer = 0;
+let data, map, answer = null, at = 0;
 
 const question = () => ({ row: answer.row, first: answer.first, second: answer.second });
+const named = one => `${data.noun} ${one.query}`;
+const { predict, look, listen: listenToActs } = acting({
+  noun: () => data.noun, ticked: "sample", question, value: "margin", unit: " nats", now: () => answer.margin, pause: 200, named,
+  tried: (one, cell) => {
+    const rows = one.ids.map(label => data.rows.get(label)).filter(place => place !== undefined), asked = data.rows.get(one.query);
+    if (one.said) cell.title = one.said;
+    const show = asked === undefined ? null : async () => {
+      chosen.clear(); for (const place of rows) chosen.add(place);
+      await choose({ row: asked, first: one.first, second: one.second });
+    };
+    return { asked: `${named(one)}: cluster ${one.first}, not ${one.second}; margin ${one.margin.toFixed(3)}`, show };
+  },
+  unticked: () => { drawMap(); show(); },
+}, chosen);
 
 function shownRow(one, label) {
   if (one.cells.length) {
@@ -52,13 +67,13 @@ function drawMap() {
 
 function found() {
   const words = get("find").value.toLowerCase(), sign = Number(get("sign").value), cluster = get("cluster").value, only = get("only").checked;
-  const size = row => by === "score" ? Math.abs(answer.scores[row]) : by === "cluster" ? data.clusters[row] : data.ids[row];
+  const size = row => sorted.by === "score" ? Math.abs(answer.scores[row]) : sorted.by === "cluster" ? data.clusters[row] : data.ids[row];
   const rows = [...data.ids.keys()].filter(row => (!sign || Math.sign(answer.scores[row]) === sign) && (cluster === "" || data.clusters[row] === Number(cluster))
     && (!only || chosen.has(row)) && (!words || `${data.ids[row]} ${data.texts[row] || ""}`.toLowerCase().includes(words)));
   return rows.sort((a, b) => {
     const [one, other] = [size(a), size(b)];
     const difference = typeof one === "string" ? one.localeCompare(other, undefined, { numeric: true }) : one - other;
-    return (falling ? -1 : 1) * difference || a - b;
+    return (sorted.falling ? -1 : 1) * difference || a - b;
   });
 }
 
@@ -91,72 +106,6 @@ function line(row, details) {
   return made_;
 }
 
-async function predict() {
-  const count = ++latest, rows = [...chosen];
-  get("chosen").hidden = rows.length === 0;
-  if (!rows.length) return;
-  get("chosen-count").textContent = `${many(rows.length, data.noun)} ticked.`;
-  const body = { ...question(), chosen: rows };
-  const sum = await plainly(() => ask("predict", body));
-  if (count !== latest) return;
-  if (!sum) { get("predicted").textContent = get("error").textContent; return; }
-  const said = `Without them the margin would change by ${signed(sum.sum)} nats by the sum of scores`;
-  get("predicted").textContent = `${said}…`;
-  await new Promise(done => setTimeout(done, 200));
-  if (count !== latest) return;
-  const step = await plainly(() => ask("predict", { ...body, newton: true }));
-  if (count !== latest || !step) return;
-  get("predicted").textContent = step.newton === null ? `${said}; a Newton step is not to be had: ${step.said}`
-    : `${said}, ${signed(step.newton)} by one Newton step, to ${(answer.margin + step.newton).toFixed(3)}.`;
-}
-
-async function act(action) {
-  const body = { ...question(), chosen: [...chosen], action };
-  if (action !== "remove") Object.assign(body, { steps: Number(get("steps").value), rate: Number(get("rate").value) });
-  const begun = await plainly(() => ask("act", body));
-  if (begun && begun.entry) get("error").textContent = "That was tried already: see the list below.";
-  if (begun) await look();
-}
-
-const exported = which => save(which, { ...question(), chosen: [...chosen], which });
-
-const VERBS = { remove: "trained again without", undo: "undone:", amplify: "amplified:" };
-const what = one => `${VERBS[one.action]} ${many(one.ids.length, data.noun)}: ${one.ids.slice(0, 6).join(", ")}${one.ids.length > 6 ? ", …" : ""}`;
-
-async function look() {
-  clearTimeout(timer);
-  const state = await plainly(() => ask("state"));
-  const live = state ? state.jobs.filter(job => job.state === "waiting" || job.state === "running" || job.state === "failed") : [];
-  const text = state ? JSON.stringify(state) : shownState;
-  if (text !== shownState) { shownState = text; showState(state, live); }
-  timer = setTimeout(look, live.some(job => job.state !== "failed") ? 500 : state ? 3000 : 10000);
-}
-
-function showState(state, live) {
-  get("jobs").replaceChildren(...live.map(job => {
-    const item = made("li", `${data.noun} ${job.about.query}, ${what(job.about)} `);
-    if (job.state === "failed") { item.append(made("span", `failed: ${job.said}`, "error")); return item; }
-    item.append(...progressOf(job));
-    item.append(button("Stop", undefined, () => plainly(() => ask("stop", { job: job.number })).then(look)));
-    return item;
-  }));
-  const table = get("list");
-  table.tBodies[0].replaceChildren(...state.tried.map(one => {
-    const row = made("tr"), rows = one.ids.map(label => data.rows.get(label)).filter(place => place !== undefined), asked = data.rows.get(one.query);
-    const again = made("td"), done = made("td", what(one));
-    if (one.said) done.title = one.said;
-    if (asked !== undefined) again.append(button("Show", "Show this question with these samples ticked", async () => {
-      chosen.clear(); for (const place of rows) chosen.add(place);
-      await choose({ row: asked, first: one.first, second: one.second });
-    }));
-    row.append(made("td", `${data.noun} ${one.query}: cluster ${one.first}, not ${one.second}; margin ${one.margin.toFixed(3)}`), done,
-      made("td", signed(one.predicted), "n"), made("td", signed(one.newton), "n"), made("td", signed(one.achieved), "n"), again);
-    return row;
-  }));
-  table.parentElement.hidden = get("share").hidden = state.tried.length === 0;
-  get("none").hidden = state.tried.length > 0 || live.length > 0;
-}
-
 function listen() {
   get("ask").onsubmit = event => { event.preventDefault(); choose({ id: get("ask-id").value }); };
   for (const name of ["first", "second"]) get(name).onchange = () => choose({ row: answer.row, first: Number(get("first").value), second: Number(get("second").value) });
@@ -167,17 +116,10 @@ function listen() {
     for (const [row] of order(Number(get("which").value)).slice(0, Number(get("many").value))) chosen.add(row);
     drawMap(); show(); predict();
   };
-  for (const head of get("rows").querySelectorAll("th button")) head.onclick = () => {
-    falling = by === head.dataset.by ? !falling : head.dataset.by === "score"; by = head.dataset.by; at = 0;
-    for (const other of get("rows").querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
-    head.parentElement.setAttribute("aria-sort", falling ? "descending" : "ascending"); show();
-  };
+  listenToHeads(() => { at = 0; show(); });
+  listenToActs();
   get("back").onclick = () => { at -= 1; show(); };
   get("next").onclick = () => { at += 1; show(); };
-  get("retrain").onclick = () => act("remove");
-  for (const one of document.querySelectorAll("[data-act]")) one.onclick = () => act(one.dataset.act);
-  for (const one of document.querySelectorAll("[data-export]")) one.onclick = () => exported(one.dataset.export);
-  get("clear").onclick = () => { chosen.clear(); drawMap(); show(); predict(); };
 }
 
 async function begin() {
