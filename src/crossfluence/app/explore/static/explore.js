@@ -6,7 +6,7 @@ import { ask, button, get, made, many, plainly, signed } from "./talk.js";
 
 const MANY = 25, STRONG = 20;
 const chosen = new Set();
-let data, map, answer = null, at = 0;
+let data, map, answer = null, at = 0, asks = 0, listed = 0;
 
 const question = () => ({ row: answer.row, first: answer.first, second: answer.second });
 const named = one => `${data.noun} ${one.query}`;
@@ -40,8 +40,8 @@ function shownRow(one, label) {
 }
 
 async function choose(asked) {
-  const found = await plainly(() => ask("answer", asked));
-  if (!found) return;
+  const count = ++asks, found = await plainly(() => ask("answer", asked));
+  if (!found || count !== asks) return; // of two questions asked quickly the later is shown
   answer = found; at = 0;
   get("ask-id").value = data.ids[answer.row];
   get("first").value = answer.first; get("second").value = answer.second;
@@ -80,9 +80,9 @@ function found() {
 async function show() {
   const rows = found(), pages = Math.max(1, Math.ceil(rows.length / MANY));
   at = Math.max(0, Math.min(at, pages - 1));
-  const part = rows.slice(at * MANY, at * MANY + MANY), now = answer;
+  const part = rows.slice(at * MANY, at * MANY + MANY), now = answer, count = ++listed;
   const details = await plainly(() => ask("rows", { rows: part, beside: answer.row }));
-  if (!details || now !== answer) return;
+  if (!details || now !== answer || count !== listed) return;
   get("rows").tBodies[0].replaceChildren(...part.map(row => line(row, details[row])));
   get("count").textContent = `${many(rows.length, data.noun)} found`;
   get("page").textContent = `page ${at + 1} of ${pages}`;

@@ -4,7 +4,7 @@ import { acting, listenToHeads, order } from "./acts.js";
 import { ask, get, made, many, plainly, signed } from "./talk.js";
 
 const chosen = new Set(), NOUN = "sentence";
-let data, answer = null, at = 0, listed = 0;
+let data, answer = null, at = 0, asks = 0, listed = 0;
 const KINDS = { target: "one group", other: "the other group", attribute: "near the first", counter: "near the second", first: "its cluster", second: "the next cluster" };
 
 const question = () => ({ kind: answer.kind, name: answer.name });
@@ -23,7 +23,8 @@ const { predict, look, listen: listenToActs } = acting({
 
 async function choose(asked) {
   get("said").textContent = "Working…";
-  const found = await plainly(() => ask("answer", asked));
+  const count = ++asks, found = await plainly(() => ask("answer", asked));
+  if (count !== asks) return; // of two questions asked quickly the later is shown
   if (!found) { if (answer) describe(); else get("said").textContent = ""; return; }
   answer = found; at = 0;
   if (answer.kind === "test") get("test").value = answer.name; else get("word").value = answer.name;
