@@ -15,6 +15,7 @@ import pytest
 import torch
 from browser import CHROMIUM
 from grid import normal
+from served import HOST, TOKEN, ended, post
 from typer.testing import CliRunner
 
 from crossfluence import app as cli
@@ -38,7 +39,6 @@ from crossfluence.app.explore.tried import TriedList
 X = 0.5 * normal(60, 2, seed=0) + torch.tensor([[0.0, 0.0], [4.0, 4.0], [4.0, -4.0]])[torch.arange(60) % 3]
 EVIL = '<img src=x onerror="document.title=1">'
 IDS = ("=1+1", EVIL, *(f"r{row}" for row in range(2, 60)))
-HOST, TOKEN = "127.0.0.1:8000", "secret"
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +65,6 @@ def served(folder):
 @pytest.fixture
 def client(served):
     return TestClient(Guard(served.routes(), [HOST], TOKEN), base_url=f"http://{HOST}/{TOKEN}")
-
-
-def post(client, path, **body):
-    return client.post(f"api/{path}", json=body)
-
-
-def ended(client, number):
-    ends = time.monotonic() + 60
-    while (job := client.get("api/state").json()["jobs"][number - 1])["state"] in {"waiting", "running"}:
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    return job
 
 
 # What comes in.

@@ -4,11 +4,11 @@ import csv
 import io
 import os
 import signal
-import time
 
 import pytest
 import torch
 from browser import CHROMIUM
+from served import HOST, TOKEN, ended, post
 from typer.testing import CliRunner
 
 from crossfluence import app as cli
@@ -29,7 +29,6 @@ from crossfluence.app.explore.guard import HEADERS, Guard
 from crossfluence.app.explore.jobs import Jobs
 
 EVIL = '<img src=x onerror="document.title=1">'
-HOST, TOKEN = "127.0.0.1:8000", "secret"
 SETTINGS = WordsSettings(dimensions=6)
 TEST = {"kind": "test", "name": "career-terms"}
 
@@ -59,18 +58,6 @@ def client(folder):
     application = _application(read_result(folder), jobs)
     yield TestClient(Guard(application.routes(), [HOST], TOKEN), base_url=f"http://{HOST}/{TOKEN}")
     jobs.close()
-
-
-def post(client, path, **body):
-    return client.post(f"api/{path}", json=body)
-
-
-def ended(client, number):
-    ends = time.monotonic() + 60
-    while (job := client.get("api/state").json()["jobs"][number - 1])["state"] in {"waiting", "running"}:
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-    return job
 
 
 def listed(client, question=TEST, **more):
