@@ -27,6 +27,12 @@ COUNTED = {
 }  # fmt: skip
 """Names of columns that number the rows, if the numbers in them are whole and all different."""
 
+LABELS = {
+    "identifier", "kennung", "docno", "docid", "doc no", "doi", "accession", "ref", "reference", "pmid", "uid", "oid",
+    "handle", "url", "permalink",
+}  # fmt: skip
+"""Other names of columns whose text names the record, if all are different."""
+
 COUNTERS = {"no", "nr", "num", "number", "nummer", "index", "idx", "key", "code", "ref"}
 THINGS = {
     "account", "article", "case", "client", "contract", "customer", "document", "employee", "invoice", "item", "line",
@@ -121,6 +127,7 @@ def id_field(fields: Mapping[str, Sequence[str]], records: Sequence[object]) -> 
         'doc_id'
     """
     named = [name for name in fields if is_identifier(name)]
+    named += [name for name in fields if name not in named and (_words(name) in LABELS or counts_rows(name))]
     plain = [name for name in named if name.strip().lower() == "id"]
     count = len(set(records))
     return next(iter(plain), next((name for name in named if _different(fields[name], records) == count), None))
