@@ -21,9 +21,9 @@ TEXT = CLEAN.to_csv(index=False)
 SHUFFLED = np.random.default_rng(4).permutation(12)
 
 
-def written(folder: Path, text: str, name: str = "t.csv", encoding: str = "utf-8") -> Path:
+def written(folder: Path, text: str | None, name: str = "t.csv", encoding: str = "utf-8") -> Path:
     path = folder / name
-    path.write_bytes(text.encode(encoding))
+    path.write_bytes((text or "").encode(encoding))
     return path
 
 
