@@ -104,6 +104,7 @@ def test_without_training_again_it_is_not_called_dependable(folder):
         (["--text", "body"], "needed 'body': --text NAME"),
         (["--label", "kind"], "needed 'kind': --label NAME"),
         (["--rewrite", "flip", "--queries", "plain.jsonl"], "'flip' changes none of the 1 queries. Leave it out"),
+        (["--queries", "empty.jsonl"], "1 of the 2 queries hold no word; needed words in each"),
         (["--queries", "other.jsonl"], "The label 'ugly' of the queries does not occur in training"),
         (["--out", "train.jsonl"], "must end in .html"),
     ],
@@ -111,6 +112,7 @@ def test_without_training_again_it_is_not_called_dependable(folder):
 def test_bad_input_gets_one_sentence_and_writes_nothing(folder, arguments, sentence):
     write(folder / "plain.jsonl", [{"text": "film plot"}])
     write(folder / "other.jsonl", [{"text": "film plot", "label": "ugly"}])
+    write(folder / "empty.jsonl", [{"text": "zx film"}, {"text": " "}])
     before = sorted(folder.iterdir())
     given = [] if "--queries" in arguments else ["--queries", "queries.jsonl"]
     found = run("train.jsonl", *given, *arguments)

@@ -55,7 +55,7 @@ class SuspectSettings:
     """
 
     rewrites: tuple[str, ...] = ("negate", "question")
-    strong: float = 0.05
+    strong: float = 0.1
     agree: str = "all"
     doubt: float = 0.05
     remove: bool = False
@@ -265,10 +265,12 @@ def explain_suspects(
         Suspects, and what leaving them out does.
 
     Raises:
-        DataError: If there are too few texts, labels or queries, or a rewriting changes nothing.
+        DataError: If there are too few texts, labels or queries, a query is empty, or a rewriting changes nothing.
     """
     if len(texts) < 20 or not queries:
         raise DataError(f"Got {len(texts)} training texts and {len(queries)} queries; needed at least 20, and one.")
+    if blank := sum(not words_of(query) for query in queries):
+        raise DataError(f"{blank} of the {len(queries)} queries hold no word; needed words in each.")
     rewritings = {name: rewritten(queries, name) for name in settings.rewrites}
     classifier = Classifier.of(texts, labels, settings)
     given = None if answers is None else classifier.numbers(answers, "the queries")
