@@ -172,13 +172,15 @@ def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
     p = 3 * 24 + 24 + 24 * 16 + 16 + 3 * 16
 
     def foretold(n, step):
-        once = step * (30 * forecast.PRETRAINING + 60 + 2 * p * forecast.HESSIAN)
-        return forecast.STARTED + once + p**3 * forecast.SOLVED + step * 60 * (min(60, n) + 4) / 2
+        step = forecast.SLOWER * step + forecast.CALLS
+        anchored = forecast.ANCHORS * (step * (60 + p * forecast.HESSIAN) + p**3 * forecast.SOLVED)
+        return forecast.STARTED + step * 30 * forecast.PRETRAINING + anchored + step * 60 * (min(60, n) + 4) / 2
 
     for n, step in ((40, 3.0), (20_480, 30.0)):  # 2,048 rows are tried
         found = forecast.forecast_clusters(n, 3, settings)
         assert found.seconds == pytest.approx(foretold(n, step))
-        assert found.gigabytes > 0.7
+        assert found.gigabytes > forecast.LIBRARIES + forecast.WORKER
+        assert found.processes == 2
 
 
 def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypatch):

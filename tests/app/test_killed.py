@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from crossfluence import app as cli
+from crossfluence.app import cleaned
 from crossfluence.app.output import alone
 from crossfluence.errors import ResultFileError
+from crossfluence.words.planted import planted
 
 COMMAND = """
 import functools, importlib, pathlib, sys
@@ -97,6 +99,30 @@ def test_a_page_of_a_run_that_was_killed_before_its_end_is_no_obstacle(tmp_path,
     (tmp_path / "page.html.unfinished").mkdir()
     assert CliRunner().invoke(cli.app, line).exit_code in {0, 3}
     assert "of the run" not in (tmp_path / "page.html").read_text()
+    assert not (tmp_path / "page.html.unfinished").exists()
+
+
+@pytest.mark.parametrize(("command", "written"), [("clusters", "write_table"), ("words", "write_corpus")])
+def test_a_run_killed_while_it_writes_the_cleaned_file_goes_on(command, written, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if command == "clusters":
+        write_table(tmp_path)
+        line = ["clusters", "t.csv", "--k", "2", "--query", "3", "--check", "3"]
+    else:
+        (tmp_path / "t.txt").write_text("\n".join(planted(sentences=800, culprits=40).texts) + "\n")
+        line = ["words", "t.txt", "--word", "fox", "--clusters", "3", "--dimensions", "4", "--min-count", "2"]
+    line += ["--write-cleaned", f"cleaned.{'csv' if command == 'clusters' else 'txt'}", "--out", "page.html"]
+
+    def kill(*_, **__):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cleaned, written, kill)
+        assert CliRunner().invoke(cli.app, line).exit_code == 9
+    (tmp_path / line[-3]).write_text("half")
+    again = CliRunner().invoke(cli.app, line)
+    assert again.exit_code in {0, 3}, again.stderr
+    assert len((tmp_path / line[-3]).read_text().splitlines()) > 10
     assert not (tmp_path / "page.html.unfinished").exists()
 
 

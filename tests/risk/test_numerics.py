@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import crossfluence as cf
 from crossfluence import errors
+from crossfluence._risk import products
 
 # A NaN is named with its batch and where it was born.
 
@@ -181,3 +182,13 @@ def test_a_fit_on_a_gpu_goes_on_from_its_checkpoint(tmp_path):
     again = cf.EKFAC(0.1).invert(risk, checkpoint=tmp_path / "fit")
     vectors = torch.ones(1, risk.p, dtype=torch.float64, device="cuda")
     assert torch.equal(made.solve(vectors).vectors, again.solve(vectors).vectors)
+
+
+@pytest.mark.parametrize("problem", [grid.DEC_MOVING, grid.DEC_FIXED], ids=["coupled", "per sample"])
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_vectors_of_a_large_batch_are_multiplied_a_few_at_a_time(problem, at_once, monkeypatch):
+    risk = problem.risk()
+    vectors = normal(7, risk.p, seed=8)
+    together = cf.FieldJacobian().product(risk, vectors)
+    monkeypatch.setattr(products, "SAMPLES_BY_VECTORS", at_once * risk.n)
+    torch.testing.assert_close(cf.FieldJacobian().product(risk, vectors), together, rtol=1e-12, atol=1e-14)

@@ -6,6 +6,7 @@ import warnings
 from importlib.metadata import version
 from typing import Annotated
 
+from ..clustering.processes import keep_memory
 from ..errors import MissingExtraError, UnreliableWarning
 
 try:
@@ -48,4 +49,5 @@ def describe(
 
 def main(argv: list[str] | None = None) -> None:
     """The console script."""
+    keep_memory()
     app(argv)

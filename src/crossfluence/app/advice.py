@@ -22,6 +22,7 @@ PHRASES = {
     "Ask for .statistic, or look at the table: are its rows all equal?": NOT_TOLD_APART,
     "pass header=False": "type --no-header",
     "a lower minimum count": "a lower --min-count",
+    "a lower prior": "a lower --prior",
     "min_count": "--min-count",
 }
 

@@ -283,6 +283,7 @@ def _answer(
             if run.cleaned is not None:
                 run.cleaned.write([label for answer in answers for label in _chosen(answer)])
                 console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
+            shutil.rmtree(unfinished_beside(run.out), ignore_errors=True)  # last: a run killed before it goes on
     _finish(answers, outs, samples, run)
 
 
@@ -294,7 +295,6 @@ def _explained(
     from ..clustering.explain import explain, settled
     from .cluster_estimators import explain_estimator
     from .estimator_settings import EstimatorSettings
-    from .forecast import processes_for
 
     tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
     if isinstance(settings, EstimatorSettings):
@@ -308,14 +308,13 @@ def _explained(
         found = settled(x, ids, deep, store=unfinished)
         for row, out in zip(rows, outs, strict=True):
             answer = explain(
-                x, ids, deep, query=row, store=unfinished, found=found, processes=processes_for(expected), tell=tell
+                x, ids, deep, query=row, store=unfinished, found=found, processes=expected.processes, tell=tell
             )
             _write(answer, settings, samples, out)
             answers.append(answer)
     except KeyboardInterrupt:
         stop_unfinished(unfinished, "computes the scores")
     _keep(folder_beside(run.out), found, samples, answers[0])
-    shutil.rmtree(unfinished, ignore_errors=True)
     return answers
 
 

@@ -13,11 +13,14 @@ from ..clustering.processes import WORTH, processors
 from ..clustering.settings import ClusterSettings
 
 TRIED, TRIAL_SECONDS = 2_048, 0.05  # rows on which steps are tried, as many as are computed together; for how long
-PRETRAINING, HESSIAN = 4.0, 3.0  # steps of sharpening that take as long as one of pre-training; as one row of the
-# curvature
-SOLVED, STARTED = 1e-9, 3.0  # seconds of a dense solve, per cubed parameter; of k-means and the page
+SLOWER, CALLS = 1.5, 1e-4  # than the trial is a step of PyTorch; seconds of its calls, whatever the rows
+PRETRAINING, HESSIAN = 3.0, 4.0  # steps of sharpening that take as long as one of pre-training; as one row of the
+# curvature; these and all others were measured: benchmarks/foretold.py
+ANCHORS = 2  # that are tried, as a rule
+SOLVED, STARTED = 1e-9, 4.0  # seconds of a dense solve, per cubed parameter; of libraries, k-means and the page
 MOST_PROCESSES = 8
-LIBRARIES = 0.7  # GiB of PyTorch, pandas and the like
+LIBRARIES, WORKER = 0.45, 0.25  # GiB of PyTorch, pandas and the like; in a process that retrains
+ROWS_AT_ONCE, COPIES = 160_000, 13  # of all vectors that are multiplied with the curvature together; held of each
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Forecast:
     Attributes:
         seconds: On the clock, with the processors as free as they are now.
         gigabytes: Peak memory, in GiB.
+        processes: In which to train again.
 
     Example:
         >>> print(Forecast(400.0, 1.23))
@@ -35,6 +39,7 @@ class Forecast:
 
     seconds: float
     gigabytes: float
+    processes: int = 1
 
     def __str__(self) -> str:
         long = f"{round(self.seconds / 60)} min" if self.seconds >= 90 else f"{max(1, round(self.seconds))} s"
@@ -42,7 +47,7 @@ class Forecast:
 
 
 def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, questions: int = 1) -> Forecast:
-    """Estimates the time and memory of `explain` on this machine; more, if the anchor has to be raised.
+    """Estimates the time and memory of `explain` on this machine; more, if the anchor has to be raised twice.
 
     Args:
         n: Rows.
@@ -59,15 +64,16 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
     m, h, d, k = min(n, TRIED), settings.hidden, settings.embedding, settings.k
     x = np.linspace(-1, 1, m * features).reshape(m, features)
     with threadpool_limits(1):  # as training does
-        step = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m
+        step = SLOWER * seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m + CALLS
     p = (features + 1) * h + (h + 1) * d + k * d
     trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
-    once = step * (settings.pretraining * PRETRAINING + settings.steps + p * HESSIAN * (1 + questions))
+    anchored = ANCHORS * (step * (settings.steps + p * HESSIAN) + p**3 * SOLVED)
     again = step * settings.steps * trainings
     workers = min(processors(), MOST_PROCESSES) if again > WORTH else 1
-    seconds = STARTED + once + p**3 * SOLVED + again / workers
-    held = n * (features + 4 * h + 4 * d + 6 * k) + 6 * p**2
-    return Forecast(seconds, LIBRARIES + 8 * held * (1 + workers) / 2**30)
+    seconds = STARTED + step * settings.pretraining * PRETRAINING + anchored + again / workers
+    products = COPIES * min(32 * n, max(n, ROWS_AT_ONCE)) * (h + d + k) + 6 * p**2
+    held = n * (features + 2 * (h + d + 2 * k)) * (1 + workers)
+    return Forecast(seconds, LIBRARIES + WORKER * (workers - 1) + 8 * (products + held) / 2**30, workers)
 
 
 def trial(x: Float[np.ndarray, "n f"], h: int, d: int, k: int) -> Float[np.ndarray, "h f"]:
@@ -91,18 +97,6 @@ def trial(x: Float[np.ndarray, "n f"], h: int, d: int, k: int) -> Float[np.ndarr
     g = (p / p.sum(1, keepdims=True) - q) * s
     dz = z * g.sum(1, keepdims=True) - g @ c
     return ((dz @ w2) * (1 - hidden * hidden)).T @ x
-
-
-def processes_for(expected: Forecast) -> int:
-    """In how many processes to retrain: one, if that takes no longer than to start more.
-
-    Args:
-        expected: From `forecast_clusters`.
-
-    Returns:
-        At most the number of processors.
-    """
-    return min(processors(), MOST_PROCESSES) if expected.seconds > WORTH else 1
 
 
 def seconds_of(work: Callable[[], object], *, least: float = 0.0) -> float:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
-from collections.abc import Hashable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,22 +22,15 @@ from .options import (
     amount_of,
     exit_code,
     exit_on_error,
-    folder_beside,
-    refuse_folder,
-    refuse_output,
-    refuse_outputs,
-    stop_unfinished,
-    unfinished_beside,
 )
 from .output import alone, print_json, quieten, say
-from .report.terminal import console, print_word, print_words
+from .report.terminal import console
 
 if TYPE_CHECKING:
     from ..words.corpus.corpus import Corpus
-    from ..words.explain_bias import WordsAnswer
-    from ..words.explain_word import WordAnswer
     from ..words.settings import WordsSettings
-    from ..words.word_sets import WordSets
+    from ..words.skipgram.module import SkipGram
+    from .forecast_words import Extent
 
 EXAMPLE_LISTS = """\
 Save one of these as lists.json, and type: crossfluence words FILE --weat lists.json
@@ -111,179 +100,99 @@ def words(
     as_json: AsJson = False,
 ) -> None:
     """Find the sentences behind a bias of word embeddings, remove them, and check the answer by training again."""
-    from ..words.corpus.vocabulary import read_corpus
     from ..words.settings import WordsSettings
-    from ..words.word_sets import rows_of, word_sets
-    from .cleaned import CORPORA, refuse_cleaned, write_corpus
-    from .forecast_words import Extent, beginning, forecast_words
+    from ..words.word_sets import word_sets
+    from .forecast_words import forecast_words
     from .report.sheet import own_ids
     from .texts import encoding_of, first_row_of, left_aside, of_scripts
+    from .word_answers import Asked, Files, answered
 
     if example_lists:
         typer.echo(EXAMPLE_LISTS)
         return
     quieten(quiet, as_json)
-    sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
+    files = Files(out, save_vectors, write_cleaned)
     with exit_on_error():
-        if corpus is None:
-            raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
-        if word is not None and (model or save_vectors):
-            raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
-        sources = [path for path in (corpus, model) if path is not None and path.is_file()]
-        force = force or unfinished.is_dir()  # what is there may be of the run that goes on now
-        refuse_outputs(out, sheet, sources, force or plan)
-        refuse_folder(folder_beside(out), force or plan)
-        if save_vectors is not None:
-            from ..words.skipgram.formats import refuse_ending
-
-            refuse_ending(save_vectors)
-            refuse_output(save_vectors, sources, force or plan, "--save-vectors")
-        if write_cleaned is not None:
-            refuse_cleaned(write_cleaned, CORPORA)
-            refuse_output(write_cleaned, sources, force or plan, "--write-cleaned")
+        corpus = _given(corpus, model, trust=trust, alone=word is not None, saved=save_vectors is not None)
+        files.refuse([path for path in (corpus, model) if path is not None and path.is_file()], force, plan)
         amounts = [amount_of(part.strip(), "--remove") for part in (remove or "0.5%").split(",")]
         settings = WordsSettings(
             dimensions, prior=prior, remove=amounts[0], further=tuple(amounts[1:]), least=least, seed=seed
         )
-        start = None
-        if model is not None and model.is_file() and not trust:
-            raise CorpusError(
-                f"{model.name} is a pickle of Python, and opening it can run a program. If you made it, or trust who "
-                f"did, add --trust."
-            )
-        if model is not None:
-            from ..words.pretrained import read_given
-
-            start, sampling = read_given(model)
-            settings = replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
+        start, settings = _started(model, settings)
         settings = replace(settings, window=window or settings.window)
         lists = [one for name in weat for one in word_sets(name)] if word is None else []
-        keep = {term for one in lists for term in one.words} | ({word} if word else set())
         told, remarks = encoding_of(corpus, beginning=plan) if encoding is None else (encoding, [])
-        reading: dict[str, Any] = {
-            "format": format, "column": column, "split": split, "encoding": told, "header": header,
-        }  # fmt: skip
-        if plan and start is None:
-            text, extent = beginning(
-                corpus, reading=reading, tokenizer=tokenizer, min_count=min_count, max_words=vocabulary, keep=keep
-            )
-        else:
-            text = read_corpus(
-                corpus, **reading, tokenizer=tokenizer, min_count=min_count, max_words=vocabulary, keep=keep,
-                keep_count=min_count, words=None if start is None else start.words,
-            )  # fmt: skip
-            extent = Extent.of(text)
+        text, extent = _read(
+            corpus, start, beginning=plan, tokenizer=tokenizer, min_count=min_count, max_words=vocabulary,
+            keep={term for one in lists for term in one.words} | ({word} if word else set()),
+            reading={"format": format, "column": column, "split": split, "encoding": told, "header": header},
+        )  # fmt: skip
         own = own_ids(text, id_column)
-        for remark in (*remarks, *left_aside(text), *first_row_of(text), *of_scripts(text, tokenizer)):
+        for remark in (*remarks, *left_aside(text), *first_row_of(text), *of_scripts(text, tokenizer), str(extent)):
             console.print(remark, soft_wrap=True)
-        console.print(str(extent))
         if word is not None and remove is None and extent.share == 1.0:
-            row = next(iter(rows_of([word], text.index).values()))
-            most = max(1, len(text.sentences_with(text.words[row])) // 4)
-            settings = replace(settings, remove=min(settings.group(text.n), most))
-        if extent.share == 1.0:  # refused before any time is foretold
-            if word is not None:
-                rows_of([word], text.index)
-            for one in lists:
-                _refuse_lists(one, text, settings)
-        settings.group(extent.sentences)
-        if start is not None:
-            from .given import compared
-
-            for sentence in compared(start, text, lists, settings):
-                console.print(sentence, soft_wrap=True)
+            settings = _few_of(word, text, settings)
+        asked = Asked(text, lists, word, clusters, settings, start, own, corpus.name)
+        asked.refuse(extent)
         expected = forecast_words(extent, max(1, len(lists)), settings)
         console.print(str(expected))
         if plan:
             if as_json:
                 print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
             return
-        from ..words.explain_bias import explain_words
-        from ..words.explain_word import explain_word
-        from ..words.skipgram.formats import write_vectors
-        from .report import sheet as sheets
-        from .report.as_json import of_cluster_of_word, of_words
-        from .report.verdicts import chosen_of, dependable, first_sentence, of_word
-
-        shown_ids = sheets.shown_ids(text, own)
         with alone(out):
-            try:
-                if word is None:
-                    answer = explain_words(text, lists, settings, start=start, store=unfinished)
-                    _write_words(answer, corpus.name, out, sheet, own)
-                    if save_vectors is not None:
-                        write_vectors(answer.model, save_vectors)
-                    print_words(answer, shown_ids)
-                    reliable, told_json = dependable(answer), of_words(answer, shown_ids, out)
-                    verdict = " ".join(first_sentence(answer, one) for one in answer.tests)
-                    made: WordsAnswer | WordAnswer = answer
-                    gone = {label for one in answer.tests for label in chosen_of(one).ids}
-                else:
-                    moved = explain_word(text, word, clusters=clusters, settings=settings, store=unfinished)
-                    _write_words(moved, corpus.name, out, sheet, own)
-                    print_word(moved, shown_ids)
-                    reliable, told_json = of_word(moved).dependable, of_cluster_of_word(moved, shown_ids, out)
-                    verdict, gone, made = str(of_word(moved)), set(moved.moves[0].ids), moved
-            except KeyboardInterrupt:
-                stop_unfinished(unfinished, "reads the corpus and computes the scores")
-            if write_cleaned is not None:
-                count = write_corpus(text, gone, write_cleaned)
-                console.print(f"Wrote {write_cleaned}: {count:,} sentences, without the {len(gone):,} found.")
-            _keep(out, text, made, tuple(lists), word, clusters, shown_ids, corpus.name, verdict)
-            shutil.rmtree(unfinished, ignore_errors=True)
-    written = [out, sheet, *([save_vectors] if save_vectors else [])]
-    console.print(f"Wrote {' and '.join(map(str, written))}.")
-    say(verdict, quiet=quiet, as_json=as_json)
+            found = answered(asked, files)
+    console.print(f"Wrote {' and '.join(map(str, files.written()))}.")
+    say(found.verdict, quiet=quiet, as_json=as_json)
     if as_json:
-        print_json(told_json)
-    exit_code(reliable)
+        print_json(found.told)
+    exit_code(found.reliable)
 
 
-def _keep(
-    out: Path, text: Corpus, made: WordsAnswer | WordAnswer, lists: tuple[WordSets, ...], word: str | None,
-    clusters: int, shown: Mapping[Hashable, str], title: str, verdict: str,
-) -> None:  # fmt: skip
-    """Keeps what the explorer needs."""
-    from ..words.explain_word import WordAnswer
-    from .explore.words_result import WordsResult, keep_words
-    from .report.reliability import LEVELS
-    from .report.verdicts import of_test, of_word
-
-    levels = [of_word(made).level] if isinstance(made, WordAnswer) else [of_test(made, one).level for one in made.tests]
-    folder, found = folder_beside(out), text.find(text.ids)
-    keep_words(WordsResult(
-        folder, text, made.model, made.settings, [found[label].text for label in text.ids],
-        [shown[label] for label in text.ids], lists, word or "", clusters, title, verdict,
-        LEVELS[max(map(LEVELS.index, levels))], f"crossfluence {shlex.join(sys.argv[1:])}",
-    ))  # fmt: skip
-    typed = f"crossfluence explore {shlex.quote(str(folder))}"
-    console.print(f"To ask about other tests and words, type: {typed}", soft_wrap=True)
+def _given(corpus: Path | None, model: Path | None, *, trust: bool, alone: bool, saved: bool) -> Path:
+    """The corpus, if the options go together."""
+    if corpus is None:
+        raise CorpusError("Name a file or folder with the text: crossfluence words FILE.")
+    if alone and (model or saved):
+        raise CorpusError("--word asks about vectors of its own; --model and --save-vectors go with --weat.")
+    if model is not None and model.is_file() and not trust:
+        raise CorpusError(
+            f"{model.name} is a pickle of Python, and opening it can run a program. If you made it, or trust who "
+            f"did, add --trust."
+        )
+    return corpus
 
 
-def _refuse_lists(lists: WordSets, text: Corpus, settings: WordsSettings) -> None:
-    """Refuses word lists of which the corpus has too few; those that it has all need no look by PyTorch."""
-    if len(set(lists.words) - set(text.index)) or len(lists.words) < 8:
-        from ..words.association import weat
+def _started(model: Path | None, settings: WordsSettings) -> tuple[SkipGram | None, WordsSettings]:
+    """A given model, and settings with its dimensions and sampling."""
+    if model is None:
+        return None, settings
+    from ..words.pretrained import read_given
 
-        weat(lists, text.index, least=settings.least)
+    start, sampling = read_given(model)
+    return start, replace(settings, dimensions=start.word_vectors.shape[1], **asdict(sampling))
 
 
-def _write_words(
-    answer: WordsAnswer | WordAnswer, title: str, out: Path, sheet: Path, own: tuple[str, ...] | None
-) -> None:
-    from .._storage.atomic import write_atomically
-    from ..words.explain_word import WordAnswer
-    from .report.sheet import shown_ids, words_csv
-    from .report.word import word_page
-    from .report.words import words_page
+def _read(
+    path: Path, start: SkipGram | None, *, reading: dict[str, Any], beginning: bool, min_count: int, **options: Any
+) -> tuple[Corpus, Extent]:
+    """The corpus, or its beginning where that is enough to foretell from, and the size of it all."""
+    from ..words.corpus.vocabulary import read_corpus
+    from .forecast_words import Extent
+    from .forecast_words import beginning as read_beginning
 
-    corpus = answer.corpus
-    texts: dict[Hashable, str] = {label: one.text for label, one in corpus.find(corpus.ids).items()}
-    names = shown_ids(corpus, own)
-    command = f"crossfluence {shlex.join(sys.argv[1:])}"
-    if isinstance(answer, WordAnswer):
-        page = word_page(answer, texts, names, title=title, command=command, sheet=sheet.name)
-    else:
-        page = words_page(answer, texts, names, title=title, command=command, sheet=sheet.name)
-    write_atomically(out, page.encode())
-    write_atomically(sheet, words_csv(answer.scores, corpus, texts, own))
+    if beginning and start is None:
+        return read_beginning(path, reading=reading, min_count=min_count, **options)
+    words = None if start is None else start.words
+    text = read_corpus(path, **reading, min_count=min_count, keep_count=min_count, words=words, **options)
+    return text, Extent.of(text)
+
+
+def _few_of(word: str, text: Corpus, settings: WordsSettings) -> WordsSettings:
+    """No more sentences removed than a quarter of those that hold the word."""
+    from ..words.word_sets import rows_of
+
+    row = next(iter(rows_of([word], text.index).values()))
+    most = max(1, len(text.sentences_with(text.words[row])) // 4)
+    return replace(settings, remove=min(settings.group(text.n), most))

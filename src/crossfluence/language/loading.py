@@ -9,14 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from crossfluence.errors import DataError, import_optional
+from crossfluence.errors import CrossfluenceError, DataError, import_optional
 
+from .files import Asked, read_asked
 from .losses import causal_loss, masked_loss
 from .pairs import pair_preference, pronoun_preference
 from .questions import Question, contrast, log_probability
 from .scoring import Kind, completed, kind_of, refuse_equal
+from .settings import ADAPTERS, TOKENIZERS
 
 FEATURE = "Explaining a language model"
+ENCODER_DECODER = "An encoder-decoder is not trained on plain texts. Use crossfluence.language in Python."
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +42,16 @@ class Loaded:
         return kind_of(self.model)
 
     @property
+    def config(self) -> dict[str, Any]:
+        """Of the model."""
+        found: Any = getattr(self.model, "config", None)
+        return {} if found is None else found.to_dict()
+
+    @property
     def loss(self) -> Any:
         """The loss that its kind is trained with on plain texts."""
         if self.kind == "seq2seq":
-            raise DataError("An encoder-decoder is not trained on plain texts. Use crossfluence.language in Python.")
+            raise DataError(ENCODER_DECODER)
         return masked_loss(self.tokenizer) if self.kind == "masked" else causal_loss()
 
 
@@ -57,28 +66,62 @@ def load(path: str | Path) -> Loaded:
 
     Raises:
         DataError: If it cannot be loaded.
+        CrossfluenceError: If a package is missing.
     """
     tr = import_optional("transformers", FEATURE, "language")
-    adapters = (Path(path) / "adapter_config.json").is_file()
+    folder = Path(path)
+    _refuse_other_folders(folder)
+    adapters = (folder / ADAPTERS).is_file()
+    base = _base_of(folder) if adapters else path
     try:
-        base = _base_of(Path(path)) if adapters else path
         config = tr.AutoConfig.from_pretrained(base)
+        if getattr(config, "is_encoder_decoder", False):
+            raise DataError(ENCODER_DECODER)
         masked = any("MaskedLM" in name for name in config.architectures or ())
         auto = tr.AutoModelForMaskedLM if masked else tr.AutoModelForCausalLM
-        model = auto.from_pretrained(base)
+        model, loading = auto.from_pretrained(base, output_loading_info=True)
+        _refuse_random(base, config, loading)
         if adapters:
             model = _with_adapters(model, path, base)
-        own = path if (Path(path) / "tokenizer_config.json").is_file() or not adapters else base
+        own = path if (folder / "tokenizer_config.json").is_file() or not adapters else base
         tokenizer = tr.AutoTokenizer.from_pretrained(own)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except CrossfluenceError:
+        raise
+    except Exception as error:  # of transformers, safetensors, tokenizers, huggingface_hub: each has its own
         first = str(error).strip().partition("\n")[0][:200]
         raise DataError(
-            f"No model could be loaded from {path}: {first} Needed a folder that model.save_pretrained(folder) and "
-            f"tokenizer.save_pretrained(folder) wrote, or a name while there is a network."
+            f"No model could be loaded from {path}: {first.rstrip(' .:;,')}. Needed a folder that "
+            f"model.save_pretrained(folder) and tokenizer.save_pretrained(folder) wrote, or a name while there is a "
+            f"network."
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # told apart by the attention mask
     return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*")
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Says what to type for a file, for a folder of checkpoints, and for one without a tokenizer."""
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; needed the folder of the model: {folder.parent}.")
+    if not folder.is_dir():
+        return  # a name
+    if not (folder / "config.json").is_file() and not (folder / ADAPTERS).is_file():
+        kept = sorted(folder.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name))
+        one = f"It holds checkpoints: type {kept[-1]}." if kept else "Type model.save_pretrained(folder)."
+        raise DataError(f"{folder} has no config.json, so it holds no model. {one}")
+    if not (folder / ADAPTERS).is_file() and not any(any(folder.glob(name)) for name in TOKENIZERS):
+        raise DataError(f"{folder} has no tokenizer. Type tokenizer.save_pretrained({str(folder)!r}).")
+
+
+def _refuse_random(base: str | Path, config: Any, loading: Any) -> None:
+    """Refuses a model whose files lack a part of a language model, which would be drawn at random."""
+    missing = sorted(loading.get("missing_keys", ()))
+    if missing:
+        kind = (config.architectures or [config.model_type])[0]
+        raise DataError(
+            f"{base} holds a {kind}, which lacks {missing[0]} and with it the head of a language model; needed a "
+            f"causal or a masked one. Classifiers and encoders: crossfluence.language in Python."
+        )
 
 
 def _with_adapters(model: nn.Module, path: str | Path, base: str | Path) -> nn.Module:
@@ -93,37 +136,10 @@ def _with_adapters(model: nn.Module, path: str | Path, base: str | Path) -> nn.M
 
 
 def _base_of(folder: Path) -> str:
-    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    base = json.loads((folder / ADAPTERS).read_text()).get("base_model_name_or_path")
     if not base:
         raise DataError(f"{folder}/adapter_config.json names no base model; needed base_model_name_or_path.")
     return base
-
-
-def read_texts(path: Path, field: str = "text") -> list[str]:
-    """The texts of a file: JSONL with a field, or one a line.
-
-    Args:
-        path: `.jsonl`, or plain text.
-        field: Of each object.
-
-    Returns:
-        In order.
-
-    Raises:
-        DataError: If there is no such file or field, or no text.
-    """
-    rows = _lines(path)
-    if not path.name.removesuffix(".gz").endswith(("jsonl", "json")):
-        return [row for _, row in rows]
-    texts = []
-    for line, row in rows:
-        record = _object(path, line, row)
-        if not isinstance(record.get(field), str):
-            raise DataError(
-                f"Line {line} of {path} has the fields {list(record)}; needed {field!r}, a text: --field NAME."
-            )
-        texts.append(record[field])
-    return texts
 
 
 def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
@@ -142,77 +158,29 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
     Raises:
         DataError: If a line is none of these.
     """
-    found: dict[str, Question] = {}
-    templates, pairs = list[str](), list[tuple[str, str]]()
-    for line, row in _lines(path):
-        record = _object(path, line, row)
-        _refuse_other_values(path, line, record)
-        if "template" in record:
-            templates.append(record["template"])
-        elif {"more", "less"} <= set(record):
-            pairs.append((record["more"], record["less"]))
-        elif {"prompt", "completion"} <= set(record):
-            question = log_probability(record["prompt"], record["completion"], tokenizer=tokenizer)
-            if "against" in record:
-                one, other = (
-                    completed(record["prompt"], record[name], tokenizer) for name in ("completion", "against")
-                )
-                refuse_equal(one, other, f"completions in line {line} of {path}")
-                question = contrast(question, log_probability(record["prompt"], record["against"], tokenizer=tokenizer))
-            found[str(record.get("name", question.name))] = question
-        else:
-            raise DataError(
-                f"Line {line} of {path} has the fields {list(record)}; needed prompt and completion (and against), "
-                f"template, or more and less."
-            )
-    if templates:
-        found["pronouns"] = pronoun_preference(templates, tokenizer=tokenizer)
-    if pairs:
-        found["pairs"] = pair_preference(pairs, tokenizer=tokenizer)
-    return found
+    return questions_of(read_asked(path), tokenizer)
 
 
-def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL file.
+def questions_of(asked: Asked, tokenizer: Any) -> dict[str, Question]:
+    """Questions about a model, from questions in words.
 
     Args:
-        path: One object a line; gzipped or not.
+        asked: Of a file, or of a published test.
+        tokenizer: Of the model.
 
     Returns:
-        Line numbers from 1, and objects.
+        Questions by name.
+
+    Raises:
+        ObjectiveError: If two texts that are compared are the same to the model.
     """
-    return [(line, _object(path, line, row)) for line, row in _lines(path)]
-
-
-def _refuse_other_values(path: Path, line: int, record: dict[str, Any]) -> None:
-    for name in ("prompt", "completion", "against", "template", "more", "less"):
-        if not isinstance(record.get(name, ""), str):
-            raise DataError(f"Line {line} of {path} has {name}: {record[name]!r}; needed a text.")
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    import gzip
-
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.")
-    raw = path.read_bytes()
-    try:
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
-    rows = [(number, row) for number, row in enumerate(text.splitlines(), 1) if row.strip()]
-    if not rows:
-        raise DataError(f"{path} is empty; needed a text or an object in each line.")
-    return rows
-
-
-def _object(path: Path, line: int, row: str) -> dict[str, Any]:
-    try:
-        record = json.loads(row)
-    except json.JSONDecodeError as error:
-        raise DataError(f"Line {line} of {path} is no JSON: {error}.") from error
-    if not isinstance(record, dict):
-        raise DataError(
-            f"Line {line} of {path} holds {type(record).__name__}; needed an object such as {{'text': ...}}."
-        )
-    return record
+    found = dict[str, Question]()
+    for name, (line, record) in asked.completions.items():
+        question = log_probability(record["prompt"], record["completion"], tokenizer=tokenizer)
+        if "against" in record:
+            one, other = (completed(record["prompt"], record[each], tokenizer) for each in ("completion", "against"))
+            refuse_equal(one, other, f"completions in line {line} of {asked.source}")
+            question = contrast(question, log_probability(record["prompt"], record["against"], tokenizer=tokenizer))
+        found[name] = question
+    found |= {name: pronoun_preference(some, tokenizer=tokenizer) for name, some in asked.templates.items()}
+    return found | {name: pair_preference(some, tokenizer=tokenizer) for name, some in asked.pairs.items()}
