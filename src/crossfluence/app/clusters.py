@@ -43,7 +43,7 @@ from .report.terminal import console, print_clusters, print_first
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..clustering.explain import Explanation, Settled
+    from ..clustering.explain import Explanation, First, Settled
     from ..clustering.settings import CheckSettings
     from .forecast import Forecast
     from .report.page import Samples
@@ -295,9 +295,10 @@ def _explained(
     from ..clustering.explain import explain, settled
     from .cluster_estimators import explain_estimator
     from .estimator_settings import EstimatorSettings
+    from .whole import whole
 
-    tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
     if isinstance(settings, EstimatorSettings):
+        tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
         answers = explain_estimator(x, ids, settings, rows, tell)
         for answer, out in zip(answers, outs, strict=True):
             _write(answer, settings, samples, out)
@@ -305,13 +306,21 @@ def _explained(
     deep = cast(ClusterSettings, settings)
     unfinished, answers = unfinished_beside(run.out), list["Explanation"]()
     try:
-        found = settled(x, ids, deep, store=unfinished)
-        for row, out in zip(rows, outs, strict=True):
-            answer = explain(
-                x, ids, deep, query=row, store=unfinished, found=found, processes=expected.processes, tell=tell
-            )
-            _write(answer, settings, samples, out)
-            answers.append(answer)
+        with whole(expected, lambda: len(list(unfinished.glob("*.json")))) as aside:
+
+            def told(first: First) -> None:
+                with aside():
+                    print_first(first, ids, samples.noun)
+
+            found = settled(x, ids, deep, store=unfinished)
+            for row, out in zip(rows, outs, strict=True):
+                answer = explain(
+                    x, ids, deep, query=row, store=unfinished, found=found, processes=expected.processes,
+                    tell=told if expected.seconds > SOON else None,
+                )  # fmt: skip
+                with aside():
+                    _write(answer, settings, samples, out)
+                answers.append(answer)
     except KeyboardInterrupt:
         stop_unfinished(unfinished, "computes the scores")
     _keep(folder_beside(run.out), found, samples, answers[0])
