@@ -32,7 +32,7 @@ import crossfluence as cf
 from benchmarks.common.options import options
 from benchmarks.common.results import kept, line, save
 from crossfluence import language
-from crossfluence.language.association import SentenceSets
+from crossfluence.language.items import SentenceSets
 
 DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.4  # the share of hidden words
 SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from benchmarks.data.folder import data_folder
 from crossfluence import language
-from crossfluence.language.pairs import Pair
+from crossfluence.language.items import Pair
 
 SPLIT = re.compile(r"(?<=[.!?]) +")
 MALE_JOBS = ("engineer", "mechanic", "carpenter", "driver", "farmer", "janitor")

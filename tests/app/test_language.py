@@ -132,6 +132,33 @@ def test_a_stopped_run_says_what_is_kept_and_goes_on_to_the_same_bytes(folder, m
     assert not (folder / "page.html.unfinished").exists()
 
 
+class Killed(BaseException):
+    """An end that no handler of errors sees."""
+
+
+@pytest.mark.parametrize("training", [(), TRAIN])
+def test_a_run_killed_between_its_files_goes_on_with_the_same_command(folder, monkeypatch, training):
+    from crossfluence.app.report import language as report
+
+    command = ("model", "texts.jsonl", "--ask", "ask.jsonl", "--out", "page.html", *training)
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "language_csv", killed)
+        with pytest.raises(Killed):
+            run(*command)
+    assert (folder / "page.html").exists()
+    assert not (folder / "page.csv").exists()
+    found = run(*command)
+    assert found.exit_code in {0, 3}, found.output
+    assert table(folder / "page.csv")
+    assert not (folder / "page.html.unfinished").exists()
+    found = run(*command)
+    assert (found.exit_code, "exists already" in found.output) == (2, True)
+
+
 def test_a_bias_is_asked_by_official_files_and_by_one_s_own(folder, monkeypatch):
     lines(folder / "own.jsonl", [{"more": "the nurse is late", "less": "the doctor is late"}] * 2)
     assert run("model", "texts.jsonl", "--bias", "own.jsonl").exit_code in {0, 3}
@@ -185,7 +212,7 @@ def test_a_plan_writes_nothing(folder):
     found = run("model", "texts.jsonl", "--ask", "ask.jsonl", "--plan")
     assert found.exit_code == 0
     assert run("model", "texts.jsonl", "--bias", "ask.jsonl", *TRAIN, "--plan").exit_code == 0
-    assert re.search(r"About \d+ s\.", found.output)
+    assert re.search(r"12 texts, 72 tokens\.\nAbout \d+ s and [\d.]+ GiB\.", found.output)
     assert not list(folder.glob("crossfluence-language*"))
 
 

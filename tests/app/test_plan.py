@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from small_model import write_model
 from typer.testing import CliRunner
 
 from crossfluence.app import app, forecast
@@ -44,8 +45,12 @@ def rows(count):
     return "\n".join(["a,b,c", *(",".join(f"{cell:.5f}" for cell in row) for row in draw.normal(size=(count, 3)))])
 
 
-@pytest.mark.parametrize("command", [["demo"], ["clusters", "t.csv"], ["clusters", "long.csv.gz"], ["words", "t.txt"]])
+@pytest.mark.parametrize("command", [["demo"], ["clusters", "t.csv"], ["clusters", "long.csv.gz"], ["words", "t.txt"],
+    ["language", "model", "texts.jsonl", "--ask", "ask.jsonl"],
+    ["language", "model", "texts.jsonl", "--bias", "ask.jsonl", "--train", "--remove", "2"]])  # fmt: skip
 def test_a_plan_loads_neither_pytorch_nor_scikit_learn(tmp_path, command):
+    if command[0] == "language":
+        write_model(tmp_path)
     (tmp_path / "t.csv").write_text(rows(50))
     (tmp_path / "long.csv.gz").write_bytes(gzip.compress(rows(30_000).encode()))
     (tmp_path / "t.txt").write_text("\n".join(texts(200)))

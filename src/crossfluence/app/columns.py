@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,20 +11,29 @@ import numpy as np
 import pandas as pd
 
 from ..errors import CrossfluenceError
-from ..words.corpus.names import counts_rows, is_identifier
+from ..words.corpus.names import counts_rows, is_code, is_identifier, is_unnamed
+from .units import without_units
 
 if TYPE_CHECKING:
     from .._types import Id
 
 
-NO_NUMBER = {"", "nan", "na", "n/a", "none", "null", "inf", "-inf"}
-TRUTH = {
-    "true": "1", "yes": "1", "y": "1", "t": "1", "on": "1", "false": "0", "no": "0", "n": "0", "f": "0", "off": "0",
+NO_NUMBER = {
+    "", "nan", "na", "n/a", "n.a.", "none", "null", "nil", "inf", "-inf", "?", "-", "--", ".", "#n/a", "<na>",
+    "missing", "unknown",
 }  # fmt: skip
+"""Cells that say that nothing is known, in lower case."""
+
+YES = "true yes y t on ja wahr oui vrai sí si verdadero vero sim verdadeiro да ano tak kyllä はい 是 예"
+NO = "false no n f off nein falsch non faux falso não нет ne nie ei nej いいえ 否 아니요"
+TRUTH = {**dict.fromkeys(YES.split(), "1"), **dict.fromkeys(NO.split(), "0")}
 BITS = {"0", "1", "0.0", "1.0"}
 ENOUGH = 8  # rows from which a column that counts 0, 1, 2, ... is no coincidence
 FAR = 30.0  # typical distances from the median
 FEW_CELLS, FEW_OF_ALL = 3, 0.1  # far cells and their share, above which they are a group of their own
+STAND_IN = re.compile("-?(9|99|999+)|-1|-?8888?|-?7777?")
+"""Numbers that stand for missing ones by custom."""
+
 FLATTENED = 0.2  # share of its deviation that a column has without its far cells
 
 
@@ -39,11 +49,13 @@ class Column:
         numbers: Shape `(n,)`, float64; NaN where a cell is none.
         faults: What stands in such cells, by row; empty text where nothing does.
         truths: Whether it holds true and false.
+        example: A cell with a unit that was left out, if there are any.
     """
 
     numbers: np.ndarray
     faults: Mapping[int, str]
     truths: bool = False
+    example: str = ""
 
 
 def numbers_of(cells: pd.Series) -> Column | None:
@@ -59,7 +71,8 @@ def numbers_of(cells: pd.Series) -> Column | None:
         return None
     shown = ["" if _empty(cell) else str(cell).strip() for cell in cells]
     truths = _truths(shown)
-    text = truths or shown
+    plain = without_units(["" if cell.lower() in NO_NUMBER else cell for cell in shown]) if truths is None else None
+    text = truths or plain or shown
     if cells.dtype.kind in "fiub":
         parsed = cells.to_numpy(dtype=float, na_value=np.nan)
     else:
@@ -69,7 +82,8 @@ def numbers_of(cells: pd.Series) -> Column | None:
     if not good.any() or (words and good.mean() < 0.5):
         return None
     faults = {int(row): shown[row] for row in np.flatnonzero(~good)}
-    return Column(np.where(good, parsed, np.nan), faults, truths is not None)
+    example = "" if plain is None else next(shown[row] for row in np.flatnonzero(good) if shown[row] != plain[row])
+    return Column(np.where(good, parsed, np.nan), faults, truths is not None, example)
 
 
 def _parsed(cell: str) -> float:
@@ -95,17 +109,18 @@ def _truths(text: Sequence[str]) -> list[str] | None:
 
 
 def no_quantity(column: str, numbers: np.ndarray) -> str | None:
-    """The content of a column that holds no quantity: ids, or row numbers.
+    """The content of a column that holds no quantity: ids, codes, or row numbers.
 
-    A column is taken for ids by its name ("id", "user_id"), for row numbers by its name ("Unnamed: 0", "index") if no
-    number comes twice, or by its content if it counts from 0 or 1; all numbers must be whole.
+    A column is taken for ids or codes by its name ("id", "user_id"; "isbn"), for row numbers by its name
+    ("Unnamed: 0", "customer_no") if no number comes twice, or by its content if it holds each number from 0 or 1 on
+    once, in any order; all numbers must be whole.
 
     Args:
         column: Its name.
         numbers: What it holds.
 
     Returns:
-        "ids" or "row numbers"; nothing for a quantity.
+        "ids", "codes" or "row numbers"; nothing for a quantity.
 
     Example:
         >>> no_quantity("Unnamed: 0", np.array([3.0, 7.0, 5.0])), no_quantity("height", np.array([3.0, 7.0, 5.0]))
@@ -115,9 +130,32 @@ def no_quantity(column: str, numbers: np.ndarray) -> str | None:
         return None
     if is_identifier(column):
         return "ids"
-    counts = len(numbers) >= ENOUGH and numbers[0] in (0, 1) and (np.diff(numbers) == 1).all()
-    named = counts_rows(column) and len(different) == len(numbers)
-    return "row numbers" if counts or named else None
+    if is_code(column):
+        return "codes"
+    once = len(different) == len(numbers)
+    counts = once and len(numbers) >= ENOUGH and numbers.min() in (0, 1) and np.ptp(numbers) == len(numbers) - 1
+    counts = counts and "rank" not in column.lower()
+    again = is_unnamed(column) and np.isin(np.diff(numbers)[np.diff(numbers) > 0], 1).all()  # tables put together
+    return "row numbers" if counts or again or (once and counts_rows(column)) else None
+
+
+def goes_up(column: str, numbers: np.ndarray) -> str | None:
+    """A sentence about a column that goes up or down in equal whole steps, as numbers of rows do.
+
+    Args:
+        column: Its name.
+        numbers: What it holds.
+
+    Returns:
+        The sentence; nothing for other columns.
+    """
+    steps = np.diff(numbers)
+    if len(numbers) < ENOUGH or (numbers != np.round(numbers)).any() or not steps[0] or (steps != steps[0]).any():
+        return None
+    return (
+        f"Column {column!r} goes {'up' if steps[0] > 0 else 'down'} by {abs(steps[0]):g} from row to row, as numbers "
+        f"of rows do. It is used; if it only says which row it is, leave it out with --exclude."
+    )
 
 
 def far_cells(column: str, numbers: np.ndarray, ids: Sequence[Id]) -> str | None:
@@ -153,6 +191,29 @@ def _far_sentence(column: str, numbers: np.ndarray, far: np.ndarray, ids: Sequen
         f"alike beside it: the column has lost its meaning. Mend or drop the cell if it is an error, or leave the "
         f"column out with --exclude."
     )
+
+
+def stand_ins(column: str, numbers: np.ndarray) -> str | None:
+    """A sentence about a number such as -999 that seems to stand for cells without one.
+
+    Args:
+        column: Its name.
+        numbers: What it holds; not all the same.
+
+    Returns:
+        The sentence, if the smallest or largest number is of that kind and further from all others than they from one
+        another; nothing for most columns.
+    """
+    for value in (numbers.min(), numbers.max()):
+        others, count = numbers[numbers != value], int((numbers == value).sum())
+        known = bool(STAND_IN.fullmatch(f"{value:g}")) or (value == 0 and count > 1)
+        if known and len(np.unique(others)) > 2 and np.abs(others / 2 - value / 2).min() > np.ptp(others / 2):
+            return (
+                f"Column {column!r} holds {value:g} in {count:,} of {len(numbers):,} rows, far from all others: it "
+                f"seems to stand for a number that is not known, and is used as it is. If so, empty these cells, and "
+                f"type --missing drop or --missing mean."
+            )
+    return None
 
 
 def place(row: int, column: str, ids: Sequence[Id]) -> str:

@@ -47,7 +47,7 @@ def build(
     """Fit to the texts, and write each one's gradient; run again after a stop, it goes on where it was."""
     from .. import EKFAC, Index, Risk, batches
     from ..language.explain import encoded_texts
-    from ..language.loading import read_texts
+    from ..language.files import read_texts
 
     with exit_on_error():
         if dtype not in DTYPES:
@@ -87,7 +87,8 @@ def ask(
     """Find the texts behind the answers of a model in its index."""
     from .. import Index
     from .._storage.atomic import write_atomically
-    from ..language.loading import read_questions, read_texts
+    from ..language.files import read_texts
+    from ..language.loading import read_questions
 
     with exit_on_error():
         if share is not None and not 0 < share <= 1:

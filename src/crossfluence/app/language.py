@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,18 +23,19 @@ from .options import (
     refuse_output,
     refuse_outputs,
     stop_unfinished,
+    unfinished_beside,
 )
 from .output import alone
 from .report.terminal import console
 
 if TYPE_CHECKING:
     from ..language.explain import LanguageAnswer
+    from ..language.files import Asked
     from ..language.loading import Loaded
-    from ..language.questions import Question
+    from ..language.settings import LanguageSettings
+    from .forecast_language import ModelFiles
 
 TESTS = ("crows", "stereoset", "winobias")
-GROUPS = 4  # removed for each question: by scores and by words, of both signs
-PASSES = {"answer": 6, "training": 3}  # passes over the data, in units of one with gradients
 
 
 def language(
@@ -69,11 +70,11 @@ def language(
     seed: Seed = 0,
 ) -> None:
     """Find the training texts behind an answer or a bias of a language model; with --train, check them."""
-    from ..language.explain import LanguageSettings, encoded_texts, explain_language
-    from ..language.loading import load, read_texts
-    from .report.language import dependable, print_language
+    from ..language.files import read_texts
+    from ..language.settings import LanguageSettings
+    from .forecast_language import ModelFiles
 
-    sheet, unfinished = out.with_suffix(".csv"), out.with_name(f"{out.name}.unfinished")
+    sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
     gone = out.with_name(f"{out.stem}-removals.csv")
     with exit_on_error():
         if (ask is None) == (bias is None):
@@ -83,24 +84,35 @@ def language(
         if unit not in {"sentence", "token"}:
             raise DataError(f"Got --unit {unit}; needed sentence or token.")
         sources = [path for path in (data, ask, held_out) if path and path.is_file()]
-        refuse_outputs(out, sheet, sources, force or plan)
+        again = force or plan or unfinished.is_dir()  # what is there may be of the run that goes on now
+        refuse_outputs(out, sheet, sources, again)
         if train:
-            refuse_output(gone, sources, force or plan)
+            refuse_output(gone, sources, again)
         settings = LanguageSettings(train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed)
         texts = read_texts(data, field)
         others = None if held_out is None else read_texts(held_out, field)
         if train:
-            settings.group(len(texts) if others else len(texts) - len(settings.held_out(len(texts))))
+            settings.group(len(texts) if others else len(texts) - settings.held_out_count(len(texts)))
+        asked = _asked(ask, bias, bias_data, kind)
+        files = ModelFiles.of(Path(model))
+        if plan and files is not None:
+            _refuse_long(files, texts, truncate)
+            _foretell(files, texts, asked, settings)
+            return
+        from ..language.explain import encoded_texts, explain_language
+        from ..language.loading import load, questions_of
+        from .report.language import dependable, print_language
+
         loaded = quietly(load, model)
-        questions = _questions(loaded, ask, bias, bias_data, kind)
-        encoded = encoded_texts(loaded, texts, truncate)
-        console.print(f"{len(texts):,} texts, {int(encoded['attention_mask'].sum()):,} tokens.")
-        console.print(_forecast(loaded, encoded, settings, len(questions)))
+        questions = questions_of(asked, loaded.tokenizer)
+        encoded_texts(loaded, texts, truncate)
+        _foretell(files or ModelFiles.loaded(loaded.model, loaded.config, Path(model)), texts, asked, settings)
         if plan:
             return
         with alone(out):
             try:
                 answer = explain_language(loaded, texts, questions, settings, others=others, store=unfinished)
+                unfinished.mkdir(exist_ok=True)  # until all files are there, the same command goes on
                 _write(answer, data.name, [out, sheet, gone])
                 print_language(answer)
             except KeyboardInterrupt:
@@ -122,24 +134,17 @@ def _write(answer: LanguageAnswer, title: str, files: list[Path]) -> None:
         write_atomically(gone, removals_csv(answer))
 
 
-def _questions(
-    loaded: Loaded, ask: Path | None, bias: str | None, folder: Path | None, kind: str | None
-) -> dict[str, Question]:
-    from ..language.loading import read_questions
-    from ..language.pairs import pair_preference, pronoun_preference
+def _asked(ask: Path | None, bias: str | None, folder: Path | None, kind: str | None) -> Asked:
+    """The questions in words, before the model is loaded."""
+    from ..language.files import Asked, read_asked
     from ..language.readers import crows_pairs, stereoset, winobias
 
-    if ask is not None:
-        return read_questions(ask, loaded.tokenizer)
     if bias not in TESTS:
-        assert bias is not None
-        return read_questions(Path(bias), loaded.tokenizer)
+        return read_asked(ask or Path(str(bias)))
     where = folder or _official(bias)
     if bias == "winobias":
-        templates = winobias(where, 1, "test")
-        return {"winobias": pronoun_preference(templates, tokenizer=loaded.tokenizer)}
-    reader = crows_pairs if bias == "crows" else stereoset
-    return {bias: pair_preference(reader(where, kind), tokenizer=loaded.tokenizer)}
+        return Asked(templates={bias: winobias(where, 1, "test")})
+    return Asked(pairs={bias: (crows_pairs if bias == "crows" else stereoset)(where, kind)})
 
 
 def _official(bias: str) -> Path:
@@ -160,15 +165,23 @@ def quietly(load: Any, model: str) -> Loaded:
     return load(model)
 
 
-def _forecast(loaded: Loaded, encoded: dict[str, Any], settings: Any, questions: int) -> str:
-    """Estimates the time from one batch."""
-    from ..language.removals import RANDOM
+def _refuse_long(files: ModelFiles, texts: Sequence[str], truncate: int | None) -> None:
+    """Refuses texts that the model cannot read, as the run itself would."""
+    from ..language.settings import context_of
+    from .forecast_language import Tokens
 
-    few = {name: column[: settings.batch_size] for name, column in encoded.items()}
-    started = time.perf_counter()
-    loaded.loss.losses(loaded.model, few).sum().backward()
-    loaded.model.zero_grad(set_to_none=True)
-    each = (time.perf_counter() - started) * len(encoded["input_ids"]) / len(few["input_ids"])
-    trainings = (3 + GROUPS * questions + RANDOM) if settings.train else 0  # with the record, and nothing left out
-    seconds = each * (PASSES["answer"] + questions * 2 + trainings * settings.epochs * PASSES["training"])
-    return f"About {seconds:.0f} s." if seconds < 120 else f"About {seconds / 60:.0f} min."
+    tokens, most = Tokens.of(files, texts, truncate), context_of(files.config)
+    if most is not None and tokens.longest > most and tokens.counted == tokens.texts:
+        raise DataError(f"A text has {tokens.longest} tokens, the model reads {most}. Cut it: --truncate {most}.")
+
+
+def _foretell(files: ModelFiles, texts: Sequence[str], asked: Asked, settings: LanguageSettings) -> None:
+    """Prints the sizes of the texts, time and memory."""
+    from ..language.settings import CHOSEN, RANDOM
+    from .forecast_language import Tokens, Work, forecast_language
+
+    tokens = Tokens.of(files, texts, settings.longest)
+    every = [Tokens.of(files, some) for some in asked.texts.values()]
+    trainings = 2 + CHOSEN * len(every) + RANDOM if settings.train else 0  # with the record, and nothing left out
+    console.print(str(tokens))
+    console.print(str(forecast_language(files, Work(tokens, every, trainings, settings))))

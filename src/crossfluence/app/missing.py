@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 Missing: TypeAlias = Literal["refuse", "drop", "mean"]
+LONGEST = 40  # characters of a cell that are shown
 NAMED = 5  # rows that are named for each column
 MOST_FILLED = 0.3  # share of a column's cells, above which filling it is worth a warning
 
@@ -98,7 +99,7 @@ def _refusal(faulty: Mapping[str, Column], ids: Sequence[Id]) -> str:
     name, first = next(iter(faulty.items()))
     row, shown = next(iter(first.faults.items()))
     count = sum(len(column.faults) for column in faulty.values())
-    came = f"holds {shown!r}" if shown else "is empty"
+    came = f"holds {shown[:LONGEST] + '...' * (len(shown) > LONGEST)!r}" if shown else "is empty"
     all_of_them = "" if count == 1 else f": {_counted(faulty, ids)}"
     rows = len({row for column in faulty.values() for row in column.faults})
     return (

@@ -10,6 +10,7 @@ from .columns import NO_NUMBER, TableError
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+POINT, DOT_GROUP = re.compile(r"[+-]?\d*\.\d+"), re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 GROUPS = {
     ",": re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d+(\.\d+)?)"),  # 1,304.50
     ".": re.compile(r"[+-]?(\d{1,3}(\.\d{3})+(,\d+)?|\d+(,\d+)?)"),  # 1.304,50
@@ -39,6 +40,14 @@ def with_decimal_points(frame: pd.DataFrame, name: str, *, commas_separate: bool
         if column not in grouped
     }  # fmt: skip
     found = [cell for cells in with_comma.values() for cell in cells]
+    if commas_separate and any(POINT.fullmatch(cell) for cells in held.values() for cell in cells):
+        grouped |= {
+            column: "," for column, cells in with_comma.items() if cells and all(map(THOUSANDS.fullmatch, cells))
+        }  # decimals have points in this file
+        with_comma = {column: cells for column, cells in with_comma.items() if column not in grouped}
+        found = [cell for cells in with_comma.values() for cell in cells]
+    elif found:
+        grouped |= {column: "." for column, cells in held.items() if cells and all(map(DOT_GROUP.fullmatch, cells))}
     if found and all(THOUSANDS.fullmatch(cell) for cell in found):
         raise TableError(
             f"{name} holds {found[0]!r}, which may be {found[0].replace(',', '.')} or {found[0].replace(',', '')}, and "
@@ -48,6 +57,24 @@ def with_decimal_points(frame: pd.DataFrame, name: str, *, commas_separate: bool
     changed = {column: frame[column].str.strip().str.replace(",", ".", regex=False) for column in commas}
     changed |= {column: _ungrouped(frame[column], sign) for column, sign in grouped.items()}
     return frame.assign(**changed) if changed else frame
+
+
+def dotted(frame: pd.DataFrame) -> list[str]:
+    """A sentence about numbers such as "171.100", which may be 171.1 or 171100, in a file whose cells a ; sets apart.
+
+    Args:
+        frame: Of text, with decimal points.
+
+    Returns:
+        At most one sentence.
+    """
+    names = [name for name in frame.columns if (held := _held(frame[name])) and all(map(DOT_GROUP.fullmatch, held))]
+    if not names:
+        return []
+    return [
+        f"{', '.join(map(repr, names[:8]))} {'are' if len(names) > 1 else 'is'} read with decimal points, such as "
+        f"{_held(frame[names[0]])[0]}. If the points set thousands apart, write the numbers without them."
+    ]
 
 
 def _held(cells: pd.Series) -> list[str]:

@@ -78,7 +78,7 @@ def labelled(path: Path, text: str, label: str, *, optional: bool = False) -> tu
     Raises:
         DataError: If a line lacks a field, or some have labels and some have none.
     """
-    from ..language.loading import json_lines
+    from ..language.files import json_lines
 
     texts, labels = list[str](), list[str]()
     for line, record in json_lines(path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,17 @@ import numpy as np
 import pandas as pd
 
 from ..errors import CorpusError, import_optional
-from ..words.corpus.encodings import told_encoding
 from ..words.corpus.packed import DAMAGE, opened, plain_name
 from .columns import TableError
-from .text_tables import from_text, is_number, listed, refuse_two_of_one_name
+from .json_tables import from_json
+from .numerals import with_decimal_points
+from .text_tables import LOOKED_AT, from_text, is_number, listed, refuse_two_of_one_name, titles
+from .units import is_amount
 
 __all__ = ["READERS", "is_number", "listed", "read_frame", "taken_for_names"]
 
 TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".test")  # the last two: of the UCI repository
+SHEETS = (".xlsx", ".xlsm")
 OTHER = (".xlsx", ".xlsm", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".npy", ".npz")
 READERS = (*TEXT, *OTHER)
 ADVICE = {
@@ -29,6 +31,17 @@ ADVICE = {
     ".pkl": "Save it as .parquet; a pickle can run a program", ".feather": "Save it as .parquet",
 }  # fmt: skip
 
+
+KINDS = {
+    b"pk\x03\x04": "a zip or Excel file", b"\xd0\xcf\x11\xe0": "an Excel file of old", b"par1": "a Parquet file",
+    b"%pdf": "a PDF", b"<html": "a web page", b"<!doctype": "a web page", b"<?xml": "XML", b"\x89hdf": "an HDF5 file",
+}  # fmt: skip
+"""Other kinds of file, by their first bytes in lower case."""
+
+KIND_ADVICE = {
+    "a zip or Excel file": "Name it with .xlsx or .zip at its end",
+    "a Parquet file": "Name it with .parquet at its end",
+}  # fmt: skip
 
 HEAD = 1 << 19
 """Bytes of a large text file that are enough to foretell from."""
@@ -90,12 +103,15 @@ def read_frame(
             )
         with opened(path) as (file, _):
             content = file.read(HEAD).rpartition(b"\n")[0] if beginning else file.read()
+        if not content:
+            raise TableError(f"{path.name} is empty." if ending in TEXT else f"Cannot read {path.name}: it is empty.")
         if ending in TEXT:
+            _refuse_other_kinds(content, path.name)
             frame, said = from_text(
                 content, path.name, header=header, encoding=encoding, separator=separator, twins=twins
             )
         else:
-            frame, said = BINARY[ending](content, path, header), []
+            frame, said = with_decimals(BINARY[ending](content, path, header), path.name), []
     except TableError:
         raise
     except UnicodeDecodeError as error:
@@ -111,6 +127,25 @@ def read_frame(
     return frame, said
 
 
+def _refuse_other_kinds(content: bytes, name: str) -> None:
+    """Refuses a file that is no text in spite of its name."""
+    kind = next((kind for start, kind in KINDS.items() if content[:64].lstrip().lower().startswith(start)), None)
+    if kind is not None:
+        raise TableError(f"{name} is {kind}, and no text. {KIND_ADVICE.get(kind, 'Save the table in it as .csv')}.")
+
+
+def with_decimals(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Columns of text with decimal commas as with decimal points; numbers stay as they are."""
+    text = [
+        column for column, cells in frame.items()
+        if cells.dtype.kind == "O" and any(isinstance(cell, str) for cell in cells)
+        and all(isinstance(cell, str) or (not np.ndim(cell) and pd.isna(cell)) for cell in cells)
+    ]  # fmt: skip
+    if not text or not frame.columns.is_unique:
+        return frame
+    return frame.assign(**with_decimal_points(frame[text].fillna(""), name))
+
+
 def taken_for_names(frame: pd.DataFrame) -> list[str]:
     """Column names that are numbers: perhaps a first row that was taken for a header.
 
@@ -120,7 +155,7 @@ def taken_for_names(frame: pd.DataFrame) -> list[str]:
     Returns:
         These names.
     """
-    return [name for name in frame.columns if is_number(name)]
+    return [name for name in frame.columns if is_number(name) or is_amount(name)]
 
 
 def _first_line(error: Exception) -> str:
@@ -150,6 +185,9 @@ def _sheet(content: bytes, path: Path, header: bool) -> pd.DataFrame:
     rows = next(iter(filled.values()), [])
     if not rows:
         raise TableError(f"{path.name} is empty.")
+    if header:
+        shown = [["" if cell is None else str(cell) for cell in row] for row in rows[:LOOKED_AT]]
+        rows = rows[titles(shown) :]
     width = max(map(len, rows))
     rows = [[*row, *[None] * (width - len(row))] for row in rows]
     names = [f"Unnamed: {place}" if cell is None else str(cell) for place, cell in enumerate(rows[0])]
@@ -169,42 +207,6 @@ def _cells(sheet: Any) -> list[list[object]]:
         if cells:
             rows.append(cells)
     return rows
-
-
-def _json(content: bytes, path: Path, header: bool) -> pd.DataFrame:
-    """Objects, one a line or in one list; fields of objects inside are named by their path."""
-    text = content.decode(told_encoding([content])).lstrip("\ufeff").strip()
-    if not text:
-        raise TableError(f"{path.name} is empty.")
-    rows = _parsed(text, path.name, 1) if text.startswith("[") else _json_lines(text, path.name)
-    if isinstance(rows, dict):
-        rows = [rows]
-    wrong = next((row for row in rows if not isinstance(row, dict)), None)
-    if wrong is not None:
-        raise TableError(f'{path.name} holds {wrong!r:.40} where an object such as {{"height": 1.8}} was needed.')
-    return pd.DataFrame([_flat(row) for row in rows], dtype=object)
-
-
-def _json_lines(text: str, name: str) -> list[Any]:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [_parsed(line, name, number) for number, line in lines]
-
-
-def _parsed(text: str, name: str, number: int) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        line = number + getattr(error, "lineno", 1) - 1
-        raise TableError(
-            f"Line {line} of {name} is not JSON: {str(error).partition(':')[0]}. Needed one object a line, or one list."
-        ) from None
-
-
-def _flat(row: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in row.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
-    return found
 
 
 def _array(content: bytes, path: Path, header: bool) -> pd.DataFrame:
@@ -239,6 +241,6 @@ def _from_array(array: object, path: Path) -> pd.DataFrame:
 
 
 BINARY: Mapping[str, Callable[[bytes, Path, bool], pd.DataFrame]] = {
-    ".xlsx": _sheet, ".xlsm": _sheet, ".parquet": _parquet, ".pq": _parquet, ".jsonl": _json, ".ndjson": _json,
-    ".json": _json, ".npy": _array, ".npz": _arrays,
+    ".xlsx": _sheet, ".xlsm": _sheet, ".parquet": _parquet, ".pq": _parquet, ".jsonl": from_json, ".ndjson": from_json,
+    ".json": from_json, ".npy": _array, ".npz": _arrays,
 }  # fmt: skip

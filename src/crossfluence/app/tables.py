@@ -14,10 +14,10 @@ from jaxtyping import Float
 
 from ..words.corpus.packed import plain_name
 from .categories import onehot, told, values_of
-from .columns import Column, TableError, far_cells, no_quantity, numbers_of
+from .columns import Column, TableError, far_cells, goes_up, no_quantity, numbers_of, stand_ins
 from .missing import Missing, completed
 from .oddities import oddities
-from .table_files import TEXT, listed, read_frame, taken_for_names
+from .table_files import SHEETS, TEXT, listed, read_frame, taken_for_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Table:
         columns: f names.
         ids: n labels: a named column's, or row numbers from 0.
         ignored: Columns that hold no numbers or only one value.
-        left_out: Numeric columns that hold no quantity, and what they hold: "ids" or "row numbers".
+        left_out: Numeric columns that hold no quantity, and what they hold: "ids", "codes" or "row numbers".
         warnings: Sentences about what may be wrong with the table, with row and column.
         remarks: Sentences about what was done with it.
         constant: Those ignored columns that hold one value.
@@ -124,9 +124,11 @@ class Table:
         Raises:
             TableError: If there is no such row.
         """
-        typed = [str(label) for label in self.ids]
+        typed, query = [str(label) for label in self.ids], query.strip()
         if query in typed:
             return typed.index(query)
+        if f"{query}.0" in typed:  # ids that are numbers with decimals
+            return typed.index(f"{query}.0")
         if query in self.dropped:
             raise TableError(f"Row {query} was left out, as a cell of it holds no number. Ask for another row.")
         shown = ", ".join(typed[:3])
@@ -187,7 +189,7 @@ def read_table(
     left_out = {} if use is not None else _no_quantities(numeric)
     quantities = {column: found for column, found in numeric.items() if column not in left_out} | made
     if not quantities:
-        raise TableError(_no_numeric_column(path, columns, left_out))
+        raise TableError(_no_numeric_column(path, frame, columns, left_out))
     whole = completed(quantities, ids, missing)
     varying = {name: one.numbers for name, one in whole.columns.items() if np.ptp(one.numbers / 2) > 0}
     if not varying:
@@ -196,12 +198,17 @@ def read_table(
     same |= {column for column in text if frame[column].astype(str).nunique() < 2}
     ignored = tuple(column for column in columns if column not in (*varying, *left_out, *used))
     stay = tuple(ids[row] for row in whole.rows)
-    warnings = _header_warning(path, frame, ids) if header and plain_name(path).lower().endswith(TEXT) else []
+    named = header and plain_name(path).lower().endswith((*TEXT, *SHEETS))
+    warnings = _header_warning(path, frame, ids) if named else []
     far = {name: found for name, numbers in varying.items() if (found := far_cells(name, numbers, stay))}
-    odd = oddities({name: numbers for name, numbers in varying.items() if name not in far})
+    near = {name: numbers for name, numbers in varying.items() if name not in far}
+    for name, numbers in near.items():
+        warnings += filter(None, (stand_ins(name, numbers), goes_up(name, numbers)))
+    odd = oddities(near)
     return Table(
         np.stack(list(varying.values()), axis=1), tuple(varying), stay, ignored, left_out,
-        warnings=(*warnings, *far.values(), *whole.warnings, *odd), remarks=(*guessed, *told(used), *whole.said),
+        warnings=(*warnings, *far.values(), *whole.warnings, *odd),
+        remarks=(*guessed, *_spelled(quantities), *told(used), *whole.said),
         constant=tuple(column for column in ignored if column in same), rows=tuple(whole.rows.tolist()),
         dropped=tuple(str(ids[row]) for row in set(range(len(ids))) - set(whole.rows.tolist())),
         categorical=tuple(column for column in ignored if column in text and values_of(frame[column]) is not None),
@@ -212,8 +219,16 @@ def _known(use: Sequence[str], frame: pd.DataFrame, path: Path) -> list[str]:
     """The columns asked for, all of which must be there."""
     for column in use:
         if column not in frame.columns:
-            raise TableError(f"{path.name} has no column {column!r}; its columns are {listed(frame.columns)}.")
+            near = next((name for name in frame.columns if name.lower() == column.lower()), None)
+            meant = f" Did you mean {near!r}?" if near else ""
+            raise TableError(f"{path.name} has no column {column!r}; its columns are {listed(frame.columns)}.{meant}")
     return list(dict.fromkeys(use))
+
+
+def _spelled(quantities: Mapping[str, Column]) -> list[str]:
+    """A sentence about units that were left out."""
+    shown = [f"{name} (as in {one.example!r})" for name, one in quantities.items() if one.example]
+    return [f"Read as numbers: {_shown(shown)}."] if shown else []
 
 
 def _no_quantities(numeric: Mapping[str, Column]) -> dict[str, str]:
@@ -222,10 +237,18 @@ def _no_quantities(numeric: Mapping[str, Column]) -> dict[str, str]:
     return {column: kind for column, kind in found.items() if kind is not None}
 
 
-def _no_numeric_column(path: Path, columns: Sequence[str], left_out: Mapping[str, str]) -> str:
+def _no_numeric_column(path: Path, frame: pd.DataFrame, columns: Sequence[str], left_out: Mapping[str, str]) -> str:
     held = "; ".join(f"{column!r} holds {kind}" for column, kind in left_out.items())
     hint = f" ({held}; to use them all the same, name them with --columns)" if held else ""
+    hint = hint or (_first_cells(frame, columns) if columns else "")
     return f"{path.name} has no numeric column; its columns are {listed(columns)}{hint}."
+
+
+def _first_cells(frame: pd.DataFrame, columns: Sequence[str]) -> str:
+    """A hint about a separator or a spelling of numbers that is not known."""
+    cells = f", and its first row holds {listed(frame[column].iloc[0] for column in columns)}"
+    several = ". If that is several cells, type --separator and the sign between them"
+    return cells + (several if len(columns) == 1 else "")
 
 
 def _header_warning(path: Path, frame: pd.DataFrame, ids: Sequence[Id]) -> list[str]:
@@ -248,10 +271,15 @@ def _shown(names: Sequence[str] | tuple[str, ...]) -> str:
 def _ids(frame: pd.DataFrame, id_column: str | None, path: Path) -> tuple[Id, ...]:
     if id_column is None:
         return tuple(range(len(frame)))
-    if id_column not in frame.columns:
-        raise TableError(f"{path.name} has no column {id_column!r}; its columns are {listed(frame.columns)}.")
-    ids = tuple(str(label) for label in frame[id_column])
+    _known([id_column], frame, path)
+    cells = frame[id_column]
+    whole = cells.dtype.kind == "f" and bool((cells.dropna() % 1 == 0).all())  # ids of Parquet and pandas with a gap
+    ids = tuple("" if pd.isna(label) else str(int(label) if whole else label).strip() for label in cells)
     repeated = next((label for label, count in pd.Series(ids).value_counts().items() if count > 1), None)
+    other = "Name another column with --id, or leave --id out: rows are then called by their numbers, from 0."
+    if repeated is None and "" in ids:
+        raise TableError(f"Column {id_column!r} is empty in row {ids.index('')}. {other}")
     if repeated is not None:
-        raise TableError(f"The id {repeated!r} stands in {ids.count(str(repeated))} rows of column {id_column!r}.")
+        count = ids.count(str(repeated))
+        raise TableError(f"The id {repeated!r} stands in {count} rows of column {id_column!r}. {other}")
     return ids

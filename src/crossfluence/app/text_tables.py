@@ -6,6 +6,7 @@ import codecs
 import csv
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,13 +14,20 @@ import pandas as pd
 
 from ..words.corpus.encodings import told_aloud, told_encoding
 from .columns import TableError
-from .numerals import with_decimal_points
+from .numerals import dotted, with_decimal_points
+from .units import is_amount
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", ":": "colon", " ": "blank"}
 NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|", "blank": " ", "space": " "}
 """Separators as a person types them, beside the sign itself."""
 
+NAMED_FIRST = re.compile(r'"?sep=(\\t|.)"?', re.IGNORECASE)
+COMMENT = re.compile(r"(?:#(?!\s*[,;|\t])|%|//)\s?")
+ODD_SEPARATORS = re.compile(r"[^\w\s.\-+'\"()\[\]{}<>/\\%$€£?!*=&@#°]|[\x01-\x08\x1c-\x1f]")
+"""Signs between cells that are looked for when no usual one is found."""
+
 LOOKED_AT = 50  # rows that tell the separator
+MOST_TITLES = 6  # lines above a table
 CELL_LIMIT = 1 << 27  # characters; Python's own limit is 131,072
 
 
@@ -46,14 +54,21 @@ def from_text(
     text = content.decode(_known(told))
     if not text.strip():
         raise TableError(f"{name} is empty.")
-    lines = text.split("\n" if "\n" in text else "\r")
-    cut = _named(separator) or _separator(lines, "\t" if name.lower().endswith((".tsv", ".tab")) else ",")
-    rows = _rows(lines, cut)
+    lines, said_of_cut = _without_marks(text.lstrip("\ufeff").split("\n" if "\n" in text else "\r"), name)
+    usual = "\t" if name.lower().endswith((".tsv", ".tab")) else ","
+    cut = _named(separator) or said_of_cut or _separator(lines, usual)
+    lines = lines if header is False else _with_noted_names(lines, cut)
+    try:
+        rows = _rows(lines, cut)
+    except csv.Error as error:
+        raise TableError(f'Cannot read {name}: {error}. Perhaps a quote (") is opened and not closed.') from None
+    above = titles([cells for _, cells in rows[:LOOKED_AT]]) if header else 0
+    rows = rows[above:]
     names = _names(rows[0][1]) if header else [str(place) for place in range(max(len(cells) for _, cells in rows))]
     if header and all(is_number(column) for column in names):
         raise TableError(
             f"The first line of {name} must hold column names, but it is all numbers: {listed(names)}. "
-            f"Add a header line, or type --no-header."
+            f"Add a header line, or type --no-header; if they are names, put a letter before each, such as y{names[0]}."
         )
     names = _told_apart(names) if twins else names
     body = [_fitted(line, cells, names, name) for line, cells in rows[int(header) :]]
@@ -64,7 +79,59 @@ def from_text(
     said = [guessed] if guessed else []
     if dropped:
         said.append(f"Read once, as they stand twice in {name} with the same content: {listed(dropped)}.")
-    return with_decimal_points(frame, name, commas_separate=cut == ","), said
+    frame = with_decimal_points(frame, name, commas_separate=cut == ",")
+    return frame, [*said, *(dotted(frame) if cut == ";" else [])]
+
+
+def titles(rows: Sequence[Sequence[str]]) -> int:
+    """The number of rows above a header that hold a title, and no column names.
+
+    Args:
+        rows: Cells of the first rows.
+
+    Returns:
+        How many rows of one cell at the left, or of fewer cells than others, stand above one that holds nothing but
+        text, with a row of numbers below it.
+    """
+    for place, row in enumerate(rows[:-1]):
+        held, below = [cell for cell in row if cell.strip()], rows[place + 1]
+        if (
+            held
+            and len(held) == len(row) == len(below)
+            and not any(map(is_number, held))
+            and any(map(is_number, below))
+        ):
+            return place  # the header
+        short = len(row) < len(rows[-1]) and not any(map(is_number, held))
+        if held and not short and not (len(held) == 1 and row[0].strip()):
+            return 0
+    return 0
+
+
+def _without_marks(lines: Sequence[str], name: str) -> tuple[list[str], str | None]:
+    """Lines without those that are no part of the table, and the separator if the first line names it, for Excel."""
+    if "\0" in (zero := next((line for line in lines if "\0" in line), "")):
+        raise TableError(
+            f"Line {list(lines).index(zero) + 1} of {name} holds a zero byte, so it is damaged, or no text in this "
+            f"encoding. Name the encoding, such as --encoding utf-16, or save the file again."
+        )
+    whole = list(lines)
+    while whole and whole[-1].strip("\x1a \r") == "" and "\x1a" in whole[-1]:  # an end mark of DOS
+        whole.pop()
+    named = NAMED_FIRST.fullmatch(whole[0].strip())
+    return (["", *whole[1:]], named[1].replace("\\t", "\t")) if named else (whole, None)
+
+
+def _with_noted_names(lines: list[str], separator: str) -> list[str]:
+    """Lines without comments above the table; the last of these holds the names if it has as many cells as the rows."""
+    first = next((place for place, line in enumerate(lines) if line.strip() and not COMMENT.match(line)), 0)
+    notes = [place for place in range(first) if lines[place].strip()]
+    if not notes:
+        return lines
+    names = COMMENT.sub("", lines[notes[-1]])
+    cells, below = _rows([names, lines[first]], separator, strict=False)[:2]
+    fit = len(cells[1]) == len(below[1]) > 1 and not all(map(is_number, cells[1])) and any(map(is_number, below[1]))
+    return [*[""] * (first - 1), names if fit else "", *lines[first:]]
 
 
 def is_number(text: object) -> bool:
@@ -137,7 +204,7 @@ def _named(separator: str | None) -> str | None:
 
 def _names(cells: Sequence[str]) -> list[str]:
     """Column names; those that are missing are called as pandas does."""
-    return [cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(cells)]
+    return [cell.strip(" \t\r\n\u00a0\u200b\ufeff") or f"Unnamed: {place}" for place, cell in enumerate(cells)]
 
 
 def _rows(lines: Sequence[str], separator: str, *, strict: bool = True) -> list[tuple[int, list[str]]]:
@@ -159,11 +226,30 @@ def _rows(lines: Sequence[str], separator: str, *, strict: bool = True) -> list[
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:
-    """The one that cuts the first rows into equally many cells, more than one; the usual one if several do or none."""
-    counted = {one: _lengths(lines[:LOOKED_AT], one) for one in [usual, *SEPARATORS]}
-    even = [one for one, lengths in counted.items() if lengths and lengths[0] > 1 and len(set(lengths)) == 1]
-    some = [one for one, lengths in counted.items() if lengths and lengths[0] > 1 and one not in ": "]
-    return next(iter([*even, *some]), usual)
+    """The one that cuts the first rows, below titles, into equally many cells; the usual one if several do or none."""
+    head = [line for line in lines[:LOOKED_AT] if not COMMENT.match(line)]
+    for begin in range(min(MOST_TITLES, len(head))):
+        below = head[begin:]
+        even = [one for one in [usual, *SEPARATORS] if _is_even(_lengths(below, one))]
+        if len(below) > 2 or not begin:
+            if even and even[0] == "," and ";" in even and _share(below, ";") > _share(below, ","):
+                return ";"  # the commas are decimal ones
+            if even:
+                return even[0]
+    counted = {one: _lengths(head, one) for one in SEPARATORS}
+    some = [one for one in [usual, *SEPARATORS] if (counted[one] or [1])[0] > 1 and one not in ": "]
+    odd = [one for one in dict.fromkeys(ODD_SEPARATORS.findall(head[0] if head else "")) if one not in SEPARATORS]
+    return next(iter([*some, *(one for one in odd if _is_even(_lengths(head, one)))]), usual)
+
+
+def _is_even(lengths: Sequence[int]) -> bool:
+    return len(lengths) > 0 and lengths[0] > 1 and len(set(lengths)) == 1
+
+
+def _share(lines: Sequence[str], separator: str) -> float:
+    """The share of cells that are numbers, with decimal points or commas."""
+    cells = [cell.strip() for _, row in _rows(lines, separator, strict=False) for cell in row]
+    return sum(map(is_amount, cells)) / len(cells)
 
 
 def _lengths(lines: Sequence[str], separator: str) -> list[int]:

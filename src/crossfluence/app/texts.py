@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,18 @@ from pathlib import Path
 from ..errors import CorpusError
 from ..words.corpus.corpus import Corpus
 from ..words.corpus.encodings import pieces_of, told_aloud, told_encoding
+from ..words.corpus.formats import LIKE_TEXT, TEXT_COLUMNS
 from ..words.corpus.readers import found_files
+from ..words.corpus.table_rows import told_separator
 
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 """How Unicode's names of letters begin in scripts that set no blanks between words."""
 
+TAB = "\t"
+TAG = re.compile(r"</?(?:p|br|div|span|a|b|i|em|strong|li|ul|ol|td|tr|table|h[1-6]|body|html)\b[^<>]*>", re.IGNORECASE)
+MANY_TAGS = 3
+
 MOST = 0.3  # share of a vocabulary's words in such a script
-LIKE_TEXT = 5  # words of a cell, from which it is hardly the name of a column
 LONG = 4.0  # letters of such a word in the mean, above which text was hardly cut into words
 
 
@@ -80,7 +86,7 @@ def left_aside(corpus: Corpus) -> list[str]:
 
 
 def first_row_of(corpus: Corpus) -> list[str]:
-    """A warning where the first row of a table was taken for column names and reads like text.
+    """A warning where a first row was taken for names and reads like text, or the other way, or where tags are words.
 
     Args:
         corpus: As read.
@@ -91,15 +97,28 @@ def first_row_of(corpus: Corpus) -> list[str]:
     if corpus.source is None or not corpus.source.header:
         return []
     for file in corpus.source.files:
-        if file.format in {"csv", "tsv"}:
+        if file.format in {"csv", "tsv", "text"}:
             start = next(iter(pieces_of(Path(file.path), 1 << 12)), b"").decode(corpus.source.encoding, "ignore")
-            first = start.partition("\n")[0]
-            names = first.split("\t") if file.format == "tsv" else next(csv.reader([first], skipinitialspace=True), [])
-            if long := [name for name in names if len(name.split()) >= LIKE_TEXT]:
+            first = start.replace("\r", "\n").partition("\n")[0]
+            cut = "\t" if file.format == "tsv" else told_separator(start.splitlines(keepends=True))
+            names = next(csv.reader([first], delimiter=cut, skipinitialspace=True), [])
+            name = Path(file.path).name
+            if file.format == "text":
+                if len(names) > 1 and any(one.strip().lower() in TEXT_COLUMNS for one in names):
+                    return [
+                        f"Warning: the first line of {name} looks like names of columns, but it is read as plain text, "
+                        f"line by line. If it is a table, type --format {'tsv' if cut == TAB else 'csv'}."
+                    ]
+            elif long := [one for one in names if len(one.split()) >= LIKE_TEXT]:
                 return [
-                    f"Warning: the first row of {Path(file.path).name} was taken for column names, but "
+                    f"Warning: the first row of {name} was taken for column names, but "
                     f"{long[0].strip()[:40]!r} in it reads like text. If it is, type --no-header: columns are then "
                     f"called 0, 1, 2, ..."
+                ]
+            if len(TAG.findall(start)) >= MANY_TAGS:
+                return [
+                    f"Warning: {name} holds tags such as {TAG.findall(start)[0]}, and what stands in them is read as "
+                    f"words. Take them out first, or leave their words out of your lists."
                 ]
     return []
 

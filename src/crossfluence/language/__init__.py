@@ -1,14 +1,10 @@
 """Language models: losses, questions and measures of bias for models of transformers."""
 
-from .association import Association, association
-from .contrastive import embeddings, in_batch_contrastive
-from .losses import causal_loss, classification_loss, masked_loss
-from .pairs import pair_preference, pronoun_preference
-from .preference import dpo_loss, with_reference
-from .questions import Question, class_logit, contrast, log_probability, similarity
-from .readers import crows_pairs, seat, stereoset, winobias
-from .recorder import Recorder
-from .trainer import recipe
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from ._public import *
 
 __all__ = [
     "Association",
@@ -34,3 +30,16 @@ __all__ = [
     "winobias",
     "with_reference",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Imports all public names when the first of them is used: the command line starts without waiting for PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = _importlib.import_module("._public", __name__)
+    globals().update({each: getattr(public, each) for each in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crossfluence import (
@@ -29,67 +28,7 @@ from .loading import Loaded
 from .questions import Question
 from .removals import HeldOut, Removal, groups_of, removed
 from .resume import trained_once
-
-HELD_OUT, MOST_HELD_OUT = 0.05, 100  # of the texts, where no others are given
-
-
-@dataclass(frozen=True)
-class LanguageSettings:
-    """Settings of fine-tuning and of removals.
-
-    Attributes:
-        train: Whether the model is fine-tuned first, so that it can be trained again.
-        epochs: Of fine-tuning.
-        lr: Learning rate of AdamW, falling along a line to zero.
-        batch_size: Texts in a step.
-        remove: Share of the texts that is removed together (below 1), or their number.
-        unit: "sentence" or "token".
-        longest: Tokens to which texts are cut; by default none is.
-        seed: Of the order of texts, and of random groups.
-    """
-
-    train: bool = False
-    epochs: int = 3
-    lr: float = 1e-4
-    batch_size: int = 8
-    remove: float = 0.01
-    unit: str = "sentence"
-    longest: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise DataError(f"Got the learning rate {self.lr:g}; needed a positive number: --lr 1e-4.")
-
-    def group(self, n: int) -> int:
-        """Number of texts, out of n, that are removed together.
-
-        Args:
-            n: Of all texts.
-
-        Returns:
-            At least one.
-
-        Raises:
-            DataError: If it is none or all of them.
-        """
-        size = round(self.remove * n) if self.remove < 1 else int(self.remove)
-        size = max(size, 1) if self.remove > 0 else 0
-        if not 0 < size < n:
-            raise DataError(f"Removing {self.remove:g} means {size} of {n} texts; needed at least one, and not all.")
-        return size
-
-    def held_out(self, n: int) -> list[int]:
-        """Texts, out of n, that no training sees, where no others are given.
-
-        Args:
-            n: Of all texts.
-
-        Returns:
-            Their places: a twentieth of them by chance, at most a hundred; at least one.
-        """
-        count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * n)))
-        return sorted(torch.randperm(n, generator=torch.Generator().manual_seed(self.seed))[:count].tolist())
+from .settings import LanguageSettings, context_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,11 +102,10 @@ def encoded_texts(loaded: Loaded, texts: Sequence[str], longest: int | None) -> 
     Raises:
         DataError: If a text is longer than the model's context, or has too few tokens to train on.
     """
-    tokenizer, config = loaded.tokenizer, getattr(loaded.model, "config", None)
-    most = getattr(config, "max_position_embeddings", None)
+    tokenizer, most = loaded.tokenizer, context_of(loaded.config)
     options = {} if longest is None else {"truncation": True, "max_length": longest}
     lengths = [len(ids) for ids in tokenizer(list(texts), **options)["input_ids"]]
-    if isinstance(most, int) and max(lengths) > most:
+    if most is not None and max(lengths) > most:
         place = max(range(len(lengths)), key=lengths.__getitem__)
         raise DataError(
             f"Text {place + 1} has {lengths[place]} tokens, the model reads {most}. Cut the texts: --truncate {most}."

@@ -11,6 +11,7 @@ from torch import nn
 
 from crossfluence.errors import DataError, import_optional
 
+from .files import Asked, read_asked
 from .losses import causal_loss, masked_loss
 from .pairs import pair_preference, pronoun_preference
 from .questions import Question, contrast, log_probability
@@ -37,6 +38,12 @@ class Loaded:
     def kind(self) -> Kind:
         """The kind of model: causal, masked or sequence to sequence."""
         return kind_of(self.model)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the model."""
+        found: Any = getattr(self.model, "config", None)
+        return {} if found is None else found.to_dict()
 
     @property
     def loss(self) -> Any:
@@ -99,33 +106,6 @@ def _base_of(folder: Path) -> str:
     return base
 
 
-def read_texts(path: Path, field: str = "text") -> list[str]:
-    """The texts of a file: JSONL with a field, or one a line.
-
-    Args:
-        path: `.jsonl`, or plain text.
-        field: Of each object.
-
-    Returns:
-        In order.
-
-    Raises:
-        DataError: If there is no such file or field, or no text.
-    """
-    rows = _lines(path)
-    if not path.name.removesuffix(".gz").endswith(("jsonl", "json")):
-        return [row for _, row in rows]
-    texts = []
-    for line, row in rows:
-        record = _object(path, line, row)
-        if not isinstance(record.get(field), str):
-            raise DataError(
-                f"Line {line} of {path} has the fields {list(record)}; needed {field!r}, a text: --field NAME."
-            )
-        texts.append(record[field])
-    return texts
-
-
 def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
     """Questions of a file, one a line.
 
@@ -142,77 +122,29 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
     Raises:
         DataError: If a line is none of these.
     """
-    found: dict[str, Question] = {}
-    templates, pairs = list[str](), list[tuple[str, str]]()
-    for line, row in _lines(path):
-        record = _object(path, line, row)
-        _refuse_other_values(path, line, record)
-        if "template" in record:
-            templates.append(record["template"])
-        elif {"more", "less"} <= set(record):
-            pairs.append((record["more"], record["less"]))
-        elif {"prompt", "completion"} <= set(record):
-            question = log_probability(record["prompt"], record["completion"], tokenizer=tokenizer)
-            if "against" in record:
-                one, other = (
-                    completed(record["prompt"], record[name], tokenizer) for name in ("completion", "against")
-                )
-                refuse_equal(one, other, f"completions in line {line} of {path}")
-                question = contrast(question, log_probability(record["prompt"], record["against"], tokenizer=tokenizer))
-            found[str(record.get("name", question.name))] = question
-        else:
-            raise DataError(
-                f"Line {line} of {path} has the fields {list(record)}; needed prompt and completion (and against), "
-                f"template, or more and less."
-            )
-    if templates:
-        found["pronouns"] = pronoun_preference(templates, tokenizer=tokenizer)
-    if pairs:
-        found["pairs"] = pair_preference(pairs, tokenizer=tokenizer)
-    return found
+    return questions_of(read_asked(path), tokenizer)
 
 
-def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSONL file.
+def questions_of(asked: Asked, tokenizer: Any) -> dict[str, Question]:
+    """Questions about a model, from questions in words.
 
     Args:
-        path: One object a line; gzipped or not.
+        asked: Of a file, or of a published test.
+        tokenizer: Of the model.
 
     Returns:
-        Line numbers from 1, and objects.
+        Questions by name.
+
+    Raises:
+        ObjectiveError: If two texts that are compared are the same to the model.
     """
-    return [(line, _object(path, line, row)) for line, row in _lines(path)]
-
-
-def _refuse_other_values(path: Path, line: int, record: dict[str, Any]) -> None:
-    for name in ("prompt", "completion", "against", "template", "more", "less"):
-        if not isinstance(record.get(name, ""), str):
-            raise DataError(f"Line {line} of {path} has {name}: {record[name]!r}; needed a text.")
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    import gzip
-
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.")
-    raw = path.read_bytes()
-    try:
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
-    rows = [(number, row) for number, row in enumerate(text.splitlines(), 1) if row.strip()]
-    if not rows:
-        raise DataError(f"{path} is empty; needed a text or an object in each line.")
-    return rows
-
-
-def _object(path: Path, line: int, row: str) -> dict[str, Any]:
-    try:
-        record = json.loads(row)
-    except json.JSONDecodeError as error:
-        raise DataError(f"Line {line} of {path} is no JSON: {error}.") from error
-    if not isinstance(record, dict):
-        raise DataError(
-            f"Line {line} of {path} holds {type(record).__name__}; needed an object such as {{'text': ...}}."
-        )
-    return record
+    found = dict[str, Question]()
+    for name, (line, record) in asked.completions.items():
+        question = log_probability(record["prompt"], record["completion"], tokenizer=tokenizer)
+        if "against" in record:
+            one, other = (completed(record["prompt"], record[each], tokenizer) for each in ("completion", "against"))
+            refuse_equal(one, other, f"completions in line {line} of {asked.source}")
+            question = contrast(question, log_probability(record["prompt"], record["against"], tokenizer=tokenizer))
+        found[name] = question
+    found |= {name: pronoun_preference(some, tokenizer=tokenizer) for name, some in asked.templates.items()}
+    return found | {name: pair_preference(some, tokenizer=tokenizer) for name, some in asked.pairs.items()}

@@ -3,78 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from crossfluence.errors import DataError, ObjectiveError
+from crossfluence.errors import ObjectiveError
 
+from .items import Pair, Template
 from .questions import Question
 from .scoring import Text, log_probabilities, refuse_equal, refuse_no_items, whole
-
-SLOT = re.compile(r"\{([^{}/]+)/([^{}/]+)\}")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two texts that differ in a few words.
-
-    Attributes:
-        more: The one that agrees with the stereotype.
-        less: The other.
-        kind: What the stereotype is about, such as "gender".
-    """
-
-    more: str
-    less: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Template:
-    """A text with one place, or several, for words of either of two kinds.
-
-    Attributes:
-        text: With `{}` at each place.
-        first: The words of one kind, such as `("he", "his")`; in WinoBias those that agree with the stereotype.
-        second: Those of the other.
-    """
-
-    text: str
-    first: tuple[str, ...]
-    second: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        places = self.text.count("{}")
-        if not places or {len(self.first), len(self.second)} != {places} or self.first == self.second:
-            raise DataError(
-                f"Got the template {self.text!r} with {self.first} and {self.second}; needed a {{}} in the text for "
-                f"each of the words, and other words on both sides. Type 'The nurse said that {{he/she}} was late.'"
-            )
-
-    @classmethod
-    def of(cls, text: Template | tuple[str, str, str] | str) -> Template:
-        """A template, from three strings or from a text such as `"The nurse said that {he/she} was late."`."""
-        if isinstance(text, Template):
-            return text
-        if not isinstance(text, str):
-            return cls(text[0], (text[1],), (text[2],))
-        found = SLOT.findall(text)
-        if not found:
-            raise DataError(f"Got {text!r}; needed a place for either of two words, such as {{he/she}}.")
-        return cls(SLOT.sub("{}", text), *zip(*found, strict=True))
-
-    def filled(self, words: tuple[str, ...]) -> tuple[str, list[tuple[int, int]]]:
-        """The text with words in its places, and where each begins and ends."""
-        parts, text, spans = self.text.split("{}"), "", []
-        for part, word in zip(parts, (*words, ""), strict=True):
-            text += part
-            spans.append((len(text), len(text) + len(word)))
-            text += word
-        return text, spans[:-1]
 
 
 def pair_preference(pairs: Iterable[Pair | tuple[str, str]], *, tokenizer: Any) -> Question:

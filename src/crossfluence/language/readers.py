@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from crossfluence.errors import DataError
 
-from .association import SentenceSets
-from .pairs import Pair, Template
+from .items import Pair, SentenceSets, Template
 
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 OPPOSITE = {

@@ -16,8 +16,9 @@ from crossfluence.extend import Id
 
 from .bag_of_words import words_of
 from .questions import Question
+from .settings import RANDOM
 
-RANDOM, SHOWN = 3, 3  # random groups; words of a group that are named
+SHOWN = 3  # words of a group that are named
 LOSS = "loss of held-out tokens"
 
 

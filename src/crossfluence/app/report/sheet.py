@@ -32,9 +32,11 @@ def own_ids(corpus: Corpus, column: str | None = None) -> tuple[str, ...] | None
     """
     if column is not None and column not in corpus.fields:
         known = ", ".join(map(repr, corpus.fields)) or "none"
-        raise IdError(f"There is no column {column!r} with ids; beside the text there are: {known}.")
+        near = next((name for name in corpus.fields if name.lower() == column.lower()), None)
+        meant = f" Did you mean {near!r}?" if near else ""
+        raise IdError(f"There is no column {column!r} with ids; beside the text there are: {known}.{meant}")
     name = column or id_field(corpus.fields, corpus.document.tolist())
-    return None if name is None else corpus.fields[name]
+    return None if name is None else tuple(label.strip() for label in corpus.fields[name])
 
 
 def shown_ids(corpus: Corpus, own: Sequence[str] | None) -> dict[Id, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from crossfluence.errors import CorpusError, import_optional
 
+from .json_rows import cells_of, shown
 from .packed import DAMAGE, opened, plain_name
 
 BINARY = {".xlsx": "xlsx", ".xlsm": "xlsx", ".parquet": "parquet", ".pq": "parquet"}
@@ -61,12 +63,15 @@ def is_text(path: Path) -> bool:
     return start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" not in start
 
 
-def binary_rows(path: Path, kind: str, *, header: bool = True) -> Iterator[tuple[int, Mapping[str, str]]]:
+def binary_rows(
+    path: Path, kind: str, column: str | None = None, *, header: bool = True
+) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The rows of a file, with their number in the sheet, whose header is row 1.
 
     Args:
         path: The file.
         kind: "xlsx" or "parquet".
+        column: A path that may lead into a list.
         header: Whether the first row of a sheet holds column names; else they are "0", "1", ...
 
     Yields:
@@ -75,37 +80,35 @@ def binary_rows(path: Path, kind: str, *, header: bool = True) -> Iterator[tuple
     Raises:
         CorpusError: If it cannot be read.
     """
-    rows = _sheet(path) if kind == "xlsx" else _parquet(path)
-    first = next(rows, None)
+    rows = enumerate(_sheet(path) if kind == "xlsx" else _parquet(path), 1)
+    begin, first = next(((number, row) for number, row in rows if any(cell is not None for cell in row)), (0, None))
     if first is None:
         raise CorpusError(f"{path.name} is empty; needed a row of column names, and rows of text.")
-    names = [_shown(cell).strip() or f"column {place}" for place, cell in enumerate(first, 1)]
+    names = [shown(cell).strip() or f"column {place}" for place, cell in enumerate(first, 1)]
     unnamed = kind == "xlsx" and not header
     if unnamed:
         names = [str(place) for place in range(len(first))]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise CorpusError(f"{path.name} has {names.count(twice)} columns named {twice!r}; name each otherwise.")
-    for number, row in enumerate(itertools.chain([first], rows) if unnamed else rows, 1 if unnamed else 2):
-        cells = [*map(_shown, row), *[""] * (len(names) - len(row))]
-        if any(cells):
-            yield number, dict(zip(names, cells, strict=False))
-
-
-def _shown(cell: object) -> str:
-    return "" if cell is None else str(cell)
+    for number, row in itertools.chain([(begin, first)], rows) if unnamed else rows:
+        cells = cells_of(dict(itertools.zip_longest(names, row[: len(names)])), column)
+        if any(cells.values()):
+            yield number, cells
 
 
 def _sheet(path: Path) -> Iterator[tuple[object, ...]]:
     openpyxl = import_optional("openpyxl", "Reading Excel files", "app")
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
     except Exception as error:
         raise CorpusError(f"Cannot read {path.name}: {str(error).splitlines()[0]}. Save it as .csv.") from error
-    if len(book.worksheets) > 1:
-        titles = ", ".join(sheet.title for sheet in book.worksheets)
+    filled = [sheet for sheet in book.worksheets if any(map(any, sheet.iter_rows(values_only=True)))]
+    if len(filled) > 1:
+        titles = ", ".join(sheet.title for sheet in filled)
         raise CorpusError(f"{path.name} holds several sheets: {titles}. Save the one that is meant as a file.")
-    yield from book.worksheets[0].iter_rows(values_only=True)
+    for sheet in filled:
+        yield from sheet.iter_rows(values_only=True)
 
 
 def _parquet(path: Path) -> Iterator[tuple[object, ...]]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from crossfluence.errors import CorpusError
 
 from .binary import binary_rows
+from .json_rows import NotText, Row, json_rows, paths_into
 from .packed import plain_name
+from .table_rows import csv_rows, listed, table_rows, tsv_rows
 from .text import lines
 
 FORMATS = ("text", "csv", "tsv", "jsonl", "wikiextractor", "wnc", "xlsx", "parquet")
@@ -25,25 +25,23 @@ TEXT_COLUMNS = {
 }  # fmt: skip
 """Names of columns that are taken for the text if there is exactly one of them."""
 
+LIKE_TEXT = 5
+"""Words of a cell, from which it is hardly the name of a column."""
+
 SIDES = ("biased", "neutral")
 WNC_NAME = re.compile(r"(biased\.(full|word)|neutral|unbiased)(\.(train|dev|test))?")
 WNC_CELLS = 5
 """id, src_tok, tgt_tok, src_raw, tgt_raw; some rows go on with tags."""
 
+LIST_INSIDE = re.compile(r'\{\s*"(\w+)"\s*:\s*\[\s*\{')
+NO_TEXT = {
+    "<html": "a web page", "<!doctype": "a web page", "<?xml": "XML", "%pdf": "a PDF",
+    "{\\rtf": "a file of a word processor",
+}  # fmt: skip
+"""Files with marks between the words, by how they begin."""
+
 DOC = re.compile(r'(\w+)="(.*?)"(?=\s+\w+="|\s*>$)')
 """An attribute of `<doc ...>`; titles may hold quotes."""
-
-CELL_LIMIT = 1 << 27
-"""Characters of one CSV cell: Python's own limit of 131,072 is short of many articles."""
-
-Row: TypeAlias = tuple[int, Mapping[str, str]]
-"""The line at which a row begins, and its cells by column."""
-
-
-class NotText(str):
-    """A JSON list, an empty object, true or false, as shown among the other columns; no text column may hold one."""
-
-    __slots__ = ()
 
 
 class Record(NamedTuple):
@@ -78,10 +76,20 @@ def guess(path: Path, start: str) -> str:
         return "wikiextractor"
     if first.startswith("<mediawiki"):
         raise CorpusError(f"{path.name} is a dump of a wiki as XML. Run WikiExtractor on it, and read what it writes.")
+    other = next((kind for mark, kind in NO_TEXT.items() if first.lower().startswith(mark)), None)
+    if other is not None:
+        raise CorpusError(
+            f"{path.name} is {other}, and no plain text. Save its text, or pass format='text' to read it as it is."
+        )
     if name.endswith(".json") and first.startswith("["):
         raise CorpusError(
             f"{path.name} holds one JSON list; needed JSONL, one object a line. "
             f"Type: jq -c '.[]' FILE.json > FILE.jsonl"
+        )
+    if name.endswith(".json") and (inside := LIST_INSIDE.match(start)):
+        raise CorpusError(
+            f"{path.name} holds one JSON object with a list in {inside[1]!r}; needed JSONL, one object a line. "
+            f"Type: jq -c '.{inside[1]}[]' FILE.json > FILE.jsonl"
         )
     if Path(name).suffix in ENDINGS:
         return ENDINGS[Path(name).suffix]
@@ -117,7 +125,7 @@ def records(
     """
     name = path.name
     if format in {"xlsx", "parquet"}:
-        return _texts(binary_rows(path, format, header=header), column, name)
+        return _texts(binary_rows(path, format, column, header=header), column, name)
     text = lines(path, encoding, advance)
     if format in {"text", "wikiextractor"} and column is not None:
         raise CorpusError(
@@ -125,11 +133,11 @@ def records(
             f"Leave column out, or pass format='csv', 'tsv' or 'jsonl'."
         )
     if format == "csv":
-        return _texts(_table(_csv_rows(text, name), name, header=header), column, name)
+        return _texts(table_rows(csv_rows(text, name), name, header=header), column, name)
     if format == "tsv":
-        return _texts(_table(_tsv_rows(text), name, header=header), column, name)
+        return _texts(table_rows(tsv_rows(text, name), name, header=header), column, name)
     if format == "jsonl":
-        return _texts(_json_rows(text, name), column, name, sparse=True)
+        return _texts(json_rows(text, name, column), column, name, sparse=True)
     if format == "wikiextractor":
         return _articles(text, name)
     if format == "wnc":
@@ -145,7 +153,7 @@ def _texts(rows: Iterable[Row], column: str | None, name: str, *, sparse: bool =
         seen |= dict.fromkeys(cells)
         if column is not None and column not in seen and not sparse:
             break
-        chosen = chosen or _columns(list(cells), column, name)
+        chosen = chosen or _columns(cells, column, name, named=not sparse)
         for key in chosen.values():
             _refuse_other_than_text(cells, key, line, name)
         texts = {side: cells[key] for side, key in chosen.items() if key in cells}
@@ -158,15 +166,17 @@ def _refuse_other_than_text(cells: Mapping[str, str], key: str, line: int, name:
     """A column of JSONL may hold an object in one row and text in the next."""
     cell = cells.get(key)
     if cell is None and (inner := [path for path in cells if path.startswith(f"{key}.")]):
-        fields = _listed([path.removeprefix(f"{key}.") for path in inner])
+        fields = listed([path.removeprefix(f"{key}.") for path in inner])
         raise CorpusError(
             f"Line {line} of {name} holds an object in {key!r}, with the fields {fields}; needed text. "
             f"Name one of them: {_option(inner[0])}."
         )
     if isinstance(cell, NotText):
+        inside = paths_into(cell)
+        advice = f"Name one of its members: {_option(f'{key}.{inside[0]}')}" if inside else "Name another column"
         raise CorpusError(
             f"Line {line} of {name} holds {_kind(cell)} in {key!r}: {cell:.60}; needed text in quotes. "
-            f"Name another column, or write it as text."
+            f"{advice}, or write it as text."
         )
 
 
@@ -178,119 +188,33 @@ def _option(column: str) -> str:
     return f"column={column!r}, or --column {shlex.quote(column)} on the command line"
 
 
-def _columns(names: Sequence[str], column: str | None, name: str) -> Mapping[str, str]:
+def _columns(cells: Mapping[str, str], column: str | None, name: str, *, named: bool) -> Mapping[str, str]:
     """The columns that hold the text, by side; the side is empty if there is only one text in a row."""
     if column is not None:
         return {"": column}
+    names = list(cells)
     if set(SIDES) <= set(names):
         return {side: side for side in SIDES}
     usual = [key for key in names if key.lower() in TEXT_COLUMNS]
     if len(usual) == 1 or len(names) == 1:
         return {"": (usual or names)[0]}
     came = f"{len(usual)} of its columns may be it" if usual else "no column has a usual name for it"
+    wordy = max(usual or names, key=lambda key: len(cells[key].split()))
+    first = "; if these are no names but a first row, pass header=False" if named and not _numbered(names) else ""
+    if len(wordy.split()) >= LIKE_TEXT:
+        first, wordy = ", and pass header=False, as the first row reads like text", str(names.index(wordy))
     raise CorpusError(
-        f"Which column of {name} holds the text? {came[0].upper()}{came[1:]}; its columns are {_listed(names)}. "
-        f"Pass column={names[-1]!r} or another; if these are no names but a first row, pass header=False."
+        f"Which column of {name} holds the text? {came[0].upper()}{came[1:]}; its columns are {listed(names)}. "
+        f"Pass column={wordy!r} or another{first}."
     )
 
 
+def _numbered(names: Sequence[str]) -> bool:
+    return list(names) == [str(place) for place in range(len(names))]
+
+
 def _no_column(column: str, names: Sequence[str], name: str) -> CorpusError:
-    hint = " It seems to be separated by semicolons: save it with commas." if _semicolons(names) else ""
-    return CorpusError(f"{name} has no column {column!r}; its columns are {_listed(names)}.{hint}")
-
-
-def _semicolons(names: Sequence[str]) -> bool:
-    return len(names) == 1 and ";" in names[0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"{name:.40}".join("''") for name in names[:12])
-    return shown + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
-
-
-def _table(rows: Iterable[tuple[int, list[str]]], name: str, *, header: bool) -> Iterator[Row]:
-    names = list[str]()
-    for line, cells in rows:
-        if not names and not header:
-            names = [str(place) for place in range(len(cells))]
-        if not names:
-            names = [cell.strip() for cell in cells]
-            twice = next((cell for cell in names if names.count(cell) > 1), None)
-            if twice is not None:
-                raise CorpusError(f"{name} has {names.count(twice)} columns named {twice!r}; name each otherwise.")
-            continue
-        if len(cells) != len(names):
-            first = "header" if header else "first row"
-            raise CorpusError(
-                f"Line {line} of {name} has {len(cells)} cells, but its {first} has {len(names)}: {_listed(names)}. "
-                f"Mend that line; a cell that holds the separator must be quoted, which only .csv allows."
-            )
-        yield line, dict(zip(names, cells, strict=True))
-
-
-def _csv_rows(text: Iterator[str], name: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(text, skipinitialspace=True, strict=True)
-    while True:
-        line = reader.line_num + 1
-        limit = csv.field_size_limit(CELL_LIMIT)
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise CorpusError(
-                f"Cannot read the row that begins at line {line} of {name}: {error}. Mend its quotes: a cell with a "
-                f"quote in it must stand in quotes, with the inner one doubled. If nothing is quoted, save as .tsv."
-            ) from None
-        finally:
-            csv.field_size_limit(limit)  # it is a setting of the whole program
-        if cells:
-            yield line, cells
-
-
-def _tsv_rows(text: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(text, 1):
-        if line.strip():
-            yield number, line.rstrip("\r\n").split("\t")
-
-
-def _json_rows(text: Iterator[str], name: str) -> Iterator[Row]:
-    for number, line in enumerate(text, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(
-                f"Line {number} of {name} is not JSON: {str(error).partition(':')[0]} "
-                f'at column {getattr(error, "colno", 1)}. Needed one object a line, such as {{"text": "..."}}; '
-                f"for objects over several lines, type: jq -c . FILE > FILE.jsonl"
-            ) from None
-        if not isinstance(row, dict):
-            raise CorpusError(
-                f"Line {number} of {name} holds a JSON {type(row).__name__}; "
-                f'needed an object, such as {{"text": "..."}}.'
-            )
-        yield number, _flat(row) | {key: _shown(value) for key, value in row.items() if not _inner(value)}
-
-
-def _flat(row: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Cells by path, such as "doc.text", of objects inside of objects."""
-    found: dict[str, str] = {}
-    for key, value in row.items():
-        found |= _flat(value, f"{above}{key}.") if _inner(value) else {f"{above}{key}": _shown(value)}
-    return found
-
-
-def _inner(value: object) -> bool:
-    return isinstance(value, dict) and bool(value)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    shown = "" if value is None else json.dumps(value, ensure_ascii=False)
-    return NotText(shown) if isinstance(value, (bool, list, dict)) else shown
+    return CorpusError(f"{name} has no column {column!r}; its columns are {listed(names)}.")
 
 
 def _articles(text: Iterator[str], name: str) -> Iterator[Record]:
@@ -332,7 +256,7 @@ def _pairs(text: Iterator[str], column: str | None, name: str) -> Iterator[Recor
     """Rows of the corpus as released; a row whose two sides are the same is a neutral sentence."""
     if column is not None and column not in SIDES:
         raise _no_column(column, SIDES, name)
-    for line, cells in _tsv_rows(text):
+    for line, cells in tsv_rows(text, name):
         if len(cells) < WNC_CELLS:
             raise CorpusError(
                 f"Line {line} of {name} has {len(cells)} cells; needed id, src_tok, tgt_tok, src_raw, tgt_raw, "

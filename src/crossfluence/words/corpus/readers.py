@@ -205,8 +205,8 @@ def open_source(
     names = _names(paths)
     files = []
     for path, name in zip(paths, names, strict=True):
-        told = binary_format(path) or guess(path, head(path, encoding))
-        files.append(File(str(path), name, format or told, _size(path)))
+        told = format or binary_format(path) or guess(path, head(path, encoding))
+        files.append(File(str(path), name, told, _size(path)))
         next(records(path, files[-1].format, column, encoding, header=header), None)
     return Source(tuple(files), column, split, encoding, skipped, header)
 

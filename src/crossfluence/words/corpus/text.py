@@ -64,7 +64,7 @@ def head(path: Path, encoding: str = "utf-8") -> str:
 
 
 def lines(path: Path, encoding: str = "utf-8", advance: Callable[[int], Any] | None = None) -> Iterator[str]:
-    r"""The lines of a text file one after the other, each with its end; only `\n` ends a line.
+    r"""The lines of a text file one after the other, each with its end: `\n`, or `\r` in a file that begins without it.
 
     Args:
         path: The file, as it is or packed by gzip, xz, bzip2 or zip, which is told by its first bytes.
@@ -78,7 +78,8 @@ def lines(path: Path, encoding: str = "utf-8", advance: Callable[[int], Any] | N
         CorpusError: If the file breaks off, or holds something that is not text in this encoding; with the line.
     """
     number, told = 0, 0
-    with opened(path) as (file, raw), io.TextIOWrapper(file, encoding=_signed(encoding), newline="\n") as text:
+    end = _line_end(path, encoding)
+    with opened(path) as (file, raw), io.TextIOWrapper(file, encoding=_signed(encoding), newline=end) as text:
         try:
             for number, line in enumerate(text, 1):
                 if "\0" in line:
@@ -93,6 +94,16 @@ def lines(path: Path, encoding: str = "utf-8", advance: Callable[[int], Any] | N
             raise CorpusError(_damage(path, number + 1, error)) from error
         if advance:
             advance(raw.tell() - told)
+
+
+def _line_end(path: Path, encoding: str) -> str:
+    """The sign that ends a line; a carriage return in files of the first Macs."""
+    with opened(path) as (file, _):
+        try:
+            start = file.read(HEAD).decode(_signed(encoding), errors="ignore")
+        except DAMAGE:
+            return "\n"
+    return "\r" if "\r" in start and "\n" not in start else "\n"
 
 
 def _signed(encoding: str) -> str:

@@ -140,7 +140,14 @@ def build_corpus(
         ids.append(sentence.id)
     _check(ids, named, fields or ())
     if not tokens:
-        raise CorpusError(f"None of the {len(ids):,} sentences holds a word as tokenizer={tokenizer!r} finds them.")
+        hint = (
+            ""
+            if tokenizer == "whitespace"
+            else " Pass tokenizer='whitespace' to keep all signs, numbers and emoji too."
+        )
+        raise CorpusError(
+            f"None of the {len(ids):,} sentences holds a word as tokenizer={tokenizer!r} finds them.{hint}"
+        )
     coded = np.frombuffer(tokens, dtype=np.int32)
     often = np.bincount(coded)
     if words is None:

@@ -11,40 +11,12 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from crossfluence import Estimate
-from crossfluence.errors import DataError
 
 from .contrastive import Pooling, embeddings
+from .items import SentenceSets
 from .questions import LEVEL, RESAMPLES, encoded
 
 AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class SentenceSets:
-    """Two lists of target texts and two of attribute texts: is X to A as Y is to B?
-
-    Attributes:
-        name: Of the test.
-        X: Target texts.
-        Y: The other target texts.
-        A: Attribute texts.
-        B: The other attribute texts.
-        categories: What the lists stand for.
-    """
-
-    name: str
-    X: tuple[str, ...]
-    Y: tuple[str, ...]
-    A: tuple[str, ...]
-    B: tuple[str, ...]
-    categories: tuple[str, str, str, str] = ("X", "Y", "A", "B")
-
-    def __post_init__(self) -> None:
-        short = [key for key in "XYAB" if len(getattr(self, key)) < 2]
-        if short:
-            raise DataError(
-                f"The test {self.name} has fewer than two texts in {short}; needed at least two in each list."
-            )
 
 
 @dataclass(frozen=True, eq=False)
