@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..language.settings import LanguageSettings
+from ..language.settings import ADAPTERS, TOKENIZERS, LanguageSettings
 from .forecast import LIBRARIES, Forecast, seconds_of
 
-WEIGHTS, ADAPTERS = "*.safetensors", "adapter_config.json"
+WEIGHTS = "*.safetensors"
 TABLES = re.compile(r"embed|wte|wpe|position|shared\.weight")  # matrices of which rows are looked up
 COUNTED = 2_000  # texts whose tokens are counted; the rest is taken to be like them
 PER_WORD = 1.4  # tokens, where the tokenizer's files are not understood
@@ -58,16 +58,18 @@ class ModelFiles:
             path: A folder that `save_pretrained` wrote.
 
         Returns:
-            None where these files are not there or say something else: then the model itself has to be loaded.
+            None where these files are not there, or are not those of a language model: it has to be loaded to know.
         """
         adapters = _object(path / ADAPTERS)
         base = path if adapters is None else Path(str(adapters.get("base_model_name_or_path")))
         config, own = _object(base / "config.json"), _shapes(path)
         whole = own if adapters is None else {**_shapes(base), **own}
-        if config is None or not own or len(whole) == len(own) != 0 < (adapters is not None):
+        words = any(any(folder.glob(name)) for folder in (path, base) for name in TOKENIZERS)
+        lacking = config is None or not own or not words or (adapters is not None and len(whole) == len(own))
+        if lacking or not _is_language_model(config or {}):
             return None
         size = sum(file.stat().st_size for folder in {base, path} for file in folder.glob(WEIGHTS))
-        return cls(config, whole, own, size, (path, base))
+        return cls(config or {}, whole, own, size, (path, base))
 
     @classmethod
     def loaded(cls, model: Any, config: dict[str, Any], path: Path) -> ModelFiles:
@@ -120,14 +122,26 @@ class ModelFiles:
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters, out of the beginnings of the files of weights."""
+    """Shapes of all parameters, out of the beginnings of the files of weights; none if one is damaged."""
     found = dict[str, tuple[int, ...]]()
     for file in sorted(folder.glob(WEIGHTS)):
         with file.open("rb") as begun:
             size = int.from_bytes(begun.read(8), "little")
-            header = json.loads(begun.read(size)) if 0 < size < file.stat().st_size else {}
-        found |= {name: tuple(each["shape"]) for name, each in header.items() if name != "__metadata__"}
+            try:
+                header = json.loads(begun.read(size)) if 0 < size < file.stat().st_size else {}
+            except ValueError:
+                return {}
+        header.pop("__metadata__", None)
+        if 8 + size + max((each["data_offsets"][1] for each in header.values()), default=0) != file.stat().st_size:
+            return {}
+        found |= {name: tuple(each["shape"]) for name, each in header.items()}
     return found
+
+
+def _is_language_model(config: dict[str, Any]) -> bool:
+    """True for a causal or masked one; others are refused when they are loaded."""
+    kinds = config.get("architectures") or ()
+    return any(word in kind for kind in kinds for word in ("CausalLM", "MaskedLM", "LMHead"))
 
 
 def _count(shapes: dict[str, tuple[int, ...]]) -> int:
