@@ -120,7 +120,7 @@ def trial(x: Float[np.ndarray, "n f"], h: int, d: int, k: int) -> Float[np.ndarr
 
 
 def beside_others(own: int) -> float:
-    """How many times longer work takes beside all that has run here in the last minute: processes by processors.
+    """Slowing of work by all that has run here in the last minute: processes by processors.
 
     Args:
         own: Processes that do the work.
