@@ -34,7 +34,7 @@ from torch import Tensor, nn
 import crossfluence as cf
 from benchmarks.common.results import save
 
-LENGTH, BATCH, WORDS, WIDTH, HEADS, LAYERS, WINDOWS, SEEDS = 64, 8, 3000, 128, 4, 2, 14, 5
+LENGTH, BATCH, WORDS, WIDTH, HEADS, LAYERS, WINDOWS, SEEDS = 64, 8, 3000, 192, 4, 2, 14, 5
 RATE, UNKNOWN = 2e-3, 0
 FEMININE = {"he": "she", "him": "her", "his": "her", "himself": "herself"}
 MASCULINE = {"she": "he", "her": "his", "herself": "himself"}
