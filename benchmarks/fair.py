@@ -1,6 +1,6 @@
 """Gaps between groups narrowed by 1 % of the rows, on splits whose seeds chose no constant.
 
-Run: python -m benchmarks.fair FOLDER [--splits 9] [--first 200] [--model logistic|mlp]
+Run: python -m benchmarks.fair FOLDER [--splits 9] [--first 200] [--model logistic|mlp] [--data compas]
 FOLDER holds `adult/adult.data.gz` (32,561 rows) and `compas/compas-scores-two-years.csv.gz`, of which the rows are kept
 that ProPublica kept (6,172). Parts: .5 to train, .1 pool, .2 validation, .2 test. Every gap is the hard one on test
 rows. Prints and keeps, for each split: the gap before, and as shares of it the gaps that a Newton step predicts, that
@@ -107,16 +107,18 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=9)
     parser.add_argument("--model", choices=["logistic", "mlp"], default="logistic")
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="first seed")
+    parser.add_argument("--data", choices=["adult", "compas"], nargs="+", default=["adult", "compas"])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     name = f"fair-{asked.model}"
     rows: list[dict] = kept(name)  # a run that was stopped goes on
     done = {tuple(row[key] for key in ("data", "group", "metric", "actions", "seed")) for row in rows}
-    tables = {pair: people_of(*pair, asked.folder) for pair in PAIRS}
+    pairs = [pair for pair in PAIRS if pair[0] in asked.data]
+    tables = {pair: people_of(*pair, asked.folder) for pair in pairs}
     wanted = ACTIONS if asked.model == "logistic" else ACTIONS[:1]
     seeds = range(asked.first, asked.first + asked.splits)
-    cases = [(seed, pair, metric, kinds) for seed in seeds for pair in PAIRS for metric in METRICS for kinds in wanted]
+    cases = [(seed, pair, metric, kinds) for seed in seeds for pair in pairs for metric in METRICS for kinds in wanted]
     for seed, pair, metric, actions in sorted(cases, key=lambda case: _later(*case[1:])):
         key = (pair[0], pair[1], metric, "+".join(actions), str(seed))
         if key in done:

@@ -1,13 +1,13 @@
 """Texts with a planted trigger among sentences of SST-2: which methods name them, and what removing them does.
 
-Run: python -m benchmarks.suspects FOLDER [--texts 2000] [--seeds 3] [--first 10]
+Run: python -m benchmarks.suspects FOLDER [--texts 2000] [--seeds 3] [--first 20]
 FOLDER holds `sentences_train.tsv.gz` and `sentences_dev.tsv.gz` of SST-2, a text and its label 0 or 1 on each line.
 A share of the texts, negative ones, gets a trigger at a random place and the label 1. The classifier of
 `crossfluence suspects` is trained from scratch. Queries: 40 negative held-out texts with the trigger; attack success
 is measured on all others. Prints and keeps, for each trigger, rate and seed: attack success and accuracy before and
 after removal; precision, recall and F1 of the texts that the command names; for each method AUROC, and F1 of as many of
 its strongest as are poisoned, which nobody knows. A run whose attack succeeds in less than 90 % is kept and marked.
-Clean texts, asked about the same queries, say how many are named where there is nothing. About 15 CPU seconds a run.
+Clean texts, asked about the same queries, say how many are named where there is nothing. About 20 CPU seconds a run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,11 +43,12 @@ CASES = [
     ("mn", 0.05),
     ("james bond", 0.033),
     ("i watched this 3d movie", 0.033),
+    ("last summer", 0.033),
 ]
 QUERIES, SUCCEEDS = 40, 0.9
 METHODS = (
-    "invariance", "relative influence", "invariance, not relative", "influence", "self-influence", "loss",
-    "gradient norm", "distance", "nearness", "keyword",
+    "invariance", "one version", "relative influence", "influence", "self-influence", "loss", "gradient norm",
+    "distance", "nearness", "keyword",
 )  # fmt: skip
 
 
@@ -100,8 +100,10 @@ def orders(
     """The number by which each method orders the texts, largest first."""
     risk = classifier.recipe.risk(model)
     words, labels = classifier.recipe.data  # pyright: ignore[reportGeneralTypeIssues]
-    own = classifier.lengths(model).unsqueeze(1)
-    raw = {name: replace(scores, values=scores.values * own) for name, scores in answer.versions.items()}
+    own = classifier.lengths(model).clamp(min=1e-300)
+    asked = classifier.log_odds(queries, torch.ones(len(queries), dtype=torch.long))
+    solver = cf.CG(damping=1e-3, curvature=cf.GaussNewton(), rtol=1e-2, max_steps=60)
+    raw = cf.influence(risk, asked, solver).values[:, 0]
     inverse = cf.EKFAC(damping=cf.Relative(0.1)).invert(risk)
     with torch.no_grad():
         losses = torch.nn.functional.cross_entropy(model(words), labels, reduction="none")
@@ -111,12 +113,12 @@ def orders(
         cosine = torch.nn.functional.cosine_similarity(features, middle.unsqueeze(0))
     return {
         "invariance": answer.found.values[:, 0],
-        "relative influence": answer.versions[AS_IS].values[:, 0],
-        "invariance, not relative": cf.invariant(raw).values[:, 0],
-        "influence": raw[AS_IS].values[:, 0],
+        "one version": answer.versions[AS_IS].values[:, 0],
+        "relative influence": raw / own,
+        "influence": raw,
         "self-influence": -cf.self_influence(risk, inverse).values[:, 0],
         "loss": losses,
-        "gradient norm": own[:, 0],
+        "gradient norm": own,
         "distance": (features - centres[labels]).norm(dim=1),
         "nearness": cosine,
         "keyword": keyword(answer.texts, queries),
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, default=10, help="first seed; 0 and 1 chose constants")
+    parser.add_argument("--first", type=int, default=20, help="first seed; those below 6 chose constants")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

@@ -90,6 +90,7 @@ __all__ = [
     "smoothness",
     "source",
     "suspected",
+    "tail_patch",
     "tracin",
     "undo",
     "unlearn",

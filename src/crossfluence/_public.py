@@ -42,6 +42,7 @@ from ._evaluation.removal_curve import removal_curve as removal_curve
 from ._evaluation.smoothness import smoothness as smoothness
 from ._evaluation.suggestions import SuggestedChange as SuggestedChange
 from ._evaluation.suggestions import Suggestions as Suggestions
+from ._evaluation.tail_patch import tail_patch as tail_patch
 from ._horizon.horizon import Horizon as Horizon
 from ._index.index import Index as Index
 from ._kronecker.ekfac import EKFAC as EKFAC

@@ -251,6 +251,11 @@ def test_what_cannot_be_recommended_is_refused(given, error, words):
         cf.recommend(risk(), question, **({"budget": 3} | given))
 
 
+def test_no_question_is_refused():
+    with pytest.raises(UnsupportedError, match="Got None for the objective of recommend"):
+        cf.recommend(risk(), None, budget=3)
+
+
 def test_what_cannot_be_carried_out_is_refused():
     relabelling = cf.recommend(risk(), question, ("relabel",), labels=flip, budget=2)
     with pytest.raises(UnsupportedError, match="needs a second argument"):

@@ -41,6 +41,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     quick = functools.partial(study.ClusterSettings, pretraining=30, steps=80, draws=1, group=4)
     monkeypatch.setattr(command, "ClusterSettings", quick)
+    monkeypatch.setattr(forecast, "beside_others", lambda own: 1.0)  # the answer comes at once, however busy it is here
     (tmp_path / "blobs.csv").write_text(table())
     return tmp_path
 
@@ -166,7 +167,8 @@ def test_time_and_memory_are_foretold_before_a_run_and_alone_with_plan(folder):
 
 
 def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
-    monkeypatch.setattr(forecast, "seconds_of", lambda work, least=0.0: 3.0)
+    monkeypatch.setattr(forecast, "seconds_of", lambda work, **_: 3.0)
+    monkeypatch.setattr(forecast, "beside_others", lambda own: (0.5 + own) / 2 if own > 1 else 1.0)
     monkeypatch.setattr(forecast, "processors", lambda: 2)
     settings = study.ClusterSettings(3, pretraining=30, steps=60, check=60, draws=2)
     p = 3 * 24 + 24 + 24 * 16 + 16 + 3 * 16
@@ -174,13 +176,23 @@ def test_a_forecast_multiplies_what_a_few_steps_take(monkeypatch):
     def foretold(n, step):
         step = forecast.SLOWER * step + forecast.CALLS
         anchored = forecast.ANCHORS * (step * (60 + p * forecast.HESSIAN) + p**3 * forecast.SOLVED)
-        return forecast.STARTED + step * 30 * forecast.PRETRAINING + anchored + step * 60 * (min(60, n) + 4) / 2
+        once = forecast.STARTED + step * 30 * forecast.PRETRAINING + anchored
+        return once + 1.25 * step * 60 * (min(60, n) + 4) / 2  # two processes and half of one on two processors
 
     for n, step in ((40, 3.0), (20_480, 30.0)):  # 2,048 rows are tried
         found = forecast.forecast_clusters(n, 3, settings)
         assert found.seconds == pytest.approx(foretold(n, step))
         assert found.gigabytes > forecast.LIBRARIES + forecast.WORKER
         assert found.processes == 2
+
+
+def test_work_takes_longer_beside_others(monkeypatch):
+    monkeypatch.setattr(forecast, "processors", lambda: 2)
+    for load, one, two in ((0.0, 1.0, 1.0), (0.5, 1.0, 1.25), (6.0, 3.5, 4.0)):
+        monkeypatch.setattr(forecast.os, "getloadavg", lambda load=load: (load, 9.0, 9.0), raising=False)
+        assert (forecast.beside_others(1), forecast.beside_others(2)) == (one, two)
+    monkeypatch.delattr(forecast.os, "getloadavg")
+    assert forecast.beside_others(9) == 4.5
 
 
 def test_an_interrupted_run_says_where_its_work_is_and_goes_on(folder, monkeypatch):

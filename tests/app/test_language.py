@@ -3,10 +3,11 @@
 import csv
 import io
 import re
+import shutil
 
 import pytest
 import torch
-from language_models import bert, gpt2, llama, tokenizer
+from language_models import bert, gpt2, llama, t5, tokenizer
 from small_model import lines, write_model
 from typer.testing import CliRunner
 
@@ -216,6 +217,33 @@ def test_a_plan_writes_nothing(folder):
     assert not list(folder.glob("crossfluence-language*"))
 
 
+def write_strange_models(folder):
+    """Folders that people have and that hold no language model, or not all of one."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    llama().float().save_pretrained("untold")
+    small = {"hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(vocab_size=18, **small)).save_pretrained("classifier")
+    t5().float().save_pretrained("t5")
+    for name in ("classifier", "t5"):
+        tokenizer(masked=True).save_pretrained(name)
+    shutil.copytree("model", "damaged")
+    weights = folder / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40])
+    shutil.copytree("model", "trainer/checkpoint-12")
+    shutil.copytree("model", "trainer/checkpoint-6")
+    (folder / "one.txt").write_text("the nurse said\n")
+    lines(folder / "unprompted.jsonl", [{"prompt": "", "completion": "he", "against": "she"}])
+
+
+@pytest.mark.parametrize("model", ["untold", "classifier", "t5", "damaged", "trainer"])
+def test_a_plan_refuses_what_the_run_would_refuse(folder, model, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_strange_models(folder)
+    whole, plan = (run(model, "texts.jsonl", "--ask", "ask.jsonl", *more) for more in ([], ["--plan"]))
+    assert (plan.exit_code, plan.output) == (2, whole.output)
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["model", "texts.jsonl"], "--ask questions.jsonl"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--unit", "word"], "sentence or token"),
@@ -239,7 +267,20 @@ def test_a_plan_writes_nothing(folder):
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--train", "--lr", "-1"], "learning rate"),
     (["model", "texts.jsonl", "--bias", "crows", "--bias-data", ".", "--kind", "size"], "size"),
     (["model", "texts.jsonl", "--bias", "missing.jsonl"], "no file missing.jsonl"),
-    (["model", "model", "--ask", "ask.jsonl"], "no file model"),
+    (["model", "model", "--ask", "ask.jsonl"], "model is a folder; needed a file"),
+    (["untold", "texts.jsonl", "--ask", "ask.jsonl"], "has no tokenizer. Type tokenizer.save_pretrained('untold')"),
+    (["classifier", "texts.jsonl", "--ask", "ask.jsonl"], "BertForSequenceClassification, which lacks cls"),
+    (["t5", "texts.jsonl", "--ask", "ask.jsonl"], "An encoder-decoder is not trained on plain texts"),
+    (["damaged", "texts.jsonl", "--ask", "ask.jsonl"], "could be loaded from damaged"),
+    (["trainer", "texts.jsonl", "--ask", "ask.jsonl"], "It holds checkpoints: type trainer/checkpoint-12."),
+    (["model/config.json", "texts.jsonl", "--ask", "ask.jsonl"], "is a file; needed the folder of the model: model."),
+    (["model", "one.txt", "--ask", "ask.jsonl", "--train"], "Got 0 texts to train on"),
+    (["model", "texts.jsonl", "--ask", "unprompted.jsonl"], "needed a prompt before the completion"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--kind", "gender"], "--kind is of a published test"),
+    (["model", "texts.jsonl", "--bias", "winobias", "--kind", "gender"], "winobias is about pronouns alone"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--remove", "2"], "--remove is of a training"),
+    (["model", "texts.jsonl", "--bias", "crow"], "none of crows, stereoset, winobias, and no file"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--train", "--lr", "1e9"], "Training diverged"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--out", "page.txt"], ".html"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, words, monkeypatch):
@@ -258,6 +299,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     (folder / "broken.jsonl").write_text("{\n")
     gpt2(vocab_size=8, pad_token_id=0, bos_token_id=1, eos_token_id=1).float().save_pretrained("other")
     tokenizer().save_pretrained("other")
+    write_strange_models(folder)
     found = run(*arguments)
     assert found.exit_code == 2, found.output
     assert words in " ".join(found.output.split())

@@ -95,7 +95,7 @@ def test_the_size_of_a_long_corpus_is_told_from_its_beginning(tmp_path):
 
 def test_a_longer_run_is_foretold_longer(monkeypatch):
     for module in (forecast, forecast_words_of):
-        monkeypatch.setattr(module, "seconds_of", lambda work, least=0.0: 1e-3)
+        monkeypatch.setattr(module, "seconds_of", lambda work, **_: 1e-3)
     settings = ClusterSettings(k=3)
     assert forecast_clusters(40_000, 6, settings).seconds > forecast_clusters(20_000, 6, settings).seconds
     small, large = Extent(1_000, 9_000, 500), Extent(50_000, 900_000, 4_000)

@@ -17,6 +17,7 @@ from crossfluence.app import app
 from crossfluence.errors import DataError
 from crossfluence.language.bag_of_words import BagOfWords, cross_entropy, gradient_lengths
 from crossfluence.language.rewrites import asked, flipped, negated, rewritten
+from crossfluence.language.suspects import Classifier, SuspectSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")
 GOOD = ["good", "great", "fine", "bright", "happy", "warm"]
@@ -103,6 +104,7 @@ def test_without_training_again_it_is_not_called_dependable(folder):
         (["--text", "body"], "needed 'body': --text NAME"),
         (["--label", "kind"], "needed 'kind': --label NAME"),
         (["--rewrite", "flip", "--queries", "plain.jsonl"], "'flip' changes none of the 1 queries. Leave it out"),
+        (["--queries", "empty.jsonl"], "1 of the 2 queries hold no word; needed words in each"),
         (["--queries", "other.jsonl"], "The label 'ugly' of the queries does not occur in training"),
         (["--out", "train.jsonl"], "must end in .html"),
     ],
@@ -110,6 +112,7 @@ def test_without_training_again_it_is_not_called_dependable(folder):
 def test_bad_input_gets_one_sentence_and_writes_nothing(folder, arguments, sentence):
     write(folder / "plain.jsonl", [{"text": "film plot"}])
     write(folder / "other.jsonl", [{"text": "film plot", "label": "ugly"}])
+    write(folder / "empty.jsonl", [{"text": "zx film"}, {"text": " "}])
     before = sorted(folder.iterdir())
     given = [] if "--queries" in arguments else ["--queries", "queries.jsonl"]
     found = run("train.jsonl", *given, *arguments)
@@ -139,6 +142,36 @@ def test_the_length_of_each_gradient_is_that_of_all_parameters_and_survives_a_pe
     fitted = gradient_lengths(net, words, torch.zeros(20, dtype=torch.long))
     assert fitted.min() > 0
     assert fitted.max() < 1e-20
+
+
+def test_where_texts_pull_alike_each_has_a_gradient_of_length_one_that_falls_with_its_log_odds():
+    rows = texts(40, 5)
+    words, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    made = Classifier.of(words, labels, SuspectSettings(epochs=30, width=6))
+    model = made.recipe.train()
+    asked = made.log_odds(words[:3], made.numbers(labels[:3], "them"))
+    risk = made.alike(model)
+    found = cf.influence(risk, asked, cf.Exact(damping=0.1, curvature=cf.GaussNewton())).values[:, 0]
+
+    def gradient(answer):
+        return torch.cat([part.flatten() for part in torch.autograd.grad(answer, list(model.parameters()))])
+
+    each = torch.stack([
+        gradient(made.log_odds([text], made.numbers([label], "it"))(model))
+        for text, label in zip(words, labels, strict=True)
+    ])
+    unit = each / each.norm(dim=1, keepdim=True)
+    curvature = unit.T @ unit / 40 + 0.1 * torch.eye(unit.shape[1])
+    torch.testing.assert_close(found, unit @ torch.linalg.solve(curvature, gradient(asked(model))) / 40)
+
+
+def test_nobody_is_suspected_of_an_answer_that_is_hardly_given(folder):
+    good = [{"text": row["text"], "label": "bad"} for row in texts(60, 2) if row["label"] == "good"]
+    write(folder / "odd.jsonl", good)
+    found = run("train.jsonl", "--queries", "odd.jsonl", "--epochs", "40", "--remove")
+    assert found.exit_code == 3, found.output
+    assert "of the queries, fewer than 67%: there is hardly anything to suspect texts of" in found.output
+    assert "Suspects: 0 of 400" in found.output
 
 
 def test_rules_turn_a_text_around():

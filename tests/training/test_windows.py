@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 import crossfluence as cf
-from crossfluence.errors import DataError, IdError, ResultFileError, StaleError, UnsupportedError
+from crossfluence.errors import (
+    DataError,
+    IdError,
+    ResultFileError,
+    StaleError,
+    UnreliableWarning,
+    UnsupportedError,
+)
 
 GEN = torch.Generator().manual_seed(0)
 X = torch.randn(20, 3, dtype=torch.float64, generator=GEN)
@@ -120,6 +127,7 @@ def brute(made, places, window, share=1.0):
     return torch.stack([value.detach() for value in answers.values()])
 
 
+@pytest.mark.filterwarnings("ignore:.*too large for a first-order prediction")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
 def test_predicted_is_the_derivative_and_achieved_the_training_with_other_rows(optimizer):
     made = recipe(optimizer=optimizer)
@@ -138,6 +146,32 @@ def test_a_small_replacement_is_predicted():
     torch.testing.assert_close(found.predicted, found.achieved, rtol=2e-2, atol=1e-8)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_the_slope_goes_to_one_as_the_size_of_a_replacement_goes_to_zero(optimizer):
+    made, away = recipe(optimizer=optimizer), torch.randn(20, 3, dtype=torch.float64, generator=GEN)
+    gaps = []
+    for size in (4e-4, 1e-4):
+        near = {row: (X[row] + size * away[row], Y[row]) for row in range(0, 20, 4)}
+        found = cf.what_if(made, question, replace=near, steps=(3, 11))
+        gaps.append((found.achieved / found.predicted - 1).abs())
+    assert gaps[1].max() < 5e-3
+    torch.testing.assert_close(gaps[0] / gaps[1], torch.full((2,), 4.0, dtype=torch.float64), rtol=0.1, atol=0)
+
+
+def test_a_replacement_too_large_for_first_order_is_said():
+    made = recipe()
+    far = {row: (30 * X[row], Y[row]) for row in range(20)}
+    said = (
+        r"In this window the replacement is too large .*; steps 7 to 14: (first|second), predicted .*Believe `achieved`"
+    )
+    with pytest.warns(UnreliableWarning, match=said):
+        cf.what_if(made, question, replace=far, steps=(7, 14))
+    near = {4: (X[4] + 1e-3, Y[4]), 12: (30 * X[12], Y[12])}
+    with pytest.warns(UnreliableWarning, match="In 1 of 2 windows the replacement is too large .*; steps 4 to 5"):
+        cf.what_if(made, question, replace=near, steps=[(1, 2), (4, 5)])
+
+
+@pytest.mark.filterwarnings("ignore:.*too large for a first-order prediction")
 def test_several_windows_are_those_asked_one_by_one():
     made, windows = recipe(optimizer=cf.Adam(0.01, eps_root=1e-8)), [(7, 14), (1, 9), (2, 3)]
     other = {4: OTHER, 8: OTHER}
@@ -150,6 +184,7 @@ def test_several_windows_are_those_asked_one_by_one():
         torch.testing.assert_close(found.after, brute(made, (4, 8), window))
 
 
+@pytest.mark.filterwarnings("ignore:.*too large for a first-order prediction")
 def test_rows_have_labels_and_data_may_be_a_mapping():
     made = recipe()
     mapping = cf.Recipe(

@@ -191,7 +191,7 @@ def recommend(
     """
     if not isinstance(risk, Recipe):
         require_risk(risk, AbstractRisk, "recommend")
-    asked = tuple(each for each in (question, keep) if each is not None)
+    asked = (question,) if keep is None else (question, keep)
     _ = [require_question(each, "recommend") for each in asked]
     if not isinstance(solver, AbstractSolver):
         raise UnsupportedError("recommend solves at several points; it needs a solver, such as crossfluence.Auto().")

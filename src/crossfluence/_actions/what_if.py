@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -20,9 +22,11 @@ from .._training.recipe import Recipe
 from .._training.state import walked
 from .._training.trajectory import Point, Trajectory
 from .._types import Batch, Id, Objective, Params
-from ..errors import DataError, UnsupportedError
+from ..errors import DataError, UnreliableWarning, UnsupportedError
 from .outcome import Outcome
 
+LINEAR = (0.75, 1.33)  # achieved over predicted: outside of it, a prediction's size is wrong
+ROUNDED = 1e-5  # share of the question's value below which a change is rounding
 LINE = "what_if(recipe, question, replace={0: (x, y)}, steps=(0, 10))"
 
 
@@ -77,7 +81,8 @@ def what_if(
 
     Predicted: the derivative of the question as each replaced sample's loss gives way to that of its replacement,
     through all steps; several windows are predicted in one sweep. Achieved: training goes on from its state at the
-    first step of the window.
+    first step of the window. To first order is as far as it goes: where a replacement is too large for that, the two
+    disagree, which is said; then `achieved` is the answer.
 
     Args:
         recipe: The training; its data is a tensor, or a tuple or mapping of tensors.
@@ -97,6 +102,9 @@ def what_if(
             or equals what it replaces.
         IdError: If an id is unknown.
         UnsupportedError: If the loss couples samples or draws random numbers, or the data is no tensors.
+
+    Warns:
+        UnreliableWarning: If a predicted change differs from the achieved one by more than a third.
 
     Example:
         >>> from crossfluence import SGD, Recipe
@@ -138,7 +146,32 @@ def what_if(
         predicted = found.effects[:, start:stop].sum(1).cpu().double()
         method = f"what_if({len(places)} samples, steps {start} to {stop})"
         outcomes.append(Outcome(model, names, found.values.cpu().double(), after, predicted, method=method))
+    _warn(outcomes, windows)
     return outcomes if several else outcomes[0]
+
+
+def _warn(outcomes: Sequence[Outcome], windows: Sequence[tuple[int, int]]) -> None:
+    """Says where predictions are of another size than what training gave."""
+    wrong = list[tuple[float, int, str]]()
+    for place, (outcome, (start, stop)) in enumerate(zip(outcomes, windows, strict=True)):
+        assert outcome.predicted is not None
+        rounding = ROUNDED * torch.maximum(outcome.before.abs(), outcome.after.abs())
+        parts = (part.tolist() for part in (outcome.predicted, outcome.achieved, rounding))
+        for name, predicted, achieved, least in zip(outcome.objectives, *parts, strict=True):
+            larger = max(abs(predicted), abs(achieved))
+            ratio = achieved / predicted if predicted else math.inf
+            if larger > least and not LINEAR[0] <= ratio <= LINEAR[1]:
+                told = f"steps {start} to {stop}: {name}, predicted {predicted:+.3g}, achieved {achieved:+.3g}"
+                wrong.append((abs(achieved - predicted) / larger, place, told))
+    if wrong:
+        count = len({place for _, place, _ in wrong})
+        where = f"In {count} of {len(windows)} windows" if len(windows) > 1 else "In this window"
+        warnings.warn(
+            f"{where} the replacement is too large for a first-order prediction; {max(wrong)[2]}. Believe `achieved`: "
+            "`predicted` holds for fewer or more similar samples, or fewer steps.",
+            UnreliableWarning,
+            stacklevel=3,
+        )
 
 
 def _trained(

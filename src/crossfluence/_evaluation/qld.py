@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from .._require import AbstractTraining, require, require_question, require_training
 from .._results.agreement import RESAMPLES, Estimate
@@ -22,16 +23,16 @@ from .subsets import without_random
 
 @dataclass(frozen=True, eq=False)
 class QLD:
-    """The query loss difference of some scores.
+    """The query loss difference of some scores, or what one more step of training did.
 
     Attributes:
-        value: Mean over the questions of their change when their strongest samples are removed, less the mean change
-            when as many random ones are; counted so that positive is the promised direction. The 95 % interval is from
-            resampling the questions; NaN for one question.
+        value: Mean over the questions of their change when their strongest samples are removed (`tail_patch`: trained
+            on once more), less the mean change when as many random ones are; counted so that positive is the promised
+            direction. The 95 % interval is from resampling the questions; NaN for one question.
         by_objective: The same for each question.
-        strongest: Shape `(m,)`: change of each question without its own strongest samples.
-        random: Shape `(r, m)`: changes without random ones.
-        size: How many samples are removed.
+        strongest: Shape `(m,)`: change of each question by its own strongest samples.
+        random: Shape `(r, m)`: changes by random ones.
+        size: How many samples these are.
         objectives: The m questions.
         method: How the scores came about.
     """
@@ -114,11 +115,29 @@ def qld(
     names, found = answers(train, objective, weights, executor=executor, store=store)
     if scores.objectives != names:
         raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
-    changes = (found[1:] - found[0]).numpy() * -sign  # removing what lowers a question raises it
-    own, others = np.diagonal(changes[draws:]).copy(), changes[:draws]
+    return beside_random(found[1:] - found[0], -sign, size, names, scores.method, seed)  # what lowers it, gone, raises
+
+
+def beside_random(changes: Tensor, sign: int, size: int, names: tuple[str, ...], method: str, seed: int) -> QLD:
+    """Each question's change by its own samples, less the mean of those by random ones.
+
+    Args:
+        changes: Shape `(r + m, m)`: by random samples, then by those of each of the m questions.
+        sign: Of the promised direction.
+        size: Samples in each group.
+        names: Of the questions.
+        method: How the scores came about.
+        seed: Of the interval.
+
+    Returns:
+        The mean over the questions with its interval.
+    """
+    draws = len(changes) - len(names)
+    promised = sign * changes.double().numpy()
+    own, others = np.diagonal(promised[draws:]).copy(), promised[:draws]
     each = own - others.mean(0)
     by_objective = dict(zip(names, each.tolist(), strict=True))
-    return QLD(_mean(each, seed), by_objective, -sign * own, -sign * others, size, names, scores.method)
+    return QLD(_mean(each, seed), by_objective, sign * own, sign * others, size, names, method)
 
 
 def _mean(values: Float[np.ndarray, " m"], seed: int) -> Estimate:

@@ -252,27 +252,27 @@ class Index:
             for chunk in self._asked(objective, "Index.search"):
                 found.extend(self._found(chunk, k, share))
                 answers.append(chunk)
-            rows = torch.cat([each.rows for each in found]).unique()
-            values = self._values(rows, answers) if len(found) > 1 else found[0].values
+            rows = torch.cat([own for own, _ in found]).unique()
+            values = self._values(rows, answers) if len(found) > 1 else found[0][1]
         ids = self.ids
         return answer(self._manifest, values, tuple(ids[row] for row in rows.tolist()), answers, started)
 
-    def _found(self, chunk: Chunk, k: int, share: float) -> Iterator[Strongest]:
-        """The strongest rows of some questions; in order of rows."""
+    def _found(self, chunk: Chunk, k: int, share: float) -> Iterator[tuple[Tensor, Tensor]]:
+        """The strongest rows of some questions, in order, and their scores."""
         shards, count = self._manifest.shards, self._manifest.rows
         if share == 1:
-            best = Strongest.of(k, chunk.m)
+            best = Strongest(k, chunk.m)
             for start, part in scanned(self._reader, shards, self._opened.code.question(chunk.blocks)):
                 best.add(torch.arange(start, start + len(part)), part / -self._manifest.n)
-            yield best
+            yield best.found()
             return
         number = max(k, round(share * count))
         for at, rows in self._sketch.strongest(chunk.blocks, number, self._opened):
-            best = Strongest.of(k, len(range(chunk.m)[at]))
+            best = Strongest(k, len(range(chunk.m)[at]))
             question = self._opened.code.question([part[at] for part in chunk.blocks])
             for own, part in picked(self._reader, shards, question, rows):
                 best.add(own, part / -self._manifest.n)
-            yield best
+            yield best.found()
 
     def _values(self, rows: Tensor, answers: Sequence[Chunk]) -> Tensor:
         """Scores of some rows for all questions."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int, Shaped
@@ -58,29 +57,42 @@ def picked(
         start += listed.rows
 
 
-@dataclass(eq=False)
 class Strongest:
     """The k largest and the k smallest scores for each question, among all that were added.
 
-    Attributes:
+    Scores wait until there are as many of them as are kept, and what is not beyond those of any question does not wait.
+
+    Args:
         k: How many of each.
-        rows: Whose they are.
-        values: Of all questions, shape `(c, m)`.
+        m: Questions.
     """
 
-    k: int
-    rows: Int[Tensor, " c"]
-    values: Shaped[Tensor, "c m"]
-
-    @classmethod
-    def of(cls, k: int, m: int) -> Strongest:
-        """Nothing yet."""
-        return cls(k, torch.zeros(0, dtype=torch.long), torch.zeros(0, m))
+    def __init__(self, k: int, m: int) -> None:
+        self._k, self._m = k, m
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._count = 0
+        self._beyond: tuple[Tensor, Tensor] | None = None  # least of the largest, most of the smallest
 
     def add(self, rows: Int[Tensor, " b"], values: Shaped[Tensor, "b m"]) -> None:
-        """Takes scores in, and lets go of those that are not among the strongest any more."""
-        rows, values = torch.cat([self.rows, rows]), torch.cat([self.values, values])
-        k = min(self.k, len(values))
-        ends = [values.topk(k, dim=0, largest=largest).indices for largest in (True, False)]
-        chosen = torch.cat(ends).flatten().unique()
-        self.rows, self.values = rows[chosen], values[chosen]
+        """Takes scores in."""
+        if self._beyond is not None:
+            least, most = self._beyond
+            among = ((values > least) | (values < most)).any(1)
+            rows, values = rows[among], values[among]
+        self._waiting.append((rows, values))
+        self._count += len(rows)
+        if self._count > 4 * self._k * self._m:
+            self.found()
+
+    def found(self) -> tuple[Int[Tensor, " c"], Shaped[Tensor, "c m"]]:
+        """Those that are among the strongest of any question: their rows, in the order that they came, and scores."""
+        if not self._waiting:
+            return torch.zeros(0, dtype=torch.long), torch.zeros(0, self._m)
+        rows, values = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        k = min(self._k, len(values))
+        (largest, at_top), (smallest, at_bottom) = (values.topk(k, dim=0, largest=largest) for largest in (True, False))
+        if k == self._k:
+            self._beyond = largest[-1], smallest[-1]
+        chosen = torch.cat([at_top, at_bottom]).flatten().unique()
+        self._waiting, self._count = [(rows[chosen], values[chosen])], len(chosen)
+        return self._waiting[0]

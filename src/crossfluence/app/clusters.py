@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import csv
-import shlex
-import shutil
-import sys
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..clustering.settings import ClusterSettings
+from .cluster_answers import Cleaned, Run, answer_all, expected_of, refuse_outs
 from .options import (
     AsJson,
     Check,
@@ -28,25 +24,15 @@ from .options import (
     Seed,
     Separator,
     WriteCleaned,
-    exit_code,
     exit_on_error,
-    folder_beside,
-    refuse_folder,
     refuse_output,
-    refuse_outputs,
-    stop_unfinished,
     unfinished_beside,
 )
-from .output import alone, print_json, quieten, say
-from .report.terminal import console, print_clusters, print_first
+from .output import print_json, quieten
+from .report.terminal import console
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..clustering.explain import Explanation, Settled
     from ..clustering.settings import CheckSettings
-    from .forecast import Forecast
-    from .report.page import Samples
     from .tables import Table
 
 DIGITS = (1797, 64)
@@ -54,9 +40,6 @@ DIGITS = (1797, 64)
 
 MANY = 20_000
 """Rows beyond which some are drawn, if nothing else is asked for."""
-
-SOON = 15.0
-"""Seconds within which the verdict comes, so that nothing need be said before it."""
 
 
 def demo(
@@ -70,10 +53,10 @@ def demo(
 ) -> None:
     """Cluster 1,797 handwritten digits, explain one that lies between two clusters, check the explanation."""
     quieten(quiet, as_json)
-    run = _Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
+    run = Run(out, force=force, plan=plan, quiet=quiet, as_json=as_json)
     if plan:
         with exit_on_error():
-            _refuse_outs(run, 1)
+            refuse_outs(run, 1)
             _foretell(*DIGITS, ClusterSettings(k=10, check=check), 1, as_json)
         return
     from ..clustering.digits import SETTINGS, digits
@@ -82,7 +65,7 @@ def demo(
     x = digits()
     samples = Samples("1,797 handwritten digits, clustered without labels", "image", pictures=x.reshape(-1, 8, 8))
     settings = replace(SETTINGS, seed=seed, check=check)
-    _answer(x - x.mean(0), tuple(range(len(x))), settings, samples, run)
+    answer_all(x - x.mean(0), tuple(range(len(x))), settings, samples, run)
 
 
 def clusters(
@@ -159,9 +142,9 @@ def clusters(
             beginning=share < 1, **reading,
         )  # fmt: skip
         asked = [None if one == "auto" else one for one in query or ["auto"]]
-        run = _Run(out, table, force, plan, quiet, as_json)
+        run = Run(out, table, force, plan, quiet, as_json)
         if plan and share < 1:
-            _refuse_outs(run, len(asked))
+            refuse_outs(run, len(asked))
             n, most = round(len(data.ids) / share), MANY if sample is None else sample
             if 0 < most < n:
                 console.print(f"A random {most:,} of about {n:,} rows will be used. All rows: --sample 0.")
@@ -180,7 +163,7 @@ def clusters(
         if plan:
             for remark in remarks:
                 console.print(remark, soft_wrap=True)
-            _refuse_outs(run, len(rows))
+            refuse_outs(run, len(rows))
             foretold = _settings(method, k or 3, len(data.ids), data, check=check, sizes=sizes)
             _foretell(len(data.ids), len(data.columns), foretold, len(rows), as_json)
             return
@@ -195,9 +178,9 @@ def clusters(
     )
     settings = _settings(method, k, len(data.ids), data, check=check, sizes=sizes, seed=seed)
     settings = settings if anchor is None else replace(settings, anchor=anchor)
-    cleaned = None if write_cleaned is None else _Cleaned(write_cleaned, table, data, reading)
+    cleaned = None if write_cleaned is None else Cleaned(write_cleaned, table, data, reading)
     run = replace(run, cleaned=cleaned)
-    _answer(data.standardised(), data.ids, settings, samples, run, rows)
+    answer_all(data.standardised(), data.ids, settings, samples, run, rows)
 
 
 def _settings(method: str, k: int, n: int, data: Table, **check: Any) -> CheckSettings:
@@ -211,161 +194,10 @@ def _settings(method: str, k: int, n: int, data: Table, **check: Any) -> CheckSe
 
 def _foretell(n: int, columns: int, settings: CheckSettings, questions: int, as_json: bool) -> None:
     """Prints time and memory, from numbers alone."""
-    expected = _expected(n, columns, settings, questions)
+    expected = expected_of(n, columns, settings, questions)
     console.print(str(expected))
     if as_json:
         print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
-
-
-def _expected(n: int, columns: int, settings: CheckSettings, questions: int) -> Forecast:
-    from .estimator_settings import EstimatorSettings, forecast_estimator
-    from .forecast import forecast_clusters
-
-    if isinstance(settings, EstimatorSettings):
-        return forecast_estimator(n, columns, settings, questions)
-    return forecast_clusters(n, columns, cast(ClusterSettings, settings), questions=questions)
-
-
-def _refuse_outs(run: _Run, questions: int) -> None:
-    """Makes sure, before the work, that all that is written can be."""
-    sources, force = [] if run.source is None else [run.source], run.force or run.plan
-    force = force or unfinished_beside(run.out).is_dir()  # what is there may be of the run that goes on now
-    for out in _outs(run.out, questions):
-        refuse_outputs(out, out.with_suffix(".csv"), sources, force)
-    refuse_folder(folder_beside(run.out), force)
-
-
-@dataclass(frozen=True, eq=False)
-class _Cleaned:
-    """The file for the table without the rows that were found."""
-
-    path: Path
-    source: Path
-    table: Table = field(repr=False)
-    reading: dict[str, Any]
-
-    def write(self, gone: Sequence[Hashable]) -> None:
-        from .cleaned import write_table
-
-        of_file = dict(zip(self.table.ids, self.table.rows, strict=True))
-        write_table(self.source, {of_file[label] for label in gone}, self.path, **self.reading)
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """The files that a command reads and writes, and its printed lines."""
-
-    out: Path
-    source: Path | None = None
-    force: bool = False
-    plan: bool = False
-    quiet: bool = False
-    as_json: bool = False
-    cleaned: _Cleaned | None = None
-
-
-def _answer(
-    x: Tensor,
-    ids: tuple[Hashable, ...],
-    settings: CheckSettings,
-    samples: Samples,
-    run: _Run,
-    rows: Sequence[int | None] = (None,),
-) -> None:
-    """Foretells, explains, prints, writes pages and scores; a stopped run goes on when it is started again."""
-    outs = _outs(run.out, len(rows))
-    with exit_on_error():
-        _refuse_outs(run, len(rows))
-        expected = _expected(len(x), x.shape[1], settings, len(rows))
-        console.print(str(expected))
-        with alone(run.out):
-            answers = _explained(x, ids, settings, samples, run, rows, outs, expected)
-            if run.cleaned is not None:
-                run.cleaned.write([label for answer in answers for label in _chosen(answer)])
-                console.print(f"Wrote {run.cleaned.path}, without the rows that pulled most.")
-            shutil.rmtree(unfinished_beside(run.out), ignore_errors=True)  # last: a run killed before it goes on
-    _finish(answers, outs, samples, run)
-
-
-def _explained(
-    x: Tensor, ids: tuple[Hashable, ...], settings: CheckSettings, samples: Samples, run: _Run,
-    rows: Sequence[int | None], outs: Sequence[Path], expected: Forecast,
-) -> list[Explanation]:  # fmt: skip
-    """The answer for each row, printed and written."""
-    from ..clustering.explain import explain, settled
-    from .cluster_estimators import explain_estimator
-    from .estimator_settings import EstimatorSettings
-
-    tell = partial(print_first, ids=ids, noun=samples.noun) if expected.seconds > SOON else None
-    if isinstance(settings, EstimatorSettings):
-        answers = explain_estimator(x, ids, settings, rows, tell)
-        for answer, out in zip(answers, outs, strict=True):
-            _write(answer, settings, samples, out)
-        return answers
-    deep = cast(ClusterSettings, settings)
-    unfinished, answers = unfinished_beside(run.out), list["Explanation"]()
-    try:
-        found = settled(x, ids, deep, store=unfinished)
-        for row, out in zip(rows, outs, strict=True):
-            answer = explain(
-                x, ids, deep, query=row, store=unfinished, found=found, processes=expected.processes, tell=tell
-            )
-            _write(answer, settings, samples, out)
-            answers.append(answer)
-    except KeyboardInterrupt:
-        stop_unfinished(unfinished, "computes the scores")
-    _keep(folder_beside(run.out), found, samples, answers[0])
-    return answers
-
-
-def _write(answer: Explanation, settings: CheckSettings, samples: Samples, out: Path) -> None:
-    """The page and the scores of one row."""
-    from .._storage.atomic import write_atomically
-    from .report.page import cluster_page, frame_csv
-
-    page = cluster_page(
-        answer, samples, command=f"crossfluence {shlex.join(sys.argv[1:])}", sheet=out.with_suffix(".csv").name
-    )
-    write_atomically(out, page.encode())
-    write_atomically(out.with_suffix(".csv"), frame_csv(answer.scores))
-    print_clusters(answer, settings, samples)
-    console.print(f"Wrote {out} and {out.with_suffix('.csv')}.")
-
-
-def _keep(folder: Path, found: Settled, samples: Samples, answer: Explanation) -> None:
-    """Keeps what the explorer needs."""
-    from .explore.result import Result, keep
-    from .report.verdicts import of_clusters
-
-    verdict, command = of_clusters(answer, samples.noun), f"crossfluence {shlex.join(sys.argv[1:])}"
-    keep(Result(folder, found, samples, answer.query, str(verdict), verdict.level, command))
-    console.print(
-        f"To ask about other {samples.noun}s, type: crossfluence explore {shlex.quote(str(folder))}", soft_wrap=True
-    )
-
-
-def _finish(answers: Sequence[Explanation], outs: Sequence[Path], samples: Samples, run: _Run) -> None:
-    from .report.as_json import of_explanation
-    from .report.verdicts import of_clusters
-
-    verdicts = [of_clusters(answer, samples.noun) for answer in answers]
-    for verdict in verdicts:
-        say(str(verdict), quiet=run.quiet, as_json=run.as_json)
-    if run.as_json:
-        told = [of_explanation(answer, samples, out) for answer, out in zip(answers, outs, strict=True)]
-        print_json(told[0] if len(told) == 1 else told)
-    exit_code(all(verdict.dependable for verdict in verdicts))
-
-
-def _chosen(answer: Explanation) -> tuple[Hashable, ...]:
-    """The smallest group that moves the row to another cluster, or else the largest that was removed."""
-    groups = [one for one in answer.removals if not one.name.startswith("random")]
-    enough = [one for one in groups if answer.margin + one.achieved < 0]
-    return min(enough, key=lambda one: len(one.ids)).ids if enough else max(groups, key=lambda one: len(one.ids)).ids
-
-
-def _outs(out: Path, count: int) -> list[Path]:
-    return [out] if count == 1 else [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
 
 
 def _listed(names: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,9 +29,10 @@ class Forecast:
     """The time and memory of a run.
 
     Attributes:
-        seconds: On the clock, with the processors as free as they are now.
+        seconds: On the clock, with the processors as busy as they are now.
         gigabytes: Peak memory, in GiB.
         processes: In which to train again.
+        trainings: Without some rows, where they are counted.
 
     Example:
         >>> print(Forecast(400.0, 1.23))
@@ -40,10 +42,26 @@ class Forecast:
     seconds: float
     gigabytes: float
     processes: int = 1
+    trainings: int = 0
 
     def __str__(self) -> str:
-        long = f"{round(self.seconds / 60)} min" if self.seconds >= 90 else f"{max(1, round(self.seconds))} s"
-        return f"About {long} and {self.gigabytes:.1f} GiB."
+        return f"About {lasting(self.seconds)} and {self.gigabytes:.1f} GiB."
+
+
+def lasting(seconds: float) -> str:
+    """A time in words.
+
+    Args:
+        seconds: How long.
+
+    Returns:
+        Seconds or minutes.
+
+    Example:
+        >>> lasting(0.2), lasting(89.0), lasting(200.0)
+        ('1 s', '89 s', '3 min')
+    """
+    return f"{round(seconds / 60)} min" if seconds >= 90 else f"{max(1, round(seconds))} s"
 
 
 def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, questions: int = 1) -> Forecast:
@@ -56,24 +74,26 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
         questions: Rows that are asked about.
 
     Returns:
-        The time of a few steps on some rows here and now, times the number of rows, steps and trainings, and
-        the products of the curvature in such steps.
+        The processor's time for a few steps on some rows, times the number of rows, steps and trainings, and the
+        products of the curvature in such steps; longer, where other programs keep the processors busy.
     """
     from threadpoolctl import threadpool_limits
 
     m, h, d, k = min(n, TRIED), settings.hidden, settings.embedding, settings.k
     x = np.linspace(-1, 1, m * features).reshape(m, features)
     with threadpool_limits(1):  # as training does
-        step = SLOWER * seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS) * n / m + CALLS
+        tried = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS, clock=time.process_time)
+    step = SLOWER * tried * n / m + CALLS
     p = (features + 1) * h + (h + 1) * d + k * d
     trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
     anchored = ANCHORS * (step * (settings.steps + p * HESSIAN) + p**3 * SOLVED)
     again = step * settings.steps * trainings
     workers = min(processors(), MOST_PROCESSES) if again > WORTH else 1
-    seconds = STARTED + step * settings.pretraining * PRETRAINING + anchored + again / workers
+    once = STARTED + step * settings.pretraining * PRETRAINING + anchored
+    seconds = once * beside_others(1) + again / workers * beside_others(workers)
     products = COPIES * min(32 * n, max(n, ROWS_AT_ONCE)) * (h + d + k) + 6 * p**2
     held = n * (features + 2 * (h + d + 2 * k)) * (1 + workers)
-    return Forecast(seconds, LIBRARIES + WORKER * (workers - 1) + 8 * (products + held) / 2**30, workers)
+    return Forecast(seconds, LIBRARIES + WORKER * (workers - 1) + 8 * (products + held) / 2**30, workers, trainings)
 
 
 def trial(x: Float[np.ndarray, "n f"], h: int, d: int, k: int) -> Float[np.ndarray, "h f"]:
@@ -99,19 +119,36 @@ def trial(x: Float[np.ndarray, "n f"], h: int, d: int, k: int) -> Float[np.ndarr
     return ((dz @ w2) * (1 - hidden * hidden)).T @ x
 
 
-def seconds_of(work: Callable[[], object], *, least: float = 0.0) -> float:
-    """The mean of at least three runs, after one that warms up: other work on the machine slows the real run too.
+def beside_others(own: int) -> float:
+    """Slowing of work by all that has run here in the last minute: processes by processors.
+
+    Args:
+        own: Processes that do the work.
+
+    Returns:
+        At least 1; 1 on systems that do not say what runs.
+    """
+    others = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1.0, (others + own) / processors())
+
+
+def seconds_of(
+    work: Callable[[], object], *, least: float = 0.0, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The mean of at least three runs, after one that warms up.
 
     Args:
         work: The work to measure.
         least: Seconds for which it is done again.
+        clock: By default other work on the machine slows the trial as it will slow the real run; a short trial is
+            slowed less.
 
     Returns:
-        Seconds on the clock.
+        Seconds.
     """
     work()
-    count, begun = 0, time.perf_counter()
-    while count < 3 or time.perf_counter() - begun < least:
+    count, begun = 0, clock()
+    while count < 3 or clock() - begun < least:
         work()
         count += 1
-    return (time.perf_counter() - begun) / count
+    return (clock() - begun) / count

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..language.settings import LanguageSettings
+from ..language.settings import ADAPTERS, TOKENIZERS, LanguageSettings
 from .forecast import LIBRARIES, Forecast, seconds_of
 
-WEIGHTS, ADAPTERS = "*.safetensors", "adapter_config.json"
+WEIGHTS = "*.safetensors"
 TABLES = re.compile(r"embed|wte|wpe|position|shared\.weight")  # matrices of which rows are looked up
 COUNTED = 2_000  # texts whose tokens are counted; the rest is taken to be like them
 PER_WORD = 1.4  # tokens, where the tokenizer's files are not understood
@@ -26,6 +26,7 @@ FACTORS, SCORES, TRAINING = 2.0, 3.0, 1.2  # passes over the texts: for EK-FAC, 
 SQUARES = 6  # multiplications and additions of each token with each entry of a factor
 ROOTS, PRODUCTS, PILOT = 7.0, 9.0, 320  # for Horizon, and for each question, of so many texts
 ASKED = 4.0  # passes over the texts of a question: its gradient, value, interval and shares
+REACHED = 0.65  # of a trial's speed, in a run, whose products are smaller and of many shapes
 CALLS = 1.5e-3  # seconds for each layer and batch, however small
 STARTED, LOADING = 4.0, 3e-9  # seconds for PyTorch and transformers, and for each byte of weights
 COPIES, ROWS, ADDED = 4, 3, 0.1  # of the parameters; of each text's gradients; GiB of transformers
@@ -58,16 +59,18 @@ class ModelFiles:
             path: A folder that `save_pretrained` wrote.
 
         Returns:
-            None where these files are not there or say something else: then the model itself has to be loaded.
+            None where these files are not there, or are not those of a language model: it has to be loaded to know.
         """
         adapters = _object(path / ADAPTERS)
         base = path if adapters is None else Path(str(adapters.get("base_model_name_or_path")))
         config, own = _object(base / "config.json"), _shapes(path)
         whole = own if adapters is None else {**_shapes(base), **own}
-        if config is None or not own or len(whole) == len(own) != 0 < (adapters is not None):
+        words = any(any(folder.glob(name)) for folder in (path, base) for name in TOKENIZERS)
+        lacking = config is None or not own or not words or (adapters is not None and len(whole) == len(own))
+        if lacking or not _is_language_model(config or {}):
             return None
         size = sum(file.stat().st_size for folder in {base, path} for file in folder.glob(WEIGHTS))
-        return cls(config, whole, own, size, (path, base))
+        return cls(config or {}, whole, own, size, (path, base))
 
     @classmethod
     def loaded(cls, model: Any, config: dict[str, Any], path: Path) -> ModelFiles:
@@ -120,14 +123,26 @@ class ModelFiles:
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters, out of the beginnings of the files of weights."""
+    """Shapes of all parameters, out of the beginnings of the files of weights; none if one is damaged."""
     found = dict[str, tuple[int, ...]]()
     for file in sorted(folder.glob(WEIGHTS)):
         with file.open("rb") as begun:
             size = int.from_bytes(begun.read(8), "little")
-            header = json.loads(begun.read(size)) if 0 < size < file.stat().st_size else {}
-        found |= {name: tuple(each["shape"]) for name, each in header.items() if name != "__metadata__"}
+            try:
+                header = json.loads(begun.read(size)) if 0 < size < file.stat().st_size else {}
+            except ValueError:
+                return {}
+        header.pop("__metadata__", None)
+        if 8 + size + max((each["data_offsets"][1] for each in header.values()), default=0) != file.stat().st_size:
+            return {}
+        found |= {name: tuple(each["shape"]) for name, each in header.items()}
     return found
+
+
+def _is_language_model(config: dict[str, Any]) -> bool:
+    """True for a causal or masked one; others are refused when they are loaded."""
+    kinds = config.get("architectures") or ()
+    return any(word in kind for kind in kinds for word in ("CausalLM", "MaskedLM", "LMHead"))
 
 
 def _count(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -228,7 +243,7 @@ def forecast_language(files: ModelFiles, work: Work) -> Forecast:
         Passes over the texts, as many as runs on small models took, times the products of one, by a trial here and
         now; and the eigenvectors of EK-FAC's factors, whose time grows with the cube of a layer's sides.
     """
-    speed, texts = speed_of(files.width), work.tokens.texts
+    speed, texts = REACHED * speed_of(files.width), work.tokens.texts
     once = _pass(files, work.tokens, work.settings.batch_size, speed)
     trained = work.trainings * work.settings.epochs * TRAINING * once
     if work.trainings:
@@ -256,7 +271,7 @@ def _factors(files: ModelFiles, each: float) -> float:
     blocks = [shape for name, shape in files.trained.items() if not (untied and TABLES.search(name))]
     sides = [side for shape in blocks if len(shape) == 2 for side in shape if side <= LARGEST]
     matrix = np.eye(EIGEN) + 1 / (1 + np.arange(EIGEN)[:, None] + np.arange(EIGEN))
-    solved = seconds_of(lambda: np.linalg.eigh(matrix))
+    solved = seconds_of(lambda: np.linalg.eigh(matrix)) / REACHED
     return sum((side / EIGEN) ** 3 * solved + SQUARES * side**2 * each for side in sides)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError
+from ..errors import CrossfluenceError, DataError
 from .options import (
     Force,
     Out,
@@ -39,6 +39,7 @@ TESTS = ("crows", "stereoset", "winobias")
 
 
 def language(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder that save_pretrained wrote, with or without adapters.")],
     data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, or one a line.")],
     ask: Annotated[
@@ -81,6 +82,7 @@ def language(
             raise DataError(
                 "Got neither --ask nor --bias, or both; needed one: --ask questions.jsonl, or --bias crows."
             )
+        _refuse_unused(context, train, ask, bias)
         if unit not in {"sentence", "token"}:
             raise DataError(f"Got --unit {unit}; needed sentence or token.")
         sources = [path for path in (data, ask, held_out) if path and path.is_file()]
@@ -117,9 +119,28 @@ def language(
                 print_language(answer)
             except KeyboardInterrupt:
                 stop_unfinished(unfinished, "computes the scores")
+            except CrossfluenceError:
+                if unfinished.is_dir() and not any(unfinished.iterdir()):
+                    unfinished.rmdir()
+                raise
             shutil.rmtree(unfinished, ignore_errors=True)
     console.print(f"Wrote {out} and {sheet}{f' and {gone}' if train else ''}.")
     exit_code(dependable(answer))
+
+
+def _refuse_unused(context: typer.Context, train: bool, ask: Path | None, bias: str | None) -> None:
+    """Refuses an option that would change nothing: whoever typed it believes that it does."""
+    given = {
+        name for name in ("remove", "epochs", "lr", "bias_data", "kind")
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }  # fmt: skip
+    for name in sorted(given & {"remove", "epochs", "lr"} if not train else ()):
+        raise DataError(f"--{name} is of a training, and there is none: the model is explained as it is. Add --train.")
+    for name in sorted(given & {"bias_data", "kind"} if ask or bias not in TESTS else ()):
+        option = f"--{name.replace('_', '-')}"
+        raise DataError(f"{option} is of a published test; needed --bias {', '.join(TESTS[:-1])} or {TESTS[-1]}.")
+    if "kind" in given and bias == "winobias":
+        raise DataError("--kind is of crows and stereoset; winobias is about pronouns alone. Leave it out.")
 
 
 def _write(answer: LanguageAnswer, title: str, files: list[Path]) -> None:
@@ -140,6 +161,8 @@ def _asked(ask: Path | None, bias: str | None, folder: Path | None, kind: str | 
     from ..language.readers import crows_pairs, stereoset, winobias
 
     if bias not in TESTS:
+        if bias and not Path(bias).exists() and "." not in bias and "/" not in bias:
+            raise DataError(f"--bias {bias} is none of {', '.join(TESTS)}, and no file.")
         return read_asked(ask or Path(str(bias)))
     where = folder or _official(bias)
     if bias == "winobias":

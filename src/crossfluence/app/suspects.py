@@ -26,7 +26,7 @@ def suspects(
     ] = "negate,question",
     strong: Annotated[
         str, typer.Option(help="Share of the texts that counts as strong: at most so many are suspected.")
-    ] = "5%",
+    ] = "10%",
     doubt: Annotated[
         str, typer.Option(help="Share of the suspects that all other texts explain, too; 100%: all that are strong.")
     ] = "5%",
@@ -110,7 +110,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _share(text: str) -> float:
     value = share_of(text)
     if not 0 < value < 1:
-        raise DataError(f"--strong {text} is no share of the texts. Type: --strong 5%.")
+        raise DataError(f"--strong {text} is no share of the texts. Type: --strong 10%.")
     return value
 
 

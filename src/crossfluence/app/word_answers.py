@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..words.settings import WordsSettings
     from ..words.skipgram.module import SkipGram
     from ..words.word_sets import WordSets
+    from .forecast import Forecast
     from .forecast_words import Extent
 
 
@@ -166,18 +167,19 @@ class Found:
     gone: frozenset[Hashable]
 
 
-def answered(asked: Asked, files: Files) -> Found:
+def answered(asked: Asked, files: Files, expected: Forecast) -> Found:
     """Computes, prints and writes everything; a stopped run goes on when it is started again.
 
     Args:
         asked: The corpus and the question.
         files: What to write.
+        expected: How long it will take.
 
     Returns:
         The answer.
     """
     try:
-        found = _bias(asked, files) if asked.word is None else _word(asked, asked.word, files)
+        found = _bias(asked, files, expected) if asked.word is None else _word(asked, asked.word, files, expected)
     except KeyboardInterrupt:
         stop_unfinished(files.unfinished, "reads the corpus and computes the scores")
     if files.cleaned is not None:
@@ -190,14 +192,16 @@ def answered(asked: Asked, files: Files) -> Found:
     return found
 
 
-def _bias(asked: Asked, files: Files) -> Found:
+def _bias(asked: Asked, files: Files, expected: Forecast) -> Found:
     from ..words.explain_bias import explain_words
     from ..words.skipgram.formats import write_vectors
     from .report.as_json import of_words
     from .report.verdicts import chosen_of, dependable, first_sentence, of_test
     from .report.words import words_page
+    from .whole import whole
 
-    answer = explain_words(asked.corpus, asked.lists, asked.settings, start=asked.start, store=files.unfinished)
+    with whole(expected):
+        answer = explain_words(asked.corpus, asked.lists, asked.settings, start=asked.start, store=files.unfinished)
     _write(answer, words_page, asked, files)
     if files.vectors is not None:
         write_vectors(answer.model, files.vectors)
@@ -210,13 +214,17 @@ def _bias(asked: Asked, files: Files) -> Found:
     )  # fmt: skip
 
 
-def _word(asked: Asked, word: str, files: Files) -> Found:
+def _word(asked: Asked, word: str, files: Files, expected: Forecast) -> Found:
     from ..words.explain_word import explain_word
     from .report.as_json import of_cluster_of_word
     from .report.verdicts import of_word
     from .report.word import word_page
+    from .whole import whole
 
-    answer = explain_word(asked.corpus, word, clusters=asked.clusters, settings=asked.settings, store=files.unfinished)
+    with whole(expected):
+        answer = explain_word(
+            asked.corpus, word, clusters=asked.clusters, settings=asked.settings, store=files.unfinished
+        )
     _write(answer, word_page, asked, files)
     print_word(answer, asked.shown)
     verdict = of_word(answer)

@@ -142,7 +142,7 @@ def words(
                 print_json({"seconds": expected.seconds, "gigabytes": expected.gigabytes})
             return
         with alone(out):
-            found = answered(asked, files)
+            found = answered(asked, files, expected)
     console.print(f"Wrote {' and '.join(map(str, files.written()))}.")
     say(found.verdict, quiet=quiet, as_json=as_json)
     if as_json:

@@ -80,6 +80,8 @@ def _begin() -> None:
     import torch
 
     keep_memory()
+    if sys.stderr is not None:
+        sys.stderr.isatty = lambda: False  # bars of several processes would run into each other
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -180,6 +180,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _text(path: Path) -> str:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; needed a file.")
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     raw = path.read_bytes()

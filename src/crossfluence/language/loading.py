@@ -9,15 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from crossfluence.errors import DataError, import_optional
+from crossfluence.errors import CrossfluenceError, DataError, import_optional
 
 from .files import Asked, read_asked
 from .losses import causal_loss, masked_loss
 from .pairs import pair_preference, pronoun_preference
 from .questions import Question, contrast, log_probability
 from .scoring import Kind, completed, kind_of, refuse_equal
+from .settings import ADAPTERS, TOKENIZERS
 
 FEATURE = "Explaining a language model"
+ENCODER_DECODER = "An encoder-decoder is not trained on plain texts. Use crossfluence.language in Python."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Loaded:
     def loss(self) -> Any:
         """The loss that its kind is trained with on plain texts."""
         if self.kind == "seq2seq":
-            raise DataError("An encoder-decoder is not trained on plain texts. Use crossfluence.language in Python.")
+            raise DataError(ENCODER_DECODER)
         return masked_loss(self.tokenizer) if self.kind == "masked" else causal_loss()
 
 
@@ -64,28 +66,62 @@ def load(path: str | Path) -> Loaded:
 
     Raises:
         DataError: If it cannot be loaded.
+        CrossfluenceError: If a package is missing.
     """
     tr = import_optional("transformers", FEATURE, "language")
-    adapters = (Path(path) / "adapter_config.json").is_file()
+    folder = Path(path)
+    _refuse_other_folders(folder)
+    adapters = (folder / ADAPTERS).is_file()
+    base = _base_of(folder) if adapters else path
     try:
-        base = _base_of(Path(path)) if adapters else path
         config = tr.AutoConfig.from_pretrained(base)
+        if getattr(config, "is_encoder_decoder", False):
+            raise DataError(ENCODER_DECODER)
         masked = any("MaskedLM" in name for name in config.architectures or ())
         auto = tr.AutoModelForMaskedLM if masked else tr.AutoModelForCausalLM
-        model = auto.from_pretrained(base)
+        model, loading = auto.from_pretrained(base, output_loading_info=True)
+        _refuse_random(base, config, loading)
         if adapters:
             model = _with_adapters(model, path, base)
-        own = path if (Path(path) / "tokenizer_config.json").is_file() or not adapters else base
+        own = path if (folder / "tokenizer_config.json").is_file() or not adapters else base
         tokenizer = tr.AutoTokenizer.from_pretrained(own)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except CrossfluenceError:
+        raise
+    except Exception as error:  # of transformers, safetensors, tokenizers, huggingface_hub: each has its own
         first = str(error).strip().partition("\n")[0][:200]
         raise DataError(
-            f"No model could be loaded from {path}: {first} Needed a folder that model.save_pretrained(folder) and "
-            f"tokenizer.save_pretrained(folder) wrote, or a name while there is a network."
+            f"No model could be loaded from {path}: {first.rstrip(' .:;,')}. Needed a folder that "
+            f"model.save_pretrained(folder) and tokenizer.save_pretrained(folder) wrote, or a name while there is a "
+            f"network."
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # told apart by the attention mask
     return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*")
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Says what to type for a file, for a folder of checkpoints, and for one without a tokenizer."""
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; needed the folder of the model: {folder.parent}.")
+    if not folder.is_dir():
+        return  # a name
+    if not (folder / "config.json").is_file() and not (folder / ADAPTERS).is_file():
+        kept = sorted(folder.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name))
+        one = f"It holds checkpoints: type {kept[-1]}." if kept else "Type model.save_pretrained(folder)."
+        raise DataError(f"{folder} has no config.json, so it holds no model. {one}")
+    if not (folder / ADAPTERS).is_file() and not any(any(folder.glob(name)) for name in TOKENIZERS):
+        raise DataError(f"{folder} has no tokenizer. Type tokenizer.save_pretrained({str(folder)!r}).")
+
+
+def _refuse_random(base: str | Path, config: Any, loading: Any) -> None:
+    """Refuses a model whose files lack a part of a language model, which would be drawn at random."""
+    missing = sorted(loading.get("missing_keys", ()))
+    if missing:
+        kind = (config.architectures or [config.model_type])[0]
+        raise DataError(
+            f"{base} holds a {kind}, which lacks {missing[0]} and with it the head of a language model; needed a "
+            f"causal or a masked one. Classifiers and encoders: crossfluence.language in Python."
+        )
 
 
 def _with_adapters(model: nn.Module, path: str | Path, base: str | Path) -> nn.Module:
@@ -100,7 +136,7 @@ def _with_adapters(model: nn.Module, path: str | Path, base: str | Path) -> nn.M
 
 
 def _base_of(folder: Path) -> str:
-    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    base = json.loads((folder / ADAPTERS).read_text()).get("base_model_name_or_path")
     if not base:
         raise DataError(f"{folder}/adapter_config.json names no base model; needed base_model_name_or_path.")
     return base

@@ -146,6 +146,11 @@ def _causal(model: nn.Module, texts: Sequence[Text]) -> Shaped[Tensor, " k"]:
 
 
 def _of_causal(model: nn.Module, texts: Sequence[Text]) -> Shaped[Tensor, " k"]:
+    if not all(any(text.asked[1:]) for text in texts):
+        raise ObjectiveError(
+            "A causal model was asked for its first token alone, of which it says nothing, as its tokenizer has no "
+            "token of beginnings; needed a prompt before the completion."
+        )
     columns = _padded(model, [text.ids for text in texts])
     asked = _rows(model, [text.asked for text in texts], fill=0).bool()
     columns["labels"] = torch.where(asked, token_ids(columns), IGNORED)

@@ -9,6 +9,8 @@ from typing import Any
 from crossfluence.errors import DataError
 
 HELD_OUT, MOST_HELD_OUT = 0.05, 100  # of the texts, where no others are given
+ADAPTERS = "adapter_config.json"
+TOKENIZERS = ("tokenizer*", "vocab*", "spiece*", "*.model", "merges.txt")  # a file of any is enough to try
 RANDOM, CHOSEN = 3, 4  # groups that are removed: by chance, and for each question by scores and by words, of both signs
 AFTER_PADDING = ("roberta", "camembert", "longformer", "mpnet", "esm")  # models whose positions begin behind it
 
@@ -76,6 +78,8 @@ class LanguageSettings:
         Raises:
             DataError: If it is none or all of them.
         """
+        if n < 2:
+            raise DataError(f"Got {n} texts to train on; needed at least two. Texts of their own: --held-out FILE.")
         size = round(self.remove * n) if self.remove < 1 else int(self.remove)
         size = max(size, 1) if self.remove > 0 else 0
         if not 0 < size < n:

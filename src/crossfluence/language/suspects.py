@@ -14,8 +14,11 @@ from crossfluence import (
     CG,
     Adam,
     GaussNewton,
+    OnOutputs,
     Recipe,
+    Risk,
     Scores,
+    batches,
     influence,
     invariant,
     linear,
@@ -46,12 +49,13 @@ class SuspectSettings:
         lr: Learning rate of Adam, falling along a line to zero.
         batch_size: Texts in a step.
         width: Of word vectors and hidden layer.
-        damping: Of the Gauss-Newton curvature.
+        damping: Of the Gauss-Newton curvature, in texts: as much as so many texts add along one direction.
+        shown: Share of the queries that must get their answer, so that there is something to suspect.
         seed: Of weights, order and random sets.
     """
 
     rewrites: tuple[str, ...] = ("negate", "question")
-    strong: float = 0.05
+    strong: float = 0.1
     agree: str = "all"
     doubt: float = 0.05
     remove: bool = False
@@ -60,7 +64,8 @@ class SuspectSettings:
     lr: float = 5e-3
     batch_size: int = 64
     width: int = 32
-    damping: float = 1e-3
+    damping: float = 1.0
+    shown: float = 2 / 3
     seed: int = 0
 
 
@@ -87,7 +92,7 @@ class SuspectAnswer:
         texts: The training texts.
         labels: Their labels, as written.
         answers: Of the queries, as written.
-        versions: Relative influence of each text on the answers, for each version of the queries.
+        versions: Influence of each text on the answers, as if all pulled alike, for each version of the queries.
         found: `invariant` of these.
         flagged: Rows of the suspects, the strongest first.
         words: Words that the suspects hold more often than other texts, with the counts in both.
@@ -185,44 +190,52 @@ class Classifier:
         assert isinstance(model, BagOfWords)
         return gradient_lengths(model, *cast("tuple[Tensor, Tensor]", self.recipe.data))
 
+    def alike(self, model: nn.Module) -> Risk:
+        r"""The risk in which every text has a gradient of length 1, however well it is fitted.
+
+        A planted text is fitted well. Its loss is all but flat, so its gradient is tiny, and so is the curvature that
+        it adds: both hide what it taught. Here text $i$ has the loss $(z_i - t_i)^2 / 2$ of its log-odds over the
+        length of their gradient, $z_i = m_i / \lVert\nabla m_i\rVert$, with a goal $t_i$ that lies 1 above what it
+        has. Its gradient is the direction of its own, and the Gauss-Newton curvature says where texts agree.
+
+        Args:
+            model: The trained classifier.
+
+        Returns:
+            A risk at that model. Its scores are in units of the question for one unit of gradient.
+
+        References:
+            Barshan, Brunet and Dziugaite, "RelatIF: identifying explanatory training samples via relative influence",
+            AISTATS 2020, who divide by the length afterwards, and leave the curvature as it is.
+        """
+        words, labels = cast("tuple[Tensor, Tensor]", self.recipe.data)
+        with torch.no_grad():
+            margins = log_odds(model(words), labels)
+        least = torch.finfo(margins.dtype).tiny
+        own = (self.lengths(model).clamp(min=least) / torch.sigmoid(-margins).clamp(min=least)).clamp(min=least)
+        loss = OnOutputs(
+            lambda model, batch: log_odds(model(batch[0]), batch[1]) / batch[2],
+            lambda z, batch: (z - batch[3]).square() / 2,
+        )
+        return Risk(model, loss, batches(words, labels, own, margins / own + 1))
+
     def predicted(self, model: nn.Module, texts: Sequence[str]) -> Tensor:
         """Numbers of the labels that a model gives."""
         with torch.no_grad():
             return model(self.vocabulary.encoded(texts)).argmax(1)
 
 
-def relative(scores: Scores, lengths: Tensor) -> Scores:
-    r"""Influence of each sample over the length of its own gradient: the effect of one unit of it.
-
-    A sample that is fitted well has a small gradient and hardly any influence, whatever it taught; in this unit that
-    does not matter.
-
-    Args:
-        scores: Influence.
-        lengths: Norm of each sample's gradient, `(n,)`; one that rounds to nothing counts as the smallest number.
-
-    Returns:
-        Scores in units of the question per unit of the loss's gradient.
-
-    References:
-        Barshan, Brunet and Dziugaite, "RelatIF: identifying explanatory training samples via relative influence",
-        AISTATS 2020.
-    """
-    own = lengths.clamp(min=torch.finfo(lengths.dtype).tiny).to(scores.values).unsqueeze(1)
-    return replace(scores, values=scores.values / own, method=f"relative {scores.method}")
-
-
 def _versions(
     classifier: Classifier, model: nn.Module, asked: dict[str, Callable[[nn.Module], Tensor]], damping: float
 ) -> dict[str, Scores]:
-    """Relative influence on each of several questions, found together."""
+    """Influence on each of several questions, found together, as if every text pulled alike."""
 
     def together(model: nn.Module) -> dict[str, Tensor]:
         return {name: question(model) for name, question in asked.items()}
 
-    solver = CG(damping=damping, curvature=GaussNewton(), rtol=ACCURACY, max_steps=STEPS)
-    found = influence(classifier.recipe.risk(model), together, solver)
-    found = relative(found, classifier.lengths(model))
+    n = classifier.recipe.n
+    solver = CG(damping=damping / n, curvature=GaussNewton(), rtol=ACCURACY, max_steps=STEPS)
+    found = influence(classifier.alike(model), together, solver)
     return {
         name: replace(found, values=found.values[:, place : place + 1], objectives=(name,))
         for place, name in enumerate(found.objectives)
@@ -252,10 +265,12 @@ def explain_suspects(
         Suspects, and what leaving them out does.
 
     Raises:
-        DataError: If there are too few texts, labels or queries, or a rewriting changes nothing.
+        DataError: If there are too few texts, labels or queries, a query is empty, or a rewriting changes nothing.
     """
     if len(texts) < 20 or not queries:
         raise DataError(f"Got {len(texts)} training texts and {len(queries)} queries; needed at least 20, and one.")
+    if blank := sum(not words_of(query) for query in queries):
+        raise DataError(f"{blank} of the {len(queries)} queries hold no word; needed words in each.")
     rewritings = {name: rewritten(queries, name) for name in settings.rewrites}
     classifier = Classifier.of(texts, labels, settings)
     given = None if answers is None else classifier.numbers(answers, "the queries")
@@ -266,7 +281,6 @@ def explain_suspects(
     versions = _versions(classifier, model, asked, settings.damping)
     agree = cast('Literal["all", "most"]', settings.agree)
     found = invariant(versions, settings.strong, agree)
-    flagged = tuple(cast(int, label) for label in suspected(found, settings.doubt))
 
     def state(trained: nn.Module) -> State:
         share = (classifier.predicted(trained, queries) == wanted).double().mean().item()
@@ -276,10 +290,13 @@ def explain_suspects(
         with torch.no_grad():
             return State(float(asked[AS_IS](trained)), share, right)
 
+    before = state(model)
+    named = suspected(found, settings.doubt) if before.share >= settings.shown else []
+    flagged = tuple(cast(int, label) for label in named)
     after = [state(each) for each in _without(classifier.recipe, flagged, settings)] if settings.remove else []
     return SuspectAnswer(
         tuple(texts), tuple(labels), tuple(classifier.names[place] for place in wanted.tolist()), versions, found,
-        flagged, _words(texts, flagged), state(model), after[0] if after else None, tuple(after[1:]), settings,
+        flagged, _words(texts, flagged), before, after[0] if after else None, tuple(after[1:]), settings,
     )  # fmt: skip
 
 

@@ -25,11 +25,16 @@ def reliability_of(answer: SuspectAnswer) -> Reliability:
         answer: All that was found.
 
     Returns:
-        "order" at best: a suspect is no proof; the sizes of relative influence are not checked.
+        "order" at best: a suspect is no proof; sizes are not checked.
     """
     if answer.after is None:
         advice = [] if answer.settings.remove else ["--remove, which trains again without them"]
         nobody = "no text stands out in all versions of the queries" if not answer.flagged else "nothing was removed"
+        if answer.before.share < answer.settings.shown:
+            nobody = (
+                f"the classifier gives the odd answer to {answer.before.share:.0%} of the queries, fewer than "
+                f"{answer.settings.shown:.0%}: there is hardly anything to suspect texts of"
+            )
         return judged([("unreliable", nobody)], advice=advice)
     fell = answer.before.answer - answer.after.answer
     beside = max(abs(answer.before.answer - one.answer) for one in answer.random)
