@@ -26,6 +26,7 @@ FACTORS, SCORES, TRAINING = 2.0, 3.0, 1.2  # passes over the texts: for EK-FAC, 
 SQUARES = 6  # multiplications and additions of each token with each entry of a factor
 ROOTS, PRODUCTS, PILOT = 7.0, 9.0, 320  # for Horizon, and for each question, of so many texts
 ASKED = 4.0  # passes over the texts of a question: its gradient, value, interval and shares
+REACHED = 0.65  # of a trial's speed, in a run, whose products are smaller and of many shapes
 CALLS = 1.5e-3  # seconds for each layer and batch, however small
 STARTED, LOADING = 4.0, 3e-9  # seconds for PyTorch and transformers, and for each byte of weights
 COPIES, ROWS, ADDED = 4, 3, 0.1  # of the parameters; of each text's gradients; GiB of transformers
@@ -242,7 +243,7 @@ def forecast_language(files: ModelFiles, work: Work) -> Forecast:
         Passes over the texts, as many as runs on small models took, times the products of one, by a trial here and
         now; and the eigenvectors of EK-FAC's factors, whose time grows with the cube of a layer's sides.
     """
-    speed, texts = speed_of(files.width), work.tokens.texts
+    speed, texts = REACHED * speed_of(files.width), work.tokens.texts
     once = _pass(files, work.tokens, work.settings.batch_size, speed)
     trained = work.trainings * work.settings.epochs * TRAINING * once
     if work.trainings:
@@ -270,7 +271,7 @@ def _factors(files: ModelFiles, each: float) -> float:
     blocks = [shape for name, shape in files.trained.items() if not (untied and TABLES.search(name))]
     sides = [side for shape in blocks if len(shape) == 2 for side in shape if side <= LARGEST]
     matrix = np.eye(EIGEN) + 1 / (1 + np.arange(EIGEN)[:, None] + np.arange(EIGEN))
-    solved = seconds_of(lambda: np.linalg.eigh(matrix))
+    solved = seconds_of(lambda: np.linalg.eigh(matrix)) / REACHED
     return sum((side / EIGEN) ** 3 * solved + SQUARES * side**2 * each for side in sides)
 
 
