@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from crossfluence.app import app
 from crossfluence.app.tables import TableError, read_table
 
 GENERATOR = np.random.default_rng(3)
@@ -238,3 +240,12 @@ def test_files_of_other_kinds_are_named(content, said, tmp_path):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(TableError, match=said):
         read_table(tmp_path / "t.csv")
+
+
+def test_more_clusters_than_different_rows_are_refused_before_anything_is_written(tmp_path):
+    path = written(tmp_path, pd.concat([CLEAN[:3]] * 8).to_csv(index=False))
+    assert (read_table(path).different_rows(2), read_table(path).different_rows(9)) == (2, 3)
+    result = CliRunner().invoke(app, ["clusters", str(path), "--k", "5", "--out", str(tmp_path / "out.html")])
+    assert result.exit_code == 2
+    assert "--k 5 is more than the 3 different rows of t.csv. Type --k 3." in " ".join(result.output.split())
+    assert [one.name for one in tmp_path.iterdir()] == ["t.csv"]

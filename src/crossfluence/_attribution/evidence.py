@@ -64,7 +64,7 @@ def gathered(
     )
     if not isinstance(risk, Risk) or (inverse.at_minimum and not suspicious(evidence)):
         return evidence
-    return replace(evidence, kinks=kinks(risk), stranger=stranger(risk))
+    return replace(evidence, kinks=kinks(risk), stranger=stranger(risk), worse=worse(risk))
 
 
 def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, "n 1"]) -> Evidence:
@@ -87,6 +87,7 @@ def own_share(risk: AbstractRisk, inverse: AbstractInverse, own: Shaped[Tensor, 
         drift=(left,), strongest=(whole,), lowest=_lowest(risk, inverse, []),
         approximation=inverse.approximation, notes=_limits(risk), basis="" if inverse.at_minimum else BASIS,
         stranger=stranger(risk) if isinstance(risk, Risk) else 0.0,
+        worse=worse(risk) if isinstance(risk, Risk) else 0.0,
     )  # fmt: skip
 
 
@@ -103,21 +104,40 @@ def stranger(risk: Risk) -> float:
     Returns:
         A share of the mean size of the losses, from 0.
     """
+    return _with_less_weight(risk)[0]
+
+
+def worse(risk: Risk) -> float:
+    """The share by which the samples' mean loss falls when all weights are zero: what training learnt harms them.
+
+    Args:
+        risk: As for `stranger`.
+
+    Returns:
+        A share of the mean size of the losses, from 0; of few samples too.
+    """
+    return _with_less_weight(risk)[1]
+
+
+def _with_less_weight(risk: Risk) -> tuple[float, float]:
     if not risk.kind.per_sample or risk.record is not None:
-        return 0.0
+        return 0.0, 0.0
     if "stranger" not in risk.remembered:
         risk.remembered["stranger"] = _stranger(risk)
     return risk.remembered["stranger"]
 
 
-def _stranger(risk: Risk) -> float:
+def _stranger(risk: Risk) -> tuple[float, float]:
     along = {name: part if part.dim() > 1 else torch.zeros_like(part) for name, part in risk.theta.items()}
-    pairs = _losses_along(risk, along, (0.0, -SMALLER), max(COMPARED, _enough(risk)))
-    losses, smaller = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    fall = losses - smaller
+    if not any(part.any() for part in along.values()):
+        return 0.0, 0.0
+    pairs = _losses_along(risk, along, (0.0, -SMALLER, -1.0), max(COMPARED, _enough(risk)))
+    losses, smaller, without = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    fall, size = losses - smaller, float(losses.abs().mean())
     error = float(fall.std()) / len(fall) ** 0.5 if len(fall) > 1 else float("inf")
-    mean, size = float(fall.mean()), float(losses.abs().mean())
-    return mean / size if size and mean > CHANCE * error else 0.0
+    sure = float(fall.mean()) if float(fall.mean()) > CHANCE * error else 0.0
+    learnt = float((losses - without).mean().nan_to_num(0.0, 0.0, 0.0))
+    return (sure / size, max(0.0, learnt / size)) if size else (0.0, 0.0)
 
 
 def kinks(risk: Risk) -> float:

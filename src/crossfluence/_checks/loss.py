@@ -144,7 +144,7 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
     _refuse_independent(here, theta)
     if not subject.kind.per_sample:
         _refuse_deaf(subject, batch, weights)
-    others = refuse_others(subject.model, here.others)
+    others = refuse_others(subject.model, here.others, theta)
     examined = _compared(subject, look, here)
     beside = _lasting(others, look.at(theta).others, batch) if others else ()
     return replace(examined, notes=(*examined.notes, *beside))

@@ -26,6 +26,7 @@ from .looks import (
     disagree,
     random_direction,
 )
+from .state import unmoved
 
 
 def check_question(
@@ -47,9 +48,11 @@ def check_question(
 
     Raises:
         NondeterministicError: If a question is random.
-        ObjectiveError: If the derivative of a question does not belong to its value.
+        ObjectiveError: If the derivative of a question does not belong to its value, or it changes the model.
     """
-    (here, seen), drew = drawing(lambda: coarsest_precision(lambda: evaluated(lambda: values(theta))))
+    (here, seen), drew = drawing(
+        lambda: unmoved(model, lambda: coarsest_precision(lambda: evaluated(lambda: values(theta))))
+    )
     precision = max(seen, largest_eps(theta))
     known, rows = value_and_rows(values, theta)
     rows = Layout.of(theta).flatten(rows)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .._autodiff.functional import evaluated
+from .._autodiff.params import state_of
 from .._autodiff.substitutes import SPECTRAL, original_functions
 from .._types import Params
-from ..errors import ParameterError, UnsupportedError
+from ..errors import ObjectiveError, ParameterError, UnsupportedError
 from .looks import Look, random_direction
 
+Value = TypeVar("Value", bound=Any)
+
 STATISTICS = (nn.modules.batchnorm._NormBase,)  # batch and instance normalisation
+KEPT = 1 << 30  # bytes of a model that are kept while a question is evaluated for the first time
 ROUGH = 1e-2  # share of the loss by which a stored spectral norm may change it
 
 
@@ -52,19 +56,72 @@ def moved_statistics(model: nn.Module, look: Look) -> tuple[str, ...]:
     return (*layers, *(f"buffer {name!r}" for name in by_data))
 
 
-def refuse_others(model: nn.Module, others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def unmoved(model: nn.Module, question: Callable[[], Value]) -> Value:
+    """The value of a question, after a check that it leaves the model as it was.
+
+    Args:
+        model: The trained module; put back as it was, up to 1 GB.
+        question: Evaluates it.
+
+    Returns:
+        Its value.
+
+    Raises:
+        ObjectiveError: If evaluating it changes a parameter or buffer, or calls `backward`.
+        RuntimeError: That of the question, if it is another.
+    """
+    state = state_of(model)
+    small = sum(part.nbytes for part in state.values()) <= KEPT
+    kept = {name: part.detach().clone() for name, part in state.items()} if small else {}
+    try:
+        found = question()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise ObjectiveError(
+            "The question calls backward() itself. It need only return its value, computed from the model that is "
+            "passed in; the gradient is taken from outside."
+        ) from error
+    changed = [name for name, part in kept.items() if not torch.equal(part.nan_to_num(), state[name].nan_to_num())]
+    if changed:
+        with torch.no_grad():
+            for name in changed:
+                state[name].copy_(kept[name])
+        raise ObjectiveError(
+            f"Evaluating the question changes the model itself ({', '.join(changed[:3])}). Compute it from copies, "
+            f"such as {changed[0]}.clone(), or call model.eval() first. The model was put back as it was."
+        )
+    return found
+
+
+def refuse_others(model: nn.Module, others: Sequence[Tensor], trained: Collection[str]) -> tuple[Tensor, ...]:
     """Refuses parameters that a loss depends on and the model does not list: training may have moved them.
 
     Args:
         model: The trained module.
-        others: Tensors that ask for gradients, beside the trained parameters.
+        others: Tensors that ask for gradients, beside the parameters that the model was called with.
+        trained: Names of these.
 
     Returns:
         Those of them that are no parameters.
 
     Raises:
-        ParameterError: If one is a parameter, and not one of the model's.
+        ParameterError: If one is a parameter, and not one of the model's; or one that was trained, so that the loss
+            knows it beside the model that it was given.
     """
+    found = {id(part) for part in others}
+    kept = [name for name, part in model.named_parameters() if id(part) in found and name in trained]
+    if kept:
+        caches = [
+            f" ({type(module).__name__}.{name} is such a value)"
+            for module in model.modules() for name, value in vars(module).items()
+            if isinstance(value, Tensor) and value.grad_fn is not None
+        ]  # fmt: skip
+        raise ParameterError(
+            f"The loss depends on {kept[0]!r} beside the model that it is given: by a value that was computed from it "
+            f"before and kept{caches[0] if caches else ''}, or by another variable for it. No derivative follows that. "
+            f"Compute it anew in each call, from the first argument of the loss, or empty the cache first."
+        )
     own = {id(part) for part in model.parameters()}
     beside = [part for part in others if id(part) not in own]
     hidden = [tuple(part.shape) for part in beside if isinstance(part, nn.Parameter)]

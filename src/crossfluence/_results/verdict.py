@@ -29,6 +29,7 @@ DROWNED = 0.8  # the same: above it, little but the damping is left
 BENT = (0.8, 1.25)  # curvature of the loss itself along the solution, over the one that was solved with
 KINKED = 0.003  # jumps of slopes over all slopes of the samples
 STRANGER = 0.005  # fall of the mean loss with weights 3 % smaller; trained models had at most .001
+WORSE = 0.01  # fall of the mean loss with weights of zero
 TRUE_SLOPE, TRUE = (0.75, 1.33), 0.9  # of trainings that were run to test the answer: sizes
 LOOSE_SLOPE, LOOSE = (0.2, 5.0), 0.6  # of the same: order
 
@@ -76,6 +77,7 @@ class Evidence:
             where it is not known.
         kinks: Jumps of the samples' slopes at the trained parameters, over the sum of their sizes.
         stranger: Share by which the mean loss falls when weights are made 3 % smaller.
+        worse: Share by which it falls when they are zero.
         lowest: A negative eigenvalue that the damping does not outweigh; `None` where there is none.
         approximation: What the solver leaves out, as a clause; empty where it solves with the curvature itself.
         notes: Sentences of the risk that limit what can be believed.
@@ -90,6 +92,7 @@ class Evidence:
     bend: float = 1.0
     kinks: float = 0.0
     stranger: float = 0.0
+    worse: float = 0.0
     lowest: float | None = None
     approximation: str = ""
     notes: tuple[str, ...] = ()
@@ -259,12 +262,14 @@ def _kinks(evidence: Evidence) -> Finding | None:
 
 
 def _stranger(evidence: Evidence) -> Finding | None:
-    if evidence.stranger <= STRANGER:
+    if evidence.stranger <= STRANGER and evidence.worse <= WORSE:
         return None
+    smaller = evidence.stranger > STRANGER
+    fall, how = (evidence.stranger, "made 3 % smaller") if smaller else (evidence.worse, "set to zero")
     return Finding(
         "unreliable",
         f"the model does not belong to these samples, or was hardly trained on them: their mean loss falls by "
-        f"{evidence.stranger:.1%} when its weights are made 3 % smaller, which training would have done",
+        f"{fall:.1%} when its weights are {how}, which training would have done",
         "Give the samples, labels and preprocessing of the training, and its loss.",
     )
 

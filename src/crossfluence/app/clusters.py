@@ -156,6 +156,10 @@ def clusters(
         rows = [None if one is None else data.row(one) for one in asked]
         if k is not None and k > len(data.ids):
             raise TableError(f"--k {k} is more than the {len(data.ids)} rows of {table.name}.")
+        if k is not None and (different := data.different_rows(k)) < k:
+            raise TableError(
+                f"--k {k} is more than the {different} different rows of {table.name}. Type --k {max(2, different)}."
+            )
         if len(data.ids) < 8:
             raise TableError(f"{table.name} has {len(data.ids)} rows; needed at least 8 to leave some out.")
         sizes = _sizes(remove, len(data.ids))

@@ -74,6 +74,15 @@ class Table:
         scaled = self.values / 2.0 ** (exponents.double() - 1)  # rounds nothing, and 1e200 has a square
         return (scaled - scaled.mean(0)) / scaled.std(0, correction=0)
 
+    def different_rows(self, enough: int) -> int:
+        """The number of rows that differ, at most so many."""
+        found = set[bytes]()
+        for row in self.numbers:
+            found.add(row.tobytes())
+            if len(found) >= enough:
+                break
+        return len(found)
+
     def used(self) -> list[str]:
         """Sentences about which columns are used, and which are not."""
         said = list(self.remarks)
