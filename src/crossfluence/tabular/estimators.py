@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import Batches, Risk, batches
+from .belonging import refuse_others
 from .carried import builder_of
 from .parts import taken_apart
 from .rows import Codes, features, weights_of
@@ -35,7 +36,8 @@ def risk_of(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) ->
 
     Raises:
         UnsupportedError: If the estimator cannot be carried over: an l1 penalty, trees, kernels.
-        DataError: If the rows are not what it was fitted on.
+        DataError: If the rows are not what it was fitted on, as far as the estimator's own values can tell: half of
+            them, another order of the labels, another unit. A network, and a fit that stopped early, cannot tell.
 
     Warns:
         HeldFixedWarning: If steps of a pipeline, or settings, were chosen by the data: fitting again would move them.
@@ -54,7 +56,9 @@ def risk_of(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) ->
     data = _batches(last, codes, x, y, sample_weight)
     if carried.whole:
         data = batches(*data.source, size=len(x))
-    return Risk(carried.model, carried.loss, data, l2=carried.l2(len(x)))
+    risk = Risk(carried.model, carried.loss, data, l2=carried.l2(len(x)))
+    refuse_others(last, risk, x, y, sample_weight)
+    return risk
 
 
 def model_of(estimator: Any) -> nn.Module:
