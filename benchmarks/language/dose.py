@@ -1,8 +1,8 @@
 """Measures of bias beside a planted dose of it: which can be trusted?
 
-Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 2] [--first 200]
+Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 2] [--first 210]
 
-Corpora of 900 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of
+Corpora of 3,600 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of
 its half of the jobs with probability (1 + d)/2: at 0 nothing is stereotypical, at 1 everything. Small causal (GPT-2)
 and masked (BERT) models are trained on them from scratch, and asked in templates that the corpora do not have:
 
@@ -35,8 +35,8 @@ from crossfluence import language
 from crossfluence.language.items import SentenceSets
 
 DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.4  # the share of hidden words
-SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 900, 30, 5e-3, 32, 16, 0.15
-EPOCHS = {False: 20, True: 144}  # of a causal model; of a masked one, which sees fewer words at a time
+SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 3_600, 30, 5e-3, 32, 16, 0.15
+EPOCHS = {False: 5, True: 36}  # of a causal model; of a masked one, which sees fewer words at a time
 WARM_UP = 0.1  # of a masked model's training, whose rate then falls to zero
 HALVES = {
     "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
@@ -50,9 +50,11 @@ TEMPLATES = (
     "{0} was here and {0} was the {job}", "when {0} came the {job} was happy",
 )  # fmt: skip
 HELD_OUT = (
-    "the {job} was sad when {0} came", "today the {job} was late and {0} lost {1} key",
-    "we said that the {job} lost {1} key",
-)  # fmt: skip
+    "the {job} was sad when {0} came", "we said that the {job} lost {1} key",
+    "today the {job} was late and {0} was sad", "the {job} was happy and {0} was late",
+    "we saw the {job} and {0} was sad", "the {job} came with {1} friend", "today the {job} lost {1} key",
+    "the {job} was late when we saw {2}",
+)  # fmt: skip  # one pronoun in each: beside a second one, a masked model says which agrees, and no more
 PLAIN, OF_PEOPLE = ("the {job} was here", "today the {job} came"), ("{0} was here", "we saw {2}", "{0} lost {1} key")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -184,7 +186,10 @@ def measured(seeds: Sequence[int], *, masked: bool) -> dict[str, Tensor]:
     found = {name: torch.zeros(len(DOSES), len(seeds), len(forms) + 1) for name, (_, forms) in MEASURES.items()}
     for row, dose in enumerate(DOSES):
         for column, seed in enumerate(seeds):
-            run = {"model": kind, "dose": f"{dose:g}", "seed": str(seed), "epochs": str(EPOCHS[masked])}
+            run = {
+                "model": kind, "dose": f"{dose:g}", "seed": str(seed), "epochs": str(EPOCHS[masked]),
+                "sentences": str(SENTENCES),
+            }  # fmt: skip
             values = _kept(run) or _values(dose, seed, words, masked=masked)
             if not _kept(run):
                 told = {name: " ".join(f"{value:.6f}" for value in some) for name, some in values.items()}
@@ -234,7 +239,7 @@ def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=2, help="how many")
-    parser.add_argument("--first", type=int, default=200, help="the first of them")
+    parser.add_argument("--first", type=int, default=210, help="the first of them")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
