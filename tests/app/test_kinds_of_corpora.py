@@ -2,10 +2,13 @@
 
 import csv
 import json
+import random
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from crossfluence.app import app
 from crossfluence.app.report.sheet import own_ids
 from crossfluence.app.texts import first_row_of
 from crossfluence.errors import CorpusError
@@ -106,3 +109,19 @@ def test_empty_sheets_and_rows_above_the_header_do_not_count(tmp_path):
     assert corpus.n == 12
     assert corpus.ids[0] == "4"
     assert own_ids(corpus) == tuple(TABLE["docno"])
+
+
+def test_a_run_that_is_refused_after_training_leaves_nothing(tmp_path):
+    he, she = ["he", "him", "man", "boy"], ["she", "her", "woman", "girl"]
+    work, home = ["office", "salary", "career", "business"], ["home", "family", "children", "marriage"]
+    draw, lines = random.Random(0), list[str]()
+    for row in range(160):
+        who, place = (he, work) if draw.random() < 0.75 and row % 2 else (he if row % 2 else she, home)
+        one, two, three, four = draw.choice(who), draw.choice(place), draw.choice(place), draw.choice(who)
+        lines.append(f"the {one} went to the {two} with {three} and {four}")
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+    (tmp_path / "lists.json").write_text(json.dumps({"X": he, "Y": she, "A": work, "B": home}))
+    options = ["--weat", str(tmp_path / "lists.json"), "--dimensions", "4", "--min-count", "1"]
+    result = CliRunner().invoke(app, ["words", str(tmp_path / "t.txt"), *options, "--out", str(tmp_path / "out.html")])
+    assert result.exit_code == 2
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["lists.json", "t.txt"]

@@ -144,7 +144,7 @@ def answer_all(
         rows: That are asked about; None: one that lies between two clusters.
     """
     outs = _outs(run.out, len(rows))
-    with exit_on_error():
+    with exit_on_error(run.out):
         refuse_outs(run, len(rows))
         expected = expected_of(len(x), x.shape[1], settings, len(rows))
         console.print(str(expected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,14 +40,27 @@ ENDING = ".result"
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """One sentence and exit code 2 for what a person can mend; exit code 130 for a run that is stopped."""
+def exit_on_error(page: Path | None = None) -> Iterator[None]:
+    """One sentence and exit code 2 for what a person can mend; exit code 130 for a run that is stopped.
+
+    Args:
+        page: Of the answer: what the run kept beside it is removed with a refusal, as the same command meets it again.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Exit: With one of these codes.
+    """
+    kept = None if page is None or unfinished_beside(page).exists() else unfinished_beside(page)
     try:
         yield
     except KeyboardInterrupt:
         stop("Nothing was written.")
     except (CrossfluenceError, OSError) as error:
         typer.echo(f"crossfluence: {as_typed(str(error))}", err=True)
+        if kept is not None and isinstance(error, CrossfluenceError):
+            shutil.rmtree(kept, ignore_errors=True)
         raise typer.Exit(2) from error
 
 

@@ -112,7 +112,7 @@ def words(
         return
     quieten(quiet, as_json)
     files = Files(out, save_vectors, write_cleaned)
-    with exit_on_error():
+    with exit_on_error(out):
         corpus = _given(corpus, model, trust=trust, alone=word is not None, saved=save_vectors is not None)
         files.refuse([path for path in (corpus, model) if path is not None and path.is_file()], force, plan)
         amounts = [amount_of(part.strip(), "--remove") for part in (remove or "0.5%").split(",")]
