@@ -111,3 +111,25 @@ def test_a_value_kept_from_a_parameter_is_refused_as_no_derivative_follows_it(tr
         cf.Risk(net, lambda m, b: squares(m, b) + weight.square().sum(), cf.batches(x, y), l2=L2)
     same = cf.Risk(net, lambda m, b: squares(m, b) + 0 * net[0].weight.square().sum(), cf.batches(x, y), l2=L2)
     assert same.n == N  # the model itself, by another name
+
+
+NUMBERS = {
+    "NaN": lambda: torch.tensor([float("nan"), 1.0]),
+    "complex": lambda: torch.tensor([1 + 2j]),
+    "bfloat16": lambda: torch.ones(2, dtype=torch.bfloat16),
+    "float8": lambda: torch.ones(2).to(torch.float8_e4m3fn),
+    "count": lambda: torch.tensor(3),
+    "mask": lambda: torch.tensor([True, False]),
+    "every second": lambda: torch.arange(6.0)[::2],
+    "sparse": lambda: torch.eye(2).to_sparse(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_a_question_is_asked_of_a_model_that_holds_numbers_of_any_kind(trained, kind):
+    model, x, y = copy.deepcopy(trained[0]), *trained[1:]
+    model.register_buffer("held", NUMBERS[kind]())
+    scores = cf.influence(cf.Risk(model, squares, cf.batches(x, y), l2=L2), lambda m: m(x[:1])[0, 0], cf.Exact())
+    assert len(scores) == N

@@ -70,7 +70,7 @@ def unmoved(model: nn.Module, question: Callable[[], Value]) -> Value:
         ObjectiveError: If evaluating it changes a parameter or buffer, or calls `backward`.
         RuntimeError: That of the question, if it is another.
     """
-    state = state_of(model)
+    state = {name: part for name, part in state_of(model).items() if _plain(part)}
     small = sum(part.nbytes for part in state.values()) <= KEPT
     kept = {name: part.detach().clone() for name, part in state.items()} if small else {}
     try:
@@ -82,7 +82,7 @@ def unmoved(model: nn.Module, question: Callable[[], Value]) -> Value:
             "The question calls backward() itself. It need only return its value, computed from the model that is "
             "passed in; the gradient is taken from outside."
         ) from error
-    changed = [name for name, part in kept.items() if not torch.equal(part.nan_to_num(), state[name].nan_to_num())]
+    changed = [name for name, part in kept.items() if not torch.equal(_bits(part), _bits(state[name]))]
     if changed:
         with torch.no_grad():
             for name in changed:
@@ -92,6 +92,16 @@ def unmoved(model: nn.Module, question: Callable[[], Value]) -> Value:
             f"such as {changed[0]}.clone(), or call model.eval() first. The model was put back as it was."
         )
     return found
+
+
+def _plain(tensor: Tensor) -> bool:
+    """True for a tensor of numbers in memory, as against sparse, quantised, nested and absent ones."""
+    return tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested or tensor.is_meta)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor: a NaN is like itself, whatever the type of number."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def refuse_others(model: nn.Module, others: Sequence[Tensor], trained: Collection[str]) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ OPTIONS = {
 ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=('[^']*'|\"[^\"]*\"|[^\s,;()]*[^\s,;().])")
 TWICE = re.compile(r"(--[\w-]+ (?:'[^']*'|[^\s,]+))(?:, or \1 on the command line| \(\1\))")
 INDEX = re.compile(r"crossfluence\.Index\.build\(risk, EKFAC\(\), '([^']*)'\)")
-NOT_TOLD_APART = "The vectors do not tell them apart: give more text with them, or type a smaller --prior, such as 1."
+NOT_TOLD_APART = "The vectors do not tell them apart: give more text with them, or type a smaller prior: --prior 1."
 PHRASES = {
     "crossfluence.Index.build(...)": "crossfluence index build",
     "lower least.": "lower --least.",
