@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..clustering.settings import CheckSettings
 from ..errors import import_optional
-from .forecast import LIBRARIES, Forecast
+from .forecast import LIBRARIES, STARTED, Forecast, beside_others, seconds_of
 
 METHODS = ("dec", "kmeans", "mixture")
 FULL = 5  # rows for each number of a component, at least, for a mixture to have full covariances
@@ -74,11 +73,10 @@ def forecast_estimator(n: int, columns: int, settings: EstimatorSettings, questi
     """
     m = min(n, TRIED)
     rows = np.random.default_rng(0).normal(size=(m, columns)) + 4 * (np.arange(m) % settings.k)[:, None]
-    began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimator_of(settings).fit(rows)
-    once = (time.perf_counter() - began) * n / m
+        once = seconds_of(lambda: estimator_of(settings).fit(rows)) * n / m
     fits = min(settings.check, n) + settings.draws + len(settings.sizes) + 2
     numbers = settings.k * (columns + (columns**2 if settings.covariances == "full" else columns))
-    return Forecast(once * (1 + questions * fits * AGAIN), LIBRARIES + 8 * (6 * numbers**2 + 8 * n * columns) / 2**30)
+    seconds = once * (1 + questions * fits * AGAIN) * beside_others(1)
+    return Forecast(STARTED + seconds, LIBRARIES + 8 * (6 * numbers**2 + 8 * n * columns) / 2**30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -74,7 +75,7 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
         questions: Rows that are asked about.
 
     Returns:
-        The processor's time for a few steps on some rows, times the number of rows, steps and trainings, and the
+        The time of a few steps on some rows, times the number of rows, steps and trainings, and the
         products of the curvature in such steps; longer, where other programs keep the processors busy.
     """
     from threadpoolctl import threadpool_limits
@@ -82,7 +83,7 @@ def forecast_clusters(n: int, features: int, settings: ClusterSettings, *, quest
     m, h, d, k = min(n, TRIED), settings.hidden, settings.embedding, settings.k
     x = np.linspace(-1, 1, m * features).reshape(m, features)
     with threadpool_limits(1):  # as training does
-        tried = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS, clock=time.process_time)
+        tried = seconds_of(lambda: trial(x, h, d, k), least=TRIAL_SECONDS)
     step = SLOWER * tried * n / m + CALLS
     p = (features + 1) * h + (h + 1) * d + k * d
     trainings = questions * (min(settings.check, n) + settings.draws + len(settings.sizes) + 2)
@@ -132,23 +133,20 @@ def beside_others(own: int) -> float:
     return max(1.0, (others + own) / processors())
 
 
-def seconds_of(
-    work: Callable[[], object], *, least: float = 0.0, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """The mean of at least three runs, after one that warms up.
+def seconds_of(work: Callable[[], object], *, least: float = 0.0) -> float:
+    """The fastest of at least three runs, after one that warms up: others on the machine cannot make it faster.
 
     Args:
         work: The work to measure.
         least: Seconds for which it is done again.
-        clock: By default other work on the machine slows the trial as it will slow the real run; a short trial is
-            slowed less.
 
     Returns:
-        Seconds.
+        Seconds on the clock.
     """
     work()
-    count, begun = 0, clock()
-    while count < 3 or clock() - begun < least:
+    fastest, count, begun = math.inf, 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - begun < least:
+        began = time.perf_counter()
         work()
-        count += 1
-    return (clock() - begun) / count
+        fastest, count = min(fastest, time.perf_counter() - began), count + 1
+    return fastest

@@ -13,7 +13,7 @@ from ..words.corpus.corpus import Corpus
 from ..words.corpus.readers import open_source
 from ..words.corpus.vocabulary import build_corpus
 from ..words.settings import WordsSettings
-from .forecast import LIBRARIES, STARTED, Forecast, seconds_of
+from .forecast import LIBRARIES, STARTED, Forecast, beside_others, seconds_of
 
 BEGINNING = 600_000  # characters of a corpus that are read to foretell from
 DOUBLE_UP_TO, HELD_UP_TO = 10_000, 5_477  # words, with which training computes in double; of which all pairs are held
@@ -113,7 +113,8 @@ def forecast_words(extent: Extent, questions: int, settings: WordsSettings) -> F
     # descent, products
     counted = min(extent.tokens * settings.window, size**2 // 4)
     memory = (numbers * np.dtype(dtype).itemsize + 40 * counted) / 2**30
-    return Forecast(STARTED + size * passes + looked_up, LIBRARIES + memory)
+    seconds = STARTED + size * passes + looked_up
+    return Forecast(seconds * beside_others(1), LIBRARIES + memory)
 
 
 def trial(size: int, d: int, dtype: type[np.floating]) -> tuple[float, float]:
