@@ -1,23 +1,29 @@
-"""Mitigation: the gap between men's and women's jobs that fine-tuning on stereotypes left, closed in seven ways.
+"""Mitigation: the gap between men's and women's jobs that fine-tuning on stereotypes left, narrowed in nine ways.
 
 Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.mitigation KEPT [--sentences 240]
 
 SmolLM2 is fine-tuned as in `real_model`, on as many sentences of its mixture as of WinoBias, whose pronouns all agree
 with the stereotype. The gap: log-odds of he in templates about men's jobs, less those in the same templates about
-women's jobs; no template is of WinoBias. `Horizon` ranks the sentences by the gap. Each action is done with a tenth of
-them, and with as many as are predicted to close the gap, at most half:
+women's jobs; no template is of WinoBias. `Horizon` ranks the sentences by the gap. Some actions say beforehand how far
+they go; they are done with a tenth of the sentences, and with as many as are predicted to close the gap, at most half:
 
   remove, double     train again without the strongest sentences, or with twice the weight of those that lower it
   relabel            train again with the pronouns of the strongest exchanged
   unlearn            one step of Horizon without the strongest
-  undo, amplify      at most 40 gradient steps away from the strongest, or towards those that lower it, until the gap
-                     is closed or the loss of other sentences has risen by .01 nats, 1 % of the perplexity
-  exchanged          at most 200 such steps towards sentences with exchanged pronouns, which were never trained on, that
-                     Horizon says would lower it most
 
-Numbers and steps are chosen by the templates that were asked; the gap is reported of these, and of as many others with
-its interval over templates, beside the prediction and the perplexity of other sentences. What is done is kept in KEPT
-and in benchmarks/results/language-mitigation.csv: a run that was stopped goes on where it was.
+The others go step by step, until the gap is closed, 200 steps are done, or the loss of other sentences (the guard) has
+risen by .01 nats, 1 % of the perplexity:
+
+  undo               away from the tenth that raises it most
+  amplify            towards the tenth that lowers it most
+  exchanged          towards sentences with exchanged pronouns, never trained on, that Horizon says would lower it most:
+                     a tenth and a quarter of the sentences; a quarter beside all plain sentences of the training; and
+                     a tenth, scored and chosen anew after every 30 steps, three times
+
+Numbers and steps are chosen by the templates that were asked and the sentences of the guard; reported are the gap of
+these templates, that of as many others with its interval over templates, and the perplexity of other sentences than
+the guard's. What is done is kept in KEPT and in benchmarks/results/language-mitigation.csv: a run that was stopped
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +44,15 @@ import crossfluence as cf
 from benchmarks.common.options import options
 from benchmarks.common.results import kept, line, save
 from benchmarks.data.folder import data_folder
-from benchmarks.language.real_model import BATCH, EPOCHS, HELD_OUT, LAYERS, RATE, TOKENS, WORDS
+from benchmarks.language.real_model import BATCH, EPOCHS, LAYERS, RATE, TOKENS, WORDS
 from benchmarks.language.sentences import FEMALE_JOBS, FORMS, MALE_JOBS, OTHER_FORMS, mixture, swapped, templates
 from benchmarks.language.tail import Columns, Tail, columns, common_words, loss_of, preference, smollm2
 from crossfluence import language
 from crossfluence.extend import AbstractInverse
 
-TENTH, MOST, ALLOWED, STEPS, MORE_STEPS, STEP_RATE = 0.1, 0.5, 0.01, 40, 200, 5e-4
+TENTH, MOST, ALLOWED, STEPS, STEP_RATE = 0.1, 0.5, 0.01, 200, 1e-3
+QUARTER, ROUNDS, TURN = 0.25, 3, 30  # of the sentences; scored so often, and steps for each time
+GUARD, ORDINARY = 96, 96  # sentences of the guard, and others
 Found = tuple[nn.Module, float, int]  # a model, the change of the gap that was predicted, and the sentences or steps
 
 
@@ -59,12 +68,13 @@ def stereotypes(count: int, seed: int, most: int = 11) -> list[tuple[str, str]]:
     return random.Random(seed).sample(short, count)  # pyright: ignore[reportReturnType]
 
 
-def frozen(n: int) -> tuple[Tail, Columns, Columns, dict[str, tuple[Columns, Columns]], Columns]:
-    """The last layers; activations of the sentences, of their swapped forms, of templates and held-out sentences."""
+def frozen(n: int) -> tuple[Any, ...]:
+    """The last layers; activations of sentences, their swapped forms, templates, guard and others; the plain ones."""
     model, tokenizer = smollm2()
-    plain, held_out = mixture(n // 2, 0, HELD_OUT, lambda text: len(tokenizer(text)["input_ids"]) <= TOKENS)
+    plain, held_out = mixture(n // 2, 0, GUARD + ORDINARY, lambda text: len(tokenizer(text)["input_ids"]) <= TOKENS)
     pairs = [(text, swapped(text)) for text in plain] + stereotypes(n - n // 2, 0)
     random.Random(1).shuffle(pairs)
+    rows = [row for row, (text, _) in enumerate(pairs) if text in set(plain)]
     asked = {name: sides(forms) for name, forms in {"asked": FORMS, "others": OTHER_FORMS}.items()}
     flat = [text for both in asked.values() for side in both for text in side]
     texts = [pair[k] for k in (0, 1) for pair in pairs]
@@ -76,7 +86,8 @@ def frozen(n: int) -> tuple[Tail, Columns, Columns, dict[str, tuple[Columns, Col
 
     data, read = of(texts), {name: (of(men), of(women)) for name, (men, women) in asked.items()}
     own, others = ({name: column[k * n : (k + 1) * n] for name, column in data.items()} for k in (0, 1))
-    return Tail(model, words, LAYERS), own, others, read, of(held_out)
+    random.Random(2).shuffle(held_out)
+    return Tail(model, words, LAYERS), own, others, read, of(held_out[:GUARD]), of(held_out[GUARD:]), rows
 
 
 def sides(forms: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -93,14 +104,18 @@ class Mitigation:
         recipe: The training.
         others: Activations of all sentences with exchanged pronouns.
         gaps: The gap in the templates that are asked, and in others.
-        loss: Of held-out sentences, for each token.
-        folder: Keeps scores.
+        guard: The loss of other sentences, for each token, that no step may raise too far.
+        loss: The same of yet others, for the perplexity that is reported.
+        plain: The sentences that are not of WinoBias.
+        folder: Keeps scores and models.
     """
 
     recipe: cf.Recipe
     others: Columns
     gaps: dict[str, language.Question]
+    guard: language.Question
     loss: language.Question
+    plain: list[int]
     folder: Path
 
     @classmethod
@@ -110,7 +125,7 @@ class Mitigation:
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
             torch.save(frozen(n), file)
-        tail, data, others, asked, held_out = torch.load(file, weights_only=False)
+        tail, data, others, asked, guard, ordinary, plain = torch.load(file, weights_only=False)
         recipe = cf.Recipe(
             tail, language.causal_loss(), data, optimizer=cf.AdamW(RATE), epochs=EPOCHS, batch_size=BATCH,
             schedule=cf.linear, clipping=1.0, at_once=1,
@@ -119,7 +134,7 @@ class Mitigation:
             name: language.contrast(preference(f"{name}: men's jobs", men), preference("women's jobs", women))
             for name, (men, women) in asked.items()
         }
-        return cls(recipe, others, gaps, loss_of("loss", held_out), folder)
+        return cls(recipe, others, gaps, loss_of("guard", guard), loss_of("loss", ordinary), plain, folder)
 
     def gap(self, model: nn.Module) -> Tensor:
         """In the templates that are asked, in nats."""
@@ -148,7 +163,7 @@ class Mitigation:
     @cached_property
     def raised(self) -> Tensor:
         """By how much each sentence raised the gap."""
-        return self._scores("own", None)
+        return self._scores("own")
 
     @cached_property
     def relabelled(self) -> Tensor:
@@ -158,11 +173,12 @@ class Mitigation:
     @cached_property
     def exchanged(self) -> Tensor:
         """By how much each sentence would raise the gap, were it added with exchanged pronouns."""
-        return self._scores("swapped", cf.batches(self.others))
+        return self._scores("swapped")
 
-    def _scores(self, name: str, candidates: cf.Batches | None) -> Tensor:
+    def _scores(self, name: str) -> Tensor:
         file = self.folder / f"gap-{name}-{self.recipe.n}.scores"
         if not file.exists():
+            candidates = cf.batches(self.others) if name == "swapped" else None
             cf.influence(self.risk, self.gap, self.inverse, candidates=candidates).save(file)
         return cf.Scores.load(file).values[:, 0]
 
@@ -179,28 +195,59 @@ class Mitigation:
             column[rows] = self.others[name][rows]
         return replace(self.recipe, data=data).train()
 
-    def walk(self, sentences: Columns, most: int, *, away: bool = False) -> Found:
-        """Away from some sentences, or towards them, to the step that closes the gap best, as far as is allowed."""
-        verb = cf.undo if away else cf.amplify
-        risk = cf.Risk(self.model, language.causal_loss(), cf.batches(sentences))
-        tolerance = ALLOWED / float(self.loss(self.model).detach())
+    def walk(
+        self, sentences: Columns, *, away: bool = False, start: nn.Module | None = None, steps: int = STEPS
+    ) -> Found:
+        """Towards some sentences, or away, to the step that closes the gap best, as far as the guard allows."""
+        verb, model = cf.undo if away else cf.amplify, self.model if start is None else start
+        risk = cf.Risk(model, language.causal_loss(), cf.batches(sentences))
+        now = float(self.guard(model).detach())
+        tolerance = max(0.0, float(self.guard(self.model).detach()) + ALLOWED - now) / now
 
-        def walked(steps: int) -> cf.Outcome:
+        def walked(count: int) -> cf.Outcome:
             return verb(
-                risk, range(risk.n), steps=steps, lr=STEP_RATE, watch=self.gap, guard=self.loss, tolerance=tolerance
+                risk, range(risk.n), steps=count, lr=STEP_RATE, watch=self.gap, guard=self.guard, tolerance=tolerance
             )
 
-        whole = walked(most)
+        whole = walked(steps)
         assert whole.history is not None
         best = int(whole.history[1:, 0].abs().argmin()) + 1 if whole.steps else 1
         done = whole if best == whole.steps else walked(best)
         assert done.predicted is not None
         return done.model, float(done.predicted[0]), done.steps
 
-    def tenth(self, effect: Tensor, data: Columns) -> Columns:
-        """The sentences with the most effect."""
-        rows = effect.topk(round(TENTH * self.recipe.n)).indices
-        return {name: column[rows] for name, column in data.items()}
+    def towards(
+        self, effect: Tensor, share: float, *, plain: bool = False, start: nn.Module | None = None, steps: int = STEPS
+    ) -> Found:
+        """Towards sentences with exchanged pronouns that would lower the gap, beside all plain ones if asked for."""
+        rows = (-effect).topk(round(share * self.recipe.n)).indices
+        own: Any = self.recipe.data
+        chosen = {
+            name: torch.cat([column[rows], own[name][self.plain if plain else []]])
+            for name, column in self.others.items()
+        }
+        return self.walk(chosen, start=start, steps=steps)
+
+    def again(self) -> Found:
+        """Towards a tenth for some steps, scored anew there, towards a tenth of these, and so on."""
+        model, effect, said, steps = self.model, self.exchanged, 0.0, 0
+        for turn in range(ROUNDS):
+            if turn:
+                effect = cf.influence(
+                    self.as_trained(model), self.gap, cf.Horizon(), candidates=cf.batches(self.others)
+                ).values[:, 0]
+            model, more, further = self.towards(effect, TENTH, start=model, steps=TURN)
+            said, steps = said + more, steps + further
+        return model, said, steps
+
+    def as_trained(self, model: nn.Module) -> cf.Risk:
+        """Of a model that was moved since, as if the training had ended there."""
+        found = self.recipe.risk(model)
+        steps = EPOCHS * -(-self.recipe.n // BATCH)
+        record = cf.TrainingRecord.from_settings(
+            found, optimizer=cf.AdamW(RATE), steps=steps, batch_size=BATCH, schedule=cf.linear
+        )
+        return self.recipe.risk(model, record=record)
 
     def unlearn(self, rows: list[int]) -> nn.Module:
         """The parameters predicted without some sentences."""
@@ -222,17 +269,24 @@ class Mitigation:
 
     def all(self) -> dict[tuple[str, str], Callable[[], Found]]:
         """Every action with a tenth of the sentences and, where it can say, with enough."""
-        own: Columns = self.recipe.data  # pyright: ignore[reportAssignmentType]
-        walks = {
-            "undo": lambda: self.walk(self.tenth(self.raised, own), STEPS, away=True),
-            "amplify": lambda: self.walk(self.tenth(-self.raised, own), STEPS),
-            "exchanged": lambda: self.walk(self.tenth(-self.exchanged, self.others), MORE_STEPS),
-        }
+        own: Any = self.recipe.data
+
+        def of(effect: Tensor) -> Columns:
+            rows = effect.topk(round(TENTH * self.recipe.n)).indices
+            return {name: column[rows] for name, column in own.items()}
+
         return {
+            ("exchanged", "a tenth"): lambda: self.towards(self.exchanged, TENTH),
+            ("exchanged", "a quarter"): lambda: self.towards(self.exchanged, QUARTER),
+            ("exchanged", "a quarter, beside plain"): lambda: self.towards(self.exchanged, QUARTER, plain=True),
+            ("exchanged", "a tenth, anew"): self.again,
+            ("amplify", "a tenth"): lambda: self.walk(of(-self.raised)),
+            ("undo", "a tenth"): lambda: self.walk(of(self.raised), away=True),
+        } | {
             (name, size): (lambda n=name, s=share: self.by_sentences(n, s))
             for name in ("remove", "relabel", "double", "unlearn")
             for size, share in (("a tenth", TENTH), ("enough", None))
-        } | {(name, "a tenth"): act for name, act in walks.items()}
+        }
 
     def row(self, action: str, size: str, act: Callable[[], Found]) -> dict[str, object]:
         """An action's figures."""
