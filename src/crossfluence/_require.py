@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from .errors import UnsupportedError
+from .errors import ObjectiveError, UnsupportedError
 
 Label = TypeVar("Label")
 
@@ -193,6 +193,20 @@ def takes(function: Any, count: int) -> bool:
     except ValueError:  # a compiled function does not say
         return True
     return True
+
+
+def require_answered(answered: tuple[str, ...], asked: tuple[str, ...]) -> None:
+    """Refuses scores of other questions than those that are asked.
+
+    Args:
+        answered: Questions of the scores.
+        asked: Questions of the objective.
+
+    Raises:
+        ObjectiveError: If they differ.
+    """
+    if answered != asked:
+        raise ObjectiveError(f"The scores answer {answered}, the objective {asked}; needed the same.")
 
 
 def labelled(ids: Iterable[Label]) -> list[Label]:

@@ -8,12 +8,12 @@ import torch
 
 from .._attribution.influence import influence
 from .._evaluation.leave_out import Training, trained_models
-from .._require import AbstractTraining, listed, require, require_question, require_training
+from .._require import AbstractTraining, listed, require, require_answered, require_question, require_training
 from .._results.ids import numbered, plain_id, row_of
 from .._results.scores import Scores
 from .._risk.objectives import evaluate
 from .._types import Id, Objective
-from ..errors import DataError, ObjectiveError
+from ..errors import DataError
 from .outcome import Outcome
 
 
@@ -75,7 +75,7 @@ def remove(
     _, after = evaluate(objective, rest)
     if scores is None and isinstance(train, AbstractTraining):
         scores = influence(train.recipe.risk(whole), objective)
-    if scores is not None and scores.objectives != names:
-        raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
+    if scores is not None:
+        require_answered(scores.objectives, names)
     predicted = None if scores is None else -scores.select(chosen).values.double().sum(0).cpu()
     return Outcome(rest, names, before, after, predicted, None, f"remove({len(chosen)} samples)")

@@ -12,11 +12,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from .._require import AbstractTraining, described, require, require_question, require_training
+from .._require import AbstractTraining, described, require, require_answered, require_question, require_training
 from .._results.agreement import Estimate, mean_rank_correlation
 from .._results.scores import Scores
 from .._types import Objective
-from ..errors import DataError, ObjectiveError, UnsupportedError
+from ..errors import DataError, UnsupportedError
 from .leave_out import answers
 from .subsets import without_random
 
@@ -131,8 +131,7 @@ def lds(
         weights *= n / weights.sum(1, keepdim=True)  # the mean loss is that of the subset
     found = {one: answers(one, objective, weights, executor=executor, store=store) for one in dict.fromkeys(trainings)}
     names = found[trainings[0]][0]
-    if scores.objectives != names:
-        raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
+    require_answered(scores.objectives, names)
     predicted = ((weights - 1) @ scores.values.detach().cpu().double()).numpy()
     values = np.stack([found[one][1].numpy() for one in trainings])
     rounds = np.stack([_dealt(values, first, mixed=half) for first in range(seeds)])

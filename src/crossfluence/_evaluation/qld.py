@@ -9,14 +9,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from .._require import AbstractTraining, require, require_question, require_training
+from .._require import AbstractTraining, require, require_answered, require_question, require_training
 from .._results.agreement import RESAMPLES, Estimate
 from .._results.scores import Scores
 from .._types import Objective
-from ..errors import DataError, ObjectiveError
+from ..errors import DataError
 from .leave_out import Training, answers
 from .subsets import without_random
 
@@ -100,22 +100,46 @@ def qld(
     require(scores, Scores, "qld", "Scores", "qld(influence(...), recipe, objective)")
     require_training(train, "qld")
     require_question(objective, "qld")
+    n = train.n if isinstance(train, AbstractTraining) else len(scores)
+    groups, sign = strongest_and_random(scores, n, effect=effect, share=drop, draws=draws, seed=seed)
+    weights = torch.ones(1 + len(groups), n, dtype=torch.float64)
+    weights[1:] = weights[1:].scatter(1, groups, 0.0)
+    names, found = answers(train, objective, weights, executor=executor, store=store)
+    require_answered(scores.objectives, names)
+    changes = found[1:] - found[0]
+    return beside_random(changes, -sign, groups.shape[1], names, scores.method, seed)  # what lowers it, gone, raises
+
+
+def strongest_and_random(
+    scores: Scores, n: int, *, effect: Literal["lowers", "raises"], share: float, draws: int, seed: int
+) -> tuple[Int[Tensor, "g s"], int]:
+    """Random groups of samples, then the strongest samples of each question, as many in each.
+
+    Args:
+        scores: Of all samples.
+        n: Samples of the training.
+        effect: Which are strongest: those that lower a question, or that raise it.
+        share: Of the samples in a group; at least one is.
+        draws: Random groups.
+        seed: Of the random groups.
+
+    Returns:
+        Rows of the samples, shape `(draws + m, s)`, and 1 for those that raise, -1 for those that lower.
+
+    Raises:
+        DataError: If the scores are not those of all samples, or a number means nothing.
+        ValueError: If the effect is neither word.
+    """
     if effect not in ("lowers", "raises"):
         raise ValueError(f"Got effect={effect!r}; needed 'lowers' or 'raises'.")
-    n = len(scores)
-    if isinstance(train, AbstractTraining) and train.n != n:
-        raise DataError(f"Got {n} scores for a training set of {train.n}; needed one for each sample.")
+    if n != len(scores):
+        raise DataError(f"Got {len(scores)} scores for a training set of {n}; needed one for each sample.")
     if draws < 1 or n < 2:
         raise DataError(f"Got draws={draws} and {n} scores; needed at least one draw, and two samples.")
-    random = without_random(n, draws, drop, seed)
-    size, sign = int((random[0] == 0).sum()), -1 if effect == "lowers" else 1
+    random = (without_random(n, draws, share, seed) == 0).nonzero()[:, 1].view(draws, -1)
+    sign = -1 if effect == "lowers" else 1
     ranked = (sign * scores.values.detach().cpu().double()).argsort(dim=0, descending=True, stable=True)  # (n, m)
-    strongest = torch.ones(len(scores.objectives), n, dtype=torch.float64).scatter(1, ranked[:size].T, 0.0)
-    weights = torch.cat([torch.ones(1, n, dtype=torch.float64), random, strongest])
-    names, found = answers(train, objective, weights, executor=executor, store=store)
-    if scores.objectives != names:
-        raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
-    return beside_random(found[1:] - found[0], -sign, size, names, scores.method, seed)  # what lowers it, gone, raises
+    return torch.cat([random, ranked[: random.shape[1]].T]), sign
 
 
 def beside_random(changes: Tensor, sign: int, size: int, names: tuple[str, ...], method: str, seed: int) -> QLD:

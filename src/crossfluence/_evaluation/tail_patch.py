@@ -11,15 +11,14 @@ from torch import Tensor
 from .._autodiff.copies import copied
 from .._autodiff.functional import isolated
 from .._autodiff.params import put
-from .._require import require, require_question, require_risk
+from .._require import require, require_answered, require_question, require_risk
 from .._results.scores import Scores
 from .._risk.base import AbstractRisk
 from .._risk.objectives import evaluate
 from .._training.optimizers import AbstractOptimizer
 from .._types import Objective
-from ..errors import DataError, ObjectiveError
-from .qld import QLD, beside_random
-from .subsets import without_random
+from ..errors import DataError
+from .qld import QLD, beside_random, strongest_and_random
 
 
 def tail_patch(
@@ -77,24 +76,13 @@ def tail_patch(
     require_risk(risk, AbstractRisk, "tail_patch")
     require_question(objective, "tail_patch")
     require(optimizer, AbstractOptimizer, "optimizer=", "an optimizer", "optimizer=SGD(1e-3)")
-    if effect not in ("lowers", "raises"):
-        raise ValueError(f"Got effect={effect!r}; needed 'lowers' or 'raises'.")
-    n = len(scores)
-    if risk.n != n:
-        raise DataError(f"Got {n} scores for a training set of {risk.n}; needed one for each sample.")
-    if draws < 1 or n < 2 or steps < 1:
-        raise DataError(
-            f"Got draws={draws}, steps={steps} and {n} scores; needed at least one of each, and two samples."
-        )
-    random = [row.nonzero()[:, 0].tolist() for row in without_random(n, draws, share, seed) == 0]
-    size, sign = len(random[0]), -1 if effect == "lowers" else 1
-    ranked = (sign * scores.values.detach().cpu().double()).argsort(dim=0, descending=True, stable=True)[:size]
+    if steps < 1:
+        raise DataError(f"Got steps={steps}; needed at least one.")
+    groups, sign = strongest_and_random(scores, risk.n, effect=effect, share=share, draws=draws, seed=seed)
     names, before = evaluate(objective, risk.model)
-    if scores.objectives != names:
-        raise ObjectiveError(f"The scores answer {scores.objectives}, the objective {names}; needed the same.")
-    groups = [*random, *ranked.T.tolist()]
-    after = [_stepped(risk, rows, objective, optimizer, steps) for rows in groups]
-    return beside_random(torch.stack(after) - before.cpu(), sign, size, names, scores.method, seed)
+    require_answered(scores.objectives, names)
+    after = [_stepped(risk, rows, objective, optimizer, steps) for rows in groups.tolist()]
+    return beside_random(torch.stack(after) - before.cpu(), sign, groups.shape[1], names, scores.method, seed)
 
 
 def _stepped(
