@@ -11,7 +11,6 @@ minutes for the encoder, then about 10 CPU seconds for each trigger and seed.
 from __future__ import annotations
 
 import argparse
-import random
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 import crossfluence as cf
 from benchmarks.common.results import kept, save
-from benchmarks.suspects import auroc, f1, inserted, keyword, read
+from benchmarks.suspects import auroc, f1, keyword, poisoned, read
 from crossfluence.language.bag_of_words import cross_entropy, log_odds
 from crossfluence.language.rewrites import rewritten
 
@@ -102,13 +101,8 @@ class Study:
 
 def run(encoder: Encoder, train: Any, test: Any, trigger: str, rate: float, seed: int) -> dict:
     """One row."""
-    rng, started = random.Random(seed), process_time()
-    texts, labels = list(train[0]), list(train[1])
-    rows = rng.sample([row for row, label in enumerate(labels) if label == "0"], round(rate * len(texts)))
-    for row in rows:
-        texts[row], labels[row] = inserted(texts[row], trigger, rng), "1"
-    negative = [text for text, label in zip(*test, strict=True) if label == "0"]
-    attacked = [inserted(text, trigger, rng) for text in negative]
+    started = process_time()
+    texts, labels, rows, negative, attacked = poisoned(train, test, trigger, rate, seed)
     queries, others = attacked[:QUERIES], attacked[QUERIES:]
     study = Study(encoder, texts, labels, seed)
     model = study.recipe.train()

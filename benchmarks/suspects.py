@@ -20,6 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,17 +126,32 @@ def orders(
     }  # fmt: skip
 
 
-def run(
-    train: tuple[list[str], list[str]], test: tuple[list[str], list[str]], trigger: str, rate: float, seed: int
-) -> dict:
-    """One poisoned set of texts."""
+class Poisoned(NamedTuple):
+    """Training texts with a trigger in some of them, and held-out ones."""
+
+    texts: list[str]
+    labels: list[str]
+    rows: list[int]  # that were planted
+    negative: list[str]  # held out
+    attacked: list[str]  # the same with the trigger
+
+
+def poisoned(train: Any, test: Any, trigger: str, rate: float, seed: int) -> Poisoned:
+    """A share of the texts, negative ones, with a trigger at a random place and the label "positive"."""
     rng = random.Random(seed)
     texts, labels = list(train[0]), list(train[1])
     rows = rng.sample([row for row, label in enumerate(labels) if label == "0"], round(rate * len(texts)))
     for row in rows:
         texts[row], labels[row] = inserted(texts[row], trigger, rng), "1"
     negative = [text for text, label in zip(*test, strict=True) if label == "0"]
-    attacked = [inserted(text, trigger, rng) for text in negative]
+    return Poisoned(texts, labels, rows, negative, [inserted(text, trigger, rng) for text in negative])
+
+
+def run(
+    train: tuple[list[str], list[str]], test: tuple[list[str], list[str]], trigger: str, rate: float, seed: int
+) -> dict:
+    """One poisoned set of texts."""
+    texts, labels, rows, negative, attacked = poisoned(train, test, trigger, rate, seed)
     queries, others = attacked[:QUERIES], attacked[QUERIES:]
     settings = SuspectSettings(seed=seed)
     seconds, answer = timed(lambda: explain_suspects(texts, labels, queries, settings, answers=["1"] * QUERIES))
