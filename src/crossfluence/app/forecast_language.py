@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..language.settings import ADAPTERS, TOKENIZERS, LanguageSettings
-from .forecast import LIBRARIES, Forecast, seconds_of
+from .forecast import LIBRARIES, Forecast, beside_others, seconds_of
 
 WEIGHTS = "*.safetensors"
 TABLES = re.compile(r"embed|wte|wpe|position|shared\.weight")  # matrices of which rows are looked up
@@ -254,7 +254,8 @@ def forecast_language(files: ModelFiles, work: Work) -> Forecast:
     times = [each.longest if files.masked else 1 for each in work.asked]  # a masked model reads once for each word
     reading = sum(n * _pass(files, each, AT_ONCE, speed) for n, each in zip(times, work.asked, strict=True))
     reading *= ASKED + work.trainings / 3
-    return Forecast(STARTED + files.bytes * LOADING + trained + answer + reading, _memory(files, work))
+    seconds = STARTED + files.bytes * LOADING + trained + answer + reading
+    return Forecast(seconds * beside_others(1), _memory(files, work))
 
 
 def _pass(files: ModelFiles, tokens: Tokens, batch: int, speed: float) -> float:
