@@ -24,6 +24,7 @@ __all__ = [
     "pair_preference",
     "pronoun_preference",
     "recipe",
+    "risk_of",
     "seat",
     "similarity",
     "stereoset",
