@@ -1,4 +1,4 @@
-"""Whether the loss of a risk is the one that its record's training minimised, by the length of gradients."""
+"""Comparison of the loss of a risk with the one that its record's training minimised, by lengths of gradients."""
 
 from __future__ import annotations
 

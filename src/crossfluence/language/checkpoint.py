@@ -105,7 +105,7 @@ def _by_decay(model: nn.Module, named: Sequence[tuple[str, nn.Parameter]]) -> li
 
 
 def course_of(told: dict[str, Any], group: dict[str, Any], n: int) -> Course | None:
-    """What a training logged, and its first and last learning rates where it logged none.
+    """Reads the rates and gradients that a training logged; its first and last rates, where it logged none.
 
     Args:
         told: Of trainer_state.json.

@@ -186,7 +186,7 @@ def explain_language(
 
 
 def finished_risk(loaded: Loaded, data: dict[str, Tensor], settings: LanguageSettings) -> Risk:
-    """What fine-tuning minimised, if a Trainer did it, at the model that it left.
+    """The risk that fine-tuning minimised, if a Trainer did it, at the model that it left.
 
     Its record comes from the optimizer beside the model, where there is a checkpoint, or else from stated settings.
 

@@ -79,7 +79,7 @@ def recipe(trainer: Any, *, start: nn.Module | None = None, redraw: bool = False
 
 
 def risk_of(trainer: Any, *, record: TrainingRecord | None = None) -> Risk:
-    """What a finished `transformers.Trainer` minimised, where it ended: its model, its data, and its loss.
+    """The risk that a finished `transformers.Trainer` minimised: its model, its data, and its loss.
 
     The Trainer takes the mean over all tokens of a step, so that the loss of a sample is the sum over its tokens, over
     the mean number of tokens of a sample: only with this scale do a record's sizes fit. It counts those parameters as
