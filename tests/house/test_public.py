@@ -1,5 +1,6 @@
 """What users see: the names, their documentation, and what an import costs."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -94,6 +95,14 @@ def test_importing_waits_for_nothing_until_a_name_is_used():
     assert set(dir(cf)) >= set(cf.__all__)
     with pytest.raises(AttributeError, match="no attribute 'risk'"):
         cf.risk  # noqa: B018
+
+
+@pytest.mark.parametrize("package", ["", "clustering", "language", "words"])
+def test_a_type_checker_sees_no_module_that_answers_to_any_name(package):
+    tree = ast.parse((Path(cf.__file__).parent / package / "__init__.py").read_text())
+    assert "__getattr__" not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    checks = [node for node in tree.body if isinstance(node, ast.If)]
+    assert [ast.unparse(node.body[0]) for node in checks] == ["from ._public import *"]
 
 
 def test_importing_leaves_the_settings_of_torch_alone():

@@ -21,6 +21,7 @@ from .._losses import AbstractLoss, OnOutputs
 from .._types import Batch, Params
 from ..errors import NonFiniteError, UnsupportedError
 from .base import AbstractRisk
+from .chosen import same_alone, weighted_rows
 from .criterion import Rounding, across, of_batch
 from .split import split_of
 
@@ -111,6 +112,12 @@ class AbstractBatchedRisk(AbstractRisk):
     def part(self) -> range:
         """Numbers of the batches that this rank reads: all of them, if it is the only one."""
         return self.ranks.part(self.reading.sizes)
+
+    @property
+    def weighted(self) -> frozenset[int]:
+        """Numbers of the batches of this rank with a sample whose weight is not zero."""
+        parts = self.weights.cpu().split(self.reading.sizes)
+        return frozenset(index for index in self.part if parts[index].any())
 
     def derivatives_along(self, directions: Shaped[Tensor, "m p"]) -> Shaped[Tensor, "n m"]:
         r"""Derivatives $\partial(u^\top g)/\partial w_i$ of the field along each direction, by each sample's weight.
@@ -260,7 +267,7 @@ class AbstractBatchedRisk(AbstractRisk):
         return value_and_rows(lambda theta: losses(theta, batch), self.theta)[1]
 
     def field(self, theta: Params) -> Shaped[Tensor, " p"]:
-        """The field g at any parameters: one pass over the data; batches whose weights are all zero cost nothing.
+        """The field g at any parameters: one pass over the samples that have a weight.
 
         Args:
             theta: Names and shapes of the trained parameters.
@@ -345,14 +352,12 @@ class AbstractBatchedRisk(AbstractRisk):
     def _summed(
         self, what: str, of_batch: Callable[[Batch, Tensor], Params], like: Shaped[Tensor, "*m p"], blamed: str
     ) -> Shaped[Tensor, "*m p"]:
-        """The mean over the samples of what batches give; those of weight zero are free."""
+        """The mean over the samples of what batches give; samples of weight zero are left out where they may be."""
 
         def part() -> dict[str, Tensor]:
             total = torch.zeros_like(like)
-            for index, batch, weights in self.passes(self.part):
-                if not weights.any():
-                    continue
-                found = of_batch(batch, weights)
+            for index, batch, weights in self.passes(self.weighted):
+                found = of_batch(*self._weighted_rows(index, batch, weights))
                 if not all(map(all_finite, found.values())):
                     raise NonFiniteError(self.nan_message(index, batch, blamed))
                 self.layout.add(total, found, 1 / self.n)
@@ -360,3 +365,14 @@ class AbstractBatchedRisk(AbstractRisk):
             return {"total": total}
 
         return self.ranks.added(what, part)["total"]
+
+    def _weighted_rows(self, index: int, batch: Batch, weights: Tensor) -> tuple[Batch, Tensor]:
+        """The samples of a batch that have a weight, where their losses do not depend on the others; else all."""
+        if (few := weighted_rows(self.kind, batch, weights)) is None:
+            return batch, weights
+        known = ("alone", index)
+        if known not in self.remembered:
+            self.remembered[known] = same_alone(
+                self.kind, self.model, self.theta, batch, weights, few[0], self.precision
+            )
+        return few if self.remembered[known] else (batch, weights)

@@ -3,9 +3,6 @@
 import importlib as _importlib
 import typing as _typing
 
-if _typing.TYPE_CHECKING:
-    from ._public import *
-
 __all__ = [
     "Association",
     "Question",
@@ -31,15 +28,17 @@ __all__ = [
     "with_reference",
 ]
 
+if _typing.TYPE_CHECKING:
+    from ._public import *
+else:  # a checker would take any name for an object
 
-def __getattr__(name: str) -> object:
-    """Imports all public names when the first of them is used: the command line starts without waiting for PyTorch."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = _importlib.import_module("._public", __name__)
-    globals().update({each: getattr(public, each) for each in __all__})
-    return globals()[name]
+    def __getattr__(name: str) -> object:
+        """Imports all public names when the first is used: the command line starts without waiting for PyTorch."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        public = _importlib.import_module("._public", __name__)
+        globals().update({each: getattr(public, each) for each in __all__})
+        return globals()[name]
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
