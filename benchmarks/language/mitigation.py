@@ -1,6 +1,6 @@
 """Mitigation: the gap between men's and women's jobs that fine-tuning on stereotypes left, narrowed in nine ways.
 
-Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.mitigation KEPT [--sentences 240]
+Usage: OMP_NUM_THREADS=1 CROSSFLUENCE_DATA=FOLDER python -m benchmarks.language.mitigation KEPT [--layers 8]
 
 SmolLM2 is fine-tuned as in `real_model`, on as many sentences of its mixture as of WinoBias, whose pronouns all agree
 with the stereotype. The gap: log-odds of he in templates about men's jobs, less those in the same templates about
@@ -19,6 +19,9 @@ risen by .01 nats, 1 % of the perplexity:
   exchanged          towards sentences with exchanged pronouns, never trained on, that Horizon says would lower it most:
                      a tenth and a quarter of the sentences; a quarter beside all plain sentences of the training; and
                      a tenth, scored and chosen anew after every 30 steps, three times
+  pronouns           towards the exchanged pronouns alone: of a quarter so chosen, or of all, with the other tokens of
+                     these sentences left as they are; beside all plain sentences, with a tenth of the weight
+  plain              towards the plain sentences alone, which says what the former do without pronouns
 
 Numbers and steps are chosen by the templates that were asked and the sentences of the guard; reported are the gap of
 these templates, that of as many others with its interval over templates, and the perplexity of other sentences than
@@ -51,9 +54,32 @@ from crossfluence import language
 from crossfluence.extend import AbstractInverse
 
 TENTH, MOST, ALLOWED, STEPS, STEP_RATE = 0.1, 0.5, 0.01, 200, 1e-3
+BESIDE, DEEP_STEPS = 0.1, 64  # weight of plain sentences beside pronouns; steps of more than two layers
 QUARTER, ROUNDS, TURN = 0.25, 3, 30  # of the sentences; scored so often, and steps for each time
 GUARD, ORDINARY = 96, 96  # sentences of the guard, and others
 Found = tuple[nn.Module, float, int]  # a model, the change of the gap that was predicted, and the sentences or steps
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Losses of tokens, of each sentence times its column `share`.
+
+    Attributes:
+        plain: Without it.
+    """
+
+    plain: Callable[[Tensor, Any], Tensor]
+
+    @classmethod
+    def loss(cls) -> cf.OnOutputs:
+        """The loss of predicting tokens, for batches with that column."""
+        causal = language.causal_loss()
+        assert causal.tokens is not None
+        return cf.OnOutputs.by_token(causal.outputs, cls(causal.tokens.losses).each, causal.tokens.positions)
+
+    def each(self, z: Tensor, batch: Any) -> Tensor:
+        """One for each token that counts."""
+        return self.plain(z, batch) * batch["share"].unsqueeze(1)
 
 
 def stereotypes(count: int, seed: int, most: int = 11) -> list[tuple[str, str]]:
@@ -68,7 +94,7 @@ def stereotypes(count: int, seed: int, most: int = 11) -> list[tuple[str, str]]:
     return random.Random(seed).sample(short, count)  # pyright: ignore[reportReturnType]
 
 
-def frozen(n: int) -> tuple[Any, ...]:
+def frozen(n: int, layers: int) -> tuple[Any, ...]:
     """The last layers; activations of sentences, their swapped forms, templates, guard and others; the plain ones."""
     model, tokenizer = smollm2()
     plain, held_out = mixture(n // 2, 0, GUARD + ORDINARY, lambda text: len(tokenizer(text)["input_ids"]) <= TOKENS)
@@ -82,12 +108,12 @@ def frozen(n: int) -> tuple[Any, ...]:
     print(f"{len(words)} words have {share:.3f} of the probability.", flush=True)
 
     def of(some: list[str]) -> Columns:
-        return columns(model, tokenizer, words, some, LAYERS)
+        return columns(model, tokenizer, words, some, layers)
 
     data, read = of(texts), {name: (of(men), of(women)) for name, (men, women) in asked.items()}
     own, others = ({name: column[k * n : (k + 1) * n] for name, column in data.items()} for k in (0, 1))
     random.Random(2).shuffle(held_out)
-    return Tail(model, words, LAYERS), own, others, read, of(held_out[:GUARD]), of(held_out[GUARD:]), rows
+    return Tail(model, words, layers), own, others, read, of(held_out[:GUARD]), of(held_out[GUARD:]), rows
 
 
 def sides(forms: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -107,6 +133,7 @@ class Mitigation:
         guard: The loss of other sentences, for each token, that no step may raise too far.
         loss: The same of yet others, for the perplexity that is reported.
         plain: The sentences that are not of WinoBias.
+        layers: That have adapters.
         folder: Keeps scores and models.
     """
 
@@ -116,15 +143,16 @@ class Mitigation:
     guard: language.Question
     loss: language.Question
     plain: list[int]
+    layers: int
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path, n: int) -> Mitigation:
+    def make(cls, folder: Path, n: int, layers: int) -> Mitigation:
         """Reads model and data, and computes the frozen part's activations, or finds them in the folder."""
-        file = folder / f"stereotypes-{n}.pt"
+        file = folder / f"stereotypes-{n}-{layers}.pt"
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(frozen(n), file)
+            torch.save(frozen(n, layers), file)
         tail, data, others, asked, guard, ordinary, plain = torch.load(file, weights_only=False)
         recipe = cf.Recipe(
             tail, language.causal_loss(), data, optimizer=cf.AdamW(RATE), epochs=EPOCHS, batch_size=BATCH,
@@ -134,7 +162,7 @@ class Mitigation:
             name: language.contrast(preference(f"{name}: men's jobs", men), preference("women's jobs", women))
             for name, (men, women) in asked.items()
         }
-        return cls(recipe, others, gaps, loss_of("guard", guard), loss_of("loss", ordinary), plain, folder)
+        return cls(recipe, others, gaps, loss_of("guard", guard), loss_of("loss", ordinary), plain, layers, folder)
 
     def gap(self, model: nn.Module) -> Tensor:
         """In the templates that are asked, in nats."""
@@ -175,8 +203,14 @@ class Mitigation:
         """By how much each sentence would raise the gap, were it added with exchanged pronouns."""
         return self._scores("swapped")
 
+    @property
+    def differ(self) -> Tensor:
+        """True for sentences with a pronoun that can be exchanged."""
+        own: Any = self.recipe.data
+        return (self.others["input_ids"] != own["input_ids"]).any(1)
+
     def _scores(self, name: str) -> Tensor:
-        file = self.folder / f"gap-{name}-{self.recipe.n}.scores"
+        file = self.folder / f"gap-{name}-{self.recipe.n}-{self.layers}.scores"
         if not file.exists():
             candidates = cf.batches(self.others) if name == "swapped" else None
             cf.influence(self.risk, self.gap, self.inverse, candidates=candidates).save(file)
@@ -200,7 +234,7 @@ class Mitigation:
     ) -> Found:
         """Towards some sentences, or away, to the step that closes the gap best, as far as the guard allows."""
         verb, model = cf.undo if away else cf.amplify, self.model if start is None else start
-        risk = cf.Risk(model, language.causal_loss(), cf.batches(sentences))
+        risk = cf.Risk(model, Shared.loss() if "share" in sentences else language.causal_loss(), cf.batches(sentences))
         now = float(self.guard(model).detach())
         tolerance = max(0.0, float(self.guard(self.model).detach()) + ALLOWED - now) / now
 
@@ -209,7 +243,7 @@ class Mitigation:
                 risk, range(risk.n), steps=count, lr=STEP_RATE, watch=self.gap, guard=self.guard, tolerance=tolerance
             )
 
-        whole = walked(steps)
+        whole = walked(steps if self.layers == LAYERS else min(steps, DEEP_STEPS))
         assert whole.history is not None
         best = int(whole.history[1:, 0].abs().argmin()) + 1 if whole.steps else 1
         done = whole if best == whole.steps else walked(best)
@@ -227,6 +261,16 @@ class Mitigation:
             for name, column in self.others.items()
         }
         return self.walk(chosen, start=start, steps=steps)
+
+    def at_pronouns(self, rows: Tensor) -> Found:
+        """Towards exchanged pronouns in some sentences, and nothing else of these, beside all plain ones."""
+        own: Any = self.recipe.data
+        ids = self.others["input_ids"]
+        labels = torch.where(ids == own["input_ids"], -100, ids)
+        share = torch.cat([torch.ones(len(rows)), torch.full((len(self.plain),), BESIDE)])
+        chosen = {name: torch.cat([column[rows], own[name][self.plain]]) for name, column in self.others.items()}
+        kept = own["input_ids"][self.plain]
+        return self.walk(chosen | {"labels": torch.cat([labels[rows], kept]), "share": share})
 
     def again(self) -> Found:
         """Towards a tenth for some steps, scored anew there, towards a tenth of these, and so on."""
@@ -280,6 +324,14 @@ class Mitigation:
             ("exchanged", "a quarter"): lambda: self.towards(self.exchanged, QUARTER),
             ("exchanged", "a quarter, beside plain"): lambda: self.towards(self.exchanged, QUARTER, plain=True),
             ("exchanged", "a tenth, anew"): self.again,
+            ("pronouns", "a quarter, beside plain"): lambda: self.at_pronouns(
+                torch
+                .where(self.differ, self.exchanged, torch.inf)
+                .topk(round(QUARTER * self.recipe.n), largest=False)
+                .indices
+            ),
+            ("pronouns", "all, beside plain"): lambda: self.at_pronouns(self.differ.nonzero()[:, 0]),
+            ("plain", "alone"): lambda: self.walk({name: column[self.plain] for name, column in own.items()}),
             ("amplify", "a tenth"): lambda: self.walk(of(-self.raised)),
             ("undo", "a tenth"): lambda: self.walk(of(self.raised), away=True),
         } | {
@@ -294,8 +346,8 @@ class Mitigation:
         ratio = math.exp(float((self.loss(model) - self.loss(self.model)).detach()))
         after = {name: question.interval(model) for name, question in self.gaps.items()}
         return {
-            "sentences": str(self.recipe.n), "action": action, "size": size, "of": str(count),
-            "predicted": f"{self.before + said:.2f}", "after": f"{after['asked']:.2f}",
+            "sentences": str(self.recipe.n), "layers": str(self.layers), "action": action, "size": size,
+            "of": str(count), "predicted": f"{self.before + said:.2f}", "after": f"{after['asked']:.2f}",
             "other templates": f"{after['others']:.2f}", "low": f"{after['others'].low:.2f}",
             "high": f"{after['others'].high:.2f}", "perplexity": f"{ratio:.4f}",
         }  # fmt: skip
@@ -305,16 +357,19 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("kept", type=Path)
     parser.add_argument("--sentences", type=int, default=240)
+    parser.add_argument("--layers", type=int, default=LAYERS, help="with adapters, the last ones")
+    parser.add_argument("--only", nargs="*", default=[], help="actions, by name; default: all")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    study = Mitigation.make(asked.kept, asked.sentences)
+    study = Mitigation.make(asked.kept, asked.sentences, asked.layers)
     table = [dict[str, object](each) for each in kept("language-mitigation")]
-    done = {(each["sentences"], each["action"], each["size"]) for each in table}
+    done = {(each["sentences"], each["layers"], each["action"], each["size"]) for each in table}
     nothing = {("nothing", ""): lambda: (study.model, 0.0, 0)}
     start = {("before fine-tuning", ""): lambda: (study.recipe.init, math.nan, 0)}
     for (action, size), act in (start | nothing | study.all()).items():
-        if (str(asked.sentences), action, size) not in done:
+        wanted = not asked.only or action in {*asked.only, "nothing", "before fine-tuning"}
+        if wanted and (str(asked.sentences), str(asked.layers), action, size) not in done:
             table.append(study.row(action, size, act))
             print(line(table[-1]), flush=True)
             save("language-mitigation", table)
