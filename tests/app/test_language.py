@@ -204,40 +204,52 @@ def test_adapters_are_explained_alone(folder):
     assert found.exit_code in {0, 3}, found.output
 
 
-def write_checkpoint(folder, **options):
-    """Fine-tunes the model by a Trainer, which leaves a checkpoint; its recipe, too."""
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    """A folder with a model, and checkpoints of a Trainer that went on from it; and the training's recipe."""
     import datasets
     from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
     from crossfluence import language
 
+    whole = tmp_path_factory.mktemp("trainer")
+    write_model(whole)
     words = tokenizer()
-    texts = [json.loads(line)["text"] for line in (folder / "texts.jsonl").read_text().splitlines()]
+    texts = [json.loads(line)["text"] for line in (whole / "texts.jsonl").read_text().splitlines()]
     data = datasets.Dataset.from_list([{"input_ids": words(text)["input_ids"]} for text in texts])
-    settings = {
-        "output_dir": "run", "per_device_train_batch_size": 3, "num_train_epochs": 4, "learning_rate": 1e-2,
-        "report_to": [], "save_strategy": "epoch", "disable_tqdm": True, "use_cpu": True, "seed": 5,
-    }  # fmt: skip
+    settings = TrainingArguments(
+        output_dir=str(whole / "run"), per_device_train_batch_size=3, num_train_epochs=4, learning_rate=1e-2,
+        report_to=[], save_strategy="epoch", disable_tqdm=True, use_cpu=True, seed=5, logging_steps=1,
+    )  # fmt: skip
     trainer = Trainer(
-        AutoModelForCausalLM.from_pretrained(folder / "model"), TrainingArguments(**settings | options),
-        train_dataset=data, data_collator=DataCollatorForLanguageModeling(words, mlm=False), processing_class=words,
+        AutoModelForCausalLM.from_pretrained(whole / "model"), settings, train_dataset=data,
+        data_collator=DataCollatorForLanguageModeling(words, mlm=False), processing_class=words,
     )  # fmt: skip
     recipe = language.recipe(trainer)
     trainer.train()
-    return recipe
+    return whole, recipe
+
+
+@pytest.fixture
+def checkpoint(fine_tuned, folder):
+    shutil.copytree(fine_tuned[0] / "run" / "checkpoint-16", folder / "checkpoint-16")
+    return folder / "checkpoint-16"
 
 
 def column_of(path):
     return torch.tensor([float(row["pronouns"]) for row in sorted(table(path), key=lambda row: int(row["text"]))])
 
 
-@pytest.mark.parametrize("logged", [1, 500])
-def test_a_trainer_s_checkpoint_tells_how_the_model_was_fine_tuned(folder, logged):
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_trainer_s_checkpoint_tells_how_the_model_was_fine_tuned(fine_tuned, checkpoint, folder, logged):
     from crossfluence import Horizon, influence
     from crossfluence.language.loading import read_questions
 
-    recipe = write_checkpoint(folder, logging_steps=logged)
-    found = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
+    recipe = fine_tuned[1]
+    if not logged:
+        told = json.loads((checkpoint / "trainer_state.json").read_text())
+        (checkpoint / "trainer_state.json").write_text(json.dumps(told | {"log_history": []}))
+    found = run("checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
     assert found.exit_code == 0, found.output
     assert "is a guess" not in found.output
     parts = recipe.loss.fn.by_sample([*recipe.data])
@@ -251,14 +263,13 @@ def test_a_trainer_s_checkpoint_tells_how_the_model_was_fine_tuned(folder, logge
     assert 0.6 < slope < 1.7
 
 
-def test_settings_of_the_fine_tuning_stand_in_for_its_record(folder):
-    write_checkpoint(folder)
+def test_settings_of_the_fine_tuning_stand_in_for_its_record(checkpoint, folder):
     options = ("--epochs", 4, "--batch-size", 3)
-    assert run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--out", "known.html").exit_code == 0
-    (folder / "run/checkpoint-16/optimizer.pt").unlink()
-    found = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--out", "guess.html")
+    assert run("checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--out", "known.html").exit_code == 0
+    (checkpoint / "optimizer.pt").unlink()
+    found = run("checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--out", "guess.html")
     assert "is a guess" in " ".join(found.output.split())
-    told = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--lr", 0.01, *options, "--out", "told.html")
+    told = run("checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--lr", 0.01, *options, "--out", "told.html")
     assert told.exit_code == 0
     assert "is a guess" not in " ".join(told.output.split())
     known, settings = column_of(folder / "known.csv"), column_of(folder / "told.csv")
@@ -266,10 +277,18 @@ def test_settings_of_the_fine_tuning_stand_in_for_its_record(folder):
     assert 0.5 < float(settings @ known / (known @ known)) < 2
 
 
+@pytest.mark.parametrize(("n", "fits"), [(12, True), (11, True), (24, True), (6, False), (17, False)])
+def test_other_texts_than_the_checkpoint_s_are_refused_by_their_number(checkpoint, folder, n, fits):
+    texts = (folder / "texts.jsonl").read_text().splitlines()
+    (folder / "some.jsonl").write_text("\n".join((texts * 2)[:n]))
+    found = run("checkpoint-16", "some.jsonl", "--ask", "ask.jsonl")
+    assert (found.exit_code != 2) == fits, found.output
+    assert fits or "Needed the texts that the model was fine-tuned on" in " ".join(found.output.split())
+
+
 @pytest.mark.parametrize("damage", ["cut", "other", "text"])
-def test_a_checkpoint_whose_optimizer_is_not_understood_is_explained_without_it(folder, damage):
-    write_checkpoint(folder)
-    file = folder / "run/checkpoint-16/optimizer.pt"
+def test_a_checkpoint_whose_optimizer_is_not_understood_is_explained_without_it(checkpoint, damage):
+    file = checkpoint / "optimizer.pt"
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-100])
     elif damage == "other":
@@ -278,7 +297,7 @@ def test_a_checkpoint_whose_optimizer_is_not_understood_is_explained_without_it(
         torch.save(state, file)
     else:
         file.write_text("no optimizer")
-    found = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
+    found = run("checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
     assert found.exit_code in {0, 3}, found.output
     assert "is a guess" in " ".join(found.output.split()) or found.exit_code == 3
 

@@ -15,11 +15,15 @@ import torch
 from torch import nn
 
 from crossfluence import TrainingRecord
-from crossfluence.errors import CrossfluenceError
+from crossfluence.errors import CrossfluenceError, DataError
 
 from .settings import OPTIMIZER, STATE
 
 CLIPPED = 1.0  # the Trainer's default: the largest norm of a gradient
+FOREIGN = (
+    CrossfluenceError, OSError, EOFError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError,
+    pickle.UnpicklingError,
+)  # fmt: skip  # reading a file of another program, or a damaged one
 LATELY = 5  # logged norms of gradients that tell how long they were in the end
 
 
@@ -51,28 +55,39 @@ def checkpoint_record(folder: Path, model: nn.Module, n: int) -> TrainingRecord 
     Returns:
         None where these files are not there, or are those of another optimizer than Adam or AdamW, or of other
         parameters.
+
+    Raises:
+        DataError: If the training had another number of samples.
     """
     if not (folder / OPTIMIZER).is_file() or not (folder / STATE).is_file():
         return None
     try:
+        told = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        each, steps = int(told["train_batch_size"]), round(told["global_step"] / told["epoch"])
+    except FOREIGN:
+        return None
+    _refuse_other_count(n, each, steps)
+    try:
         state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         optimizer = _optimizer(state, model)
-        course = course_of(json.loads((folder / STATE).read_text(encoding="utf-8")), state["param_groups"][0], n)
+        course = course_of(told, state["param_groups"][0], n)
         if optimizer is None or course is None:
             return None
         record = TrainingRecord.from_optimizer(optimizer, course.steps, course.rate)
-    except (
-        CrossfluenceError,
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-    ):
-        return None  # files of another program
+    except FOREIGN:
+        return None
     return replace(record, batch_size=course.batch_size, length=course.length)
+
+
+def _refuse_other_count(n: int, each: int, steps: int) -> None:
+    """Refuses as many texts as cannot make up an epoch of so many steps, each of a multiple of a batch."""
+    together = range(1, n // each + 2)  # batches in a step: accumulated, or of several devices
+    if not any(n // (each * k) <= steps <= -(-n // (each * k)) for k in together):
+        raise DataError(
+            f"Got {n} texts; the checkpoint's epochs had {steps} steps of {each} texts or a multiple: between "
+            f"{each * (steps - 1) + 1} and {each * steps}, or twice as many. Needed the texts that the model was "
+            f"fine-tuned on, all of them. Where they were packed or filtered, say how it was trained: --lr RATE."
+        )
 
 
 def _optimizer(state: dict[str, Any], model: nn.Module) -> torch.optim.Optimizer | None:
