@@ -62,24 +62,29 @@ Found = tuple[nn.Module, float, int]  # a model, the change of the gap that was 
 
 @dataclass(frozen=True)
 class Shared:
-    """Losses of tokens, of each sentence times its column `share`.
+    """The loss of predicting tokens, of each sentence times its column `share`.
 
     Attributes:
-        plain: Without it.
+        causal: Without it.
     """
 
-    plain: Callable[[Tensor, Any], Tensor]
+    causal: cf.OnOutputs
 
     @classmethod
     def loss(cls) -> cf.OnOutputs:
-        """The loss of predicting tokens, for batches with that column."""
-        causal = language.causal_loss()
-        assert causal.tokens is not None
-        return cf.OnOutputs.by_token(causal.outputs, cls(causal.tokens.losses).each, causal.tokens.positions)
+        """For batches with that column."""
+        made = cls(language.causal_loss())
+        assert made.causal.tokens is not None
+        return cf.OnOutputs.by_token(made.outputs, made.losses, made.causal.tokens.positions)
 
-    def each(self, z: Tensor, batch: Any) -> Tensor:
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """Logits."""
+        return self.causal.outputs(model, {name: column for name, column in batch.items() if name != "share"})
+
+    def losses(self, z: Tensor, batch: Any) -> Tensor:
         """One for each token that counts."""
-        return self.plain(z, batch) * batch["share"].unsqueeze(1)
+        assert self.causal.tokens is not None
+        return self.causal.tokens.losses(z, batch) * batch["share"].unsqueeze(1)
 
 
 def stereotypes(count: int, seed: int, most: int = 11) -> list[tuple[str, str]]:
