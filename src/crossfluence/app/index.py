@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "int8", "int4", "sign")
 SHOWN = 60  # characters of a text in the terminal
+INSTEAD = "crossfluence language MODEL TEXTS --ask QUESTIONS --lr RATE, which counts how the model was fine-tuned"
 
 index = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
@@ -144,7 +145,7 @@ class _Answer:
     @property
     def reliability(self) -> Reliability:
         """The verdict in the command line's words."""
-        return judged([], verdict=self.scores.verdict)
+        return judged([], verdict=self.scores.verdict, advice=[INSTEAD])
 
     def print(self) -> None:
         """The verdict, then each question with its strongest texts."""
