@@ -28,7 +28,7 @@ UNRECOGNISED = (
     "Warning: {} could not be recognised as the texts that the index was built from, in their order; or it was built "
     "with another --batch-size, or with --truncate. The numbers of texts are right, what stands beside them may not be."
 )
-CHECK = "crossfluence language MODEL TEXTS --ask QUESTIONS --train, which fine-tunes first and checks the answer"
+INSTEAD = "crossfluence language MODEL TEXTS --ask QUESTIONS --lr RATE, which counts how the model was fine-tuned"
 
 index = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
@@ -159,7 +159,7 @@ class _Answer:
     @property
     def reliability(self) -> Reliability:
         """The verdict in the command line's words."""
-        return judged([], verdict=self.scores.verdict, advice=[CHECK])
+        return judged([], verdict=self.scores.verdict, advice=[INSTEAD])
 
     def print(self) -> None:
         """The verdict, then each question with its strongest texts."""

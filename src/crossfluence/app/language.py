@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,8 +62,10 @@ def language(
     held_out: Annotated[
         Path | None, typer.Option(help="Texts for the perplexity; default, with --train: a twentieth of the texts.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="With --train: passes over the texts.", min=1)] = 3,
-    lr: Annotated[float, typer.Option(help="With --train: learning rate of AdamW, falling to zero.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(help="Passes over the texts, of --train or of --lr.", min=1)] = 3,
+    lr: Annotated[
+        float, typer.Option(help="Of AdamW, falling to zero: of --train, or of the fine-tuning that there was.")
+    ] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 8,
     field: Annotated[str, typer.Option(help="The field of the texts in JSONL.")] = "text",
     truncate: Annotated[int | None, typer.Option(help="Cut texts to so many tokens.", min=2)] = None,
@@ -83,7 +86,8 @@ def language(
             raise DataError(
                 "Got neither --ask nor --bias, or both; needed one: --ask questions.jsonl, or --bias crows."
             )
-        _refuse_unused(context, train, ask, bias)
+        given = _given(context)
+        _refuse_unused(given, train, ask, bias)
         if unit not in {"sentence", "token"}:
             raise DataError(f"Got --unit {unit}; needed sentence or token.")
         sources = [path for path in (data, ask, held_out) if path and path.is_file()]
@@ -91,7 +95,10 @@ def language(
         refuse_outputs(out, sheet, sources, again)
         if train:
             refuse_output(gone, sources, again)
-        settings = LanguageSettings(train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed)
+        settings = LanguageSettings(
+            train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed,
+            told=not train and "lr" in given,
+        )  # fmt: skip
         texts = read_texts(data, field)
         others = None if held_out is None else read_texts(held_out, field)
         if train:
@@ -131,14 +138,19 @@ def language(
     exit_code(dependable(answer))
 
 
-def _refuse_unused(context: typer.Context, train: bool, ask: Path | None, bias: str | None) -> None:
+def _given(context: typer.Context) -> set[str]:
+    """Options that were typed."""
+    names = ("remove", "epochs", "lr", "bias_data", "kind")
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _refuse_unused(given: set[str], train: bool, ask: Path | None, bias: str | None) -> None:
     """Refuses an option that would change nothing: whoever typed it believes that it does."""
-    given = {
-        name for name in ("remove", "epochs", "lr", "bias_data", "kind")
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }  # fmt: skip
-    for name in sorted(given & {"remove", "epochs", "lr"} if not train else ()):
-        raise DataError(f"--{name} is of a training, and there is none: the model is explained as it is. Add --train.")
+    if "remove" in given and not train:
+        raise DataError("--remove is of a training, and there is none: the model is explained as it is. Add --train.")
+    if "epochs" in given and not train and "lr" not in given:
+        raise DataError("--epochs alone says too little of how the model was fine-tuned. Add --lr, or --train.")
     for name in sorted(given & {"bias_data", "kind"} if ask or bias not in TESTS else ()):
         option = f"--{name.replace('_', '-')}"
         raise DataError(f"{option} is of a published test; needed --bias {', '.join(TESTS[:-1])} or {TESTS[-1]}.")
@@ -204,11 +216,12 @@ def _official(bias: str) -> Path:
 
 
 def quietly(load: Any, model: str) -> Loaded:
-    """Without the progress bars of transformers."""
+    """Without the progress bars and the warnings of transformers, which are about its own coming versions."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     return load(model)
 
 

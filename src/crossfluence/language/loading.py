@@ -30,11 +30,13 @@ class Loaded:
         model: In evaluation mode.
         tokenizer: Of the model.
         params: Which parameters fine-tuning moved: of adapters, theirs alone.
+        folder: Where the model lies; a name, if it is not on this machine.
     """
 
     model: nn.Module
     tokenizer: Any
     params: str
+    folder: Path = Path()
 
     @property
     def kind(self) -> Kind:
@@ -96,7 +98,7 @@ def load(path: str | Path) -> Loaded:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # told apart by the attention mask
-    return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*")
+    return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*", folder)
 
 
 def _refuse_other_folders(folder: Path, typed: str) -> None:
