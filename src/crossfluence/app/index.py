@@ -228,7 +228,7 @@ def _matching(texts: Sequence[str], opened: Index, data: Path) -> Sequence[str]:
 
 
 def _recognised(texts: Sequence[str], loaded: Any, opened: Index) -> bool:
-    """Whether an index was built from these texts in this order, as far as its content hash can tell."""
+    """True if an index was built from these texts in this order, as far as its content hash can tell."""
     from .. import Risk, batches
     from ..language.explain import encoded_texts
 
