@@ -206,7 +206,7 @@ def _label_of(cell: Any) -> str | None:
 
 
 def _without(path: Path, line: int, record: Mapping[str, Any], field: str, option: str, needed: str) -> str:
-    """What a record has in place of a field."""
+    """Names the fields of a record that lacks one, or its odd content."""
     if field in record:
         shown = "null" if record[field] is None else repr(record[field])[:60]
         return f"Line {line} of {path} holds {shown} in {field!r}; needed {needed}."
