@@ -379,6 +379,9 @@ def test_a_plan_refuses_what_the_run_would_refuse(folder, model, monkeypatch):
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--kind", "gender"], "--kind is of a published test"),
     (["model", "texts.jsonl", "--bias", "winobias", "--kind", "gender"], "winobias is about pronouns alone"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--remove", "2"], "--remove is of a training"),
+    (["model", "texts.jsonl", "--ask", "unknown.jsonl"], "The tokenizer does not know 'xe', and has '[UNK]' for it"),
+    (["model", "texts.jsonl", "--ask", "far.jsonl"], "A question asks about a text of 14 tokens"),
+    (["./nowhere", "texts.jsonl", "--ask", "ask.jsonl"], "There is no folder ./nowhere"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--epochs", "2"], "Add --lr, or --train"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--lr", "1e-3", "--batch-size", "12"], "all texts cannot be"),
     (["model", "texts.jsonl", "--bias", "crow"], "none of crows, stereoset, winobias, and no file"),
@@ -394,6 +397,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     lines(folder / "number.jsonl", [{"prompt": 3, "completion": " he"}])
     adapters_of(llama(num_key_value_heads=2, head_dim=4).float(), base="model").save_pretrained("adapters")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lines(folder / "unknown.jsonl", [{"template": "the nurse said that {he/xe} was late"}])
+    lines(folder / "far.jsonl", [{"template": "the nurse said that " * 2 + "{he/she} was that late and late"}])
     lines(folder / "wrong.jsonl", [{"question": "who?"}])
     (folder / "crows_pairs_anonymized.csv").write_text(
         ",sent_more,sent_less,stereo_antistereo,bias_type\n0,she was late,he was late,stereo,gender\n"

@@ -28,6 +28,7 @@ from .options import (
 )
 from .output import alone
 from .report.terminal import console
+from .texts import is_unspaced
 
 if TYPE_CHECKING:
     from ..language.explain import LanguageAnswer
@@ -42,7 +43,7 @@ TESTS = ("crows", "stereoset", "winobias")
 def language(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder that save_pretrained wrote, with or without adapters.")],
-    data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, or one a line.")],
+    data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, a table, or one a line.")],
     ask: Annotated[
         Path | None, typer.Option(help="Questions: JSONL with prompt and completion (and against), or template.")
     ] = None,
@@ -74,9 +75,9 @@ def language(
     seed: Seed = 0,
 ) -> None:
     """Find the training texts behind an answer or a bias of a language model; with --train, check them."""
-    from ..language.files import read_texts
     from ..language.settings import LanguageSettings
     from .forecast_language import ModelFiles
+    from .records import guessed, read_texts
 
     sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
     gone = out.with_name(f"{out.stem}-removals.csv")
@@ -103,17 +104,19 @@ def language(
         if train:
             settings.group(len(texts) if others else len(texts) - settings.held_out_count(len(texts)))
         asked = _asked(ask, bias, bias_data, kind)
+        for remark in (*guessed(data, ask, held_out), *glued(asked)):
+            console.print(remark, soft_wrap=True)
         files = ModelFiles.of(Path(model))
         if plan and files is not None:
             _refuse_long(files, texts, truncate)
             _foretell(files, texts, asked, settings)
             return
         from ..language.explain import encoded_texts, explain_language
-        from ..language.loading import load, questions_of
+        from ..language.loading import load, questions_for
         from .report.language import dependable, print_language
 
         loaded = quietly(load, model)
-        questions = questions_of(asked, loaded.tokenizer)
+        questions = questions_for(loaded, asked)
         encoded_texts(loaded, texts, truncate)
         _foretell(files or ModelFiles.loaded(loaded.model, loaded.config, Path(model)), texts, asked, settings)
         if plan:
@@ -169,17 +172,38 @@ def _write(answer: LanguageAnswer, title: str, files: list[Path]) -> None:
 
 def _asked(ask: Path | None, bias: str | None, folder: Path | None, kind: str | None) -> Asked:
     """The questions in words, before the model is loaded."""
-    from ..language.files import Asked, read_asked
+    from ..language.files import Asked
     from ..language.readers import crows_pairs, stereoset, winobias
+    from .records import read_questions
 
     if bias not in TESTS:
         if bias and not Path(bias).exists() and "." not in bias and "/" not in bias:
             raise DataError(f"--bias {bias} is none of {', '.join(TESTS)}, and no file.")
-        return read_asked(ask or Path(str(bias)))
+        return read_questions(ask or Path(str(bias)))
     where = folder or _official(bias)
     if bias == "winobias":
         return Asked(templates={bias: winobias(where, 1, "test")})
     return Asked(pairs={bias: (crows_pairs if bias == "crows" else stereoset)(where, kind)})
+
+
+def glued(asked: Asked) -> list[str]:
+    """Sentences about completions that begin within the last word of their prompt.
+
+    Args:
+        asked: Questions in words.
+
+    Returns:
+        One for each line of the file where a blank may have been forgotten.
+    """
+    found = list[str]()
+    for line, record in asked.completions.values():
+        last, first = (record["prompt"].split(" ")[-1], record["completion"].split(" ")[0])
+        if last[-1:].isalnum() and first[:1].isalnum() and not is_unspaced(first):
+            found.append(
+                f"Line {line}: {record['completion']!r} continues the word {last!r}, so that the model reads "
+                f"{last + first!r}. If it is a word of its own, begin it with a blank: {' ' + record['completion']!r}."
+            )
+    return found
 
 
 def _official(bias: str) -> Path:
