@@ -18,6 +18,7 @@ from language_models import (
     tokenizer,
     vit,
 )  # fmt: skip
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -224,6 +225,71 @@ def test_the_contrastive_loss_is_cross_entropy_over_the_batch():
     kept = torch.arange(12) != 3
     rest = {name: column[kept] for name, column in named.items()}
     torch.testing.assert_close(without, loss(encoder, rest, ones[:11]))
+
+
+class OneVector(nn.Module):
+    """A sentence encoder that looks up one vector for each text."""
+
+    def __init__(self, vectors):
+        super().__init__()
+        self.vectors = nn.Parameter(vectors)
+
+    def forward(self, columns):
+        return {"sentence_embedding": self.vectors[columns["input_ids"][:, 0]]}
+
+
+def told_apart(gap):
+    """An encoder of eight pairs, their own cosines above all others by about a gap, and the batch of them."""
+    drawn = torch.randn(8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    one = torch.eye(8, dtype=torch.float64) * gap + 0.1 * drawn
+    batch = {f"{side}_input_ids": torch.arange(8)[:, None] + 8 * k for k, side in enumerate(("anchor", "positive"))}
+    batch |= {f"{side}_attention_mask": torch.ones(8, 1, dtype=torch.long) for side in ("anchor", "positive")}
+    return OneVector(torch.cat([one, one + 0.05 * drawn.flip(0)])), batch
+
+
+def test_the_contrastive_loss_of_pairs_that_are_told_apart_keeps_its_digits_in_single_precision():
+    (model, batch), loss = told_apart(1.0), language.in_batch_contrastive(0.04)
+    exact = loss(model, batch, torch.ones(8, dtype=torch.float64))
+    (wanted,) = torch.autograd.grad(exact, [model.vectors])
+    assert exact < 1e-5
+    single = OneVector(model.vectors.detach().float())
+    found = loss(single, batch, torch.ones(8))
+    (gradient,) = torch.autograd.grad(found, [single.vectors])
+    assert found.item() == pytest.approx(exact.item(), rel=1e-3)
+    torch.testing.assert_close(gradient.double(), wanted, rtol=1e-2, atol=1e-3 * wanted.abs().max().item())
+
+
+@pytest.mark.parametrize("gap", [1.0, 0.0, -1.0])
+def test_the_contrastive_loss_is_that_of_the_definition_at_any_weight(gap):
+    (model, batch), weights = told_apart(gap), torch.linspace(0, 2, 8, dtype=torch.float64)
+    one, two = F.normalize(model.vectors, dim=1).split(8)
+    similar = one @ two.T / 0.05
+    among = torch.where(torch.eye(8, dtype=torch.bool), similar.exp(), weights * similar.exp()).sum(1)
+    wanted = weights @ (among.log() - similar.diagonal())
+    torch.testing.assert_close(language.in_batch_contrastive(0.05)(model, batch, weights), wanted)
+
+
+def test_half_the_weight_of_a_pair_that_is_told_apart_takes_half_of_it_from_the_gradient():
+    (model, batch), loss = told_apart(1.0), language.in_batch_contrastive(0.05)
+
+    def gradient(weight):
+        weights = torch.ones(8, dtype=torch.float64)
+        weights[2] = weight
+        return torch.autograd.grad(loss(model, batch, weights), [model.vectors])[0]
+
+    whole, half, none = gradient(1.0), gradient(0.5), gradient(0.0)
+    torch.testing.assert_close(whole - half, half - none, rtol=1e-3, atol=1e-4 * whole.abs().max().item())
+
+
+@pytest.mark.parametrize("rest", [0.0, 1e-30])
+def test_the_contrastive_loss_and_its_gradient_are_finite_where_a_batch_has_one_pair_left(rest):
+    model, batch = told_apart(-1.0)
+    single = OneVector(model.vectors.detach().float())
+    weights = torch.full((8,), rest)
+    weights[0] = 1
+    value = language.in_batch_contrastive(0.005)(single, batch, weights.requires_grad_())
+    for part in torch.autograd.grad(value, [single.vectors, weights]):
+        assert part.isfinite().all()
 
 
 def test_preferences_are_compared_with_the_reference():

@@ -24,10 +24,12 @@ FIRST, SECOND = ("anchor", "query", "sentence_0"), ("positive", "answer", "sente
 def in_batch_contrastive(temperature: float = 0.05, pooling: Pooling = "mean") -> WeightedLoss:
     r"""The loss of telling each text's partner from the partners of the other texts in the batch.
 
-    $$-\log\frac{\exp(\cos(a_i, b_i)/\tau)}{\sum_j w_j \exp(\cos(a_i, b_j)/\tau)}$$
+    $$-w_i\log\frac{\exp(\cos(a_i, b_i)/\tau)}{\exp(\cos(a_i, b_i)/\tau) + \sum_{j\ne i} w_j\exp(\cos(a_i, b_j)/\tau)}$$
 
     sentence-transformers' `MultipleNegativesRankingLoss`, whose scale is $1/\tau$ = 20. A sample of weight 0 is neither
-    asked about nor a negative. Batches must be those of training: the negatives are part of the loss.
+    asked about nor a negative. Its own partner has no weight below the line: with one, a pair that is told apart would
+    count in full until its weight is next to nothing. Batches must be those of training: the negatives are part of the
+    loss.
 
     Args:
         temperature: $\tau$.
@@ -64,11 +66,16 @@ class InBatch:
     def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
         """The weighted sum over the batch."""
         one, other = (nn.functional.normalize(embeddings(model, side, self.pooling), dim=1) for side in _sides(batch))
-        similar = one @ other.T / self.temperature  # (b, b)
-        most = similar.detach().amax(1, keepdim=True)
-        weights = weights.to(similar)
-        total = ((similar - most).exp() @ weights).log() + most[:, 0]
-        return weights @ (total - similar.diagonal())
+        return weights @ _told_apart(one @ other.T / self.temperature, weights)
+
+
+def _told_apart(similar: Shaped[Tensor, "b b"], weights: Shaped[Tensor, " b"]) -> Shaped[Tensor, " b"]:
+    """Cross-entropies of rows with their diagonal, from differences with it: no 1 - p is taken, as p may round to 1."""
+    weights, own = weights.to(similar), torch.eye(len(similar), dtype=torch.bool, device=similar.device)
+    beyond = similar - similar.diagonal().unsqueeze(1)  # (b, b)
+    most = (beyond + weights.abs().log()).masked_fill(own, 0).detach().amax(1, keepdim=True)  # at least 0
+    others = (beyond - most).clamp_max(80).exp().masked_fill(own, 0)  # those above have no weight
+    return ((-most[:, 0]).expm1() + others @ weights).log1p() + most[:, 0]
 
 
 def embeddings(model: nn.Module, batch: Batch, pooling: Pooling = "mean") -> Shaped[Tensor, "b d"]:
