@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.common.results import kept, save
-from crossfluence.app.fair_table import Encoding, People, read_people, split
+from crossfluence.app.fair_encoding import Encoding, split
+from crossfluence.app.fair_table import People, read_people
 from crossfluence.errors import CrossfluenceError
 from crossfluence.tabular.fairness import FairAnswer, FairSettings, explain_gap
 

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from crossfluence import tabular
 from crossfluence.app import app
-from crossfluence.app.fair_table import Encoding, read_people, split
+from crossfluence.app.fair_encoding import Encoding, split
+from crossfluence.app.fair_table import read_people
 from crossfluence.errors import UnsupportedError
 from crossfluence.tabular.fairness import FairSettings, Part, explain_gap, leverage, reweighing
 from crossfluence.tabular.measured import counted_gap, measured, paired

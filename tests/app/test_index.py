@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from language_models import WORDS, llama, tokenizer
-from small_model import write_model
+from small_model import lines, write_model
 from typer.testing import CliRunner
 
 import crossfluence as cf
@@ -72,12 +72,21 @@ def test_the_texts_are_printed_if_they_are_given_and_json_says_the_same(folder):
     found = run("ask", "texts.index", "model", "ask.jsonl", "--texts", "texts.jsonl", "--top", 1)
     assert found.exit_code in {0, 3}, found.output
     assert "Raise it most: “" in found.output
+    assert "Warning" not in found.output
     plain = run("ask", "texts.index", "model", "ask.jsonl", "--json", "--top", 1, "--force", "--share", 0.9)
     assert plain.exit_code == found.exit_code
     content = json.loads(plain.output)
     assert content["level"] in {"sizes", "order", "unreliable"}
     assert list(content["questions"]) == ["he or she", "pronouns"]
     assert len(content["questions"]["pronouns"]["raises"]) == 1
+
+
+def test_texts_in_another_order_are_printed_with_a_warning(folder):
+    build()
+    rows = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+    lines(folder / "turned.jsonl", rows[::-1])
+    found = run("ask", "texts.index", "model", "ask.jsonl", "--texts", "turned.jsonl")
+    assert "Warning: turned.jsonl could not be recognised as the texts" in found.output
 
 
 def test_info_needs_no_model(folder):
@@ -129,6 +138,11 @@ def test_a_build_that_was_stopped_goes_on(folder, monkeypatch):
     (["ask", "texts.index", "model", "ask.jsonl", "--share", "7"], "--share 7; needed a share"),
     (["ask", "texts.index", "model", "ask.jsonl", "--texts", "few.txt"], "few.txt holds 1 texts; the index holds 12"),
     (["ask", "texts.index", "model", "ask.jsonl", "--out", "old.csv"], "--force"),
+    (["ask", "texts.index", "model", "ask.jsonl", "--out", "page.html"], "must end in .csv"),
+    (["ask", "texts.index", "model", "ask.jsonl", "--out", "texts.index/a.csv"], "lies in the folder of the index"),
+    (["ask", "texts.index", "model", "unknown.jsonl"], "The tokenizer does not know 'xe'"),
+    (["info", "few.txt"], "it is a file"),
+    (["build", "model", "texts.jsonl", "few.txt"], "Name another folder."),
     (["ask", "torn.index", "model", "ask.jsonl"], "rows-00000.safetensors has"),
     (["ask", "newer.index", "model", "ask.jsonl"], "pip install --upgrade crossfluence"),
 ])  # fmt: skip
@@ -136,6 +150,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     build()
     (folder / "old.csv").write_text("mine")
     (folder / "few.txt").write_text("the nurse\n")
+    lines(folder / "unknown.jsonl", [{"template": "the nurse said that {he/xe} was late"}])
     other, small = llama().float(), llama(vocab_size=len(WORDS) + 1).float()
     with torch.no_grad():
         next(other.parameters()).add_(1)

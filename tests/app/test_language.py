@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 
@@ -11,6 +12,7 @@ from language_models import bert, gpt2, llama, t5, tokenizer
 from small_model import lines, write_model
 from typer.testing import CliRunner
 
+import crossfluence as cf
 from crossfluence.app import app
 
 pytestmark = [
@@ -202,6 +204,85 @@ def test_adapters_are_explained_alone(folder):
     assert found.exit_code in {0, 3}, found.output
 
 
+def write_checkpoint(folder, **options):
+    """Fine-tunes the model by a Trainer, which leaves a checkpoint; its recipe, too."""
+    import datasets
+    from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+    from crossfluence import language
+
+    words = tokenizer()
+    texts = [json.loads(line)["text"] for line in (folder / "texts.jsonl").read_text().splitlines()]
+    data = datasets.Dataset.from_list([{"input_ids": words(text)["input_ids"]} for text in texts])
+    settings = {
+        "output_dir": "run", "per_device_train_batch_size": 3, "num_train_epochs": 4, "learning_rate": 1e-2,
+        "report_to": [], "save_strategy": "epoch", "disable_tqdm": True, "use_cpu": True, "seed": 5,
+    }  # fmt: skip
+    trainer = Trainer(
+        AutoModelForCausalLM.from_pretrained(folder / "model"), TrainingArguments(**settings | options),
+        train_dataset=data, data_collator=DataCollatorForLanguageModeling(words, mlm=False), processing_class=words,
+    )  # fmt: skip
+    recipe = language.recipe(trainer)
+    trainer.train()
+    return recipe
+
+
+def column_of(path):
+    return torch.tensor([float(row["pronouns"]) for row in sorted(table(path), key=lambda row: int(row["text"]))])
+
+
+@pytest.mark.parametrize("logged", [1, 500])
+def test_a_trainer_s_checkpoint_tells_how_the_model_was_fine_tuned(folder, logged):
+    from crossfluence import Horizon, influence
+    from crossfluence.language.loading import read_questions
+
+    recipe = write_checkpoint(folder, logging_steps=logged)
+    found = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
+    assert found.exit_code == 0, found.output
+    assert "is a guess" not in found.output
+    parts = recipe.loss.fn.by_sample([*recipe.data])
+    model = recipe.train().eval()
+    risk = cf.Risk(model, parts, recipe.data, record=recipe.record())
+    ask = read_questions(folder / "ask.jsonl", tokenizer())["pronouns"]
+    wanted = influence(risk, ask, Horizon()).values[:, 0].float()
+    said = column_of(folder / "crossfluence-language.csv")
+    slope = float(said @ wanted / (wanted @ wanted))
+    assert float(torch.corrcoef(torch.stack([said, wanted]))[0, 1]) > 0.9
+    assert 0.6 < slope < 1.7
+
+
+def test_settings_of_the_fine_tuning_stand_in_for_its_record(folder):
+    write_checkpoint(folder)
+    options = ("--epochs", 4, "--batch-size", 3)
+    assert run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--out", "known.html").exit_code == 0
+    (folder / "run/checkpoint-16/optimizer.pt").unlink()
+    found = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--out", "guess.html")
+    assert "is a guess" in " ".join(found.output.split())
+    told = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl", "--lr", 0.01, *options, "--out", "told.html")
+    assert told.exit_code == 0
+    assert "is a guess" not in " ".join(told.output.split())
+    known, settings = column_of(folder / "known.csv"), column_of(folder / "told.csv")
+    assert float(torch.corrcoef(torch.stack([known, settings]))[0, 1]) > 0.8
+    assert 0.5 < float(settings @ known / (known @ known)) < 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "text"])
+def test_a_checkpoint_whose_optimizer_is_not_understood_is_explained_without_it(folder, damage):
+    write_checkpoint(folder)
+    file = folder / "run/checkpoint-16/optimizer.pt"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "other":
+        state = torch.load(file)
+        state["param_groups"][0]["params"].pop()
+        torch.save(state, file)
+    else:
+        file.write_text("no optimizer")
+    found = run("run/checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
+    assert found.exit_code in {0, 3}, found.output
+    assert "is a guess" in " ".join(found.output.split()) or found.exit_code == 3
+
+
 def test_texts_that_are_too_long_are_cut_where_that_is_asked_for(folder):
     (folder / "long.txt").write_text("the nurse " * 8 + "\nshe was late\n")
     found = run("model", "long.txt", "--ask", "ask.jsonl", "--truncate", 10)
@@ -279,6 +360,11 @@ def test_a_plan_refuses_what_the_run_would_refuse(folder, model, monkeypatch):
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--kind", "gender"], "--kind is of a published test"),
     (["model", "texts.jsonl", "--bias", "winobias", "--kind", "gender"], "winobias is about pronouns alone"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--remove", "2"], "--remove is of a training"),
+    (["model", "texts.jsonl", "--ask", "unknown.jsonl"], "The tokenizer does not know 'xe', and has '[UNK]' for it"),
+    (["model", "texts.jsonl", "--ask", "far.jsonl"], "A question asks about a text of 14 tokens"),
+    (["./nowhere", "texts.jsonl", "--ask", "ask.jsonl"], "There is no folder ./nowhere"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--epochs", "2"], "Add --lr, or --train"),
+    (["model", "texts.jsonl", "--ask", "ask.jsonl", "--lr", "1e-3", "--batch-size", "12"], "all texts cannot be"),
     (["model", "texts.jsonl", "--bias", "crow"], "none of crows, stereoset, winobias, and no file"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--train", "--lr", "1e9"], "Training diverged"),
     (["model", "texts.jsonl", "--ask", "ask.jsonl", "--out", "page.txt"], ".html"),
@@ -292,6 +378,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(folder, arguments, wor
     lines(folder / "number.jsonl", [{"prompt": 3, "completion": " he"}])
     adapters_of(llama(num_key_value_heads=2, head_dim=4).float(), base="model").save_pretrained("adapters")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lines(folder / "unknown.jsonl", [{"template": "the nurse said that {he/xe} was late"}])
+    lines(folder / "far.jsonl", [{"template": "the nurse said that " * 2 + "{he/she} was that late and late"}])
     lines(folder / "wrong.jsonl", [{"question": "who?"}])
     (folder / "crows_pairs_anonymized.csv").write_text(
         ",sent_more,sent_less,stereo_antistereo,bias_type\n0,she was late,he was late,stereo,gender\n"

@@ -101,8 +101,8 @@ def test_without_training_again_it_is_not_called_dependable(folder):
         (["--strong", "0"], "--strong 0 is no share of the texts"),
         (["--doubt", "0"], "--doubt 0 is no share of the suspects"),
         (["--agree", "one"], "--agree one is neither all nor most"),
-        (["--text", "body"], "needed 'body': --text NAME"),
-        (["--label", "kind"], "needed 'kind': --label NAME"),
+        (["--text", "body"], "needed 'body', a text: --text NAME"),
+        (["--label", "kind"], "needed 'kind', a label: --label NAME"),
         (["--rewrite", "flip", "--queries", "plain.jsonl"], "'flip' changes none of the 1 queries. Leave it out"),
         (["--queries", "empty.jsonl"], "1 of the 2 queries hold no word; needed words in each"),
         (["--queries", "other.jsonl"], "The label 'ugly' of the queries does not occur in training"),
@@ -119,6 +119,23 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(folder, arguments, sente
     assert found.exit_code == 2, found.output
     assert sentence in " ".join(found.output.split())
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"text": f"word{row} film", "label": f"kind {row}"} for row in range(30)],
+         "The 30 texts have 30 different labels, such as 'kind 0' and 'kind 1'"),
+        ([{"text": "這部電影的情節非常精彩好看", "label": row % 2} for row in range(30)],
+         "This text sets no blanks between words"),
+    ],
+)  # fmt: skip
+def test_texts_that_no_classifier_can_learn_from_are_refused(folder, rows, sentence):
+    write(folder / "odd.jsonl", rows)
+    found = run("odd.jsonl", "--queries", "queries.jsonl")
+    assert found.exit_code == 2, found.output
+    assert sentence in " ".join(found.output.split())
+    assert not (folder / "crossfluence-suspects.html").exists()
 
 
 def test_texts_of_one_label_are_refused(folder):

@@ -10,6 +10,7 @@ from language_models import bert, bert_classifier, gpt2, llama, lora, t5, texts,
 
 import crossfluence as cf
 from crossfluence import language
+from crossfluence._horizon.recorded_loss import gradient_ratio, other_loss
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning"),
@@ -166,6 +167,46 @@ def test_a_recorder_keeps_what_the_recipe_of_the_same_training_records(options, 
     )
     assert float((one - other).norm()) < 1e-2 * float(other.norm())
     assert not any(part._post_accumulate_grad_hooks for part in model.parameters())
+
+
+def theirs(trainer, parts):
+    """The Trainer's loss of all data: its mean over what it counts, tokens or samples."""
+    counts = [trainer._get_num_items_in_batch([batch], torch.device("cpu")) for batch in parts]
+    with torch.no_grad():
+        values = [
+            float(trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count))
+            for batch, count in zip(parts, counts, strict=True)
+        ]
+    sizes = [len(batch["labels"]) if count is None else int(count) for batch, count in zip(parts, counts, strict=True)]
+    return sum(value * size for value, size in zip(values, sizes, strict=True)) / sum(sizes)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_risk_of_a_trainer_has_the_loss_that_it_minimised(name, tmp_path):
+    make, kind = MODELS[name]
+    trainer, recorder = trainer_of(make().float(), kind, tmp_path), language.Recorder()
+    trainer.add_callback(recorder)
+    trainer.train()
+    risk = language.risk_of(trainer, record=recorder.record())
+    assert 0.5 < gradient_ratio(risk) < 2
+    assert not other_loss(risk)
+    parts = [dict(batch) for _, batch, _ in risk.passes()]
+    with torch.no_grad():
+        mine = sum(float(risk.loss.losses(trainer.model, batch).sum()) for batch in parts) / risk.n
+    assert mine == pytest.approx(theirs(trainer, parts), rel=1e-5)
+
+
+def test_a_sum_over_tokens_is_not_the_trainer_s_loss(tmp_path):
+    trainer, recorder = trainer_of(llama().float(), "causal", tmp_path), language.Recorder()
+    ids = torch.randint(5, 18, (11, 9), generator=torch.Generator().manual_seed(0))
+    trainer.train_dataset = datasets.Dataset.from_list([{"input_ids": row} for row in ids.tolist()])
+    trainer.add_callback(recorder)
+    trainer.train()
+    record = recorder.record()
+    assert other_loss(cf.Risk(trainer.model.eval(), language.causal_loss(), cf.batches(ids), record=record))
+    assert not other_loss(language.risk_of(trainer, record=record))
+    with pytest.raises(cf.CrossfluenceError, match=r"needs a transformers\.Trainer"):
+        language.risk_of(trainer.model)
 
 
 def test_a_recorder_without_a_training_is_refused_with_advice():

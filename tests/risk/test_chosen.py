@@ -122,7 +122,7 @@ def test_a_step_of_undo_computes_the_losses_of_its_samples_alone():
     seen.clear()
     cf.undo(risk, IDS, steps=3, lr=1e-3)
     assert seen[-6:] == [1, 2, 1] * 2
-    assert sum(size == SIZE for size in seen) == 2 * 3  # one comparison of each of the three batches
+    assert sum(size == SIZE for size in seen) == 1 + 2 * 3  # a check, and one comparison of each of the three batches
 
 
 def test_a_coupled_loss_sees_its_whole_batch():

@@ -48,6 +48,7 @@ class Examined:
         second: The way to differentiate it twice.
         moved: Running statistics that moved in training and are constants here.
         notes: Sentences for the report.
+        losses: Of the whole batch; one, where its samples are coupled; nothing, where one is not finite.
     """
 
     precision: float
@@ -55,6 +56,7 @@ class Examined:
     second: AbstractWay
     moved: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    losses: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +149,7 @@ def examine(subject: Subject, batch: Batch, weights: Tensor) -> Examined:
     others = refuse_others(subject.model, here.others, theta)
     examined = _compared(subject, look, here)
     beside = _lasting(others, look.at(theta).others, batch) if others else ()
-    return replace(examined, notes=(*examined.notes, *beside))
+    return replace(examined, notes=(*examined.notes, *beside), losses=before.clone())
 
 
 def refuse_once_differentiable(subject: Subject, batch: Batch, weights: Tensor) -> None:

@@ -23,6 +23,7 @@ from .confident import REASON, confident
 from .engines import Applied, DenseEngine, ProductsEngine, RootsEngine
 from .moments import adam_scaling, guessed_moments
 from .pilot import pilots
+from .recorded_loss import other_loss
 from .root_rows import root_rows, together
 from .segments import Segment, SegmentedInverse, paced
 
@@ -39,6 +40,7 @@ DENSE = 2_048  # parameters up to which X is written out
 EXACT_WORK = 5e9  # multiplications of all columns of all roots, up to which nothing is left to chance
 PILOT, FEWEST = 320, 80  # samples for products; of less data half, but as many as the latter
 STEPS, RTOL = 20, 0.02  # products for each question, and where they end
+BASIS, FEWEST_STEPS = 2**30, 4  # numbers in the subspace of a question, which bounds its steps, but for so many
 UNMOVED = (
     "The training, as far as its record tells, moved no parameter: Adam's division takes back every lasting change, or "
     "no gradient was ever there. Use another record, or CG(Relative(1), curvature=GaussNewton())."
@@ -70,7 +72,7 @@ class Horizon(AbstractSolver):
         segments: Parts of the training, each with the gradients, the curvature and the optimizer's state of its own
             end, from a record that keeps them (`recipe.record(segments=3)`). Each takes the work of a whole training.
             Default: one, the whole training as its end was.
-        steps: Products for each question, at most.
+        steps: Products for each question, at most; fewer, where p is so large that 4 GiB hold no more of them.
         seed: Of signs and samples.
         curvature: F in products. Default: `GaussNewton`. `Hessian()` is for losses of which no outputs can be found;
             directions of negative curvature then count as if it were zero there.
@@ -140,7 +142,7 @@ class Horizon(AbstractSolver):
         engine, told = self._engine(known, pace, decay)
         return HorizonInverse(
             repr(self), risk.signature, pace, engine, notes=(*notes, told), guessed=known.record is None,
-            confident=confident(known),
+            confident=confident(known), other=other_loss(known),
         )  # fmt: skip
 
     def _segmented(self, risk: Risk) -> SegmentedInverse:
@@ -161,7 +163,13 @@ class Horizon(AbstractSolver):
         if not found:
             raise SolveError(UNMOVED)
         several = f"{len(found)} segments, from the last to the first: {' '.join(told)}"
-        return SegmentedInverse(repr(self), risk.signature, tuple(found), notes=(*risk.record.notes, several))
+        return SegmentedInverse(
+            repr(self),
+            risk.signature,
+            tuple(found),
+            notes=(*risk.record.notes, several),
+            approximation=other_loss(risk),
+        )
 
     def _engine(
         self, risk: Risk, pace: Tensor, outside: Tensor
@@ -212,10 +220,11 @@ class Horizon(AbstractSolver):
         parts = pilots(risk, pilot, self.seed, 2) if risk.kind.per_sample else (risk,)
         count = sum(part.n for part in parts)
         share = float(risk.weights.sum()) / risk.n
-        told = f"Products with {count} of {risk.n} samples, at most {self.steps} for each question."
+        steps = min(self.steps, max(FEWEST_STEPS, BASIS // risk.p))
+        told = f"Products with {count} of {risk.n} samples, at most {steps} for each question."
         share = share if risk.kind.per_sample else 1.0  # a part keeps no sample of weight 0, the whole has them
         curvature = self.curvature or GaussNewton()
-        return ProductsEngine(parts, share, pace, outside, self.steps, RTOL, curvature), told
+        return ProductsEngine(parts, share, pace, outside, steps, RTOL, curvature), told
 
     def _rows(self, risk: Risk, pace: Tensor, count: int, seed: int) -> Iterator[Shaped[Tensor, "b p"]]:
         draws = -(-count // risk.n)
@@ -234,6 +243,7 @@ class HorizonInverse(AbstractInverse):
         engine: Applies $\varphi(X)$.
         guessed: Whether there was no record of the training.
         confident: Whether the training of a classifier left hardly any loss.
+        other: That the record is of a training with another loss, as a clause; empty if it may be of this one.
     """
 
     solver: str
@@ -245,6 +255,7 @@ class HorizonInverse(AbstractInverse):
     notes: tuple[str, ...] = ()
     guessed: bool = False
     confident: bool = False
+    other: str = ""
     at_minimum = False
 
     @property
@@ -254,7 +265,7 @@ class HorizonInverse(AbstractInverse):
             return GUESSED
         if isinstance(self.engine, ProductsEngine) and not isinstance(self.engine.curvature, GaussNewton):
             return FLAT
-        return REASON if self.confident else ""
+        return self.other or (REASON if self.confident else "")
 
     def _solve(self, vectors: Shaped[Tensor, "m p"], transposed: bool) -> Solution:
         """Symmetric."""

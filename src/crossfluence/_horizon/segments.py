@@ -48,6 +48,7 @@ class SegmentedInverse(AbstractInverse):
 
     Attributes:
         segments: From the last to the first.
+        approximation: That the record is of a training with another loss, as a clause; empty if it may be of this one.
     """
 
     solver: str
@@ -56,6 +57,7 @@ class SegmentedInverse(AbstractInverse):
     damping: float = 0.0
     smallest_eigenvalue: float | None = None
     notes: tuple[str, ...] = ()
+    approximation: str = ""  # pyright: ignore[reportIncompatibleVariableOverride]
     at_minimum = False
 
     def solve_along(self, risk: AbstractRisk, vectors: Shaped[Tensor, "m p"]) -> tuple[Solution, Points]:

@@ -248,7 +248,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / FILE
     if not file.is_file():
-        what = "has no manifest.json" if folder.is_dir() else "does not exist"
+        what = "has no manifest.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
         raise ResultFileError(
             f"{folder} is no index: it {what}. Make one: crossfluence.Index.build(risk, EKFAC(), {str(folder)!r})."
         )

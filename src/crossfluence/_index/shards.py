@@ -254,7 +254,8 @@ def made(folder: Path, ours: Callable[[str], bool]) -> Path:
         folder.mkdir(exist_ok=True)
         others = sorted(name for name in os.listdir(folder) if not ours(name))
     except OSError as error:
-        raise ResultFileError(f"Cannot make the folder {folder}: {error.strerror}. Make its parent first.") from error
+        way = "Name another folder." if folder.is_file() else "Make its parent first."
+        raise ResultFileError(f"Cannot make the folder {folder}: {error.strerror}. {way}") from error
     if others and not (folder / FILE).exists():
         raise ResultFileError(
             f"{folder} holds other files ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}) and no index. "

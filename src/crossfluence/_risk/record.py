@@ -22,6 +22,11 @@ class AbstractRecord(ABC):
     def content(self) -> str:
         """A content hash."""
 
+    @property
+    @abstractmethod
+    def batch_gradient(self) -> tuple[int | None, float] | None:
+        """Samples in a step's batch, and the length of its gradient in the last steps; what is not known is `None`."""
+
     @abstractmethod
     def check(self, theta: Params) -> None:
         """Refuses parameters of another model with a `StaleError`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial, reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .._autodiff.functional import evaluated, isolated
 from .._autodiff.params import Layout, digest_tensors, fingerprint, trained_parameters
 from .._autodiff.trained import Decay, decays, held, names_of
 from .._autodiff.ways import AbstractWay
+from .._checks.changed import refuse_other_losses
 from .._checks.loss import Examined, Subject, examine, refuse_once_differentiable
 from .._checks.non_finite import advice_of, first_non_finite_module, non_finite_message
 from .._data.batch import digest
@@ -33,6 +34,7 @@ from .double import bound_total, in_double
 from .products import AbstractBatchedRisk
 from .record import AbstractRecord, check_record
 
+Self = TypeVar("Self", bound="Risk")
 ONE_OF_MANY = (
     "This rank has worked alone, since the script has a process group of its own. Type Risk(..., shared=True) to share "
     "the work with the other ranks, where all of them make the same calls."
@@ -51,7 +53,8 @@ class Risk(AbstractBatchedRisk):
     Attributes:
         model: The trained module, on any device; it is never changed. Put it in the mode in which the loss is
             deterministic: `model.eval()` if it has dropout or batch normalisation.
-        loss: `(model, batch) -> (b,)`, or `WeightedLoss`, `FieldLoss`, `OnOutputs`.
+        loss: `(model, batch) -> (b,)`, or `WeightedLoss`, `FieldLoss`, `OnOutputs`. What it refers to must stay as it
+            is: verbs refuse a loss that has other values on the first batch; other changes need a new risk.
         data: Batches that come back in the same order; see `batches`.
         l2: Coefficient of half the squared norm of the parameters, per mean loss. PyTorch's `weight_decay` in SGD.
             Or `{glob: coefficient}` over parameter names, such as `{"*weight": 1e-2}` where biases were trained
@@ -149,6 +152,11 @@ class Risk(AbstractBatchedRisk):
         made = self._changed(model=model, loss=loss, theta=theta, layout=Layout.of(theta), weights=weights)
         made._set(total=bound_total(made.kind, model))
         return made
+
+    def _changed(self: Self, **fields: Any) -> Self:
+        if fields.keys() & {"data", "loss", "theta"}:  # then the losses of its first batch are others
+            fields["examined"] = replace(self.examined, losses=None)
+        return super()._changed(**fields)
 
     def _number(self, n: Count | None) -> None:
         """Labels the samples."""
@@ -284,6 +292,19 @@ class Risk(AbstractBatchedRisk):
         end = len(digests) if wanted is None else max(wanted, default=-1) + 1
         if index + 1 != end:
             raise DataError(f"The data gave {starts[index + 1]} samples; it had {self.n} when the risk was made.")
+
+    def check(self) -> None:
+        """Makes sure that model and loss are those the risk was made for, the loss by its values on the first batch.
+
+        Raises:
+            StaleError: If the model changed, or something that the loss refers to.
+        """
+        super().check()
+        with isolated():
+            _, batch, weights = next(self.passes({0}))
+            if self.kind.per_sample or bool((weights == 1).all()):  # else it is another loss on purpose
+                subject = Subject(self.kind, self.model, self.theta, self.total)
+                refuse_other_losses(subject, self.examined, batch, weights, self.labels_of(0))
 
     def refuse_once_differentiable(self) -> None:
         """Makes sure that plain autograd differentiates the loss twice.

@@ -151,8 +151,19 @@ def _function_parts(function: FunctionType) -> Iterable[Any]:
     state = (function.__defaults__, function.__kwdefaults__, cells)
     if _installed(function.__module__):
         return [_named(function), *state]
-    named = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-    return function.__code__, *state, named, [_imported_part(name) for name in _imports(function.__code__)]
+    names = _names(function.__code__)
+    named = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    settings = [_settings(part, names) for part in named.values() if isinstance(part, ModuleType)]
+    imports = [_imported_part(name) for name in _imports(function.__code__)]
+    return function.__code__, *state, named, imports, *filter(None, settings)
+
+
+def _settings(module: ModuleType, names: Iterable[str]) -> dict[str, Any]:
+    """Values that code may read from a user's module, beside its text: they can be set from elsewhere."""
+    if _installed(module.__name__):
+        return {}
+    found = {name: vars(module)[name] for name in names if name in vars(module)}
+    return {name: part for name, part in found.items() if isinstance(part, (*PLAIN, Tensor, list, tuple, dict, set))}
 
 
 def _class_parts(kind: type) -> Iterable[Any]:

@@ -15,6 +15,8 @@ from .._types import Params
 from ..errors import DataError, UnsupportedError
 from .optimizers import SGD, AbstractOptimizer, Adam, AdamW
 
+LATELY = 0.1  # the weight of a step in a running mean
+
 
 @stored("ParameterRecord")
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,23 @@ class Rule:
         if part.square is None:
             return part.rate / (1 - self.momentum)
         return part.rate * adam_scaling(part.square, part.mean, self.eps, self.eps_root)
+
+
+class Lately:
+    """A running mean of the squared length of gradients, over about the last ten steps."""
+
+    def __init__(self) -> None:
+        self.steps, self._total = 0, 0.0
+
+    def add(self, square: float) -> None:
+        """Takes the squared length of a step's gradient."""
+        self.steps += 1
+        self._total += (square - self._total) * max(LATELY, 1 / self.steps)
+
+    @property
+    def length(self) -> float | None:
+        """The root of the mean; `None` before the first step."""
+        return self._total**0.5 if self.steps else None
 
 
 def second_moment(optimizer: torch.optim.Optimizer, parameter: Tensor, group: dict) -> Tensor:

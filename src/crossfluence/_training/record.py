@@ -58,6 +58,9 @@ class TrainingRecord(AbstractRecord):
         origin: How the record was made, as a clause.
         unknown: Sentences about what it had to guess.
         segments: The same at the ends of equal parts of the training, from the first to the last.
+        batch_size: Samples in a step, where this is known.
+        length: Of a step's gradient before it was clipped, a root mean square over the last steps, where it is known.
+            `Horizon` compares it with the risk's own gradients: another loss than was trained on is noticed.
 
     Example:
         >>> from crossfluence import AdamW, Risk, batches
@@ -78,6 +81,8 @@ class TrainingRecord(AbstractRecord):
     origin: str
     unknown: tuple[str, ...] = ()
     segments: tuple[tuple[ParameterRecord, ...], ...] = field(default=(), repr=False)
+    batch_size: int | None = None
+    length: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -197,6 +202,11 @@ class TrainingRecord(AbstractRecord):
         rates = sorted({part.rate for part in self.parts if part.rate})
         shown = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
         return (f"The record of the training was {self.origin}; its learning rates add up to {shown}.", *self.unknown)
+
+    @property
+    def batch_gradient(self) -> tuple[int | None, float] | None:
+        """Samples in a step's batch, and the length of its gradient in the last steps."""
+        return None if self.length is None else (self.batch_size, self.length)
 
     @cached_property
     def content(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .._autodiff.params import wide
 from .._types import Params
-from .optimizer_rule import ParameterRecord, Rule, digest_of, weight_decay
+from .optimizer_rule import Lately, ParameterRecord, Rule, digest_of, weight_decay
 from .optimizers import Adam, AdamW
 from .record import TrainingRecord
 from .trajectory import Point, Trajectory
@@ -36,9 +36,11 @@ def recorded_training(course: Trajectory, ones: Shaped[Tensor, " n"], segments: 
         torch.zeros(2).double(),
         torch.zeros(2).double(),
     )  # of learning rates: with clipping, and without, as for weight decay
+    lately = Lately()
     for step in tqdm(range(len(course)), desc="recording", unit="step", disable=None, leave=False):
         batch, part = course.part(step, weights)
         gradient, factor = course.gradient(point, step, batch, part)
+        lately.add(sum(float(each.double().square().sum()) for each in gradient.values()) / float(factor) ** 2)
         point = course.stepped(point, step, gradient)
         total = total + course.optimizer.lr * course.rates[step] * torch.tensor([float(factor), 1.0])
         mean = _averaged(mean, gradient, course.optimizer)
@@ -47,7 +49,8 @@ def recorded_training(course: Trajectory, ones: Shaped[Tensor, " n"], segments: 
             ended = total
     parts = _parts(course, point, mean, len(course), total, valued=False)
     origin = f"kept by the recipe ({course.optimizer}, {len(course)} steps)"
-    return TrainingRecord(rule, parts, len(course), origin, segments=tuple(kept))
+    size = course.part(0, weights)[1].shape[1]
+    return TrainingRecord(rule, parts, len(course), origin, segments=tuple(kept), batch_size=size, length=lately.length)
 
 
 def _averaged(mean: Params, gradient: Params, optimizer: object) -> Params:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .optimizer_rule import ParameterRecord, decay_of_group, digest_of, rule_of, second_moment
+from .optimizer_rule import Lately, ParameterRecord, decay_of_group, digest_of, rule_of, second_moment
 from .record import TrainingRecord
 
 STILL = 0.1  # share of steps without a learning rate, above which the report says so
@@ -27,6 +27,7 @@ class Recorder:
         segments: In how many equal parts the record is to know the training, besides as a whole; each holds three
             numbers for each parameter. Needs `steps`.
         steps: How many there will be, for segments.
+        batch_size: Samples in a step, accumulation included: then another loss than was trained on is noticed later.
 
     Raises:
         UnsupportedError: If none of the formulas describes the optimizer.
@@ -47,11 +48,18 @@ class Recorder:
         3
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, segments: int = 0, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        segments: int = 0,
+        steps: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
         self.rule = rule_of(optimizer)
         if segments and not steps:
             raise ValueError(f"Got segments={segments} without steps=; needed how many steps there will be.")
-        self.optimizer, self.steps = optimizer, 0
+        self.optimizer, self.steps, self.batch_size, self._lately = optimizer, 0, batch_size, Lately()
         self.length = -(-steps // segments) if segments and steps else 0
         self.begun = max((int(float(state.get("step", 0))) for state in optimizer.state.values()), default=0)
         self.totals: dict[Tensor, list[float]] = {}  # learning rates and decay, clipping counted
@@ -97,6 +105,7 @@ class Recorder:
         after = self._norm()
         factor = min(1.0, after / before) if before else 1.0
         self.steps += 1
+        self._lately.add(before**2)
         for group in self.optimizer.param_groups:
             for part in group["params"]:
                 total = self.totals.setdefault(part, [0.0, 0.0])
@@ -125,7 +134,10 @@ class Recorder:
             self._end_segment()
         parts = tuple(self._part(part, group, self.totals[part]) for part, group in self._all()) if self.steps else ()
         origin = f"kept in the training itself ({self.rule.name}, {self.steps} steps)"
-        return TrainingRecord(self.rule, parts, self.steps, origin, self._unknown(), tuple(self.parts))
+        return TrainingRecord(
+            self.rule, parts, self.steps, origin, self._unknown(), tuple(self.parts), self.batch_size,
+            self._lately.length,
+        )  # fmt: skip
 
     def _unknown(self) -> tuple[str, ...]:
         """Sentences about what the record does not know, and what looks wrong."""

@@ -16,10 +16,15 @@ ARGUMENT = re.compile(rf"\b({'|'.join(OPTIONS)})=('[^']*'|\"[^\"]*\"|[^\s,;()]*[
 TWICE = re.compile(r"(--[\w-]+ (?:'[^']*'|[^\s,]+))(?:, or \1 on the command line| \(\1\))")
 INDEX = re.compile(r"crossfluence\.Index\.build\(risk, EKFAC\(\), '([^']*)'\)")
 NOT_TOLD_APART = "The vectors do not tell them apart: give more text with them, or type a smaller prior: --prior 1."
+SEPARATES_NOTHING = (
+    "The model gives the same answer to all rows of a group, so that no row is behind the gap more than another. Name "
+    "columns to predict from that differ within groups: --columns."
+)
 PHRASES = {
     "crossfluence.Index.build(...)": "crossfluence index build",
     "lower least.": "lower --least.",
     "Ask for .statistic, or look at the table: are its rows all equal?": NOT_TOLD_APART,
+    "All decision values are the same, so the model separates nothing. Give temperature=1.0.": SEPARATES_NOTHING,
     "pass header=False": "type --no-header",
     "a lower minimum count": "a lower --min-count",
     "a lower prior": "a lower --prior",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from .columns import Column
+from .columns import Column, empty, truths_of
 
 MOST_VALUES = 20
 EMPTY = "(empty)"
@@ -31,7 +31,42 @@ def values_of(cells: pd.Series) -> list[str] | None:
 
 def shown_as(cells: pd.Series) -> list[str]:
     """Cells as text."""
-    return [str(cell).strip() or EMPTY if isinstance(cell, str) or not _missing(cell) else EMPTY for cell in cells]
+    return [str(cell).strip() or EMPTY if isinstance(cell, str) or not empty(cell) else EMPTY for cell in cells]
+
+
+def joined(cells: pd.Series) -> tuple[pd.Series, list[list[str]]]:
+    """Values that differ only in capitals, blanks or the spelling of a number or of yes and no, as one value.
+
+    Args:
+        cells: Text; empty where nothing stands.
+
+    Returns:
+        The cells with the most frequent spelling of each value, and the spellings of each that has several. Unchanged
+        if one value alone would be left: "A" and "a" are then two.
+
+    Example:
+        >>> cells, alike = joined(pd.Series(["Yes", "no", "yes", "yes", "NO", "no"]))
+        >>> cells.tolist(), alike
+        (['yes', 'no', 'yes', 'yes', 'no', 'no'], [['Yes', 'yes'], ['NO', 'no']])
+    """
+    counts = pd.Series([cell for cell in cells if cell], dtype=object).value_counts()
+    groups = dict[str, list[str]]()
+    for spelling, key in zip(counts.index, _keys(list(counts.index)), strict=True):
+        groups.setdefault(key, []).append(spelling)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if len(groups) < 2 or not alike:
+        return cells, []
+    return cells.replace({other: group[0] for group in alike for other in group[1:]}), sorted(map(sorted, alike))
+
+
+def _keys(values: Sequence[str]) -> list[str]:
+    """The same for values that mean the same."""
+    if (truths := truths_of(values)) is not None:
+        return [str(float(truth)) for truth in truths]
+    try:
+        return [str(float(value)) for value in values]
+    except ValueError:
+        return [" ".join(value.casefold().split()) for value in values]
 
 
 def onehot(frame: pd.DataFrame, text: Sequence[str]) -> tuple[dict[str, Column], dict[str, int]]:
@@ -62,11 +97,6 @@ def told(used: Mapping[str, int]) -> list[str]:
         return []
     shown = ", ".join(f"{name} ({count} values)" for name, count in used.items())
     return [f"Text as columns of 0 and 1, one for each value: {shown}."]
-
-
-def _missing(cell: object) -> bool:
-    found = pd.isna(cell)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return bool(found) if isinstance(found, (bool, np.bool_)) else False
 
 
 def _free(name: str, made: Mapping[str, Column], columns: Sequence[str] | pd.Index) -> str:

@@ -29,6 +29,7 @@ NO = "false no n f off nein falsch non faux falso não нет ne nie ei nej い�
 TRUTH = {**dict.fromkeys(YES.split(), "1"), **dict.fromkeys(NO.split(), "0")}
 BITS = {"0", "1", "0.0", "1.0"}
 ENOUGH = 8  # rows from which a column that counts 0, 1, 2, ... is no coincidence
+MANY = 30  # columns that are listed by name
 FAR = 30.0  # typical distances from the median
 FEW_CELLS, FEW_OF_ALL = 3, 0.1  # far cells and their share, above which they are a group of their own
 STAND_IN = re.compile("-?(9|99|999+)|-1|-?8888?|-?7777?")
@@ -69,8 +70,8 @@ def numbers_of(cells: pd.Series) -> Column | None:
     """
     if cells.dtype.kind in "mM":  # times
         return None
-    shown = ["" if _empty(cell) else str(cell).strip() for cell in cells]
-    truths = _truths(shown)
+    shown = ["" if empty(cell) else str(cell).strip() for cell in cells]
+    truths = truths_of(shown)
     plain = without_units(["" if cell.lower() in NO_NUMBER else cell for cell in shown]) if truths is None else None
     text = truths or plain or shown
     if cells.dtype.kind in "fiub":
@@ -94,18 +95,40 @@ def _parsed(cell: str) -> float:
         return np.nan
 
 
-def _empty(cell: object) -> bool:
-    missing = pd.isna(cell)  # pyright: ignore[reportCallIssue, reportArgumentType]  # of a list, one for each member
+def empty(cell: object) -> bool:
+    """True if a cell holds nothing; false for a list."""
+    missing = pd.isna(cell)  # pyright: ignore[reportCallIssue, reportArgumentType]
     return bool(missing) if isinstance(missing, (bool, np.bool_)) else False
 
 
-def _truths(text: Sequence[str]) -> list[str] | None:
-    """0 and 1 for a column of true and false; nothing for any other."""
+def truths_of(text: Sequence[str]) -> list[str] | None:
+    """0 and 1 for a column of true and false, or yes and no in several languages.
+
+    Args:
+        text: Cells.
+
+    Returns:
+        Cells that say nothing as they are; nothing for any other column.
+    """
     lowered = [cell.lower() for cell in text]
     held = set(lowered) - NO_NUMBER
     if not held & TRUTH.keys() or not held <= TRUTH.keys() | BITS:
         return None
     return [TRUTH.get(cell, cell) for cell in lowered]
+
+
+def spelled(columns: Mapping[str, Column]) -> list[str]:
+    """A sentence about columns with units that were left out.
+
+    Args:
+        columns: By name.
+
+    Returns:
+        At most one sentence.
+    """
+    shown = [f"{name} (as in {one.example!r})" for name, one in columns.items() if one.example]
+    more = f", ... ({len(shown)} in all)" if len(shown) > MANY else ""
+    return [f"Read as numbers: {', '.join(shown[:MANY])}{more}."] if shown else []
 
 
 def no_quantity(column: str, numbers: np.ndarray) -> str | None:
@@ -149,12 +172,13 @@ def goes_up(column: str, numbers: np.ndarray) -> str | None:
     Returns:
         The sentence; nothing for other columns.
     """
-    steps = np.diff(numbers)
+    steps = np.diff(numbers / 2)
     if len(numbers) < ENOUGH or (numbers != np.round(numbers)).any() or not steps[0] or (steps != steps[0]).any():
         return None
+    way = f"{'up' if steps[0] > 0 else 'down'} by {2 * abs(steps[0]):g}"
     return (
-        f"Column {column!r} goes {'up' if steps[0] > 0 else 'down'} by {abs(steps[0]):g} from row to row, as numbers "
-        f"of rows do. It is used; if it only says which row it is, leave it out with --exclude."
+        f"Column {column!r} goes {way} from row to row, as numbers of rows do. It is used; if it only says which row "
+        f"it is, leave it out with --exclude."
     )
 
 
@@ -169,8 +193,8 @@ def far_cells(column: str, numbers: np.ndarray, ids: Sequence[Id]) -> str | None
     Returns:
         The sentence, with row and column; nothing for most columns.
     """
-    distance = np.abs(numbers / 2 - np.median(numbers) / 2)  # halves: 1e308 and its opposite have a difference
-    far = distance > FAR * np.median(distance[distance > 0])
+    distance = np.abs(numbers / 2 - np.median(numbers / 2))  # halves: 1e308 and its opposite have a difference
+    far = distance / FAR > np.median(distance[distance > 0])
     if not 1 <= far.sum() <= max(FEW_CELLS, FEW_OF_ALL * len(far)):
         return None
     rest = _deviation(numbers[~far])
@@ -210,8 +234,7 @@ def stand_ins(column: str, numbers: np.ndarray) -> str | None:
         if known and len(np.unique(others)) > 2 and np.abs(others / 2 - value / 2).min() > np.ptp(others / 2):
             return (
                 f"Column {column!r} holds {value:g} in {count:,} of {len(numbers):,} rows, far from all others: it "
-                f"seems to stand for a number that is not known, and is used as it is. If so, empty these cells, and "
-                f"type --missing drop or --missing mean."
+                f"seems to stand for a number that is not known, and is used as it is. If so, empty these cells."
             )
     return None
 

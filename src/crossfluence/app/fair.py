@@ -22,7 +22,7 @@ FEWEST = 200  # rows of which parts can be made
 
 
 def fair(
-    table: Annotated[Path, typer.Argument(help="A .csv or .tsv with a header (also .gz), or a .parquet.")],
+    table: Annotated[Path, typer.Argument(help="A table: .csv, .tsv, .xlsx, .parquet, .jsonl and more; also packed.")],
     label: Annotated[str, typer.Option(help="The column to predict; it holds two values.")],
     group: Annotated[str, typer.Option(help="The column of the groups; or race=White, for one against all others.")],
     metric: Annotated[
@@ -36,6 +36,7 @@ def fair(
         str | None, typer.Option(help="The label whose rates are compared; default: the one that sorts last.")
     ] = None,
     columns: Annotated[str | None, typer.Option(help="The columns to predict from, such as age,sex.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Columns not to predict from.")] = None,
     id_column: Annotated[str | None, typer.Option("--id", help="The column that names the rows.")] = None,
     header: Annotated[bool, typer.Option(help="Whether the first line holds column names.")] = True,
     encoding: Annotated[str | None, typer.Option(help="Of a text file, such as latin-1; default: told.")] = None,
@@ -47,7 +48,8 @@ def fair(
     """Find the rows behind a gap between groups, remove or relabel or add some, and check it by training again."""
     from .._storage.atomic import write_atomically
     from ..tabular.fairness import FairSettings, explain_gap
-    from .fair_table import Encoding, read_people
+    from .fair_encoding import Encoding
+    from .fair_table import read_people
     from .report.fair import chosen_csv, fair_page, print_fair, verdict_of
 
     sheet = out.with_suffix(".csv")
@@ -58,14 +60,17 @@ def fair(
             draws=against_random, seed=seed,
         )  # fmt: skip
         refuse_outputs(out, sheet, [path for path in (table, holdout) if path is not None], force)
-        use = None if columns is None else [name.strip() for name in next(csv.reader([columns]), [])]
+        if holdout is not None and holdout.exists() and table.exists() and holdout.samefile(table):
+            raise DataError(f"--holdout {holdout} is the table that is trained on; needed other rows, or leave it out.")
+        use, without = (None if names is None else _named(names) for names in (columns, exclude))
         people = read_people(
-            table, label=label, group=group, favourable=favourable, columns=use, id_column=id_column, header=header,
-            encoding=encoding,
+            table, label=label, group=group, favourable=favourable, columns=use, exclude=without or (),
+            id_column=id_column, header=header, encoding=encoding,
         )  # fmt: skip
         other = None if holdout is None else read_people(
             holdout, label=label, group=group, id_column=id_column, header=header, encoding=encoding, like=people
         )  # fmt: skip
+        people = people if other is None else people.with_remarks(other)
         rows = _split(people, "add" in kinds, other is None, seed)
         coded = Encoding.of(people, rows["train"])
         test = coded.part(people, rows["test"]) if other is None else coded.part(other, np.arange(len(other)))
@@ -85,7 +90,7 @@ def fair(
 
 def _split(people: People, pooled: bool, tested: bool, seed: int) -> dict[str, np.ndarray]:
     """Row numbers of each part, by its name."""
-    from .fair_table import split
+    from .fair_encoding import split
 
     if len(people) < FEWEST:
         raise DataError(f"The table has {len(people)} rows with label and group; needed at least {FEWEST} for parts.")
@@ -96,6 +101,11 @@ def _split(people: People, pooled: bool, tested: bool, seed: int) -> dict[str, n
         shares["test"] = 0.2
     whole = sum(shares.values())
     return dict(zip(shares, split(people, [share / whole for share in shares.values()], seed), strict=True))
+
+
+def _named(columns: str) -> list[str]:
+    """Names between commas; in quotes one may hold a comma."""
+    return [name.strip() for name in next(csv.reader([columns], skipinitialspace=True), [])]
 
 
 def _actions(text: str) -> tuple[str, ...]:

@@ -20,17 +20,17 @@ WEIGHTS = "*.safetensors"
 TABLES = re.compile(r"embed|wte|wpe|position|shared\.weight")  # matrices of which rows are looked up
 COUNTED = 2_000  # texts whose tokens are counted; the rest is taken to be like them
 PER_WORD = 1.4  # tokens, where the tokenizer's files are not understood
-TRIAL_SECONDS, TRIAL_TOKENS, EIGEN = 0.05, 256, 300
-LARGEST, AT_ONCE = 8_192, 32  # the longest side that has a factor; texts of a question in a batch
-FACTORS, SCORES, TRAINING = 2.0, 3.0, 1.2  # passes over the texts: for EK-FAC, for scores, and in each epoch
-SQUARES = 6  # multiplications and additions of each token with each entry of a factor
+TRIAL_SECONDS, TRIAL_TOKENS = 0.05, 256
+AT_ONCE = 32  # texts of a question in a batch
+SCORES, TRAINING = 3.0, 1.2  # passes over the texts: for scores, and in each epoch
 ROOTS, PRODUCTS, PILOT = 7.0, 9.0, 320  # for Horizon, and for each question, of so many texts
 ASKED = 4.0  # passes over the texts of a question: its gradient, value, interval and shares
 REACHED = 0.65  # of a trial's speed, in a run, whose products are smaller and of many shapes
 CALLS = 1.5e-3  # seconds for each layer and batch, however small
 STARTED, LOADING = 4.0, 3e-9  # seconds for PyTorch and transformers, and for each byte of weights
 COPIES, ROWS, ADDED = 4, 3, 0.1  # of the parameters; of each text's gradients; GiB of transformers
-MOST, ROOM = 2**28, 2.0  # numbers in the roots of Horizon, and what is held of them
+MOST, FEW, ROOM = 2**28, 4, 2.0  # numbers in the roots of Horizon, roots at least, and what is held of them
+BASIS, STEPS, FEWEST_STEPS = 2**30, 20, 4  # numbers in its subspace, and products, at most and at least
 
 
 @dataclass(frozen=True)
@@ -241,15 +241,12 @@ def forecast_language(files: ModelFiles, work: Work) -> Forecast:
 
     Returns:
         Passes over the texts, as many as runs on small models took, times the products of one, by a trial here and
-        now; and the eigenvectors of EK-FAC's factors, whose time grows with the cube of a layer's sides.
+        now.
     """
     speed, texts = REACHED * speed_of(files.width), work.tokens.texts
     once = _pass(files, work.tokens, work.settings.batch_size, speed)
     trained = work.trainings * work.settings.epochs * TRAINING * once
-    if work.trainings:
-        answer = (ROOTS + len(work.asked) * PRODUCTS * min(1.0, PILOT / texts)) * once
-    else:
-        answer = FACTORS * once + _factors(files, work.tokens.padded / speed)
+    answer = (ROOTS + len(work.asked) * PRODUCTS * min(1.0, PILOT / texts)) * once
     answer += (1 + (work.settings.unit == "token")) * SCORES * once
     times = [each.longest if files.masked else 1 for each in work.asked]  # a masked model reads once for each word
     reading = sum(n * _pass(files, each, AT_ONCE, speed) for n, each in zip(times, work.asked, strict=True))
@@ -264,16 +261,6 @@ def _pass(files: ModelFiles, tokens: Tokens, batch: int, speed: float) -> float:
     attention = 2 * files.layers * tokens.longest * files.width
     products = (1 + backward) * 2 * (files.matrices + attention) * tokens.padded
     return products / speed + CALLS * files.layers * -(-tokens.texts // batch)
-
-
-def _factors(files: ModelFiles, each: float) -> float:
-    """Seconds for both factors of each layer, to which each number of a token adds so long, and their eigenvectors."""
-    untied = not files.config.get("tie_word_embeddings", True)
-    blocks = [shape for name, shape in files.trained.items() if not (untied and TABLES.search(name))]
-    sides = [side for shape in blocks if len(shape) == 2 for side in shape if side <= LARGEST]
-    matrix = np.eye(EIGEN) + 1 / (1 + np.arange(EIGEN)[:, None] + np.arange(EIGEN))
-    solved = seconds_of(lambda: np.linalg.eigh(matrix)) / REACHED
-    return sum((side / EIGEN) ** 3 * solved + SQUARES * side**2 * each for side in sides)
 
 
 def speed_of(width: int) -> float:
@@ -295,6 +282,6 @@ def _memory(files: ModelFiles, work: Work) -> float:
     batch, trained = work.settings.batch_size, _count(files.trained)
     rows = ROWS * batch * trained  # gradients of single texts
     states = batch * work.tokens.longest * (16 * files.layers * files.width + 6 * files.words)
-    widest = max((side for shape in files.trained.values() for side in shape if side <= LARGEST), default=0)
-    kept = ROOM * min(4 * work.tokens.texts * trained, MOST) if work.trainings else 8 * widest**2
+    subspace = trained * max(FEWEST_STEPS, min(STEPS, BASIS // trained))
+    kept = ROOM * (min(4 * work.tokens.texts * trained, MOST) if trained <= MOST // FEW else subspace)
     return LIBRARIES + ADDED + (COPIES * _count(files.shapes) + rows + states + kept) * 4 / 2**30

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, ResultFileError
 from .options import EXIT_CODES, AsJson, Force, exit_code, exit_on_error, refuse_output, stop
 from .output import print_json
 from .report.reliability import Reliability, judged
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "float16", "int8", "int4", "sign")
 SHOWN = 60  # characters of a text in the terminal
+BATCH = 8
+UNRECOGNISED = (
+    "Warning: {} could not be recognised as the texts that the index was built from, in their order; or it was built "
+    "with another --batch-size, or with --truncate. The numbers of texts are right, what stands beside them may not be."
+)
+INSTEAD = "crossfluence language MODEL TEXTS --ask QUESTIONS --lr RATE, which counts how the model was fine-tuned"
 
 index = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,20 +40,20 @@ Folder = Annotated[Path, typer.Argument(help="Of the index.")]
 @index.command(epilog=EXIT_CODES)
 def build(
     model: Annotated[str, typer.Argument(help="A folder that save_pretrained wrote, with or without adapters.")],
-    data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, or one a line.")],
+    data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, a table, or one a line.")],
     folder: Annotated[Path, typer.Argument(help="Of the index; made if it is not there. Stopped, it goes on.")],
     dtype: Annotated[str, typer.Option(help="Stored numbers: float32, float16, int8, int4 or sign.")] = "float16",
     tolerance: Annotated[
         float | None, typer.Option(help="Share of the scores that may be left out; default: .05, 0 for float32.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = BATCH,
     field: Annotated[str, typer.Option(help="The field of the texts in JSONL.")] = "text",
     truncate: Annotated[int | None, typer.Option(help="Cut texts to so many tokens.", min=2)] = None,
 ) -> None:
     """Fit to the texts, and write each one's gradient; run again after a stop, it goes on where it was."""
     from .. import EKFAC, Index, Risk, batches
     from ..language.explain import encoded_texts
-    from ..language.files import read_texts
+    from .records import guessed, read_texts
 
     with exit_on_error():
         if dtype not in DTYPES:
@@ -55,6 +61,8 @@ def build(
         if tolerance is not None and not 0 <= tolerance < 1:
             raise DataError(f"Got --tolerance {tolerance:g}; needed a share, at least 0 and below 1.")
         texts = read_texts(data, field)
+        for remark in guessed(data):
+            typer.echo(remark, err=True)
         loaded = _loaded(model)
         rows = batches(encoded_texts(loaded, texts, truncate), size=batch_size)
         risk = Risk(loaded.model, loaded.loss, rows, ids=range(1, len(texts) + 1), params=loaded.params)
@@ -87,18 +95,25 @@ def ask(
     """Find the texts behind the answers of a model in its index."""
     from .. import Index
     from .._storage.atomic import write_atomically
-    from ..language.files import read_texts
-    from ..language.loading import read_questions
+    from ..language.loading import questions_for
+    from .language import glued
+    from .records import guessed, read_questions, read_texts
 
     with exit_on_error():
         if share is not None and not 0 < share <= 1:
             raise DataError(f"Got --share {share:g}; needed a share above 0, and at most 1.")
+        _refuse_out(out, folder)
         refuse_output(out, [path for path in (data, questions) if path and path.is_file()], force)
         Index.open(folder)  # before the model is loaded: a folder that is no index is said at once
+        words = read_questions(questions)
         loaded = _loaded(model)
         opened = Index.open(folder, loaded.model)
-        asked = read_questions(questions, loaded.tokenizer)
+        asked = questions_for(loaded, words)
+        for remark in (*guessed(questions, data), *glued(words)):
+            typer.echo(remark, err=True)
         texts = None if data is None else _matching(read_texts(data, field), opened, data)
+        if texts is not None and not _recognised(texts, loaded, opened):
+            typer.echo(UNRECOGNISED.format(data), err=True)
 
         def objective(net: Any) -> dict[str, Any]:
             return {name: question(net) for name, question in asked.items()}
@@ -144,7 +159,7 @@ class _Answer:
     @property
     def reliability(self) -> Reliability:
         """The verdict in the command line's words."""
-        return judged([], verdict=self.scores.verdict)
+        return judged([], verdict=self.scores.verdict, advice=[INSTEAD])
 
     def print(self) -> None:
         """The verdict, then each question with its strongest texts."""
@@ -210,6 +225,26 @@ def _matching(texts: Sequence[str], opened: Index, data: Path) -> Sequence[str]:
             f"{opened.ids[0]!r}. Give the texts that it was built from, or leave --texts out."
         )
     return texts
+
+
+def _recognised(texts: Sequence[str], loaded: Any, opened: Index) -> bool:
+    """True if an index was built from these texts in this order, as far as its content hash can tell."""
+    from .. import Risk, batches
+    from ..language.explain import encoded_texts
+
+    try:
+        rows = batches(encoded_texts(loaded, texts, None), size=BATCH)
+    except DataError:  # longer than the model reads: cut when the index was built
+        return False
+    return Risk(loaded.model, loaded.loss, rows, params=loaded.params).signature == opened.info()["signature"]
+
+
+def _refuse_out(out: Path, folder: Path) -> None:
+    """Refuses to write scores over a file of the index."""
+    if out.suffix.lower() != ".csv":
+        raise ResultFileError(f"--out {out} must end in .csv.")
+    if folder.resolve() in out.resolve().parents:
+        raise ResultFileError(f"--out {out} lies in the folder of the index. Choose another --out.")
 
 
 def _print_info(opened: Index) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,7 @@ from .options import (
 )
 from .output import alone
 from .report.terminal import console
+from .texts import is_unspaced
 
 if TYPE_CHECKING:
     from ..language.explain import LanguageAnswer
@@ -41,7 +43,7 @@ TESTS = ("crows", "stereoset", "winobias")
 def language(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder that save_pretrained wrote, with or without adapters.")],
-    data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, or one a line.")],
+    data: Annotated[Path, typer.Argument(help="The texts it was fine-tuned on: JSONL, a table, or one a line.")],
     ask: Annotated[
         Path | None, typer.Option(help="Questions: JSONL with prompt and completion (and against), or template.")
     ] = None,
@@ -60,8 +62,10 @@ def language(
     held_out: Annotated[
         Path | None, typer.Option(help="Texts for the perplexity; default, with --train: a twentieth of the texts.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="With --train: passes over the texts.", min=1)] = 3,
-    lr: Annotated[float, typer.Option(help="With --train: learning rate of AdamW, falling to zero.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(help="Passes over the texts, of --train or of --lr.", min=1)] = 3,
+    lr: Annotated[
+        float, typer.Option(help="Of AdamW, falling to zero: of --train, or of the fine-tuning that there was.")
+    ] = 1e-4,
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 8,
     field: Annotated[str, typer.Option(help="The field of the texts in JSONL.")] = "text",
     truncate: Annotated[int | None, typer.Option(help="Cut texts to so many tokens.", min=2)] = None,
@@ -71,9 +75,9 @@ def language(
     seed: Seed = 0,
 ) -> None:
     """Find the training texts behind an answer or a bias of a language model; with --train, check them."""
-    from ..language.files import read_texts
     from ..language.settings import LanguageSettings
     from .forecast_language import ModelFiles
+    from .records import guessed, read_texts
 
     sheet, unfinished = out.with_suffix(".csv"), unfinished_beside(out)
     gone = out.with_name(f"{out.stem}-removals.csv")
@@ -82,7 +86,8 @@ def language(
             raise DataError(
                 "Got neither --ask nor --bias, or both; needed one: --ask questions.jsonl, or --bias crows."
             )
-        _refuse_unused(context, train, ask, bias)
+        given = _given(context)
+        _refuse_unused(given, train, ask, bias)
         if unit not in {"sentence", "token"}:
             raise DataError(f"Got --unit {unit}; needed sentence or token.")
         sources = [path for path in (data, ask, held_out) if path and path.is_file()]
@@ -90,23 +95,28 @@ def language(
         refuse_outputs(out, sheet, sources, again)
         if train:
             refuse_output(gone, sources, again)
-        settings = LanguageSettings(train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed)
+        settings = LanguageSettings(
+            train, epochs, lr, batch_size, amount_of(remove, "--remove"), unit, truncate, seed,
+            told=not train and "lr" in given,
+        )  # fmt: skip
         texts = read_texts(data, field)
         others = None if held_out is None else read_texts(held_out, field)
         if train:
             settings.group(len(texts) if others else len(texts) - settings.held_out_count(len(texts)))
         asked = _asked(ask, bias, bias_data, kind)
+        for remark in (*guessed(data, ask, held_out), *glued(asked)):
+            console.print(remark, soft_wrap=True)
         files = ModelFiles.of(Path(model))
         if plan and files is not None:
             _refuse_long(files, texts, truncate)
             _foretell(files, texts, asked, settings)
             return
         from ..language.explain import encoded_texts, explain_language
-        from ..language.loading import load, questions_of
+        from ..language.loading import load, questions_for
         from .report.language import dependable, print_language
 
         loaded = quietly(load, model)
-        questions = questions_of(asked, loaded.tokenizer)
+        questions = questions_for(loaded, asked)
         encoded_texts(loaded, texts, truncate)
         _foretell(files or ModelFiles.loaded(loaded.model, loaded.config, Path(model)), texts, asked, settings)
         if plan:
@@ -128,14 +138,19 @@ def language(
     exit_code(dependable(answer))
 
 
-def _refuse_unused(context: typer.Context, train: bool, ask: Path | None, bias: str | None) -> None:
+def _given(context: typer.Context) -> set[str]:
+    """Options that were typed."""
+    names = ("remove", "epochs", "lr", "bias_data", "kind")
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _refuse_unused(given: set[str], train: bool, ask: Path | None, bias: str | None) -> None:
     """Refuses an option that would change nothing: whoever typed it believes that it does."""
-    given = {
-        name for name in ("remove", "epochs", "lr", "bias_data", "kind")
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }  # fmt: skip
-    for name in sorted(given & {"remove", "epochs", "lr"} if not train else ()):
-        raise DataError(f"--{name} is of a training, and there is none: the model is explained as it is. Add --train.")
+    if "remove" in given and not train:
+        raise DataError("--remove is of a training, and there is none: the model is explained as it is. Add --train.")
+    if "epochs" in given and not train and "lr" not in given:
+        raise DataError("--epochs alone says too little of how the model was fine-tuned. Add --lr, or --train.")
     for name in sorted(given & {"bias_data", "kind"} if ask or bias not in TESTS else ()):
         option = f"--{name.replace('_', '-')}"
         raise DataError(f"{option} is of a published test; needed --bias {', '.join(TESTS[:-1])} or {TESTS[-1]}.")
@@ -157,17 +172,38 @@ def _write(answer: LanguageAnswer, title: str, files: list[Path]) -> None:
 
 def _asked(ask: Path | None, bias: str | None, folder: Path | None, kind: str | None) -> Asked:
     """The questions in words, before the model is loaded."""
-    from ..language.files import Asked, read_asked
+    from ..language.files import Asked
     from ..language.readers import crows_pairs, stereoset, winobias
+    from .records import read_questions
 
     if bias not in TESTS:
         if bias and not Path(bias).exists() and "." not in bias and "/" not in bias:
             raise DataError(f"--bias {bias} is none of {', '.join(TESTS)}, and no file.")
-        return read_asked(ask or Path(str(bias)))
+        return read_questions(ask or Path(str(bias)))
     where = folder or _official(bias)
     if bias == "winobias":
         return Asked(templates={bias: winobias(where, 1, "test")})
     return Asked(pairs={bias: (crows_pairs if bias == "crows" else stereoset)(where, kind)})
+
+
+def glued(asked: Asked) -> list[str]:
+    """Sentences about completions that begin within the last word of their prompt.
+
+    Args:
+        asked: Questions in words.
+
+    Returns:
+        One for each line of the file where a blank may have been forgotten.
+    """
+    found = list[str]()
+    for line, record in asked.completions.values():
+        last, first = (record["prompt"].split(" ")[-1], record["completion"].split(" ")[0])
+        if last[-1:].isalnum() and first[:1].isalnum() and not is_unspaced(first):
+            found.append(
+                f"Line {line}: {record['completion']!r} continues the word {last!r}, so that the model reads "
+                f"{last + first!r}. If it is a word of its own, begin it with a blank: {' ' + record['completion']!r}."
+            )
+    return found
 
 
 def _official(bias: str) -> Path:
@@ -180,11 +216,12 @@ def _official(bias: str) -> Path:
 
 
 def quietly(load: Any, model: str) -> Loaded:
-    """Without the progress bars of transformers."""
+    """Without the progress bars and the warnings of transformers, which are about its own coming versions."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     return load(model)
 
 

@@ -1,26 +1,37 @@
-"""Sentences about columns that are equal, nearly constant, or of very different size."""
+"""Sentences about columns that are equal, nearly constant, of very different size, or hold odd cells."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .columns import far_cells, goes_up, stand_ins
+
+if TYPE_CHECKING:
+    from .._types import Id
 
 FAR_APART = 1e6  # times that one column varies more than another
 ROUNDING = 1e-9  # deviation per size, below which a column varies by rounding
 
 
-def oddities(columns: Mapping[str, np.ndarray]) -> list[str]:
+def oddities(columns: Mapping[str, np.ndarray], ids: Sequence[Id]) -> list[str]:
     """Sentences about columns that should perhaps not be used as they are.
 
     Args:
         columns: Finite numbers by name, none of them constant.
+        ids: Of the rows.
 
     Returns:
-        Sentences with their names.
+        Sentences with their names: numbers that stand for missing ones or count rows, cells far away, columns that
+        are equal, nearly constant or of very different size.
     """
-    scaled = {name: _scaled(numbers) for name, numbers in columns.items()}
-    return [*_equal(scaled), *_nearly_constant(columns), *_of_other_size(columns)]
+    far = {name: found for name, numbers in columns.items() if (found := far_cells(name, numbers, ids))}
+    near = {name: numbers for name, numbers in columns.items() if name not in far}
+    alone = [one for name, numbers in near.items() for one in (stand_ins(name, numbers), goes_up(name, numbers)) if one]
+    scaled = {name: _scaled(numbers) for name, numbers in near.items()}
+    return [*alone, *far.values(), *_equal(scaled), *_nearly_constant(near), *_of_other_size(near)]
 
 
 def _scaled(numbers: np.ndarray) -> bytes:

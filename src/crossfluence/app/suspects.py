@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..errors import DataError
 from .options import Force, Out, Seed, exit_code, exit_on_error, refuse_outputs, share_of
 from .report.terminal import console
+from .texts import refuse_unspaced
 
 
 def suspects(
-    train: Annotated[Path, typer.Argument(help="The training texts with their labels: JSONL, also as .gz.")],
+    train: Annotated[Path, typer.Argument(help="The training texts with their labels: JSONL or a table; also packed.")],
     queries: Annotated[
-        Path, typer.Option(help="Texts that get an odd answer: JSONL; with the label field, that is the odd answer.")
+        Path, typer.Option(help="Texts that get an odd answer; with the label field, that is the odd answer.")
     ],
     text: Annotated[str, typer.Option(help="The field of the texts.")] = "text",
     label: Annotated[str, typer.Option(help="The field of the labels.")] = "label",
@@ -33,7 +36,7 @@ def suspects(
     agree: Annotated[str, typer.Option(help="all: strong in all versions of the queries; most: in most.")] = "all",
     remove: Annotated[bool, typer.Option("--remove", help="Train again without the suspects, and say what changed.")]
     = False,
-    holdout: Annotated[Path | None, typer.Option(help="Other texts with labels, for the accuracy: JSONL.")] = None,
+    holdout: Annotated[Path | None, typer.Option(help="Other texts with labels, for the accuracy.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the texts.", min=1)] = 10,
     out: Out = Path("crossfluence-suspects.html"),
     force: Force = False,
@@ -41,7 +44,9 @@ def suspects(
 ) -> None:  # fmt: skip
     """Train a small classifier, and name the texts behind its odd answers, however the queries are turned."""
     from .._storage.atomic import write_atomically
+    from ..language.bag_of_words import words_of
     from ..language.suspects import SuspectSettings, explain_suspects
+    from .records import guessed, read_labelled
     from .report.suspects import dependable, print_suspects, suspects_csv, suspects_page
 
     sheet = out.with_suffix(".csv")
@@ -50,12 +55,20 @@ def suspects(
             _names(rewrite), _share(strong), _agreement(agree), _doubt(doubt), remove, epochs=epochs, seed=seed
         )
         refuse_outputs(out, sheet, [path for path in (train, queries, holdout) if path is not None], force)
-        texts, labels = labelled(train, text, label)
-        asked, answers = labelled(queries, text, label, optional=True)
-        held = None if holdout is None else labelled(holdout, text, label)
+        texts, written = read_labelled(train, text, label)
+        asked, answers = read_labelled(queries, text, label, optional=True)
+        held = None if holdout is None else read_labelled(holdout, text, label)
+        labels, remarks = one_spelling(written)
+        answers = spelt_as(labels, answers)
+        held = None if held is None else (held[0], spelt_as(labels, held[1]))
+        refuse_unspaced(Counter(word for one in texts for word in words_of(one)))
+        remarks += [*guessed(train, queries, holdout), *read_in_part(texts, asked)]
         console.print(f"{len(texts):,} training texts, {len(asked):,} queries.")
+        for remark in remarks:
+            console.print(remark, soft_wrap=True)
         answer = explain_suspects(texts, labels, asked, settings, answers=answers or None, held_out=held)
-        page = suspects_page(answer, title=train.name, command=f"crossfluence {shlex.join(sys.argv[1:])}")
+        command = f"crossfluence {shlex.join(sys.argv[1:])}"
+        page = suspects_page(answer, title=train.name, command=command, remarks=remarks)
         write_atomically(out, page.encode())
         write_atomically(sheet, suspects_csv(answer))
     print_suspects(answer)
@@ -63,39 +76,59 @@ def suspects(
     exit_code(dependable(answer))
 
 
-def labelled(path: Path, text: str, label: str, *, optional: bool = False) -> tuple[list[str], list[str]]:
-    """The texts and labels of a file.
+def one_spelling(labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Labels that differ in capitals alone as one, and a sentence about them.
 
     Args:
-        path: JSONL.
-        text: The field of the texts.
-        label: The field of the labels.
-        optional: Whether a file without labels will do.
+        labels: As written.
 
     Returns:
-        As many of both; no labels if there are none and none are needed.
-
-    Raises:
-        DataError: If a line lacks a field, or some have labels and some have none.
+        As many, with the most frequent spelling of each, and at most one sentence.
     """
-    from ..language.files import json_lines
+    import pandas as pd
 
-    texts, labels = list[str](), list[str]()
-    for line, record in json_lines(path):
-        if not isinstance(record.get(text), str):
-            raise DataError(f"Line {line} of {path} has the fields {list(record)}; needed {text!r}: --text NAME.")
-        texts.append(record[text])
-        if _written(record.get(label)) is not None:
-            labels.append(str(record[label]))
-        elif not optional:
-            raise DataError(f"Line {line} of {path} has the fields {list(record)}; needed {label!r}: --label NAME.")
-    if labels and len(labels) != len(texts):
-        raise DataError(f"Of the {len(texts)} texts of {path}, {len(labels)} have a label; needed all or none.")
-    return texts, labels
+    from .categories import joined
+    from .table_files import listed
+
+    cells, alike = joined(pd.Series(labels, dtype=object))
+    shown = "; ".join(map(listed, alike))
+    return list(cells), [f"Read as one label each: {shown}."] if alike else []
 
 
-def _written(label: Any) -> str | None:
-    return str(label) if isinstance(label, (str, int, bool)) else None
+def spelt_as(labels: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Labels of other texts, spelt as those of the training texts.
+
+    Args:
+        labels: Of these.
+        others: Of those.
+
+    Returns:
+        As many as there are others; what no training text is labelled stays.
+    """
+    known = {label.casefold(): label for label in labels}
+    exact = set(labels)
+    return [label if label in exact else known.get(label.casefold(), label) for label in others]
+
+
+def read_in_part(texts: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """A sentence about texts that are longer than the classifier reads.
+
+    Args:
+        texts: To train on.
+        asked: The queries.
+
+    Returns:
+        At most one.
+    """
+    from ..language.bag_of_words import LONGEST, words_of
+
+    long, queries = (sum(len(words_of(one)) > LONGEST for one in some) for some in (texts, asked))
+    if not long + queries:
+        return []
+    return [
+        f"Only the first {LONGEST} words of a text are read: {long:,} training texts and {queries:,} queries are "
+        f"longer. A trigger further back is not found; cut the texts into parts that hold it."
+    ]
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -74,7 +74,6 @@ def read_frame(
     encoding: str | None = None,
     separator: str | None = None,
     beginning: bool = False,
-    twins: bool = False,
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table in a file, text as it stands there.
 
@@ -84,7 +83,6 @@ def read_frame(
         encoding: Of a text file; default: told.
         separator: Of the cells of a text file; default: told.
         beginning: Whether to read only whole lines among the first `HEAD` bytes of a text file.
-        twins: Whether columns of one name in a text file are told apart as pandas does: "age", "age.1".
 
     Returns:
         A frame with column names that are text and all different, and sentences about what was guessed.
@@ -107,9 +105,7 @@ def read_frame(
             raise TableError(f"{path.name} is empty." if ending in TEXT else f"Cannot read {path.name}: it is empty.")
         if ending in TEXT:
             _refuse_other_kinds(content, path.name)
-            frame, said = from_text(
-                content, path.name, header=header, encoding=encoding, separator=separator, twins=twins
-            )
+            frame, said = from_text(content, path.name, header=header, encoding=encoding, separator=separator)
         else:
             frame, said = with_decimals(BINARY[ending](content, path, header), path.name), []
     except TableError:

@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from ..words.corpus.packed import plain_name
 from .categories import onehot, told, values_of
-from .columns import Column, TableError, far_cells, goes_up, no_quantity, numbers_of, stand_ins
+from .chosen_columns import ids_of, known_columns
+from .columns import Column, TableError, no_quantity, numbers_of, spelled
 from .missing import Missing, completed
 from .oddities import oddities
 from .table_files import SHEETS, TEXT, listed, read_frame, taken_for_names
@@ -186,8 +187,8 @@ def read_table(
     frame, guessed = read_frame(path, header=header, encoding=encoding, separator=separator, beginning=beginning)
     if not len(frame):
         raise TableError(f"{path.name} holds no rows.")
-    ids = _ids(frame, id_column, path)
-    named = _known([*(use or frame.columns), *exclude], frame, path)
+    ids = ids_of(frame, id_column, path)
+    named = known_columns([*(use or frame.columns), *exclude], frame, path, header=header)
     columns = [column for column in named if column not in exclude and (use is not None or column != id_column)]
     numeric = {column: found for column in columns if (found := numbers_of(frame[column])) is not None}
     text = [column for column in columns if column not in numeric]
@@ -209,35 +210,14 @@ def read_table(
     stay = tuple(ids[row] for row in whole.rows)
     named = header and plain_name(path).lower().endswith((*TEXT, *SHEETS))
     warnings = _header_warning(path, frame, ids) if named else []
-    far = {name: found for name, numbers in varying.items() if (found := far_cells(name, numbers, stay))}
-    near = {name: numbers for name, numbers in varying.items() if name not in far}
-    for name, numbers in near.items():
-        warnings += filter(None, (stand_ins(name, numbers), goes_up(name, numbers)))
-    odd = oddities(near)
     return Table(
         np.stack(list(varying.values()), axis=1), tuple(varying), stay, ignored, left_out,
-        warnings=(*warnings, *far.values(), *whole.warnings, *odd),
-        remarks=(*guessed, *_spelled(quantities), *told(used), *whole.said),
+        warnings=(*warnings, *whole.warnings, *oddities(varying, stay)),
+        remarks=(*guessed, *spelled(quantities), *told(used), *whole.said),
         constant=tuple(column for column in ignored if column in same), rows=tuple(whole.rows.tolist()),
         dropped=tuple(str(ids[row]) for row in set(range(len(ids))) - set(whole.rows.tolist())),
         categorical=tuple(column for column in ignored if column in text and values_of(frame[column]) is not None),
     )  # fmt: skip
-
-
-def _known(use: Sequence[str], frame: pd.DataFrame, path: Path) -> list[str]:
-    """The columns asked for, all of which must be there."""
-    for column in use:
-        if column not in frame.columns:
-            near = next((name for name in frame.columns if name.lower() == column.lower()), None)
-            meant = f" Did you mean {near!r}?" if near else ""
-            raise TableError(f"{path.name} has no column {column!r}; its columns are {listed(frame.columns)}.{meant}")
-    return list(dict.fromkeys(use))
-
-
-def _spelled(quantities: Mapping[str, Column]) -> list[str]:
-    """A sentence about units that were left out."""
-    shown = [f"{name} (as in {one.example!r})" for name, one in quantities.items() if one.example]
-    return [f"Read as numbers: {_shown(shown)}."] if shown else []
 
 
 def _no_quantities(numeric: Mapping[str, Column]) -> dict[str, str]:
@@ -275,20 +255,3 @@ def _header_warning(path: Path, frame: pd.DataFrame, ids: Sequence[Id]) -> list[
 def _shown(names: Sequence[str] | tuple[str, ...]) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > MANY else ""
     return ", ".join(names[:MANY]) + more
-
-
-def _ids(frame: pd.DataFrame, id_column: str | None, path: Path) -> tuple[Id, ...]:
-    if id_column is None:
-        return tuple(range(len(frame)))
-    _known([id_column], frame, path)
-    cells = frame[id_column]
-    whole = cells.dtype.kind == "f" and bool((cells.dropna() % 1 == 0).all())  # ids of Parquet and pandas with a gap
-    ids = tuple("" if pd.isna(label) else str(int(label) if whole else label).strip() for label in cells)
-    repeated = next((label for label, count in pd.Series(ids).value_counts().items() if count > 1), None)
-    other = "Name another column with --id, or leave --id out: rows are then called by their numbers, from 0."
-    if repeated is None and "" in ids:
-        raise TableError(f"Column {id_column!r} is empty in row {ids.index('')}. {other}")
-    if repeated is not None:
-        count = ids.count(str(repeated))
-        raise TableError(f"The id {repeated!r} stands in {count} rows of column {id_column!r}. {other}")
-    return ids

@@ -32,7 +32,7 @@ CELL_LIMIT = 1 << 27  # characters; Python's own limit is 131,072
 
 
 def from_text(
-    content: bytes, name: str, *, header: bool, encoding: str | None, separator: str | None, twins: bool = False
+    content: bytes, name: str, *, header: bool, encoding: str | None, separator: str | None
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table in a text.
 
@@ -42,7 +42,6 @@ def from_text(
         header: Whether the first line holds column names.
         encoding: Of the text; default: told from the bytes.
         separator: Of cells; default: told from the first rows.
-        twins: Whether columns of one name are told apart as pandas does: "age", "age.1".
 
     Returns:
         A frame of text, and sentences about what was guessed.
@@ -70,7 +69,6 @@ def from_text(
             f"The first line of {name} must hold column names, but it is all numbers: {listed(names)}. "
             f"Add a header line, or type --no-header; if they are names, put a letter before each, such as y{names[0]}."
         )
-    names = _told_apart(names) if twins else names
     body = [_fitted(line, cells, names, name) for line, cells in rows[int(header) :]]
     names, body, dropped = _without_copies(names, body)
     refuse_two_of_one_name(names, name)
@@ -178,12 +176,6 @@ def _without_copies(
     stay = [place for place in range(len(names)) if place not in copies]
     dropped = list(dict.fromkeys(names[place] for place in copies))
     return [names[place] for place in stay], [[row[place] for place in stay] for row in body], dropped
-
-
-def _told_apart(names: Sequence[str]) -> list[str]:
-    """The second of two columns named "age" is called "age.1"."""
-    before = [names[:place].count(name) for place, name in enumerate(names)]
-    return [f"{name}.{count}" if count else name for name, count in zip(names, before, strict=True)]
 
 
 def _known(encoding: str) -> str:

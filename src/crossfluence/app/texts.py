@@ -136,15 +136,28 @@ def of_scripts(corpus: Corpus, tokenizer: str) -> list[str]:
     Raises:
         CorpusError: If most words are runs of such letters, too long for words.
     """
-    counts: Mapping[str, int] = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
+    refuse_unspaced(dict(zip(corpus.words, corpus.counts.tolist(), strict=True)), " and type --tokenizer whitespace")
+    return []
+
+
+def refuse_unspaced(counts: Mapping[str, int], then: str = "") -> None:
+    """Refuses text of a script without blanks between words that nothing has cut.
+
+    Args:
+        counts: Of its words.
+        then: The option to type with the text that was cut.
+
+    Raises:
+        CorpusError: If most words are runs of such letters, too long for words.
+    """
     unspaced = {word: count for word, count in counts.items() if is_unspaced(word)}
     total, those = sum(counts.values()), sum(unspaced.values())
     if those <= MOST * total or sum(map(len, unspaced)) <= LONG * len(unspaced):
-        return []
+        return
     longest = max(unspaced, key=len)
     raise CorpusError(
         f"This text sets no blanks between words, so that {longest[:12]!r} was taken for one. Cut it into words first, "
-        f"such as with jieba, MeCab or PyThaiNLP, with a blank between them, and type --tokenizer whitespace."
+        f"such as with jieba, MeCab or PyThaiNLP, with a blank between them{',' if then else ''}{then}."
     )
 
 

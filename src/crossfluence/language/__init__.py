@@ -21,6 +21,7 @@ __all__ = [
     "pair_preference",
     "pronoun_preference",
     "recipe",
+    "risk_of",
     "seat",
     "similarity",
     "stereoset",

@@ -22,3 +22,4 @@ from .readers import stereoset as stereoset
 from .readers import winobias as winobias
 from .recorder import Recorder as Recorder
 from .trainer import recipe as recipe
+from .trainer import risk_of as risk_of

@@ -11,24 +11,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from crossfluence import (
-    EKFAC,
     AdamW,
     Estimate,
     Horizon,
     Recipe,
     Risk,
     Scores,
+    TrainingRecord,
     batches,
     influence,
     linear,
 )
 from crossfluence.errors import DataError
 
+from .checkpoint import checkpoint_record
 from .loading import Loaded
 from .questions import Question
 from .removals import HeldOut, Removal, groups_of, removed
 from .resume import trained_once
 from .settings import LanguageSettings, context_of
+from .token_means import TokenMean
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,12 +157,10 @@ def explain_language(
     if settings.train:
         recipe = fine_tuning(loaded, own, settings)
         model, record = trained_once(recipe, store)
-        risk, solver = recipe.risk(model.eval(), ids=rows, record=record), Horizon()
+        risk = recipe.risk(model.eval(), ids=rows, record=record)
     else:
-        recipe, model = None, loaded.model
-        risk = Risk(model, loaded.loss, batches(own, size=settings.batch_size), params=loaded.params)
-        solver = EKFAC()
-    inverse = solver.invert(risk)
+        recipe, model, risk = None, loaded.model, finished_risk(loaded, own, settings)
+    inverse = Horizon().invert(risk)
 
     def ask(asked: nn.Module) -> dict[str, Tensor]:
         return {name: question(asked) for name, question in questions.items()}
@@ -183,6 +183,39 @@ def explain_language(
     count = 0 if apart is None else len(apart["input_ids"])
     perplexity = None if held_out is None else Perplexity(count, held_out.perplexity(model), started)
     return LanguageAnswer(tuple(texts), scores, tokens, pieces, answers, settings, tuple(held), perplexity)
+
+
+def finished_risk(loaded: Loaded, data: dict[str, Tensor], settings: LanguageSettings) -> Risk:
+    """The risk that fine-tuning minimised, if a Trainer did it, at the model that it left.
+
+    Its record comes from the optimizer beside the model, where there is a checkpoint, or else from stated settings.
+
+    Args:
+        loaded: The finished model.
+        data: Of the texts.
+        settings: How it was fine-tuned, if they tell it.
+
+    Returns:
+        A risk, without a record where nothing is known of the training.
+
+    Raises:
+        DataError: If the settings are of steps that took all texts.
+    """
+    source = batches(data, size=settings.batch_size)
+    risk = Risk(loaded.model, TokenMean(loaded.loss).by_sample(source), source, params=loaded.params)
+    if settings.told:
+        if settings.batch_size >= risk.n:
+            raise DataError(
+                f"Got --batch-size {settings.batch_size} for {risk.n} texts: a training whose steps took all texts "
+                f"cannot be rebuilt from its settings. Leave out --lr, or type --train."
+            )
+        record = TrainingRecord.from_settings(
+            risk, optimizer=AdamW(settings.lr, weight_decay=0.0), steps=settings.epochs * len(source),
+            batch_size=settings.batch_size, schedule=linear, clipping=1.0,
+        )  # fmt: skip
+    else:
+        record = checkpoint_record(loaded.folder, loaded.model, risk.n)
+    return risk.with_record(record)
 
 
 def fine_tuning(loaded: Loaded, data: dict[str, Tensor], settings: LanguageSettings) -> Recipe:

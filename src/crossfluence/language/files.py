@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import difflib
 import gzip
-import io
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from crossfluence.errors import DataError
 from .items import Pair, Template
 
 TEMPLATES, PAIRS = "pronouns", "pairs"  # names of the questions that all templates, and all pairs, make up
+NEAR = 0.85  # likeness of a field's name to one of these, above which it is a slip
+KINDS = ({"prompt", "completion", "against"}, {"template"}, {"more", "less"})
 TEXTS = ("prompt", "completion", "against", "template", "more", "less")
 
 
@@ -49,36 +51,6 @@ class Asked:
         return found | {name: [t for each in some for t in (each.more, each.less)] for name, some in self.pairs.items()}
 
 
-def read_texts(path: Path, field: str = "text") -> list[str]:
-    """The texts of a file: JSONL or a table with a field, or one a line.
-
-    Args:
-        path: `.jsonl`, `.json`, `.csv` or `.tsv`, or plain text.
-        field: Of each object, or a column.
-
-    Returns:
-        In order.
-
-    Raises:
-        DataError: If there is no such file or field, or no text.
-    """
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith((".jsonl", ".json")):
-        rows = json_lines(path)
-    elif name.endswith((".csv", ".tsv")):
-        rows = _cells(path, "\t" if name.endswith(".tsv") else ",")
-    else:
-        return [row for _, row in _lines(path)]
-    texts = []
-    for line, record in rows:
-        if not isinstance(record.get(field), str):
-            raise DataError(
-                f"Line {line} of {path} has the fields {list(record)}; needed {field!r}, a text: --field NAME."
-            )
-        texts.append(record[field])
-    return texts
-
-
 def read_asked(path: Path) -> Asked:
     """The questions of a file, one a line.
 
@@ -91,12 +63,30 @@ def read_asked(path: Path) -> Asked:
     Raises:
         DataError: If a line is no question, or two have one name.
     """
+    return asked_of(json_lines(path), str(path))
+
+
+def asked_of(rows: Sequence[tuple[int, Mapping[str, Any]]], source: str) -> Asked:
+    """The questions in some objects.
+
+    Args:
+        rows: Line numbers and objects.
+        source: Of which they come.
+
+    Returns:
+        Questions in words.
+
+    Raises:
+        DataError: If an object is no question, or two have one name.
+    """
     completions = dict[str, tuple[int, dict[str, str]]]()
     templates, pairs, first = list[Template](), list[Pair](), dict[str, int]()
-    for line, record in json_lines(path):
+    for line, given in rows:
+        record = dict(given)
+        _refuse_misspelt(line, record, source)
         for name in TEXTS:
             if not isinstance(record.get(name, ""), str):
-                raise DataError(f"Line {line} of {path} has {name}: {record[name]!r}; needed a text.")
+                raise DataError(f"Line {line} of {source} has {name}: {record[name]!r}; needed a text.")
         if "template" in record:
             templates.append(Template.of(record["template"]))
             first.setdefault(TEMPLATES, line)
@@ -107,22 +97,35 @@ def read_asked(path: Path) -> Asked:
             name = str(record.get("name", _named(record)))
             if name in completions:
                 raise DataError(
-                    f"Lines {completions[name][0]} and {line} of {path} are both the question {name!r}; needed one of "
-                    f'them, or other names: {{"name": "first", ...}}.'
+                    f"Lines {completions[name][0]} and {line} of {source} are both the question {name!r}; needed one "
+                    f'of them, or other names: {{"name": "first", ...}}.'
                 )
             completions[name] = line, record
         else:
             raise DataError(
-                f"Line {line} of {path} has the fields {list(record)}; needed prompt and completion (and against), "
+                f"Line {line} of {source} has the fields {list(record)}; needed prompt and completion (and against), "
                 f"template, or more and less."
             )
     for name in completions.keys() & first.keys():
         raise DataError(
-            f"Line {completions[name][0]} of {path} is named {name!r}, as the question of line {first[name]} is; "
+            f"Line {completions[name][0]} of {source} is named {name!r}, as the question of line {first[name]} is; "
             f"needed another name."
         )
     named = {TEMPLATES: templates} if templates else {}
-    return Asked(completions, named, {PAIRS: pairs} if pairs else {}, str(path))
+    return Asked(completions, named, {PAIRS: pairs} if pairs else {}, source)
+
+
+def _refuse_misspelt(line: int, record: Mapping[str, Any], source: str) -> None:
+    """A field that is all but one of a question's would be left out without a word; so would a second question."""
+    for name in record:
+        near = difflib.get_close_matches(name.strip().lower(), TEXTS, n=1, cutoff=NEAR)
+        if name not in TEXTS and near:
+            raise DataError(f"Line {line} of {source} has the field {name!r}. Did you mean {near[0]!r}?")
+    kinds = [kind for kind in KINDS if kind & record.keys()]
+    if len(kinds) > 1:
+        raise DataError(
+            f"Line {line} of {source} has the fields {list(record)}, of several questions; needed one in each line."
+        )
 
 
 def _named(record: dict[str, str]) -> str:
@@ -143,40 +146,49 @@ def json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
     Raises:
         DataError: If there is no such file, or a line is no object.
     """
-    rows = _lines(path)
+    return json_objects(_text(path), path)
+
+
+def json_objects(text: str, path: Path, alone: str = "") -> list[tuple[int, dict[str, Any]]]:
+    """The objects in JSONL, in a JSON list, or one over several lines.
+
+    Args:
+        text: One object a line, by line ends as editors count them, not at the line separators of Unicode.
+        path: Of the file.
+        alone: The field that a text which stands in place of an object is taken for.
+
+    Returns:
+        Line numbers from 1 (in a list, places), and objects.
+
+    Raises:
+        DataError: If there is nothing, or a line is no object.
+    """
+    rows = [(number, row.removesuffix("\r")) for number, row in enumerate(text.split("\n"), 1) if row.strip()]
+    if not rows:
+        raise DataError(f"{path} is empty; needed a text or an object in each line.")
     if rows[0][1].lstrip().startswith("["):
-        return _listed(path, "\n".join(row for _, row in rows))
-    return [(line, _object(path, line, row)) for line, row in rows]
+        return [(place, _checked(path, place, row, alone)) for place, row in enumerate(_listed(path, text), 1)]
+    if rows[0][1].strip() == "{" and (whole := _one_object(text)):
+        return [(rows[0][0], whole)]
+    return [(line, _checked(path, line, _parsed(path, line, row), alone)) for line, row in rows]
 
 
-def _listed(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+def _listed(path: Path, text: str) -> list[Any]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} begins as a list, and is no JSON: {str(error)[:200]}.") from error
     if not rows:
         raise DataError(f"{path} holds an empty list; needed an object for each text.")
-    return [(place, _checked(path, place, row)) for place, row in enumerate(rows, 1)]
+    return rows
 
 
-def _cells(path: Path, separator: str) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of a table with a header, and the lines on which they end."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=separator)
+def _one_object(text: str) -> dict[str, Any] | None:
     try:
-        rows = [(reader.line_num, {key: value for key, value in row.items() if key is not None}) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a table: {error}.") from error
-    if not rows:
-        raise DataError(f"{path} has no rows below its header; needed a text in each.")
-    return rows
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not blank, by their numbers: as editors count them, not at the line separators of Unicode."""
-    rows = [(number, row.removesuffix("\r")) for number, row in enumerate(_text(path).split("\n"), 1) if row.strip()]
-    if not rows:
-        raise DataError(f"{path} is empty; needed a text or an object in each line.")
-    return rows
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _text(path: Path) -> str:
@@ -193,15 +205,21 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} is damaged, or was not copied to its end: {error}.") from error
 
 
-def _object(path: Path, line: int, row: str) -> dict[str, Any]:
+def _parsed(path: Path, line: int, row: str) -> Any:
     try:
-        record = json.loads(row)
+        return json.loads(row)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"Line {line} of {path} is no JSON: {error}.") from error
-    return _checked(path, line, record)
+        begun = row.lstrip().startswith(("{", "[", '"'))
+        hint = "" if begun else " A table needs .csv or .tsv at the end of its name, and plain text .txt."
+        raise DataError(
+            f"Line {line} of {path} is no JSON ({str(error)[:200]}); needed an object such as {{'text': ...}} in each "
+            f"line.{hint}"
+        ) from error
 
 
-def _checked(path: Path, line: int, record: Any) -> dict[str, Any]:
+def _checked(path: Path, line: int, record: Any, alone: str) -> dict[str, Any]:
+    if alone and isinstance(record, str):
+        return {alone: record}
     if not isinstance(record, dict):
         raise DataError(
             f"Line {line} of {path} holds {type(record).__name__}; needed an object such as {{'text': ...}}."

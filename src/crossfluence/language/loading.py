@@ -16,7 +16,7 @@ from .losses import causal_loss, masked_loss
 from .pairs import pair_preference, pronoun_preference
 from .questions import Question, contrast, log_probability
 from .scoring import Kind, completed, kind_of, refuse_equal
-from .settings import ADAPTERS, TOKENIZERS
+from .settings import ADAPTERS, TOKENIZERS, context_of
 
 FEATURE = "Explaining a language model"
 ENCODER_DECODER = "An encoder-decoder is not trained on plain texts. Use crossfluence.language in Python."
@@ -30,11 +30,13 @@ class Loaded:
         model: In evaluation mode.
         tokenizer: Of the model.
         params: Which parameters fine-tuning moved: of adapters, theirs alone.
+        folder: Where the model lies; a name, if it is not on this machine.
     """
 
     model: nn.Module
     tokenizer: Any
     params: str
+    folder: Path = Path()
 
     @property
     def kind(self) -> Kind:
@@ -70,7 +72,7 @@ def load(path: str | Path) -> Loaded:
     """
     tr = import_optional("transformers", FEATURE, "language")
     folder = Path(path)
-    _refuse_other_folders(folder)
+    _refuse_other_folders(folder, str(path))
     adapters = (folder / ADAPTERS).is_file()
     base = _base_of(folder) if adapters else path
     try:
@@ -96,14 +98,16 @@ def load(path: str | Path) -> Loaded:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token  # told apart by the attention mask
-    return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*")
+    return Loaded(model.eval(), tokenizer, "*lora*" if adapters else "*", folder)
 
 
-def _refuse_other_folders(folder: Path) -> None:
+def _refuse_other_folders(folder: Path, typed: str) -> None:
     """Says what to type for a file, for a folder of checkpoints, and for one without a tokenizer."""
     if folder.is_file():
         raise DataError(f"{folder} is a file; needed the folder of the model: {folder.parent}.")
     if not folder.is_dir():
+        if typed.startswith((".", "~")) or typed.endswith("/") or folder.is_absolute() or len(folder.parts) > 2:
+            raise DataError(f"There is no folder {typed}. Needed one that model.save_pretrained(folder) wrote.")
         return  # a name
     if not (folder / "config.json").is_file() and not (folder / ADAPTERS).is_file():
         kept = sorted(folder.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name))
@@ -159,6 +163,42 @@ def read_questions(path: Path, tokenizer: Any) -> dict[str, Question]:
         DataError: If a line is none of these.
     """
     return questions_of(read_asked(path), tokenizer)
+
+
+def questions_for(loaded: Loaded, asked: Asked) -> dict[str, Question]:
+    """Questions that a model can read.
+
+    Args:
+        loaded: The model.
+        asked: Of a file, or of a published test.
+
+    Returns:
+        Questions by name.
+
+    Raises:
+        DataError: If a text of theirs is longer than the model reads, or a word asked about is none that it knows.
+        ObjectiveError: If two texts that are compared are the same to the model.
+    """
+    tokenizer, most = loaded.tokenizer, context_of(loaded.config)
+    for text in [text for texts in asked.texts.values() for text in texts]:
+        if most is not None and (count := len(tokenizer(text)["input_ids"])) > most:
+            raise DataError(
+                f"A question asks about a text of {count} tokens, {text[:60]!r}; the model reads {most}. Shorten it."
+            )
+    for word in _asked_about(asked):
+        if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]:
+            raise DataError(
+                f"The tokenizer does not know {word!r}, and has {tokenizer.unk_token!r} for it as for any other such "
+                f"word; needed words that the model can tell apart."
+            )
+    return questions_of(asked, tokenizer)
+
+
+def _asked_about(asked: Asked) -> list[str]:
+    """Completions, and the words of templates."""
+    found = [record[each] for _, record in asked.completions.values() for each in ("completion", "against")
+             if each in record]  # fmt: skip
+    return found + [word for some in asked.templates.values() for each in some for word in (*each.first, *each.second)]
 
 
 def questions_of(asked: Asked, tokenizer: Any) -> dict[str, Question]:

@@ -39,9 +39,10 @@ class Recorder:
         """Number of steps recorded."""
         return 0 if self._within is None else self._within.steps
 
-    def on_train_begin(self, *_: Any, model: nn.Module, optimizer: Any, **__: Any) -> None:
+    def on_train_begin(self, args: Any, *_: Any, model: nn.Module, optimizer: Any, **__: Any) -> None:
         """Begins to watch the optimiser, and gradients before they are clipped."""
-        self._within = OfOptimizer(getattr(optimizer, "optimizer", optimizer))
+        together = args.train_batch_size * args.gradient_accumulation_steps
+        self._within = OfOptimizer(getattr(optimizer, "optimizer", optimizer), batch_size=together)
         self._squares.clear()
         self._hooks = [
             part.register_post_accumulate_grad_hook(self._note) for part in model.parameters() if part.requires_grad

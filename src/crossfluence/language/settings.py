@@ -10,6 +10,7 @@ from crossfluence.errors import DataError
 
 HELD_OUT, MOST_HELD_OUT = 0.05, 100  # of the texts, where no others are given
 ADAPTERS = "adapter_config.json"
+OPTIMIZER, STATE = "optimizer.pt", "trainer_state.json"  # that the Trainer leaves in a checkpoint
 TOKENIZERS = ("tokenizer*", "vocab*", "spiece*", "*.model", "merges.txt")  # a file of any is enough to try
 RANDOM, CHOSEN = 3, 4  # groups that are removed: by chance, and for each question by scores and by words, of both signs
 AFTER_PADDING = ("roberta", "camembert", "longformer", "mpnet", "esm")  # models whose positions begin behind it
@@ -51,6 +52,7 @@ class LanguageSettings:
         unit: "sentence" or "token".
         longest: Tokens to which texts are cut; by default none is.
         seed: Of the order of texts, and of random groups.
+        told: Without `train`, whether epochs, lr and batch_size say how the model was fine-tuned.
     """
 
     train: bool = False
@@ -61,6 +63,7 @@ class LanguageSettings:
     unit: str = "sentence"
     longest: int | None = None
     seed: int = 0
+    told: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:

@@ -31,6 +31,7 @@ from .rewrites import rewritten
 
 AS_IS = "as is"
 ACCURACY, STEPS = 1e-2, 60  # of the solve: directions matter here, not sizes
+OFTEN_EACH = 5  # texts of each label, in the mean
 WORDS_NAMED, OFTEN = 5, 3  # words named of the suspects, and texts of theirs that must hold one
 
 
@@ -142,11 +143,16 @@ class Classifier:
             The untrained classifier.
 
         Raises:
-            DataError: If there are fewer than two labels.
+            DataError: If there are fewer than two labels, or nearly as many as texts.
         """
         names = tuple(sorted(set(labels)))
         if len(names) < 2:
             raise DataError(f"All {len(labels)} texts have the label {labels[0]!r}; needed at least two labels.")
+        if len(names) * OFTEN_EACH > len(labels):
+            raise DataError(
+                f"The {len(labels)} texts have {len(names)} different labels, such as {names[0]!r} and {names[1]!r}; "
+                f"needed labels that come again, {OFTEN_EACH} times in the mean. Is the label in another field?"
+            )
         vocabulary = Vocabulary.of(texts)
         places = {name: place for place, name in enumerate(names)}
         data = vocabulary.encoded(texts), torch.tensor([places[label] for label in labels])

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from crossfluence import SGD, Adam, AdamW, OnOutputs, Recipe, WeightedLoss, batches
+from crossfluence import SGD, Adam, AdamW, OnOutputs, Recipe, Risk, TrainingRecord, WeightedLoss, batches
 from crossfluence.errors import DataError, UnsupportedError, import_optional
 from crossfluence.extend import Batch, isolated
 
-from .batches import IGNORED, class_of, columns_of, labels_of
+from .batches import class_of
 from .losses import causal_loss, classification_loss, masked_loss
 from .scoring import kind_of
+from .token_means import TokenMean
 
 AGREE = 1e-3  # share of the first step's gradient by which it may differ from the Trainer's own
 SETTINGS = {  # of TrainingArguments, with the values that a recipe knows
@@ -75,6 +76,39 @@ def recipe(trainer: Any, *, start: nn.Module | None = None, redraw: bool = False
         batch_size=trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps, schedule=rates,
         clipping=norm if norm and norm > 0 else None, random=redraw, seed=trainer.args.seed,
     )  # fmt: skip
+
+
+def risk_of(trainer: Any, *, record: TrainingRecord | None = None) -> Risk:
+    """The risk that a finished `transformers.Trainer` minimised: its model, its data, and its loss.
+
+    The Trainer takes the mean over all tokens of a step, so that the loss of a sample is the sum over its tokens, over
+    the mean number of tokens of a sample: only with this scale do a record's sizes fit. It counts those parameters as
+    trained that need a gradient, such as those of adapters.
+
+    Args:
+        trainer: After `train()`.
+        record: What the training did, of a `language.Recorder` among its callbacks.
+
+    Returns:
+        A risk, for `influence` and every other verb, with tokens for `unit="token"`.
+
+    Raises:
+        UnsupportedError: If a setting is not known.
+        DataError: If the collator is random.
+    """
+    kind = import_optional("transformers", "language.risk_of", "language").Trainer
+    if not isinstance(trainer, kind):
+        raise UnsupportedError(f"Got {type(trainer).__name__}; language.risk_of needs a transformers.Trainer.")
+    _refuse_settings(trainer)
+    model = trainer.model.eval()
+    with isolated():
+        plan = _Plan.of(trainer)
+        _refuse_random_batches(plan)
+        source = batches(plan.loader.dataset, collate=plan.loader.collate_fn, size=trainer.args.train_batch_size)
+        loss = _loss(trainer, model)
+        if isinstance(loss, WeightedLoss):
+            loss = loss.fn.by_sample(source)  # pyright: ignore[reportFunctionMemberAccess]
+    return Risk(model, loss, source, record=record)
 
 
 def _refuse_random_batches(plan: _Plan) -> None:
@@ -142,26 +176,6 @@ class _Plan:
         """The micro-batches of a step."""
         for rows in self.steps[step]:
             yield self.loader.collate_fn([self.loader.dataset[row] for row in rows])
-
-
-@dataclass(frozen=True)
-class TokenMean:
-    """The mean over the tokens of a batch, as the Trainer weighs them, times the number of samples.
-
-    Attributes:
-        loss: Of each sample, the sum over its tokens.
-        every: Whether the Trainer counts a first token, too, which has no loss, as it does for some causal models.
-    """
-
-    loss: OnOutputs
-    every: bool = False
-
-    def __call__(self, model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
-        """The weighted sum over the batch; the number of tokens is that of all samples, whatever their weights."""
-        assert self.loss.tokens is not None
-        counted = labels_of(columns_of(batch)) != IGNORED if self.every else self.loss.tokens.positions(batch) >= 0
-        losses = self.loss.losses(model, batch)
-        return len(weights) * (weights.to(losses) @ losses) / counted.sum()
 
 
 def _loss(trainer: Any, model: nn.Module) -> OnOutputs | WeightedLoss:

@@ -21,6 +21,7 @@ from .refit import training_of
 Model: TypeAlias = Literal["logistic", "mlp"]
 
 ROUNDS, PRICE, LEVERAGE = 5, 3.0, 0.25  # chosen on other splits of Adult and COMPAS than those that are reported
+ROUNDS_TO_NOTHING = 1e-6  # a soft gap, of rates between 0 and 1
 PENALTY = {"logistic": 1e-3, "mlp": 1e-2}  # l2 per mean loss
 HIDDEN, STEPS = 32, 3000
 DAMPING = (
@@ -152,10 +153,11 @@ def explain_gap(
     clock, laps = time.perf_counter(), dict[str, float]()
     asked = train.and_(validation)
     tested = group_gap(settings.metric, torch.from_numpy(test.x), test.y, test.groups)
-    _ = group_gap(settings.metric, torch.from_numpy(asked.x), asked.y, asked.groups)
+    _refuse_other_groups(group_gap(settings.metric, torch.from_numpy(asked.x), asked.y, asked.groups), tested)
     estimator = _estimator(settings, len(train)).fit(train.x, train.y)
     risk = risk_of(estimator, train.x, train.y)
     gap = group_gap(settings.metric, torch.from_numpy(asked.x), asked.y, asked.groups, at=risk.model)
+    _refuse_no_gap(gap, risk)
     laps["training"], clock = time.perf_counter() - clock, time.perf_counter()
     found = recommend(
         risk, gap, settings.actions, labels=flipped if "relabel" in settings.actions else None,
@@ -165,7 +167,10 @@ def explain_gap(
         leave_alone=_far_out(risk, settings), solver=Exact() if settings.model == "logistic" else _for_networks(),
     )  # fmt: skip
     if not found.chosen:
-        raise DataError(f"No row was found whose {' or '.join(settings.actions)} narrows this gap. {found.stopped}")
+        raise DataError(
+            f"No row to {' or '.join(settings.actions)} was found that narrows this gap. {found.stopped} "
+            f"Ask about another metric, or allow other actions or more of them."
+        )
     laps["choosing"], clock = time.perf_counter() - clock, time.perf_counter()
     fitting, drawn = training_of(estimator, train.x, train.y), list[nn.Module]()
     outcome = found.carry_out(_Recorded(fitting, drawn), against_random=settings.draws)
@@ -271,6 +276,30 @@ def _refuse(settings: FairSettings, pool: Part | None) -> None:
         )
     if "add" in settings.actions and (pool is None or not len(pool)):
         raise DataError("The action add needs a pool of rows that were not trained on; got none.")
+
+
+def _refuse_other_groups(asked: GroupGap, tested: GroupGap) -> None:
+    """A group that is asked about and not tested, or tested and not asked about, would make two different gaps."""
+    for here, there, other in ((asked, tested, "among the test rows"), (tested, asked, "among those asked about")):
+        if alone := [name for name in here.names if name not in there.names]:
+            place = here.names.index(alone[0])
+            raise DataError(
+                f"The group {alone[0]!r} has rows ({int((here.groups == place).sum())}), and none {other}; there are "
+                f"{', '.join(map(repr, there.names[:8]))}. Needed the same groups in both, spelt alike: join it with "
+                f"another, leave its rows out, or ask about one group against all others."
+            )
+
+
+def _refuse_no_gap(gap: GroupGap, risk: Risk) -> None:
+    """A gap that rounds to nothing has no derivative to follow."""
+    with torch.no_grad():
+        value, right = float(gap(risk.model)), bool(((gap.decide(risk.model, gap.x) > 0) == (gap.y > 0)).all())
+    if value > ROUNDS_TO_NOTHING:
+        return
+    why = " The model is right about all of them: does a column say the label? Leave it out." if right else ""
+    raise DataError(
+        f"On the {len(gap.y)} rows asked about the groups are treated alike: there is no gap to narrow.{why}"
+    )
 
 
 def with_actions(settings: FairSettings, *actions: str) -> FairSettings:

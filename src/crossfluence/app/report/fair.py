@@ -15,6 +15,7 @@ from ...tabular.measured import Interval, Measured
 from ..fair_table import People
 from .page import template, versions
 from .reliability import Finding, Reliability, Removed, foretold, judged, predictions, share_of
+from .sheet import no_formula
 from .terminal import console
 
 SHOWN = 10  # rows in the terminal
@@ -167,7 +168,7 @@ def chosen_csv(answer: FairAnswer, people: People, rows: dict[str, np.ndarray]) 
     lines, text = chosen_rows(answer, people, rows), io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: no_formula(cell) for name, cell in line.items()} for line in lines)
     return text.getvalue().encode()
 
 

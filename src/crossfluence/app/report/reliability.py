@@ -133,7 +133,7 @@ def judged(found: Iterable[Finding], *, advice: Sequence[str] = (), verdict: Has
     Args:
         found: Levels with their reasons.
         advice: What to type if the scores are unreliable.
-        verdict: Of the scores themselves, if there is one.
+        verdict: Of the scores themselves, if there is one; its advice counts where there is no other.
 
     Returns:
         The level, its reasons and the advice.
@@ -146,7 +146,7 @@ def judged(found: Iterable[Finding], *, advice: Sequence[str] = (), verdict: Has
     if verdict is not None:
         level: Level = verdict.level
         all_found.extend((level, reason) for reason in verdict.reasons)
-        advice = [*advice, *(one for one in verdict.advice if one not in advice)]
+        advice = advice or verdict.advice
     worst = LEVELS[max((LEVELS.index(level) for level, _ in all_found), default=0)]
     reasons = tuple(dict.fromkeys(reason for level, reason in all_found if level == worst))
     return Reliability(worst, reasons, tuple(advice) if worst == "unreliable" else ())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from .page import template, versions
 from .reliability import Reliability, judged
+from .sheet import no_formula
 from .terminal import console
 
 if TYPE_CHECKING:
@@ -96,17 +98,19 @@ def suspects_csv(answer: SuspectAnswer) -> bytes:
     for row in values[:, 0].argsort(descending=True, stable=True).tolist():
         numbers = [*values[row].tolist(), *(column[row] for column in columns)]
         written = [f"{value:.6g}" for value in numbers]
-        writer.writerow([row + 1, int(row in flagged), *written, answer.labels[row], answer.texts[row]])
+        shown = [no_formula(cell) for cell in (answer.labels[row], answer.texts[row])]
+        writer.writerow([row + 1, int(row in flagged), *written, *shown])
     return out.getvalue().encode()
 
 
-def suspects_page(answer: SuspectAnswer, *, title: str, command: str) -> str:
+def suspects_page(answer: SuspectAnswer, *, title: str, command: str, remarks: Sequence[str] = ()) -> str:
     """One HTML file with everything in it; it requests nothing from the network.
 
     Args:
         answer: All that was found.
         title: What the texts are called.
         command: The command line that made it.
+        remarks: Sentences about the texts.
 
     Returns:
         The text of the page.
@@ -117,8 +121,8 @@ def suspects_page(answer: SuspectAnswer, *, title: str, command: str) -> str:
         for row in answer.flagged[:LISTED]
     ]  # fmt: skip
     return template("suspects.html").render(
-        title=title, command=command, verdict=reliability_of(answer), sentences=sentences(answer), rows=rows,
-        more=max(0, len(answer.flagged) - LISTED), settings=asdict(answer.settings), versions=versions(),
+        title=title, command=command, verdict=reliability_of(answer), sentences=[*sentences(answer), *remarks],
+        rows=rows, more=max(0, len(answer.flagged) - LISTED), settings=asdict(answer.settings), versions=versions(),
     )  # fmt: skip
 
 
