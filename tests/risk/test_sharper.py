@@ -1,4 +1,4 @@
-"""Questions of small single-precision models are asked in double precision, as their answers are solved."""
+"""Questions of single-precision models: small ones in double precision, as they are solved, others from outputs on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import crossfluence as cf
+from crossfluence._autodiff import precision
+from crossfluence._autodiff.precision import in_double_after
+from crossfluence._risk import double
 
 pytestmark = pytest.mark.filterwarnings("ignore::crossfluence.errors.UnreliableWarning")  # nothing was trained
 
@@ -122,3 +125,92 @@ def test_a_question_that_fills_a_tensor_is_answered_in_double_precision():
     found = cf.influence(cf.Risk(model, loss, cf.batches(x, y), l2=0.1), filled, cf.Exact())
     right = dense(model, x, y, lambda call: F.cross_entropy(call(x[:1].double()), y[:1]), 0.1)[:, 0]
     assert float((found.values[:, 0].double() - right).abs().max() / right.abs().max()) < 1e-3
+
+
+# From the outputs on, for models of any size and solvers in single precision.
+
+
+def network():
+    """A network that is sure of the first of 40 samples, with a loss of about 1e-8."""
+    generator = torch.Generator().manual_seed(1)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))
+    with torch.no_grad():
+        for part in net.parameters():
+            part.copy_(torch.randn(part.shape, generator=generator) * 0.6)
+        x = torch.randn(40, 8, generator=generator)
+        gaps = net(x).topk(2).values.diff(dim=1)[:, 0]
+        x = x[gaps.argsort()]  # the surest first
+        _ = [part.mul_(18 / -gaps.min()) for part in net[2].parameters()]
+        y = net(x).argmax(1)
+        y[1:20] = (y[1:20] + 1) % 4
+    return net, x, y
+
+
+GAUSS_NEWTON = cf.CG(0.1, rtol=1e-7, curvature=cf.GaussNewton())
+
+
+def wider(model, x):
+    return copy.deepcopy(model).double(), x.double()
+
+
+@pytest.mark.parametrize(
+    "solver", [cf.EKFAC(0.1), cf.Identity(), cf.KFAC(0.1), GAUSS_NEWTON], ids=["EKFAC", "Identity", "KFAC", "CG"]
+)
+@pytest.mark.parametrize("kind", ["mean", "each", "plain"])
+def test_the_loss_of_a_sample_that_a_large_model_is_sure_of(solver, kind, monkeypatch):
+    monkeypatch.setattr(double, "DENSE_PARAMETERS", 0)
+    found, right = (
+        cf.influence(cf.Risk(net, loss, cf.batches(x, y), l2=0.1), questions(x, y)[kind], solver).values.double()
+        for net, x, y in [network(), (*wider(*network()[:2]), network()[2])]
+    )
+    assert float((found - right).norm() / right.norm()) < 1e-3
+
+
+def test_modules_compute_as_ever_and_what_is_made_of_their_outputs_is_double():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+
+        def forward(self, x):
+            seen.extend([x.dtype, (x + 1).dtype])
+            return self.inner(x)
+
+        def apart(self, x):
+            return self.inner(x * 2) + 1
+
+    model, x = Watched(), torch.ones(3, 2)
+
+    def ask(model):
+        z = model(x / 3)  # made in double, given in single precision
+        seen.append((z * 1).dtype)
+        seen.append(model.apart(x).dtype)
+        return z.sum()
+
+    value = in_double_after(ask)(model)
+    assert seen == [torch.float32, torch.float32, torch.float64, torch.float64]
+    assert value.dtype == torch.float64
+    assert float(value.detach()) == pytest.approx(float(ask(model).detach()), rel=1e-6)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_tensors_that_are_too_large_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr(precision, "LARGE", 5)
+    kinds = in_double_after(lambda model: [(model(x) * 1).dtype for x in (torch.ones(5), torch.ones(6))])(nn.Identity())
+    assert kinds == [torch.float64, torch.float32]
+
+
+def test_a_question_that_fails_in_mixed_precision_keeps_its_own():
+    net, x, y = network()
+
+    def strict(model):
+        z = model(x)
+        if (z * 1).dtype != torch.float32:
+            raise TypeError("single precision only")
+        return z.sum()
+
+    risk = cf.Risk(net, loss, cf.batches(x, y), l2=0.1)
+    right = cf.influence(risk, lambda model: model(x).sum(), cf.EKFAC(0.1)).values
+    torch.testing.assert_close(cf.influence(risk, strict, cf.EKFAC(0.1)).values, right)

@@ -11,8 +11,9 @@ from torch import Tensor
 from .._autodiff.copies import copied
 from .._autodiff.params import fingerprint, put
 from .._risk.base import AbstractRisk
-from .._risk.objectives import evaluate, questions
+from .._risk.objectives import evaluate
 from .._risk.risk import Risk
+from .._risk.sharper import sharper_questions
 from .._solvers.base import AbstractInverse, AbstractSolver, inverse_of
 from .._types import Objective, Params
 from ..errors import UnsupportedError
@@ -88,7 +89,7 @@ class Chooser:
 
     def effects(self, risk: AbstractRisk, inverse: AbstractInverse) -> Float[Tensor, "o m"]:
         """First-order changes of the question, and of what is kept, by an inverse at a point beside the risk's."""
-        chunks = (chunk for each in self.asked for chunk in questions(each, risk.model, risk.theta))
+        chunks = (chunk for each in self.asked for chunk in sharper_questions(each, risk, risk))
         directions = torch.cat([inverse.solve(chunk.gradients).vectors for chunk in chunks])
         return self.options.effects(-risk.derivatives_along(directions.to(risk.weights)).double())
 

@@ -16,8 +16,9 @@ from .._losses import OnOutputs
 from .._require import require, require_risk
 from .._results.scores import Scores
 from .._results.verdict import Verdict
-from .._risk.objectives import EachOf, questions
+from .._risk.objectives import EachOf
 from .._risk.risk import Risk
+from .._risk.sharper import sharper_questions
 from .._training.recipe import Recipe
 from .._types import Batch, Id
 from ..errors import DataError, ObjectiveError, UnsupportedError
@@ -162,7 +163,7 @@ def _parts(
     """Parts and baselines of all queries, some at a time."""
     parts, baselines = list[Tensor](), list[Tensor]()
     theta = risk.layout.flatten(risk.theta)
-    for query in questions(asked, risk.model, risk.theta):
+    for query in sharper_questions(asked, risk, risk):
         parts.append(-risk.derivatives_along(metric.product(query.gradients).to(risk.weights)))
         beside = metric.unexplained(theta, query.gradients)
         if start is not None:

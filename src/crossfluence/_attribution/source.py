@@ -25,6 +25,7 @@ from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce
 from .._risk.objectives import questions
 from .._risk.risk import Risk
+from .._risk.sharper import sharper
 from .._solvers.krylov import lanczos_functions
 from .._training.optimizers import SGD
 from .._training.recipe import Recipe
@@ -113,7 +114,7 @@ def source(
     with isolated():
         points, end = waypoints(recipe, segments, preconditioned=True)
         model = recipe.holding(end)
-        asked = list(questions(objective, model, end))
+        asked = list(questions(sharper(objective, model, end), model, end))
         vectors = torch.cat([chunk.gradients for chunk in asked])
         parts, lowest = [], []
         for point in reversed(points):

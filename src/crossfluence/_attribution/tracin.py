@@ -18,8 +18,9 @@ from .._kronecker.pairwise import pairwise_scores
 from .._require import require_question, require_recipe
 from .._results.scores import Scores, SolveReport
 from .._results.verdict import announce, at_most_order
-from .._risk.objectives import EachOf, evaluate, questions
+from .._risk.objectives import EachOf, evaluate
 from .._risk.risk import Risk
+from .._risk.sharper import sharper_questions
 from .._training.optimizer_rule import weight_decay
 from .._training.recipe import Recipe
 from .._types import Id, Objective, Params
@@ -132,7 +133,7 @@ def _products(
             chunks = list(pairs.scores(None))
             found = torch.cat([chunk.derivatives for chunk in chunks], dim=1)
             return tuple(name for chunk in chunks for name in chunk.names), found * scaling[0] if even else found
-    asked = list(questions(objective, risk.model, risk.theta))
+    asked = list(sharper_questions(objective, risk, risk))
     directions = torch.cat([chunk.gradients for chunk in asked]) * scaling
     return tuple(name for chunk in asked for name in chunk.names), risk.derivatives_along(directions)
 

@@ -18,6 +18,7 @@ from .._autodiff.functional import isolated, recorded_twice
 from .._autodiff.params import Layout
 from .._autodiff.ways import pulled_rows
 from .._risk.objectives import Queries, questions
+from .._risk.sharper import sharper
 from .._training.recipe import Recipe
 from .._training.trajectory import Point, Trajectory
 from .._types import Batch, Objective, Params
@@ -97,7 +98,7 @@ def differentiate_training(
         points = run.kept(point, starts)
         end = run.forwards(points[-1], range(starts[-1], len(course)))
         model = recipe.holding(end.theta)
-        asked = list(questions(objective, model, end.theta))
+        asked = list(questions(sharper(objective, model, end.theta), model, end.theta))
         cotangent = _cotangent(end, asked)
         count = len(course) if by_step else recipe.n
         effects = like.new_zeros(sum(len(chunk.names) for chunk in asked), count, *like.shape[1:])

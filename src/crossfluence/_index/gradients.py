@@ -24,6 +24,7 @@ from .._risk.objectives import (
     refuse_independent,
     refuse_not_finite,
 )
+from .._risk.sharper import sharper
 from .._types import Batch, Objective, Params, SampleLoss
 
 
@@ -75,6 +76,7 @@ class Trained:
             ObjectiveError: If the objective has another form or does not depend on the parameters.
             NonFiniteError: If a value is not finite.
         """
+        objective = sharper(objective, self.model, self.theta)
         by_hooks = self._layers_of_each(objective) if isinstance(objective, EachOf) else None
         if by_hooks is not None:
             assert isinstance(objective, EachOf)

@@ -17,6 +17,7 @@ from .._data.samples import first_samples
 from .._losses import length_of
 from .._risk.objectives import QUERY_CHUNK, EachOf, check_each_question, refuse_independent, refuse_not_finite
 from .._risk.risk import Risk
+from .._risk.sharper import sharper
 from .._solvers.base import AbstractPairwise, QueryScores
 from .._solvers.cost import Timing
 from .._types import Batch, Params
@@ -270,4 +271,4 @@ def pairwise_scores(
     queries, samples = queries.only(by_slot), samples.only(by_slot)
     if any(set(layers.slots) != set(by_slot) for layers in (queries, samples)):
         return None
-    return PairwiseScores(risk, objective, by_slot, queries, samples, solve)
+    return PairwiseScores(risk, sharper(objective, risk.model, risk.theta), by_slot, queries, samples, solve)
