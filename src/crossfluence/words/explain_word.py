@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from crossfluence import Scores, influence, leave_out
 from crossfluence.errors import CorpusError, import_optional
@@ -16,13 +15,11 @@ from crossfluence.extend import Id
 
 from .corpus.corpus import Corpus
 from .corpus.pairs import Pairs
-from .explain_bias import Clock, WordsSettings, newton_step
+from .explain_bias import Clock, WordsSettings, newton_step, refuse_one_direction, unit_vectors
 from .objectives import cluster_margin, log_cluster
 from .resume import trained_once
 from .skipgram import ExpectedTraining, SkipGram
 from .word_sets import rows_of
-
-ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one that are all the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +111,11 @@ def explain_word(
     """
     settings, clock = settings or WordsSettings(), Clock()
     if not 2 <= clusters <= len(corpus.words) // 4:
-        raise CorpusError(f"Got {clusters} clusters for {len(corpus.words)} words; needed 2 to a quarter of the words.")
+        most = len(corpus.words) // 4
+        way = f"Ask for clusters={most}." if most >= 2 else "Give more text."
+        raise CorpusError(
+            f"Got {clusters} clusters for {len(corpus.words)} words; needed 2 to a quarter of the words. {way}"
+        )
     word = corpus.words[next(iter(rows_of([word], corpus.index).values()))]
     held = corpus.sentences_with(word)
     count = _refuse_emptying(settings.group(corpus.n), word, held)
@@ -170,12 +171,8 @@ def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, 
     kmeans = import_optional("sklearn.cluster", "Clusters of words", "clusters").KMeans(
         clusters, n_init=4, random_state=seed
     )
+    refuse_one_direction(model)
     table = unit_vectors(model)
-    if (spread := float((table - table.mean(0)).norm(dim=1).max())) < ONE_DIRECTION:
-        raise CorpusError(
-            f"The vectors of all {len(table)} words have one direction (within {spread:.1g}), so there are no "
-            f"clusters: too little text for its l2 term. Give more text, or a lower prior."
-        )
     labels = torch.as_tensor(kmeans.fit(table.numpy()).labels_)
     centres = torch.as_tensor(kmeans.cluster_centers_)
     found = []
@@ -184,11 +181,6 @@ def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, 
         order = (table[rows] - centres[number]).norm(dim=1).argsort(stable=True)
         found.append(tuple(model.words[row] for row in rows[order].tolist()))
     return tuple(found)
-
-
-def unit_vectors(model: SkipGram) -> Tensor:
-    """The word vectors at length one, in float64; those without length stay at zero."""
-    return torch.nn.functional.normalize(model.word_vectors.detach().double())
 
 
 def own_and_next(model: SkipGram, word: str, members: Sequence[Sequence[str]]) -> tuple[int, int]:

@@ -104,4 +104,13 @@ def read_result(path: Path) -> Result | WordsResult:
             said["title"], said["noun"], None if shape is None else values.reshape(len(values), *shape),
             tuple(said["columns"]), None if shape is not None else values, tuple(said["remarks"]),
         )  # fmt: skip
-        return Result(folder, found, samples, int(said["query"]), said["verdict"], said["level"], said["command"])
+        query = _fitting_query(said, samples, len(values))
+        return Result(folder, found, samples, query, said["verdict"], said["level"], said["command"])
+
+
+def _fitting_query(said: dict[str, Any], samples: Samples, n: int) -> int:
+    """The row that was asked about; an error that `fitting` words if it, or the names of columns, are of others."""
+    width = len(samples.columns) if samples.values is None else samples.values.shape[1]
+    if not 0 <= (query := int(said["query"])) < n or len(samples.columns) != width:
+        raise ValueError(f"row {query} and {len(samples.columns)} columns are named; it holds {n} rows of {width}")
+    return query
