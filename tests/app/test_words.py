@@ -2,7 +2,10 @@
 
 import gzip
 import importlib
+import json
+import random
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,7 +18,7 @@ from crossfluence.app.advice import as_typed
 from crossfluence.app.report.words import marked
 from crossfluence.errors import CorpusError, SolveError
 from crossfluence.words import explain_bias as study
-from crossfluence.words.explain_bias import refuse_one_direction
+from crossfluence.words.explain_bias import refuse_collapsed
 from crossfluence.words.explain_word import clustered, own_and_next
 from crossfluence.words.planted import marked as marked_corpus
 from crossfluence.words.planted import planted
@@ -98,9 +101,30 @@ def test_a_word_alone_in_its_cluster_and_vectors_of_one_direction_are_refused():
     with pytest.raises(CorpusError, match="the only word of its cluster"):
         own_and_next(model, "a", [["a"], ["b", "c"]])
     table = torch.tensor([[1.0, 2.0]]) * torch.tensor([[1.0], [2.0], [3.0]])
-    for refuse in (refuse_one_direction, lambda model: clustered(model, 2, seed=0)):
+    for refuse in (refuse_collapsed, lambda model: clustered(model, 2, seed=0)):
         with pytest.raises(CorpusError, match="one direction"):
             refuse(SkipGram(["a", "b", "c"], table, table))
+
+
+@pytest.mark.parametrize(
+    "asked", [["--weat", "test.json"], ["--word", "doctor", "--clusters", "2"]], ids=["weat", "word"]
+)
+def test_vectors_that_the_l2_term_pulls_to_zero_are_refused(tmp_path, monkeypatch, asked):
+    monkeypatch.chdir(tmp_path)
+    drawn = random.Random(0)
+    jobs = {"he": ["doctor", "farmer"], "she": ["nurse", "dancer"]}
+    forms = {"he": ["he", "his"], "she": ["she", "her"]}
+    rows = [f"{drawn.choice(forms[who])} {drawn.choice(some)} w{drawn.randrange(9)} w{drawn.randrange(9)}"
+            for who, some in jobs.items() for _ in range(80)]  # fmt: skip
+    Path("few.txt").write_text("\n".join(rows))
+    lists = {"X": jobs["he"], "Y": jobs["she"], "A": forms["he"], "B": forms["she"]}
+    Path("test.json").write_text(json.dumps(lists))
+    found = CliRunner().invoke(app, ["words", "few.txt", *asked, "--dimensions", "4"])
+    assert found.exit_code == 2, found.output
+    said = " ".join(found.output.split())
+    assert re.search(r"vectors of all \d+ words (are zero|have one direction)", said)
+    assert "--prior" in said
+    assert not list(tmp_path.glob("*.html"))
 
 
 def test_fewer_sentences_of_the_word_than_are_removed_are_refused_before_training(corpus_file, tmp_path):

@@ -27,6 +27,7 @@ from .skipgram import ExpectedTraining, SkipGram, SkipGramRisk, WordBlocks
 from .skipgram.blocks import RTOL
 from .word_sets import WordSets
 
+NO_LENGTH = 1e-3  # of the longest vector, under which all are what training left of zero
 ONE_DIRECTION = 1e-4  # largest distance from the mean of vectors of length one that are all the same
 
 
@@ -156,7 +157,7 @@ def explain_words(
     )
     model, steps = trained_once(training, store)
     clock.note("training")
-    refuse_one_direction(model)
+    refuse_collapsed(model)
     risk = training.risk(model)
     held = {test.sets.name: test.held_at(model) for test in tests}
     scores = influence(risk, together(held))
@@ -173,15 +174,22 @@ def explain_words(
     return WordsAnswer(settings, corpus, model, scores, tuple(results), measured(model), clock.seconds, steps)
 
 
-def refuse_one_direction(model: SkipGram) -> None:
-    """Refuses vectors that differ in nothing but their lengths, which nothing asked of them can tell apart.
+def refuse_collapsed(model: SkipGram) -> None:
+    """Refuses vectors that are all zero, or differ in nothing but their lengths: nothing asked can tell words apart.
+
+    The l2 term pulls them there where there is little text; of zeros, rounding decides the directions.
 
     Args:
         model: An embedding.
 
     Raises:
-        CorpusError: If all vectors have one direction.
+        CorpusError: If all vectors are near zero, or have one direction.
     """
+    if (longest := float(model.word_vectors.detach().norm(dim=1).max())) < NO_LENGTH:
+        raise CorpusError(
+            f"The vectors of all {len(model.word_vectors)} words are zero (the longest is {longest:.1g}), so that "
+            f"nothing tells words apart: too little text for its l2 term. Give more text, or a lower prior."
+        )
     table = unit_vectors(model)
     if (spread := float((table - table.mean(0)).norm(dim=1).max())) < ONE_DIRECTION:
         raise CorpusError(

@@ -15,7 +15,7 @@ from crossfluence.extend import Id
 
 from .corpus.corpus import Corpus
 from .corpus.pairs import Pairs
-from .explain_bias import Clock, WordsSettings, newton_step, refuse_one_direction, unit_vectors
+from .explain_bias import Clock, WordsSettings, newton_step, refuse_collapsed, unit_vectors
 from .objectives import cluster_margin, log_cluster
 from .resume import trained_once
 from .skipgram import ExpectedTraining, SkipGram
@@ -171,7 +171,7 @@ def clustered(model: SkipGram, clusters: int, *, seed: int) -> tuple[tuple[str, 
     kmeans = import_optional("sklearn.cluster", "Clusters of words", "clusters").KMeans(
         clusters, n_init=4, random_state=seed
     )
-    refuse_one_direction(model)
+    refuse_collapsed(model)
     table = unit_vectors(model)
     labels = torch.as_tensor(kmeans.fit(table.numpy()).labels_)
     centres = torch.as_tensor(kmeans.cluster_centers_)
