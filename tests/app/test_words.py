@@ -119,7 +119,7 @@ def test_vectors_that_the_l2_term_pulls_to_zero_are_refused(tmp_path, monkeypatc
     Path("few.txt").write_text("\n".join(rows))
     lists = {"X": jobs["he"], "Y": jobs["she"], "A": forms["he"], "B": forms["she"]}
     Path("test.json").write_text(json.dumps(lists))
-    found = CliRunner().invoke(app, ["words", "few.txt", *asked, "--dimensions", "4"])
+    found = CliRunner().invoke(app, ["words", "few.txt", *asked.split(), "--dimensions", "4"])
     assert found.exit_code == 2, found.output
     said = " ".join(found.output.split())
     assert re.search(r"vectors of all \d+ words (are zero|have one direction)", said)
