@@ -11,8 +11,8 @@ they go; they are done with a tenth of the sentences, and with as many as are pr
   relabel            train again with the pronouns of the strongest exchanged
   unlearn            one step of Horizon without the strongest
 
-The others go step by step, until the gap is closed, 200 steps are done, or the loss of other sentences (the guard) has
-risen by .01 nats, 1 % of the perplexity:
+The others go step by step, until the gap is no larger than half its interval over templates before, 200 steps are done
+(48 with more layers), or the loss of other sentences (the guard) has risen by .01 nats, 1 % of the perplexity:
 
   undo               away from the tenth that raises it most
   amplify            towards the tenth that lowers it most
@@ -54,7 +54,7 @@ from crossfluence import language
 from crossfluence.extend import AbstractInverse
 
 TENTH, MOST, ALLOWED, STEPS, STEP_RATE = 0.1, 0.5, 0.01, 200, 1e-3
-BESIDE, DEEP_STEPS = 0.1, 64  # weight of plain sentences beside pronouns; steps of more than two layers
+BESIDE, DEEP_STEPS = 0.1, 48  # weight of plain sentences beside pronouns; steps of more than two layers
 QUARTER, ROUNDS, TURN = 0.25, 3, 30  # of the sentences; scored so often, and steps for each time
 GUARD, ORDINARY = 96, 96  # sentences of the guard, and others
 Found = tuple[nn.Module, float, int]  # a model, the change of the gap that was predicted, and the sentences or steps
@@ -237,7 +237,7 @@ class Mitigation:
     def walk(
         self, sentences: Columns, *, away: bool = False, start: nn.Module | None = None, steps: int = STEPS
     ) -> Found:
-        """Towards some sentences, or away, to the step that closes the gap best, as far as the guard allows."""
+        """Towards some sentences, or away, until the gap is within noise or least, as far as the guard allows."""
         verb, model = cf.undo if away else cf.amplify, self.model if start is None else start
         risk = cf.Risk(model, Shared.loss() if "share" in sentences else language.causal_loss(), cf.batches(sentences))
         now = float(self.guard(model).detach())
@@ -250,10 +250,16 @@ class Mitigation:
 
         whole = walked(steps if self.layers == LAYERS else min(steps, DEEP_STEPS))
         assert whole.history is not None
-        best = int(whole.history[1:, 0].abs().argmin()) + 1 if whole.steps else 1
+        best = self.first_within_noise(whole.history[1:, 0].abs()) if whole.steps else 1
         done = whole if best == whole.steps else walked(best)
         assert done.predicted is not None
         return done.model, float(done.predicted[0]), done.steps
+
+    def first_within_noise(self, gaps: Tensor) -> int:
+        """The first of some steps whose gap is no larger than what templates leave open, or the one with the least."""
+        width = self.gaps["asked"].interval(self.model)
+        within = (gaps <= (width.high - width.low) / 2).nonzero()
+        return int(within[0] if len(within) else gaps.argmin()) + 1
 
     def towards(
         self, effect: Tensor, share: float, *, plain: bool = False, start: nn.Module | None = None, steps: int = STEPS

@@ -45,7 +45,8 @@ def prepare(folder: Path, n: int) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
 
     model, words = smollm2()
-    plain = tr.LlamaForCausalLM(model.config)
+    settings = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
+    plain = tr.LlamaForCausalLM(tr.LlamaConfig(**settings))
     plain.load_state_dict(model.state_dict())
     texts, held_out = mixture(n, 0, HELD_OUT, lambda text: len(words(text)["input_ids"]) <= TOKENS)
     _write(folder / "texts.jsonl", [{"text": text} for text in texts])
@@ -54,8 +55,8 @@ def prepare(folder: Path, n: int) -> None:
     _write(folder / "ask.jsonl", [{"template": text} for text in asked if "{he/she}" in text])
     plain.save_pretrained(folder / "base")
     torch.manual_seed(0)
-    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0, task_type="CAUSAL_LM")
-    get_peft_model(tr.AutoModelForCausalLM.from_pretrained(folder / "base"), settings).save_pretrained(
+    adapters = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0, task_type="CAUSAL_LM")
+    get_peft_model(tr.AutoModelForCausalLM.from_pretrained(folder / "base"), adapters).save_pretrained(
         str(folder / "start")
     )
     words.save_pretrained(folder / "base")
