@@ -47,7 +47,7 @@ def joined(cells: pd.Series) -> tuple[pd.Series, list[list[str]]]:
     Example:
         >>> cells, alike = joined(pd.Series(["Yes", "no", "yes", "yes", "NO", "no"]))
         >>> cells.tolist(), alike
-        (['yes', 'no', 'yes', 'yes', 'no', 'no'], [['Yes', 'yes'], ['NO', 'no']])
+        (['yes', 'no', 'yes', 'yes', 'no', 'no'], [['NO', 'no'], ['Yes', 'yes']])
     """
     counts = pd.Series([cell for cell in cells if cell], dtype=object).value_counts()
     groups = dict[str, list[str]]()
