@@ -286,7 +286,7 @@ def test_other_texts_than_the_checkpoint_s_are_refused_by_their_number(checkpoin
     assert fits or "Needed the texts that the model was fine-tuned on" in " ".join(found.output.split())
 
 
-@pytest.mark.parametrize("damage", ["cut", "other", "text"])
+@pytest.mark.parametrize("damage", ["cut", "other", "text", "steps", "size"])
 def test_a_checkpoint_whose_optimizer_is_not_understood_is_explained_without_it(checkpoint, damage):
     file = checkpoint / "optimizer.pt"
     if damage == "cut":
@@ -295,8 +295,12 @@ def test_a_checkpoint_whose_optimizer_is_not_understood_is_explained_without_it(
         state = torch.load(file)
         state["param_groups"][0]["params"].pop()
         torch.save(state, file)
-    else:
+    elif damage == "text":
         file.write_text("no optimizer")
+    else:
+        told = json.loads((checkpoint / "trainer_state.json").read_text())
+        zero = {"global_step": 0} if damage == "steps" else {"train_batch_size": 0}
+        (checkpoint / "trainer_state.json").write_text(json.dumps(told | zero))
     found = run("checkpoint-16", "texts.jsonl", "--ask", "ask.jsonl")
     assert found.exit_code in {0, 3}, found.output
     assert "is a guess" in " ".join(found.output.split()) or found.exit_code == 3

@@ -40,7 +40,8 @@ def recorded_training(course: Trajectory, ones: Shaped[Tensor, " n"], segments: 
     for step in tqdm(range(len(course)), desc="recording", unit="step", disable=None, leave=False):
         batch, part = course.part(step, weights)
         gradient, factor = course.gradient(point, step, batch, part)
-        lately.add(sum(float(each.double().square().sum()) for each in gradient.values()) / float(factor) ** 2)
+        square = torch.stack([each.double().square().sum() for each in gradient.values()]).sum()
+        lately.add(float(square / factor.double().square()))  # tensors: a gradient that overflowed is clipped to 0
         point = course.stepped(point, step, gradient)
         total = total + course.optimizer.lr * course.rates[step] * torch.tensor([float(factor), 1.0])
         mean = _averaged(mean, gradient, course.optimizer)

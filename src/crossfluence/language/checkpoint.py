@@ -66,12 +66,14 @@ def checkpoint_record(folder: Path, model: nn.Module, n: int) -> TrainingRecord 
         each, steps = int(told["train_batch_size"]), round(told["global_step"] / told["epoch"])
     except FOREIGN:
         return None
+    if min(each, steps) < 1:
+        return None
     _refuse_other_count(n, each, steps)
     try:
         state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         optimizer = _optimizer(state, model)
         course = course_of(told, state["param_groups"][0], n)
-        if optimizer is None or course is None:
+        if optimizer is None:
             return None
         record = TrainingRecord.from_optimizer(optimizer, course.steps, course.rate)
     except FOREIGN:
@@ -119,16 +121,16 @@ def _by_decay(model: nn.Module, named: Sequence[tuple[str, nn.Parameter]]) -> li
     return [*first, *second]
 
 
-def course_of(told: dict[str, Any], group: dict[str, Any], n: int) -> Course | None:
+def course_of(told: dict[str, Any], group: dict[str, Any], n: int) -> Course:
     """Reads the rates and gradients that a training logged; its first and last rates, where it logged none.
 
     Args:
-        told: Of trainer_state.json.
+        told: Of trainer_state.json, of at least one step.
         group: Of the optimizer.
         n: Samples.
 
     Returns:
-        None where no step was taken.
+        Their means.
 
     Example:
         >>> told = {"global_step": 10, "epoch": 2.0, "log_history": []}
@@ -136,8 +138,6 @@ def course_of(told: dict[str, Any], group: dict[str, Any], n: int) -> Course | N
         Course(steps=10, rate=0.0005, batch_size=8, length=None)
     """
     steps, epochs = int(told["global_step"]), float(told["epoch"])
-    if steps < 1 or not epochs > 0:
-        return None
     logged = [one for one in told.get("log_history", ()) if "learning_rate" in one]
     norms = [float(one["grad_norm"]) for one in logged if isinstance(one.get("grad_norm"), float)]
     norms = [norm for norm in norms if math.isfinite(norm)]
