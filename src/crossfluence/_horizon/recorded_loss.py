@@ -34,9 +34,12 @@ def gradient_ratio(risk: Risk) -> float:
 
 def other_loss(risk: Risk) -> str:
     """Says as a clause that the training minimised another loss; empty if it may have been this one."""
-    ratio, known = gradient_ratio(risk), None if risk.record is None else risk.record.batch_gradient
-    if ratio >= SHORT and (ratio <= LONG or known is None or known[0] is None):
-        return ""  # of batches of unknown size, gradients may be any longer
+    known = None if risk.record is None else risk.record.batch_gradient
+    if known is None:
+        return ""
+    ratio, longest = gradient_ratio(risk), float("inf") if known[0] is None else LONG  # of any size: any longer
+    if SHORT <= ratio <= longest:
+        return ""
     return (
         f"the gradients of the training's last steps were {ratio:.2g} times as long as those of this loss, so that it "
         f"trained on another one, such as a mean over tokens for a sum, and sizes are off by as much"

@@ -368,9 +368,9 @@ class AbstractBatchedRisk(AbstractRisk):
 
     def _weighted_rows(self, index: int, batch: Batch, weights: Tensor) -> tuple[Batch, Tensor]:
         """The samples of a batch that have a weight, where their losses do not depend on the others; else all."""
-        if (few := weighted_rows(self.kind, batch, weights)) is None:
-            return batch, weights
         known = ("alone", index)
+        if self.remembered.get(known) is False or (few := weighted_rows(self.kind, batch, weights)) is None:
+            return batch, weights
         if known not in self.remembered:
             self.remembered[known] = same_alone(
                 self.kind, self.model, self.theta, batch, weights, few[0], self.precision
